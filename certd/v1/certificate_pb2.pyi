@@ -39,6 +39,10 @@ class Certificate(_message.Message):
         """Signed and not revoked. Whether it is within its validity is for the reader of `description` to compare."""
         REVOKED: Certificate._State.ValueType  # 2
         """Revoked; it stands on CRLs and in OCSP answers until it has expired."""
+        LOST: Certificate._State.ValueType  # 3
+        """Its signing was interrupted and nobody received it. It counts as revoked from the moment of recovery and has no
+        certificate.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What a relying party may conclude."""
@@ -49,6 +53,10 @@ class Certificate(_message.Message):
     """Signed and not revoked. Whether it is within its validity is for the reader of `description` to compare."""
     REVOKED: Certificate.State.ValueType  # 2
     """Revoked; it stands on CRLs and in OCSP answers until it has expired."""
+    LOST: Certificate.State.ValueType  # 3
+    """Its signing was interrupted and nobody received it. It counts as revoked from the moment of recovery and has no
+    certificate.
+    """
 
     @_typing.final
     class LabelsEntry(_message.Message):

@@ -1,0 +1,82 @@
+"""Who calls, and what a grant allows.
+
+Export, revocation, authority operations and grants are permissions of their own, never implied by another.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class Permission(enum.StrEnum):
+    """What an RPC needs."""
+
+    AUTHORITY_CREATE = "authority.create"
+    AUTHORITY_READ = "authority.read"
+    CERTIFICATE_ISSUE = "certificate.issue"
+    CERTIFICATE_READ = "certificate.read"
+    MANAGED_CERTIFICATE_REQUEST = "managed-certificate.request"
+    MANAGED_CERTIFICATE_READ = "managed-certificate.read"
+    MANAGED_CERTIFICATE_EXPORT = "managed-certificate.export"
+    SERVER_READ = "server.read"
+
+
+class Role(enum.StrEnum):
+    """A named set of permissions."""
+
+    ADMINISTRATOR = "administrator"
+    AUTHORITY_OPERATOR = "authority-operator"
+    ISSUER = "issuer"
+    REQUESTER = "requester"
+    EXPORTER = "exporter"
+    CONSUMER = "consumer"
+    AUDITOR = "auditor"
+
+
+ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    Role.ADMINISTRATOR: frozenset({Permission.SERVER_READ}),
+    Role.AUTHORITY_OPERATOR: frozenset({Permission.AUTHORITY_CREATE, Permission.AUTHORITY_READ}),
+    Role.ISSUER: frozenset({Permission.CERTIFICATE_ISSUE, Permission.CERTIFICATE_READ, Permission.AUTHORITY_READ}),
+    Role.REQUESTER: frozenset({Permission.MANAGED_CERTIFICATE_REQUEST, Permission.MANAGED_CERTIFICATE_READ}),
+    Role.EXPORTER: frozenset({Permission.MANAGED_CERTIFICATE_EXPORT, Permission.MANAGED_CERTIFICATE_READ}),
+    Role.CONSUMER: frozenset(),
+    Role.AUDITOR: frozenset({
+        Permission.AUTHORITY_READ,
+        Permission.CERTIFICATE_READ,
+        Permission.MANAGED_CERTIFICATE_READ,
+        Permission.SERVER_READ,
+    }),
+}
+"""What each role allows."""
+
+EVERYTHING = "*"
+"""The scope that holds every resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Principal × role × scope × profiles."""
+
+    grant_id: str
+    principal: str
+    """A SPIFFE id."""
+    role: Role
+    scope: str
+    """A resource name, which holds everything below it, or EVERYTHING."""
+    profiles: frozenset[str] | None
+    """Ids of the profiles that may be used; None for every one."""
+
+    def allows(self, permission: Permission, resource: str, profile: str | None = None) -> bool:
+        """Returns whether the grant holds `permission` on `resource`, and `profile` where one is used."""
+        in_scope = self.scope == EVERYTHING or resource == self.scope or resource.startswith(self.scope + "/")
+        profile_fits = profile is None or self.profiles is None or profile in self.profiles
+        return in_scope and profile_fits and permission in ROLE_PERMISSIONS[self.role]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls: known by issuer and serial, unexpired and unrevoked."""
+
+    principal: str
+    """SPIFFE id."""
+    serial: str
+    """Serial of the certificate that it showed."""

@@ -1,0 +1,91 @@
+"""Certificate authorities: what one is, and what it may do."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from certd.model.names import AuthorityName
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+
+HIGHEST_PATH_LENGTH = 4
+"""Depth of a hierarchy is at most five: a root and four levels below it."""
+
+
+class AuthorityType(enum.StrEnum):
+    """Where an authority stands."""
+
+    ROOT = "ROOT"
+    SUBORDINATE = "SUBORDINATE"
+
+
+class AuthorityState(enum.StrEnum):
+    """What an authority may do at the moment. EXPIRED is computed, never stored."""
+
+    AWAITING_CERTIFICATE = "AWAITING_CERTIFICATE"
+    ENABLED = "ENABLED"
+    DISABLED = "DISABLED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityKey:
+    """A key of an authority, which exists in the token."""
+
+    number: int
+    """Number within the authority, from 1; public URLs contain it."""
+    key_id: bytes
+    """CKA_ID, 16 random bytes, allocated before the key is generated."""
+    policy: bytes
+    """What the key may sign, serialised; sealed with the key in the token."""
+    public_key: bytes | None
+    """DER of the SubjectPublicKeyInfo; None until the token has answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """A certificate authority."""
+
+    uid: str
+    """Opaque, never used again; public URLs contain it."""
+    tenant: str | None
+    """Id of the tenant; None for the system authority, which no service but identity reaches."""
+    authority_id: str
+    type: AuthorityType
+    state: AuthorityState
+    """As stored; use `state_at` for what a caller sees."""
+    key_spec: KeySpec
+    signature_algorithm: SignatureAlgorithm
+    subject: bytes
+    """DER of the distinguished name, copied byte for byte into issuer fields."""
+    lifetime: timedelta
+    path_length: int
+    issuer_uid: str | None
+    """Uid of the authority that signs its certificate; its own for a root."""
+    key: AuthorityKey
+    certificate: bytes | None = None
+    """DER; None while it awaits its certificate."""
+    chain: tuple[bytes, ...] = ()
+    """DER of the certificates from its issuer up to the root, its own excluded."""
+    not_after: datetime | None = None
+    """End of its certificate."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    create_time: datetime
+    update_time: datetime
+    revision: int = 1
+    """Grows by one with every change; the etag is made of it."""
+
+    @property
+    def name(self) -> str:
+        """The resource name; the system authority has none that a caller could say."""
+        return str(AuthorityName(self.tenant or "-", self.authority_id))
+
+    def state_at(self, now: datetime) -> AuthorityState:
+        """Returns the state at `now`: EXPIRED once the validity of its certificate has ended."""
+        expired = self.not_after is not None and now > self.not_after
+        return AuthorityState.EXPIRED if expired else self.state
+
+    @property
+    def full_chain(self) -> tuple[bytes, ...]:
+        """DER of its own certificate and those above it: the chain of what it issues."""
+        return (self.certificate, *self.chain) if self.certificate is not None else ()

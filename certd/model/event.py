@@ -1,0 +1,54 @@
+"""Events: the audit record, one global gap-free order."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+SYSTEM_PRINCIPAL = "certd"
+"""Principal of what the daemon does by itself: bootstrap, recovery, scheduled steps."""
+
+
+class EventType(enum.StrEnum):
+    """What happened."""
+
+    AUTHORITY_REQUESTED = "authority.requested"
+    AUTHORITY_CREATED = "authority.created"
+    AUTHORITY_FAILED = "authority.failed"
+    CERTIFICATE_ISSUED = "certificate.issued"
+    CERTIFICATE_LOST = "certificate.lost"
+    MANAGED_CERTIFICATE_REQUESTED = "managed-certificate.requested"
+    MANAGED_CERTIFICATE_KEY_GENERATED = "managed-certificate.key-generated"
+    MANAGED_CERTIFICATE_ISSUED = "managed-certificate.issued"
+    MANAGED_CERTIFICATE_FAILED = "managed-certificate.failed"
+    MANAGED_CERTIFICATE_EXPORTED = "managed-certificate.exported"
+    WRAPPING_KEY_CREATED = "wrapping-key.created"
+    GRANT_CREATED = "grant.created"
+    TENANT_CREATED = "tenant.created"
+    SYSTEM_INITIALISED = "system.initialised"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One record. Never holds a secret."""
+
+    time: datetime
+    type: EventType
+    tenant: str | None
+    """Id of the tenant whose part it is; None for what belongs to none."""
+    principal: str
+    """Who did it: a SPIFFE id, or SYSTEM_PRINCIPAL."""
+    resource: str
+    """Name of the resource that changed."""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedEvent:
+    """An event with its place in the order."""
+
+    seq: int
+    """From 1, without gaps."""
+    event: Event
+    chain_hash: bytes
+    """SHA-256 over the hash before it and the canonical form of this event."""

@@ -1,0 +1,24 @@
+"""Jobs: rows with a time, claimed with a lease. Every schedule and every retry is one."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+
+class JobKind(enum.StrEnum):
+    """What is to be done."""
+
+    ADVANCE_AUTHORITY = "advance-authority"
+    ADVANCE_MANAGED_CERTIFICATE = "advance-managed-certificate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something to do at a time. One job at most per kind and subject."""
+
+    kind: JobKind
+    subject: str
+    """Uid of what it is about."""
+    due_time: datetime
+    attempt: int = 0
+    """How often it was tried."""

@@ -1,0 +1,138 @@
+"""Resource names (AIP-122): parsed at the edge, trusted after.
+
+Ids that a caller chooses match `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`. Serials are lower-case hexadecimal of even length; any
+case, colons and leading zeros are accepted on input.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from certd.errors import field_invalid
+
+_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_SERIAL = re.compile(r"[0-9a-fA-F:]{1,64}")
+WILDCARD = "-"
+
+
+def check_id(field: str, value: str) -> str:
+    """Returns `value` when it is a well-formed id; raises FIELD_INVALID otherwise."""
+    if not _ID.fullmatch(value):
+        raise field_invalid(
+            field, "must be 1 to 63 lower-case letters, digits and hyphens, begin with a letter and not end in a hyphen"
+        )
+    return value
+
+
+def normalise_serial(field: str, text: str) -> str:
+    """Returns a serial in even-length lower-case hexadecimal without leading zero bytes; raises FIELD_INVALID."""
+    digits = text.replace(":", "").lower()
+    if not _SERIAL.fullmatch(text) or not digits or len(digits) > 42:
+        raise field_invalid(field, "must be a serial number of at most 20 bytes in hexadecimal")
+    return serial_text(int(digits, 16))
+
+
+def serial_text(serial: int) -> str:
+    """Returns a serial number in even-length lower-case hexadecimal."""
+    text = f"{serial:x}"
+    return text if len(text) % 2 == 0 else "0" + text
+
+
+def _parts(field: str, text: str, pattern: str) -> list[str]:
+    """Splits `text` by `pattern` (`tenants/*/authorities/*`) and returns what stands for the stars."""
+    words, expected = text.split("/"), pattern.split("/")
+    fits = len(words) == len(expected) and all(e in {"*", w} for w, e in zip(words, expected, strict=True))
+    if not fits:
+        raise field_invalid(field, f"must have the form {pattern}")
+    return [w for w, e in zip(words, expected, strict=True) if e == "*"]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantName:
+    """`tenants/{tenant}`."""
+
+    tenant: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID with `field` in it."""
+        (tenant,) = _parts(field, text, "tenants/*")
+        return cls(check_id(field, tenant))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityName:
+    """`tenants/{tenant}/authorities/{authority}`."""
+
+    tenant: str
+    authority: str
+
+    @classmethod
+    def parse(cls, field: str, text: str, *, wildcard: bool = False) -> Self:
+        """Parses a name; raises FIELD_INVALID. With `wildcard`, `-` stands for every authority."""
+        tenant, authority = _parts(field, text, "tenants/*/authorities/*")
+        if not (wildcard and authority == WILDCARD):
+            check_id(field, authority)
+        return cls(check_id(field, tenant), authority)
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/authorities/{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateName:
+    """`tenants/{tenant}/authorities/{authority}/certificates/{serial}`."""
+
+    tenant: str
+    authority: str
+    serial: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, authority, serial = _parts(field, text, "tenants/*/authorities/*/certificates/*")
+        return cls(check_id(field, tenant), check_id(field, authority), normalise_serial(field, serial))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/authorities/{self.authority}/certificates/{self.serial}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileName:
+    """`tenants/{tenant}/profiles/{profile}`."""
+
+    tenant: str
+    profile: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, profile = _parts(field, text, "tenants/*/profiles/*")
+        return cls(check_id(field, tenant), check_id(field, profile))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/profiles/{self.profile}"
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedCertificateName:
+    """`tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+
+    tenant: str
+    managed_certificate: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, managed_certificate = _parts(field, text, "tenants/*/managedCertificates/*")
+        return cls(check_id(field, tenant), check_id(field, managed_certificate))
+
+    def version(self, number: int) -> str:
+        """Returns the name of a version."""
+        return f"{self}/versions/{number}"
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/managedCertificates/{self.managed_certificate}"

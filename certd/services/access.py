@@ -1,0 +1,88 @@
+"""Who calls, and whether they may. Default deny."""
+
+import functools
+import hashlib
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.access import Caller, Permission
+from certd.model.certificate import CertificateState
+from certd.model.names import serial_text
+from certd.pki import description
+from certd.pki.names import parse_spiffe_id
+from certd.services.system import SystemAuthority
+from certd.store import certificates, grants
+from certd.store.store import Store
+
+
+class Access:
+    """Tells callers by their certificates and holds their grants against what they ask for."""
+
+    def __init__(self, store: Store, clock: Clock, *, system_authority: SystemAuthority, trust_domain: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._system_authority = system_authority
+        self._trust_domain = trust_domain
+
+    def authenticate(self, certificate_der: bytes) -> Caller:
+        """Returns who shows this certificate, which the TLS handshake has already verified.
+
+        A caller must be known by issuer and serial, unexpired and unrevoked; what is not in the books fails closed.
+        Raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED.
+        """
+        principal, serial = _identity_of(certificate_der, self._trust_domain)
+        with self._store.read("access.authenticate") as tx:
+            row = certificates.get(tx, self._system_authority.uid, serial)
+        if row is None or row.der is None or hashlib.sha256(row.der).digest() != hashlib.sha256(certificate_der).digest():
+            raise CertdError(
+                Reason.CREDENTIAL_INVALID,
+                "the client certificate is not in the books of this server; enroll again",
+            )
+        if row.state is not CertificateState.ISSUED:
+            raise CertdError(Reason.CREDENTIAL_REVOKED, f"the client certificate {serial} was revoked; enroll again")
+        if self._clock.now() > row.not_after:
+            raise CertdError(
+                Reason.CREDENTIAL_INVALID,
+                f"the client certificate {serial} ended at {row.not_after.isoformat()}; renew the identity or enroll again",
+            )
+        return Caller(principal=principal, serial=serial)
+
+    def require(self, caller: Caller, permission: Permission, resource: str, *, profile: str | None = None) -> None:
+        """Raises PERMISSION_MISSING unless a grant of the caller holds the permission on the resource.
+
+        Called before anything about the resource is read, so that the answer is the same whether it exists or not.
+        """
+        with self._store.read("access.require") as tx:
+            held = grants.of_principal(tx, caller.principal)
+        if not any(grant.allows(permission, resource, profile) for grant in held):
+            with_profile = f" with profile {profile}" if profile else ""
+            raise CertdError(
+                Reason.PERMISSION_MISSING,
+                f"{caller.principal} lacks {permission} on {resource}{with_profile}; an administrator can grant it",
+                metadata={"permission": permission, "principal": caller.principal},
+                resource=resource,
+            )
+
+
+@functools.lru_cache(maxsize=4096)
+def _identity_of(certificate_der: bytes, trust_domain: str) -> tuple[str, str]:
+    """Returns SPIFFE id and serial of an identity certificate; raises CREDENTIAL_INVALID.
+
+    The same few certificates come with every call, so the parsed form is kept; whether they are valid is asked anew.
+    """
+    parsed = description.describe(certificate_der)
+    uris = parsed.subject_alternative_names.uris
+    if len(uris) != 1:
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID, "the client certificate must have exactly one URI name, its SPIFFE id; enroll again"
+        )
+    try:
+        spiffe_id = parse_spiffe_id(uris[0])
+    except CertdError as error:
+        raise CertdError(Reason.CREDENTIAL_INVALID, f"the client certificate carries no SPIFFE id: {error.message}") from error
+    if spiffe_id.trust_domain != trust_domain:
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID,
+            f"the client certificate is of the trust domain {spiffe_id.trust_domain}, this server of {trust_domain}",
+        )
+    return uris[0], serial_text(int(parsed.serial_number, 16))
