@@ -1,0 +1,351 @@
+"""certd.toml: read by the composition root and by `certd`, by nobody else.
+
+Strict: an unknown key, a wrong type or an impossible value stops the start, and every error names its key path. The
+file holds no secrets, only paths of files that do.
+"""
+
+import ipaddress
+import json
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from certd.errors import CertdError, Reason, Violation
+
+_SECRET_FILE_MODES: Final = (0o600, 0o400)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener binds."""
+
+    host: str
+    """Name or address, an IPv6 address without brackets."""
+    port: int
+    """0 lets the system choose one."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: object) -> Address:
+    """Parses `host:port`, an IPv6 host in brackets.
+
+    Raises:
+        ValueError: the text is no address.
+    """
+    host, separator, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise _invalid('write host:port, for example "127.0.0.1:8443" or "[::1]:8443"; port 0 lets the system choose')
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            host = str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError as error:
+            raise _invalid(f"{host} is no IPv6 address") from error
+    elif ":" in host or any(character.isspace() or character in "[]/" for character in host):
+        raise _invalid(f"{host} is no host; an IPv6 address stands in brackets")
+    return Address(host, int(port))
+
+
+def _invalid(description: str) -> PydanticCustomError:
+    # The text may hold braces, which pydantic would take for its own.
+    return PydanticCustomError("invalid", "{description}", {"description": description})
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    """Makes a path absolute: relative ones start at the file's folder, `~` is the home of the user."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise _invalid("write the path of a file as a string")
+    return _folder(info) / Path(value).expanduser()
+
+
+def _folder(info: ValidationInfo) -> Path:
+    context: dict[str, Path] = info.context or {}
+    return context.get("folder", Path.cwd())
+
+
+def _private_path(value: object, info: ValidationInfo) -> Path:
+    """As `_path`, for a file with a secret: readable by its owner alone, where it exists and may be looked at."""
+    path = _path(value, info)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        # Not there yet (`certd init` writes it), or another user's, as for the token process. Whoever opens it tells.
+        return path
+    if mode not in _SECRET_FILE_MODES:
+        raise _invalid(f"{path} has mode {mode:04o} but must be readable by its owner alone: run chmod 600 {path}")
+    return path
+
+
+def _database_url(value: object, info: ValidationInfo) -> str:
+    sqlite, postgresql = "sqlite:///", "postgresql+psycopg://"
+    if isinstance(value, str) and value.startswith(sqlite) and value not in {sqlite, sqlite + ":memory:"}:
+        if "?" in value:
+            raise _invalid("a SQLite URL has no parameters")
+        return sqlite + str(_folder(info) / value.removeprefix(sqlite))
+    if isinstance(value, str) and value.startswith(postgresql):
+        credentials, at, _ = value.removeprefix(postgresql).partition("/")[0].rpartition("@")
+        if (at and ":" in credentials) or "password=" in value:
+            raise _invalid(
+                "a password does not belong into this file: name a file with it instead, as in "
+                "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
+            )
+        return value
+    raise _invalid("write sqlite:////absolute/path/certd.db or postgresql+psycopg://user@host/database")
+
+
+def _base_url(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    scheme, separator, rest = text.partition("://")
+    if scheme not in {"http", "https"} or not separator or not rest.strip("/") or set(text) & set(' ?#"<>'):
+        raise _invalid(
+            'write the URL under which others reach [listen] http, for example "http://pki.example.internal"'
+        )
+    return text.rstrip("/")
+
+
+def _trust_domain(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    # The SPIFFE standard, section 2.1: at most 255 bytes of lower-case letters, digits, dots, dashes and underscores.
+    if not 1 <= len(text) <= 255 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789.-_"):
+        raise _invalid(
+            "write a SPIFFE trust domain: lower-case letters, digits, '.', '-' and '_', for example certd.internal"
+        )
+    return text
+
+
+def _user_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise _invalid('write a list of user names, for example ["certd"]')
+    return tuple(value)
+
+
+_File = Annotated[Path, BeforeValidator(_path)]
+_SecretFile = Annotated[Path, BeforeValidator(_private_path)]
+_Address = Annotated[Address, BeforeValidator(parse_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Listen(_Section):
+    """Where the daemon listens."""
+
+    grpc: _Address = Address("127.0.0.1", 8443)
+    """The API, over mutual TLS."""
+    http: _Address = Address("127.0.0.1", 8080)
+    """Authority certificates, health."""
+    metrics: _Address = Address("127.0.0.1", 9464)
+
+
+class Database(_Section):
+    """Where the books are kept."""
+
+    url: Annotated[str, BeforeValidator(_database_url)]
+
+
+class Token(_Section):
+    """The PKCS#11 token, used by the token process alone."""
+
+    module: _File
+    label: Annotated[str, Field(min_length=1, max_length=32)]
+    pin_file: _File
+    """Its mode is checked by the token process, which may be another user's."""
+    softhsm_conf: _File | None = None
+    socket: _File | None = None
+    """Unix socket of a separate `certd token serve`; None: the daemon starts the token process itself."""
+    allowed_users: Annotated[tuple[str, ...], BeforeValidator(_user_names)] = ()
+    """Users that `certd token serve` answers to, beside its own."""
+    exports_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 60
+    """Keys that leave the token process in any minute, at most."""
+
+
+class Tls(_Section):
+    """The daemon's own credentials."""
+
+    certificate: _File
+    private_key: _SecretFile
+    trust_domain: Annotated[str, BeforeValidator(_trust_domain)]
+
+
+class Web(_Section):
+    """What the outside knows of the HTTP listener."""
+
+    base_url: Annotated[str, BeforeValidator(_base_url)] | None = None
+    """Written into certificates as where to fetch their issuer; None: they carry no such URL."""
+
+
+class Limits(_Section):
+    """How much at once."""
+
+    concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
+    maximum_waiting_calls: Annotated[int, Field(ge=0, le=100_000)] = 1024
+    """Calls that wait for one of `concurrent_calls`; more are refused."""
+
+
+class Log(_Section):
+    """What is logged to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(_Section):
+    """The whole of certd.toml."""
+
+    listen: Listen = Listen()
+    database: Database
+    token: Token
+    tls: Tls
+    web: Web = Web()
+    limits: Limits = Limits()
+    log: Log = Log()
+
+
+def load(path: Path) -> Config:
+    """Reads and checks the file.
+
+    Raises:
+        CertdError: FIELD_INVALID with a violation per key path.
+    """
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise _unreadable(
+            path, f"cannot be read: {error.strerror}; name another with --config or make one with certd init"
+        ) from error
+    except ValueError as error:
+        # Both not UTF-8 and not TOML.
+        raise _unreadable(path, f"is not TOML: {error}") from error
+    try:
+        return Config.model_validate(document, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        violations = tuple(_violation(details) for details in error.errors())
+        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise CertdError(Reason.FIELD_INVALID, f"{path}: {summary}", violations=violations) from error
+
+
+def _unreadable(path: Path, problem: str) -> CertdError:
+    return CertdError(Reason.FIELD_INVALID, f"{path} {problem}", violations=(Violation(str(path), problem),))
+
+
+def _violation(details: ErrorDetails) -> Violation:
+    path = ".".join(str(part) for part in details["loc"])
+    match details["type"]:
+        case "extra_forbidden":
+            description = "there is no such key; remove it, or see its spelling"
+        case "missing":
+            description = "this key is required"
+        case _:
+            description = details["msg"]
+    return Violation(path, description)
+
+
+def require_files(config: Config) -> None:
+    """Checks that what `certd serve` opens itself is there.
+
+    Raises:
+        CertdError: FIELD_INVALID with a violation per missing file.
+    """
+    violations = tuple(
+        Violation(key, f"{path} does not exist; certd init makes it")
+        for key, path in (("tls.certificate", config.tls.certificate), ("tls.private_key", config.tls.private_key))
+        if not path.exists()
+    )
+    if violations:
+        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise CertdError(Reason.FIELD_INVALID, summary, violations=violations)
+
+
+_TEMPLATE: Final = """\
+# Configuration of certd. Unknown keys stop the start; `certd check-config` tells what is wrong.
+# Relative paths start at this file's folder. Secrets stand in files of their own, never here.
+
+[listen]
+# The API: gRPC over mutual TLS.
+grpc = {grpc}
+# Authority certificates and health, plain HTTP.
+http = {http}
+# Prometheus metrics.
+metrics = {metrics}
+
+[database]
+# SQLite, one daemon; or PostgreSQL: "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
+url = {database_url}
+
+[token]
+# The PKCS#11 module and the token that keeps authority keys and wrapping keys.
+module = {module}
+label = {label}
+pin_file = {pin_file}
+{softhsm_conf}
+# Socket of a token process under its own user (`certd token serve`). Without it the daemon starts the token process.
+# socket = "/run/certd/token.sock"
+# Users that `certd token serve` answers to, beside its own.
+# allowed_users = ["certd"]
+# Private keys that may leave the token process in any minute.
+exports_per_minute = 60
+
+[tls]
+# The server certificate of the API and its key, written by `certd init`.
+certificate = {certificate}
+private_key = {private_key}
+# The SPIFFE trust domain of callers' identities. It stands in every credential: choose it once.
+trust_domain = {trust_domain}
+
+[web]
+# Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
+# base_url = "http://pki.example.internal"
+
+[limits]
+# Calls worked on at once, and calls that may wait for their turn; more are refused.
+concurrent_calls = 32
+maximum_waiting_calls = 1024
+
+[log]
+# debug, info, warning or error; read again on SIGHUP.
+level = "info"
+# text or json.
+format = "text"
+"""
+
+
+def render(
+    *,
+    listen: Listen,
+    database_url: str,
+    module: Path,
+    label: str,
+    pin_file: Path,
+    softhsm_conf: Path | None,
+    certificate: Path,
+    private_key: Path,
+    trust_domain: str,
+) -> str:
+    """Returns the text of a commented certd.toml, as `certd init` writes it."""
+    softhsm_line = "# The configuration of SoftHSM, where the module is SoftHSM's.\n"
+    softhsm_line += "# softhsm_conf =" if softhsm_conf is None else f"softhsm_conf = {_toml(softhsm_conf)}"
+    return _TEMPLATE.format(
+        grpc=_toml(listen.grpc),
+        http=_toml(listen.http),
+        metrics=_toml(listen.metrics),
+        database_url=_toml(database_url),
+        module=_toml(module),
+        label=_toml(label),
+        pin_file=_toml(pin_file),
+        softhsm_conf=softhsm_line,
+        certificate=_toml(certificate),
+        private_key=_toml(private_key),
+        trust_domain=_toml(trust_domain),
+    )
+
+
+def _toml(value: object) -> str:
+    # A JSON string is a TOML basic string, but for DEL.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
