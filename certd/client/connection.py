@@ -1,0 +1,224 @@
+"""A connection to the API over mutual TLS, and calls on it with deadlines and bounded retries."""
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from certd.client.credentials import Credentials
+from certd.client.failure import CallFailed, decode
+from certd.client.retry import RetryPolicy, delay_before_retry
+from certd.client.stubs import Stubs
+from certd.errors import CertdError, Reason
+
+CALL_TIMEOUT: Final = 60.0
+"""Seconds that one try may take when the caller says nothing; generating an RSA key in a slow token takes many."""
+MESSAGE_BYTES: Final = 16 << 20
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # Keeps connections through NAT alive and notices dead ones. No pings without a call: servers count those as abuse.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # Retries are ours alone, because only we know which calls may be repeated.
+    ("grpc.enable_retries", 0),
+    # A daemon is back within a second; the default waits of one second and more would outlast our retries.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+_READS: Final = ("Get", "List", "Search", "WhoAmI", "TestPermissions")
+"""Prefixes of the requests that change nothing."""
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+class PagedRequest(Protocol):
+    """A request of a list."""
+
+    page_token: str
+
+
+class PagedResponse(Protocol):
+    """An answer of a list."""
+
+    @property
+    def next_page_token(self) -> str:
+        """Token of the next page; empty on the last."""
+
+
+PagedRequestT = TypeVar("PagedRequestT", bound=PagedRequest)
+PagedResponseT = TypeVar("PagedResponseT", bound=PagedResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call that failed and will be tried again."""
+
+    failure: CallFailed
+    delay: float
+    """Seconds until then."""
+
+
+class Client:
+    """A connection to a server. Safe to share between threads.
+
+    Args:
+        address: `host:port` of the gRPC API; the host must stand in the server's certificate.
+        credentials: of the caller.
+        timeout: seconds for a call with all its tries; None: a minute for each try, and no new try after ten seconds.
+        on_wait: told before each wait for another try, for example to show progress.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials,
+        *,
+        timeout: float | None = None,
+        on_wait: Callable[[Waiting], None] | None = None,
+    ) -> None:
+        self.address = address
+        self._credentials = credentials
+        self._timeout = timeout
+        self._policy = RetryPolicy() if timeout is None else RetryPolicy(total=timeout)
+        self._on_wait = on_wait
+        self._channel = grpc.secure_channel(
+            address,
+            grpc.ssl_channel_credentials(
+                root_certificates=credentials.trust_bundle,
+                private_key=credentials.private_key,
+                certificate_chain=credentials.certificate_chain,
+            ),
+            options=_CHANNEL_OPTIONS,
+        )
+        self.stubs = Stubs(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls that still run fail."""
+        self._channel.close()
+
+    def call(self, method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]", request: RequestT) -> ResponseT:
+        """Calls a method of `stubs` and returns its answer.
+
+        A request that has a `request_id` gets one when it has none, so that a try whose answer was lost is not done
+        twice. Raises CallFailed; its metadata has the `request_id`, with which a person may repeat the call.
+        """
+        message, request_id = _with_request_id(request)
+        repeatable = bool(request_id) or message.DESCRIPTOR.name.startswith(_READS)
+        began = time.monotonic()
+        tries = 0
+        while True:
+            tries += 1
+            elapsed = time.monotonic() - began
+            limit = CALL_TIMEOUT if self._timeout is None else max(self._timeout - elapsed, 0.001)
+            try:
+                return method(message, timeout=limit)
+            except grpc.RpcError as error:
+                failure = self._explain(decode(error), limit=limit)
+            if request_id:
+                failure = failure.with_metadata(request_id=request_id)
+            delay = None
+            if failure.reason != Reason.CREDENTIAL_INVALID:
+                delay = delay_before_retry(
+                    failure,
+                    self._policy,
+                    tries=tries,
+                    elapsed=time.monotonic() - began,
+                    repeatable=repeatable,
+                    jitter=random.random(),  # noqa: S311  # It spreads callers in time; nobody gains by guessing it.
+                )
+            if delay is None:
+                raise failure
+            if self._on_wait is not None:
+                self._on_wait(Waiting(failure, delay))
+            time.sleep(delay)
+
+    def pages(
+        self, method: "grpc.UnaryUnaryMultiCallable[PagedRequestT, PagedResponseT]", request: PagedRequestT
+    ) -> Iterator[PagedResponseT]:
+        """Yields the pages of a list, from the one that `request` names to the last; each is a call of its own."""
+        while True:
+            page = self.call(method, request)  # type: ignore[type-var]  # Every paged request is a message.
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _explain(self, failure: CallFailed, *, limit: float) -> CallFailed:
+        """Puts what happened below the API into words that name the remedy."""
+        if failure.answered:
+            return failure
+        if failure.code == "DEADLINE_EXCEEDED":
+            return _reworded(
+                failure,
+                f"{self.address} gave no answer within {limit:.3g} seconds, and whether the call was done is unknown; "
+                "repeat it with a longer timeout and the same request id",
+            )
+        if failure.code != "UNAVAILABLE":
+            return failure
+        text = failure.message
+        if "CERTIFICATE_VERIFY_FAILED" in text or "is not in peer certificate" in text:
+            return _reworded(
+                failure,
+                f"the certificate of {self.address} is not vouched for by the trust bundle, or is for another host; "
+                f"check the address and the trust bundle ({_last_error(text)})",
+                reason=Reason.CREDENTIAL_INVALID,
+            )
+        if self._credentials.not_after < datetime.now(UTC):
+            return _reworded(
+                failure,
+                f"the client certificate expired at {self._credentials.not_after.isoformat()}; get a new one "
+                "(an administrator who has none left: `certd recover-admin` on the server)",
+                reason=Reason.CREDENTIAL_INVALID,
+            )
+        return _reworded(
+            failure,
+            f"no connection to {self.address}; check that the daemon runs, that the address is right and that it knows "
+            f"your client certificate ({_last_error(text)})",
+        )
+
+
+def _with_request_id(request: RequestT) -> tuple[RequestT, str]:
+    """Returns the request with its `request_id`, and that; the request itself and an empty id when it has no such."""
+    if "request_id" not in request.DESCRIPTOR.fields_by_name:
+        return request, ""
+    message = type(request)()
+    message.CopyFrom(request)
+    request_id = str(getattr(message, "request_id")) or str(uuid.uuid4())  # noqa: B009  # Messages have no common type with it.
+    setattr(message, "request_id", request_id)  # noqa: B010  # As above.
+    return message, request_id
+
+
+def _reworded(failure: CallFailed, message: str, *, reason: str | None = None) -> CallFailed:
+    return CallFailed(reason or failure.reason, message, metadata=failure.metadata, code=failure.code)
+
+
+def _last_error(text: str) -> str:
+    """Returns what failed last; grpc puts the addresses that it tried before it."""
+    return text.rsplit("last error: ", 1)[-1]
+
+
+def check_address(address: str) -> str:
+    """Returns an address of the form `host:port`; raises FIELD_INVALID."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 1 << 16 or "/" in host:
+        raise CertdError(Reason.FIELD_INVALID, f"address: must have the form host:port, not {address!r}")
+    return address

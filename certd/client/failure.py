@@ -1,0 +1,107 @@
+"""What a failed call tells: `google.rpc.Status` decoded into one exception."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from certd.errors import Violation
+
+_STATUS_DETAILS: Final = "grpc-status-details-bin"
+
+
+class CallFailed(Exception):  # noqa: N818  # It names what happened, as CertdError's siblings do in sentences.
+    """A call that the server refused, or that never reached it.
+
+    Args:
+        reason: the reason of the ErrorInfo; the name of the status code when the server sent none.
+        message: for people: the failing check, the resource, the remedy.
+        metadata: metadata of the ErrorInfo; with `request_id` when the call had one.
+        violations: the fields that break a rule.
+        code: name of the gRPC status code, for example `NOT_FOUND`.
+        retry_after: seconds after which the server allows another try; None when it did not say.
+        resource: name of the resource that the failure is about; empty when the server did not say.
+        answered: whether the server itself gave the reason; otherwise the failure lies before or in the transport.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        code: str = "UNKNOWN",
+        retry_after: float | None = None,
+        resource: str = "",
+        answered: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.violations = violations
+        self.code = code
+        self.retry_after = retry_after
+        self.resource = resource
+        self.answered = answered
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+    def with_metadata(self, **more: str) -> "CallFailed":
+        """Returns the same failure with more metadata; what the server sent wins."""
+        return CallFailed(
+            self.reason,
+            self.message,
+            metadata={**more, **self.metadata},
+            violations=self.violations,
+            code=self.code,
+            retry_after=self.retry_after,
+            resource=self.resource,
+            answered=self.answered,
+        )
+
+
+def decode(error: grpc.RpcError) -> CallFailed:
+    """Returns the failure that an error of grpc stands for, with whatever details the server attached."""
+    code = error.code().name
+    info = ErrorInfo()
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+    about = ResourceInfo()
+    for detail in _details(error):
+        request, retry = BadRequest(), RetryInfo()
+        if detail.Unpack(info):
+            continue
+        if detail.Unpack(request):
+            violations = tuple(Violation(v.field, v.description) for v in request.field_violations)
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        else:
+            detail.Unpack(about)
+    return CallFailed(
+        info.reason or code,
+        error.details() or "the server gave no message",
+        metadata=info.metadata,
+        violations=violations,
+        code=code,
+        retry_after=retry_after,
+        resource=about.resource_name,
+        answered=bool(info.reason),
+    )
+
+
+def _details(error: grpc.RpcError) -> list[AnyMessage]:
+    """Returns the details of the error's status; none when the trailer is missing or mangled, as by a proxy."""
+    for trailer in error.trailing_metadata() or ():
+        if trailer.key == _STATUS_DETAILS:
+            try:
+                return list(Status.FromString(trailer.value).details)
+            except DecodeError:
+                return []
+    return []
