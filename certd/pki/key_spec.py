@@ -159,7 +159,7 @@ def generate_private_key(spec: KeySpec) -> rsa.RSAPrivateKey | ec.EllipticCurveP
             assert_never(spec)
 
 
-def load_public_key(public_key: bytes, *, field: str = "public_key") -> PublicKeyTypes:
+def load_public_key_der(public_key: bytes, *, field: str = "public_key") -> PublicKeyTypes:
     """Parses the DER of a SubjectPublicKeyInfo (RFC 5280, section 4.1.2.7).
 
     FIELD_INVALID with `field` when it is none, or of an algorithm that the cryptographic library does not know.
@@ -175,7 +175,7 @@ def verify_signature(public_key_der: bytes, algorithm: SignatureAlgorithm, *, si
 
     A key of another family than the algorithm's verifies nothing. FIELD_INVALID when the key cannot be parsed.
     """
-    public_key = load_public_key(public_key_der)
+    public_key = load_public_key_der(public_key_der)
     digest = _HASHES[algorithm]
     family = _FAMILIES[algorithm]
     try:

@@ -1,0 +1,167 @@
+"""Certification requests (RFC 2986): what a stranger asks to have certified, and the proof that the key is theirs."""
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from certd.errors import CertdError, Reason, Violation
+from certd.pki import names as alternative_names
+from certd.pki.encoding import is_pem
+from certd.pki.extensions import SUBJECT_ALTERNATIVE_NAME
+from certd.pki.key_spec import RSA_PUBLIC_EXPONENT, KeySpec, key_spec_of
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.tbs import parse_certification_request_info
+
+LONGEST_CSR = 32 << 10
+"""Bytes, of PEM or DER."""
+
+_FIELD = "csr"
+_HIGHEST_RSA_EXPONENT = 1 << 32
+"""Higher ones have no use and make every verification slow."""
+_ACCEPTED = "RSA of 2048, 3072 or 4096 bits, EC P-256, P-384 or P-521, or Ed25519"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedCsr:
+    """A certification request whose signature verified under its own key."""
+
+    public_key: bytes
+    """DER of the SubjectPublicKeyInfo, in the one encoding that certd writes into certificates."""
+    key_spec: KeySpec
+    subject: bytes
+    """DER of the distinguished name, byte for byte."""
+    names: SubjectAlternativeNames
+    """In their normal form."""
+    extension_oids: tuple[str, ...]
+    """Dotted identifiers of the extensions that it asks for, besides the alternative names."""
+
+
+def parse_csr(data: bytes) -> ParsedCsr:
+    """Parses and verifies a certification request, PEM or DER by content, of at most 32 KiB.
+
+    CSR_MALFORMED when it is none, or cut off, or too long; KEY_TOO_WEAK for a key of a kind or size that is not accepted;
+    CSR_SIGNATURE_INVALID when its signature does not verify; NAME_NOT_ALLOWED with every alternative name that is none.
+    """
+    request = _load(data)
+    public_key, key_spec = _accepted_key(request)
+    _verify(request)
+    try:
+        subject, _ = parse_certification_request_info(request.tbs_certrequest_bytes)
+        extensions = request.extensions
+    except (CertdError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _malformed("has a subject or extensions that do not decode") from error
+    names = SubjectAlternativeNames()
+    others: list[str] = []
+    for extension in extensions:
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            names = _names(extension.value)
+        else:
+            others.append(extension.oid.dotted_string)
+    return ParsedCsr(
+        public_key=public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        key_spec=key_spec,
+        subject=subject,
+        names=names,
+        extension_oids=tuple(others),
+    )
+
+
+def key_problem(public_key: PublicKeyTypes) -> str | None:
+    """Returns why a subject's key is not accepted, or None."""
+    if key_spec_of(public_key) is None:
+        return f"is of a kind or size that is not accepted; use {_ACCEPTED}"
+    if isinstance(public_key, rsa.RSAPublicKey):
+        exponent = public_key.public_numbers().e
+        if not RSA_PUBLIC_EXPONENT <= exponent < _HIGHEST_RSA_EXPONENT or exponent % 2 == 0:
+            return "has an RSA exponent that is not an odd number from 65537 to 2^32"
+    return None
+
+
+def _malformed(problem: str) -> CertdError:
+    return CertdError(
+        Reason.CSR_MALFORMED,
+        f"{_FIELD} {problem}; send one PKCS#10 request as PEM or DER",
+        violations=(Violation(_FIELD, problem),),
+    )
+
+
+def _load(data: bytes) -> x509.CertificateSigningRequest:
+    if len(data) > LONGEST_CSR:
+        raise _malformed(f"is longer than {LONGEST_CSR} bytes")
+    pem = is_pem(data)
+    if pem and b"PRIVATE KEY-----" in data:
+        raise _malformed("comes with a private key: that key is no longer private, make another one")
+    if pem and data.count(b"-----BEGIN ") != 1:
+        raise _malformed("has more than one PEM block")
+    try:
+        return x509.load_pem_x509_csr(data) if pem else x509.load_der_x509_csr(data)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise _malformed("is not a whole PKCS#10 request") from error
+
+
+def _accepted_key(request: x509.CertificateSigningRequest) -> tuple[PublicKeyTypes, KeySpec]:
+    try:
+        public_key = request.public_key()
+    except UnsupportedAlgorithm as error:
+        raise _weak(f"is of a kind that is not accepted; use {_ACCEPTED}") from error
+    except ValueError as error:
+        raise _malformed("has a public key that does not decode") from error
+    problem, key_spec = key_problem(public_key), key_spec_of(public_key)
+    if problem is not None or key_spec is None:
+        raise _weak(problem or f"is not accepted; use {_ACCEPTED}")
+    return public_key, key_spec
+
+
+def _weak(problem: str) -> CertdError:
+    field = f"{_FIELD}.public_key"
+    return CertdError(
+        Reason.KEY_TOO_WEAK, f"the key of the {_FIELD} {problem}", violations=(Violation(field, problem),)
+    )
+
+
+def _verify(request: x509.CertificateSigningRequest) -> None:
+    try:
+        # SHA-1 still proves possession; MD5 proves nothing.
+        valid = not isinstance(request.signature_hash_algorithm, hashes.MD5) and request.is_signature_valid
+    except UnsupportedAlgorithm as error:
+        raise _unproven("is signed with an algorithm that is not accepted") from error
+    if not valid:
+        raise _unproven("has a signature that does not verify under its own key")
+
+
+def _unproven(problem: str) -> CertdError:
+    return CertdError(
+        Reason.CSR_SIGNATURE_INVALID,
+        f"{_FIELD} {problem}; make it again with the private key that it is for",
+        violations=(Violation(_FIELD, problem),),
+    )
+
+
+def _names(extension: x509.SubjectAlternativeName) -> SubjectAlternativeNames:
+    """Returns the names in their normal form; a kind of name that no certificate of certd carries is refused."""
+    kinds: dict[type[x509.GeneralName], list[str]] = {
+        x509.DNSName: [],
+        x509.IPAddress: [],
+        x509.UniformResourceIdentifier: [],
+        x509.RFC822Name: [],
+    }
+    field = f"{_FIELD}.subject_alternative_names"
+    for name in extension:
+        values = kinds.get(type(name))
+        if values is None:
+            rule = f"has a name of the kind {type(name).__name__}; DNS, IP, URI and e-mail names are known"
+            raise CertdError(Reason.NAME_NOT_ALLOWED, f"{field} {rule}", violations=(Violation(field, rule),))
+        values.append(str(name.value))
+    dns_names, ip_addresses, uris, email_addresses = map(tuple, kinds.values())
+    names = SubjectAlternativeNames(
+        dns_names=dns_names, ip_addresses=ip_addresses, uris=uris, email_addresses=email_addresses
+    )
+    return alternative_names.normalise(names, field=field)
+
+
+__all__ = ["LONGEST_CSR", "SUBJECT_ALTERNATIVE_NAME", "ParsedCsr", "key_problem", "parse_csr"]

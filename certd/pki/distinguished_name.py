@@ -1,0 +1,328 @@
+"""Distinguished names (RFC 5280, section 4.1.2.4). The DER is the name: it is kept, copied and compared as bytes.
+
+Text has the escapes of RFC 4514 but the order of the encoding, so that a name reads as it was written:
+`CN=Example Root,O=Example` encodes CN first.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from certd.errors import Violation, field_invalid
+from certd.pki import der
+
+Attribute: TypeAlias = tuple[str, str]
+"""Dotted object identifier and value."""
+RelativeDistinguishedName: TypeAlias = tuple[Attribute, ...]
+DistinguishedName: TypeAlias = tuple[RelativeDistinguishedName, ...]
+"""In the order of the encoding."""
+
+EMPTY = der.sequence()
+"""DER of the name without any attribute."""
+COMMON_NAME = "2.5.4.3"
+HIGHEST_RELATIVE_NAMES = 32
+HIGHEST_ATTRIBUTES = 8
+"""In one relative distinguished name."""
+LONGEST_VALUE = 256
+"""Characters, for attributes without a bound of their own."""
+
+_SHORT_NAMES = {
+    COMMON_NAME: "CN",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "2.5.4.6": "C",
+    "2.5.4.7": "L",
+    "2.5.4.8": "ST",
+    "2.5.4.9": "STREET",
+    "0.9.2342.19200300.100.1.25": "DC",
+    "0.9.2342.19200300.100.1.1": "UID",
+    "2.5.4.5": "SERIALNUMBER",
+}
+_OIDS = {short: oid for oid, short in _SHORT_NAMES.items()}
+_EMAIL_ADDRESS = "1.2.840.113549.1.9.1"
+_COUNTRIES = frozenset({"2.5.4.6", "1.3.6.1.4.1.311.60.2.1.3"})
+# RFC 5280, appendix A.1: upper bounds, in characters.
+_LONGEST = {
+    COMMON_NAME: 64,
+    "2.5.4.5": 64,
+    "2.5.4.7": 128,
+    "2.5.4.8": 128,
+    "2.5.4.9": 128,
+    "2.5.4.10": 64,
+    "2.5.4.11": 64,
+    "2.5.4.12": 64,
+    "0.9.2342.19200300.100.1.25": 63,
+    _EMAIL_ADDRESS: 255,
+}
+# RFC 5280, appendix A.1: attributes with one type of string instead of a choice.
+_PRINTABLE = frozenset({*_COUNTRIES, "2.5.4.5", "2.5.4.46"})
+_IA5 = frozenset({"0.9.2342.19200300.100.1.25", _EMAIL_ADDRESS})
+_PRINTABLE_VALUE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_DOTTED = re.compile(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,38}))(\.(0|[1-9][0-9]{0,38})){0,30}")
+_ENCODINGS = {
+    der.UTF8_STRING: "utf-8",
+    der.PRINTABLE_STRING: "ascii",
+    der.NUMERIC_STRING: "ascii",
+    der.IA5_STRING: "ascii",
+    der.VISIBLE_STRING: "ascii",
+    # T.61 is long dead; what is found in certificates is Latin-1.
+    der.TELETEX_STRING: "latin-1",
+    der.BMP_STRING: "utf-16-be",
+    der.UNIVERSAL_STRING: "utf-32-be",
+}
+_SPECIAL = frozenset('"+,;<>\\')
+_ESCAPABLE = _SPECIAL | frozenset(" #=")
+_HEX_PAIR = re.compile(r"[0-9A-Fa-f]{2}")
+
+
+def short_name(oid: str) -> str:
+    """Returns the short name of an attribute type (RFC 4514, section 3), or the dotted identifier when it has none."""
+    return _SHORT_NAMES.get(oid, oid)
+
+
+def oid_of(attribute_type: str, *, field: str = "subject") -> str:
+    """Returns the dotted identifier of an attribute type; FIELD_INVALID when it is neither a short name nor dotted."""
+    oid = _OIDS.get(attribute_type.upper())
+    if oid is not None:
+        return oid
+    if not _DOTTED.fullmatch(attribute_type):
+        raise field_invalid(field, f"has an attribute type that is none of {', '.join(_OIDS)} and not a dotted OID")
+    return attribute_type
+
+
+def encode(name: DistinguishedName, *, field: str = "subject") -> bytes:
+    """Returns the DER of a name: PrintableString or IA5String where RFC 5280 wants it, UTF8String elsewhere.
+
+    FIELD_INVALID with `field` when an attribute breaks a bound of RFC 5280, appendix A.1, or has control characters, or
+    the name has more than 32 relative names or 8 attributes in one.
+    """
+    if len(name) > HIGHEST_RELATIVE_NAMES:
+        raise field_invalid(field, f"has more than {HIGHEST_RELATIVE_NAMES} relative distinguished names")
+    return der.sequence(*(_encode_relative(relative, field) for relative in name))
+
+
+def _encode_relative(relative: RelativeDistinguishedName, field: str) -> bytes:
+    if not 0 < len(relative) <= HIGHEST_ATTRIBUTES:
+        raise field_invalid(
+            field, f"has a relative distinguished name without or with over {HIGHEST_ATTRIBUTES} attributes"
+        )
+    elements = {_encode_attribute(oid, value, field) for oid, value in relative}
+    if len(elements) < len(relative):
+        raise field_invalid(field, "has an attribute twice in one relative distinguished name")
+    return der.set_of(elements)
+
+
+def _encode_attribute(oid: str, value: str, field: str) -> bytes:
+    problem = _value_problem(oid, value)
+    if problem is not None:
+        raise field_invalid(field, f"{short_name(oid)} {problem}")
+    identifier = der.object_identifier(oid_of(oid, field=field))
+    if oid in _PRINTABLE:
+        return der.sequence(identifier, der.encode(der.PRINTABLE_STRING, value.encode("ascii")))
+    if oid in _IA5:
+        return der.sequence(identifier, der.encode(der.IA5_STRING, value.encode("ascii")))
+    return der.sequence(identifier, der.encode(der.UTF8_STRING, value.encode()))
+
+
+def _value_problem(oid: str, value: str) -> str | None:
+    """Returns how a value breaks the bounds of its attribute, or None."""
+    longest = _LONGEST.get(oid, LONGEST_VALUE)
+    if oid in _COUNTRIES and not re.fullmatch(r"[A-Za-z]{2}", value):
+        return "must be the two letters of a country"
+    if not 0 < len(value) <= longest:
+        return f"must have 1 to {longest} characters, and has {len(value)}"
+    if _CONTROL.search(value) or any("\ud800" <= character <= "\udfff" for character in value):
+        return "has control characters"
+    if oid in _PRINTABLE and not _PRINTABLE_VALUE.fullmatch(value):
+        return "has characters outside PrintableString"
+    return "has characters outside ASCII" if oid in _IA5 and not value.isascii() else None
+
+
+def decode(name: bytes, *, field: str = "subject") -> DistinguishedName:
+    """Parses the DER of a name. A value that is no string becomes `#` and the hexadecimal of its DER, for display.
+
+    FIELD_INVALID with `field` when it is not the DER of a name. The types of strings are lost: keep the bytes.
+    """
+    return tuple(tuple((oid, value) for oid, value, _ in attributes) for _, attributes in _relative_names(name, field))
+
+
+_RawAttribute: TypeAlias = tuple[str, str, bytes]
+"""Identifier, value, and the DER of the whole attribute."""
+
+
+def _relative_names(name: bytes, field: str) -> Iterator[tuple[bytes, list[_RawAttribute]]]:
+    """Yields each relative distinguished name: its DER and its attributes."""
+    try:
+        outer = der.Reader(name)
+        reader = outer.enter(der.SEQUENCE)
+        outer.finish()
+        while reader.more:
+            whole = reader.read_whole(der.SET)
+            yield whole, _attributes(whole)
+    except (der.MalformedError, UnicodeDecodeError) as error:
+        raise field_invalid(field, "is not the DER of a distinguished name") from error
+
+
+def _attributes(relative: bytes) -> list[_RawAttribute]:
+    reader = der.Reader(relative).enter(der.SET)
+    attributes: list[_RawAttribute] = []
+    while reader.more:
+        whole = reader.read_whole(der.SEQUENCE)
+        attribute = der.Reader(whole).enter(der.SEQUENCE)
+        oid = der.dotted(attribute.read_object_identifier())
+        tag, content = attribute.read_any()
+        attribute.finish()
+        encoding = _ENCODINGS.get(tag)
+        value = content.decode(encoding) if encoding else f"#{der.encode(tag, content).hex()}"
+        attributes.append((oid, value, whole))
+    if not attributes:
+        raise der.MalformedError("has an empty relative distinguished name")
+    return attributes
+
+
+def violations(name: bytes, field: str) -> tuple[Violation, ...]:
+    """Returns how a name breaks the bounds of RFC 5280, appendix A.1; FIELD_INVALID when it is none at all."""
+    found = [
+        Violation(field, f"{short_name(oid)} {problem}")
+        for relative in decode(name, field=field)
+        for oid, value in relative
+        if (problem := _value_problem(oid, value)) is not None
+    ]
+    return tuple(found)
+
+
+def common_names(name: bytes) -> tuple[str, ...]:
+    """Returns the values of its CN attributes."""
+    return tuple(value for relative in decode(name) for oid, value in relative if oid == COMMON_NAME)
+
+
+def without_common_names(name: bytes, dropped: Sequence[str]) -> bytes:
+    """Returns the name without the CN attributes of the `dropped` values; the rest is kept byte for byte."""
+    kept: list[bytes] = []
+    for whole, attributes in _relative_names(name, "subject"):
+        rest = [raw for oid, value, raw in attributes if oid != COMMON_NAME or value not in dropped]
+        if len(rest) == len(attributes):
+            kept.append(whole)
+        elif rest:
+            kept.append(der.encode(der.SET, b"".join(rest)))
+    return der.sequence(*kept)
+
+
+def comparable(name: bytes) -> tuple[frozenset[Attribute], ...]:
+    """Returns a form that is equal for names that a relying party takes for the same (RFC 5280, section 7.1).
+
+    Types of strings, case and runs of spaces do not count.
+    """
+    return tuple(
+        frozenset((oid, " ".join(value.casefold().split())) for oid, value in relative) for relative in decode(name)
+    )
+
+
+def to_text(name: bytes) -> str:
+    """Returns the text of a name, in the order of the encoding; FIELD_INVALID when it is not the DER of a name."""
+    if name == EMPTY:
+        return ""
+    return ",".join("+".join(_attribute_text(*attribute) for attribute in relative) for relative in decode(name))
+
+
+def _attribute_text(oid: str, value: str) -> str:
+    short = _SHORT_NAMES.get(oid)
+    if short is not None:
+        return f"{short}={_escape(value)}"
+    # RFC 4514, section 2.4: a type without a short name has the hexadecimal of its value's DER.
+    encoded = value.removeprefix("#") if _is_hexadecimal(value) else der.encode(der.UTF8_STRING, value.encode()).hex()
+    return f"{oid}=#{encoded}"
+
+
+def _is_hexadecimal(value: str) -> bool:
+    return value.startswith("#") and re.fullmatch(r"#([0-9a-f]{2})+", value) is not None
+
+
+def _escape(value: str) -> str:
+    escaped = [f"\\{c}" if c in _SPECIAL else f"\\{ord(c):02x}" if c < " " or c == "\x7f" else c for c in value]
+    if value[:1] in {" ", "#"}:
+        escaped[0] = f"\\{value[0]}"
+    if len(value) > 1 and value.endswith(" "):
+        escaped[-1] = "\\ "
+    return "".join(escaped)
+
+
+def parse_text(text: str, *, field: str = "subject") -> bytes:
+    r"""Returns the DER of a name in text form, relative names in the order written; an empty text is the empty name.
+
+    RFC 4514: `+` between the attributes of one relative name, `\` before special characters or two hexadecimal digits,
+    `#` before the hexadecimal DER of a string. Spaces around separators are ignored. FIELD_INVALID with `field`.
+    """
+    if not text.strip():
+        return EMPTY
+    name: list[RelativeDistinguishedName] = []
+    relative: list[Attribute] = []
+    at = 0
+    while True:
+        attribute, at = _parse_attribute(text, at, field)
+        relative.append(attribute)
+        separator = text[at : at + 1]
+        if separator != "+":
+            name.append(tuple(relative))
+            relative = []
+        if not separator:
+            return encode(tuple(name), field=field)
+        at += 1
+
+
+def _parse_attribute(text: str, start: int, field: str) -> tuple[Attribute, int]:
+    """Parses one `type=value` and returns it with the offset of the separator after it."""
+    equals = text.find("=", start)
+    if equals < 0:
+        raise field_invalid(field, "must have the form CN=Example Root,O=Example: an attribute has no '='")
+    oid = oid_of(text[start:equals].strip(), field=field)
+    value, at = _parse_value(text, equals + 1, field)
+    if value.startswith("#") and text[equals + 1 :].lstrip().startswith("#"):
+        value = _decode_hexadecimal(value, field)
+    return (oid, value), at
+
+
+def _parse_value(text: str, start: int, field: str) -> tuple[str, int]:
+    """Parses a value up to an unescaped separator and returns it with the separator's offset."""
+    value = bytearray()
+    kept = 0
+    at = start
+    while at < len(text) and text[at] not in {",", "+"}:
+        character = text[at]
+        if character == "\\":
+            unescaped, at = _parse_escape(text, at + 1, field)
+            value += unescaped
+            kept = len(value)
+            continue
+        if character in _SPECIAL:
+            raise field_invalid(field, f"has {character} without a backslash before it")
+        if character != " " or value:
+            # Characters that no encoding has become bytes that no text has, and are refused below.
+            value += character.encode(errors="surrogatepass")
+        if character != " ":
+            kept = len(value)
+        at += 1
+    try:
+        return value[:kept].decode(), at
+    except UnicodeDecodeError as error:
+        raise field_invalid(field, "has a value that is not UTF-8") from error
+
+
+def _parse_escape(text: str, at: int, field: str) -> tuple[bytes, int]:
+    pair = text[at : at + 2]
+    if _HEX_PAIR.fullmatch(pair):
+        return bytes.fromhex(pair), at + 2
+    if pair[:1] in _ESCAPABLE and pair:
+        return pair[:1].encode(), at + 1
+    raise field_invalid(field, "has a backslash before neither a special character nor two hexadecimal digits")
+
+
+def _decode_hexadecimal(value: str, field: str) -> str:
+    try:
+        reader = der.Reader(bytes.fromhex(value[1:]))
+        tag, content = reader.read_any()
+        reader.finish()
+        return content.decode(_ENCODINGS[tag])
+    except (ValueError, KeyError) as error:
+        raise field_invalid(field, "has # before what is not the hexadecimal DER of a string") from error
