@@ -8,6 +8,7 @@ import ipaddress
 import json
 import stat
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -34,11 +35,13 @@ class Address:
 
 
 def parse_address(text: object) -> Address:
-    """Parses `host:port`, an IPv6 host in brackets.
+    """Parses `host:port`, an IPv6 host in brackets. What is an address already stays as it is.
 
     Raises:
         ValueError: the text is no address.
     """
+    if isinstance(text, Address):
+        return text
     host, separator, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise _invalid('write host:port, for example "127.0.0.1:8443" or "[::1]:8443"; port 0 lets the system choose')
@@ -59,6 +62,8 @@ def _invalid(description: str) -> PydanticCustomError:
 
 def _path(value: object, info: ValidationInfo) -> Path:
     """Makes a path absolute: relative ones start at the file's folder, `~` is the home of the user."""
+    if isinstance(value, Path):
+        return _folder(info) / value
     if not isinstance(value, str) or not value or "\0" in value:
         raise _invalid("write the path of a file as a string")
     return _folder(info) / Path(value).expanduser()
@@ -120,7 +125,7 @@ def _trust_domain(value: object) -> str:
 
 
 def _user_names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
         raise _invalid('write a list of user names, for example ["certd"]')
     return tuple(value)
 
@@ -162,7 +167,7 @@ class Token(_Section):
     """Unix socket of a separate `certd token serve`; None: the daemon starts the token process itself."""
     allowed_users: Annotated[tuple[str, ...], BeforeValidator(_user_names)] = ()
     """Users that `certd token serve` answers to, beside its own."""
-    exports_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 60
+    exports_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     """Keys that leave the token process in any minute, at most."""
 
 
@@ -290,7 +295,7 @@ pin_file = {pin_file}
 # Users that `certd token serve` answers to, beside its own.
 # allowed_users = ["certd"]
 # Private keys that may leave the token process in any minute.
-exports_per_minute = 60
+exports_per_minute = 600
 
 [tls]
 # The server certificate of the API and its key, written by `certd init`.
@@ -318,7 +323,7 @@ format = "text"
 
 def render(
     *,
-    listen: Listen,
+    addresses: Mapping[str, str],
     database_url: str,
     module: Path,
     label: str,
@@ -328,13 +333,16 @@ def render(
     private_key: Path,
     trust_domain: str,
 ) -> str:
-    """Returns the text of a commented certd.toml, as `certd init` writes it."""
+    """Returns the text of a commented certd.toml, as `certd init` writes it.
+
+    `addresses` goes by key of [listen]; what is not named there gets its default. Values are not checked here: `load`
+    is what checks.
+    """
+    listen = {key: addresses.get(key, str(field.default)) for key, field in Listen.model_fields.items()}
     softhsm_line = "# The configuration of SoftHSM, where the module is SoftHSM's.\n"
     softhsm_line += "# softhsm_conf =" if softhsm_conf is None else f"softhsm_conf = {_toml(softhsm_conf)}"
     return _TEMPLATE.format(
-        grpc=_toml(listen.grpc),
-        http=_toml(listen.http),
-        metrics=_toml(listen.metrics),
+        **{key: _toml(address) for key, address in listen.items()},
         database_url=_toml(database_url),
         module=_toml(module),
         label=_toml(label),

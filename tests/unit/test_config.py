@@ -1,0 +1,285 @@
+"""certd.toml: what is read from it, and that every mistake is named with its key path."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from certd.config import Address, Config, Listen, load, render, require_files
+from certd.errors import CertdError, Reason
+
+_COMPLETE = """
+[database]
+url = "sqlite:///certd.db"
+[token]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+label = "certd"
+pin_file = "token/pin"
+[tls]
+certificate = "server.pem"
+private_key = "server.key"
+trust_domain = "certd.internal"
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "certd.toml"
+    path.write_text(text)
+    return path
+
+
+def _with(key: str, literal: str) -> str:
+    """Returns the complete file with one key replaced or added."""
+    section, name = key.split(".")
+    lines = [line for line in _COMPLETE.splitlines() if not line.startswith(f"{name} =")]
+    if f"[{section}]" not in lines:
+        lines.append(f"[{section}]")
+    lines.insert(lines.index(f"[{section}]") + 1, f"{name} = {literal}")
+    return "\n".join(lines)
+
+
+def _violations(folder: Path, text: str) -> dict[str, str]:
+    with pytest.raises(CertdError) as caught:
+        load(_write(folder, text))
+    assert caught.value.reason is Reason.FIELD_INVALID
+    for violation in caught.value.violations:
+        assert violation.field in caught.value.message
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
+    config = load(_write(tmp_path, _COMPLETE))
+    assert config.listen == Listen()
+    assert (str(config.listen.grpc), str(config.listen.http)) == ("127.0.0.1:8443", "127.0.0.1:8080")
+    assert str(config.listen.metrics) == "127.0.0.1:9464"
+    assert config.database.url == f"sqlite:///{tmp_path}/certd.db"
+    assert config.token.module == Path("/usr/lib/softhsm/libsofthsm2.so")
+    assert config.token.pin_file == tmp_path / "token/pin"
+    assert config.token.socket is None
+    assert config.tls.private_key == tmp_path / "server.key"
+    assert config.web.base_url is None
+    assert config.limits.concurrent_calls == 32
+    assert (config.log.level, config.log.format) == ("info", "text")
+
+
+def test_relative_paths_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    _write(folder, _COMPLETE)
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("etc/certd.toml")).tls.certificate == folder / "server.pem"
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load(_write(tmp_path, _with("token.pin_file", '"~/pin"')))
+    assert config.token.pin_file == Path("/home/somebody/pin")
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    text = """
+    [listen]
+    grpc = "[::1]:0"
+    http = "0.0.0.0:80"
+    metrics = "metrics.internal:9000"
+    [database]
+    url = "postgresql+psycopg://certd@db/certd?passfile=/etc/certd/pgpass"
+    [token]
+    module = "m.so"
+    label = "certd"
+    pin_file = "pin"
+    softhsm_conf = "softhsm2.conf"
+    socket = "/run/certd/token.sock"
+    allowed_users = ["certd", "backup"]
+    exports_per_minute = 5
+    [tls]
+    certificate = "c"
+    private_key = "k"
+    trust_domain = "example.org"
+    [web]
+    base_url = "http://pki.example.org/"
+    [limits]
+    concurrent_calls = 4
+    maximum_waiting_calls = 0
+    [log]
+    level = "debug"
+    format = "json"
+    """
+    config = load(_write(tmp_path, text))
+    assert config.listen.grpc == Address("::1", 0)
+    assert str(config.listen.grpc) == "[::1]:0"
+    assert config.listen.metrics == Address("metrics.internal", 9000)
+    assert config.database.url == "postgresql+psycopg://certd@db/certd?passfile=/etc/certd/pgpass"
+    assert config.token.softhsm_conf == tmp_path / "softhsm2.conf"
+    assert config.token.socket == Path("/run/certd/token.sock")
+    assert config.token.allowed_users == ("certd", "backup")
+    assert config.token.exports_per_minute == 5
+    assert config.web.base_url == "http://pki.example.org"
+    assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
+    assert (config.log.level, config.log.format) == ("debug", "json")
+    # The text above names every key that there is.
+    document = tomllib.loads(text)
+    for section, field in Config.model_fields.items():
+        assert field.annotation is not None
+        assert set(document[section]) == set(field.annotation.model_fields), section
+
+
+@pytest.mark.parametrize(
+    ("key", "literal", "part"),
+    [
+        ("listen.grpc", '"8443"', "host:port"),
+        ("listen.grpc", "8443", "host:port"),
+        ("listen.grpc", '"127.0.0.1:65536"', "host:port"),
+        ("listen.grpc", '"127.0.0.1:-1"', "host:port"),
+        ("listen.http", '"::1:80"', "brackets"),
+        ("listen.http", '"[::g]:80"', "no IPv6 address"),
+        ("listen.metrics", '"a b:80"', "no host"),
+        ("listen.metrics", '":80"', "host:port"),
+        ("database.url", '"mysql://x"', "sqlite:////"),
+        ("database.url", '"sqlite:///:memory:"', "sqlite:////"),
+        ("database.url", '"sqlite:///x.db?mode=ro"', "no parameters"),
+        ("database.url", '"postgresql://certd@db/certd"', "postgresql+psycopg"),
+        ("database.url", '"postgresql+psycopg://certd:hunter2@db/certd"', "passfile"),
+        ("database.url", '"postgresql+psycopg://certd@db/certd?password=hunter2"', "passfile"),
+        ("token.module", "1", "path"),
+        ("token.module", '""', "path"),
+        ("token.label", '""', "at least 1"),
+        ("token.label", f'"{"x" * 33}"', "at most 32"),
+        ("token.pin_file", '["a"]', "path"),
+        ("token.softhsm_conf", "true", "path"),
+        ("token.socket", '"a\\u0000b"', "path"),
+        ("token.allowed_users", '"certd"', "list of user names"),
+        ("token.allowed_users", "[1000]", "list of user names"),
+        ("token.exports_per_minute", "0", "greater than or equal to 1"),
+        ("token.exports_per_minute", '"60"', "integer"),
+        ("tls.certificate", "1.5", "path"),
+        ("tls.private_key", "{}", "path"),
+        ("tls.trust_domain", '"Example.org"', "lower-case"),
+        ("tls.trust_domain", '""', "trust domain"),
+        ("web.base_url", '"pki.example.org"', "URL"),
+        ("web.base_url", '"ftp://pki.example.org"', "URL"),
+        ("web.base_url", '"http://pki.example.org/?a=b"', "URL"),
+        ("limits.concurrent_calls", "0", "greater than or equal to 1"),
+        ("limits.concurrent_calls", "true", "integer"),
+        ("limits.maximum_waiting_calls", "-1", "greater than or equal to 0"),
+        ("log.level", '"loud"', "'debug'"),
+        ("log.format", '"xml"', "'json'"),
+        ("log.colour", "true", "no such key"),
+    ],
+)
+def test_a_bad_value_is_named_by_its_key_path(tmp_path: Path, key: str, literal: str, part: str) -> None:
+    violations = _violations(tmp_path, _with(key, literal))
+    assert list(violations) == [key]
+    assert part in violations[key]
+    assert "hunter2" not in violations[key]
+
+
+def test_unknown_keys_and_sections_stop_the_start(tmp_path: Path) -> None:
+    violations = _violations(tmp_path, "colour = 1\n[tokens]\n" + _with("token.soft_hsm", "1"))
+    assert set(violations) == {"colour", "tokens", "token.soft_hsm"} or set(violations) == {"colour", "token.soft_hsm"}
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    violations = _violations(tmp_path, '[listen]\ngrpc = "x"\n[token]\nlabel = ""\n[log]\nlevel = 3\n')
+    assert set(violations) == {
+        "listen.grpc",
+        "database",
+        "token.module",
+        "token.label",
+        "token.pin_file",
+        "tls",
+        "log.level",
+    }
+
+
+def test_a_file_that_is_no_toml_or_missing(tmp_path: Path) -> None:
+    assert "is not TOML" in next(iter(_violations(tmp_path, "[listen\n").values()))
+    with pytest.raises(CertdError, match=r"No such file.*--config.*certd init"):
+        load(tmp_path / "absent.toml")
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b"# \xe9\n")
+    with pytest.raises(CertdError, match="is not TOML"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "good"), [(0o600, True), (0o400, True), (0o640, False), (0o604, False), (0o700, False)]
+)
+def test_the_mode_of_the_private_key_is_checked(tmp_path: Path, mode: int, *, good: bool) -> None:
+    key = tmp_path / "server.key"
+    key.touch()
+    key.chmod(mode)
+    if good:
+        load(_write(tmp_path, _COMPLETE))
+        return
+    violations = _violations(tmp_path, _COMPLETE)
+    assert list(violations) == ["tls.private_key"]
+    assert f"{mode:04o}" in violations["tls.private_key"]
+    assert "chmod 600" in violations["tls.private_key"]
+
+
+def test_files_that_serving_needs(tmp_path: Path) -> None:
+    config = load(_write(tmp_path, _COMPLETE))
+    (tmp_path / "server.pem").touch()
+    with pytest.raises(CertdError) as caught:
+        require_files(config)
+    assert [violation.field for violation in caught.value.violations] == ["tls.private_key"]
+    (tmp_path / "server.key").touch(mode=0o600)
+    require_files(config)
+
+
+@pytest.mark.parametrize("softhsm", [True, False])
+def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> None:
+    odd = tmp_path / 'a "quoted" \\ folder with é\x7f'
+    text = render(
+        addresses={"grpc": "[::1]:1"},
+        database_url=f"sqlite:///{odd}/certd.db",
+        module=odd / "m.so",
+        label='the "label"',
+        pin_file=odd / "pin",
+        softhsm_conf=odd / "softhsm2.conf" if softhsm else None,
+        certificate=odd / "c",
+        private_key=odd / "k",
+        trust_domain="example.org",
+    )
+    config = load(_write(tmp_path, text))
+    assert config.listen == Listen(grpc=Address("::1", 1))
+    assert config.database.url == f"sqlite:///{odd}/certd.db"
+    assert config.token.label == 'the "label"'
+    assert config.token.module == odd / "m.so"
+    assert config.token.softhsm_conf == (odd / "softhsm2.conf" if softhsm else None)
+    assert (config.tls.certificate, config.tls.private_key) == (odd / "c", odd / "k")
+    assert config.tls.trust_domain == "example.org"
+
+
+def test_the_commented_file_shows_every_key(tmp_path: Path) -> None:
+    text = render(
+        addresses={},
+        database_url="sqlite:////x.db",
+        module=tmp_path,
+        label="x",
+        pin_file=tmp_path,
+        softhsm_conf=None,
+        certificate=tmp_path,
+        private_key=tmp_path,
+        trust_domain="x",
+    )
+    for section, field in Config.model_fields.items():
+        assert f"[{section}]" in text
+        assert field.annotation is not None
+        for key in field.annotation.model_fields:
+            assert any(line.lstrip("# ").startswith(f"{key} =") for line in text.splitlines()), key
+
+
+def test_a_private_key_that_cannot_be_looked_at_is_left_to_its_reader(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may look at everything")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (locked / "server.key").touch(mode=0o644)
+    locked.chmod(0)
+    try:
+        load(_write(tmp_path, _with("tls.private_key", '"locked/server.key"')))
+    finally:
+        locked.chmod(0o700)
