@@ -1,0 +1,17 @@
+"""What the daemon counts and times, as module-level objects that `web/` exposes."""
+
+from prometheus_client import Counter, Histogram
+
+STORE_SECONDS = Histogram(
+    "certd_store_seconds",
+    "Seconds from the call of a read or a write to its end, waiting included.",
+    ["kind", "name"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+)
+STORE_COMMITS = Counter(
+    "certd_store_commits", "Transactions that were committed; one may hold the works of many callers."
+)
+STORE_FAILED_COMMITS = Counter("certd_store_failed_commits", "Transactions that the database refused as a whole.")
+STORE_RETRIES = Counter(
+    "certd_store_retries", "Works that ran again after a serialization failure or a deadlock.", ["name"]
+)

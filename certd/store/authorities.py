@@ -1,0 +1,206 @@
+"""Rows of authorities and of their keys."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, bindparam, delete, select, update
+from sqlalchemy import insert as insert_into
+
+from certd.errors import CertdError, Reason
+from certd.model.authority import Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.store import schema
+from certd.store.dialect import insert_if_absent
+from certd.store.transaction import Transaction
+from certd.store.values import (
+    duration_microseconds,
+    duration_of,
+    joined,
+    labels_of,
+    labels_text,
+    microseconds,
+    optional_microseconds,
+    optional_time_of,
+    split,
+    time_of,
+)
+
+_authorities = schema.authorities
+_keys = schema.authority_keys
+
+_SELECT: Select[Any] = select(
+    _authorities.c.uid,
+    _authorities.c.tenant,
+    _authorities.c.authority_id,
+    _authorities.c.type,
+    _authorities.c.state,
+    _authorities.c.key_spec,
+    _authorities.c.signature_algorithm,
+    _authorities.c.subject,
+    _authorities.c.lifetime,
+    _authorities.c.path_length,
+    _authorities.c.issuer_uid,
+    _authorities.c.certificate,
+    _authorities.c.chain,
+    _authorities.c.not_after,
+    _authorities.c.labels,
+    _authorities.c.create_time,
+    _authorities.c.update_time,
+    _authorities.c.revision,
+    _keys.c.number,
+    _keys.c.key_id,
+    _keys.c.policy,
+    _keys.c.public_key,
+).join_from(
+    _authorities, _keys, and_(_keys.c.authority_uid == _authorities.c.uid, _keys.c.number == _authorities.c.key_number)
+)
+_GET = _SELECT.where(_authorities.c.tenant == bindparam("of_tenant"), _authorities.c.authority_id == bindparam("id"))
+_GET_SYSTEM = _SELECT.where(_authorities.c.tenant.is_(None), _authorities.c.authority_id == bindparam("id"))
+_GET_BY_UID = _SELECT.where(_authorities.c.uid == bindparam("key"))
+_PAGE = (
+    _SELECT.where(_authorities.c.tenant == bindparam("of_tenant"), _authorities.c.authority_id > bindparam("after"))
+    .order_by(_authorities.c.authority_id)
+    .limit(bindparam("most"))
+)
+_INSERT = insert_if_absent(_authorities)
+_INSERT_KEY = insert_into(_keys)
+_SET_PUBLIC_KEY = update(_keys).where(
+    _keys.c.authority_uid == bindparam("key"), _keys.c.number == bindparam("of_number")
+)
+_TOUCH = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("key"))
+    .values(revision=_authorities.c.revision + 1, update_time=bindparam("now"))
+)
+_ACTIVATE = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("key"), _authorities.c.state == AuthorityState.AWAITING_CERTIFICATE.value)
+    .values(
+        state=AuthorityState.ENABLED.value,
+        certificate=bindparam("new_certificate"),
+        chain=bindparam("new_chain"),
+        not_after=bindparam("new_not_after"),
+        update_time=bindparam("now"),
+        revision=_authorities.c.revision + 1,
+    )
+)
+_UNFINISHED = select(_authorities.c.uid).where(
+    _authorities.c.uid == bindparam("key"), _authorities.c.state == AuthorityState.AWAITING_CERTIFICATE.value
+)
+_DELETE_KEYS = delete(_keys).where(_keys.c.authority_uid == bindparam("key"))
+_DELETE = delete(_authorities).where(_authorities.c.uid == bindparam("key"))
+
+
+def _authority(row: Row[Any]) -> Authority:
+    return Authority(
+        uid=row.uid,
+        tenant=row.tenant,
+        authority_id=row.authority_id,
+        type=AuthorityType(row.type),
+        state=AuthorityState(row.state),
+        key_spec=KeySpec(row.key_spec),
+        signature_algorithm=SignatureAlgorithm(row.signature_algorithm),
+        subject=row.subject,
+        lifetime=duration_of(row.lifetime),
+        path_length=row.path_length,
+        issuer_uid=row.issuer_uid,
+        key=AuthorityKey(number=row.number, key_id=row.key_id, policy=row.policy, public_key=row.public_key),
+        certificate=row.certificate,
+        chain=split(row.chain),
+        not_after=optional_time_of(row.not_after),
+        labels=labels_of(row.labels),
+        create_time=time_of(row.create_time),
+        update_time=time_of(row.update_time),
+        revision=row.revision,
+    )
+
+
+def insert(tx: Transaction, authority: Authority) -> None:
+    """Inserts an authority and its key; raises AUTHORITY_EXISTS when its tenant has one with this id."""
+    columns = {
+        "uid": authority.uid,
+        "tenant": authority.tenant,
+        "authority_id": authority.authority_id,
+        "type": authority.type.value,
+        "state": authority.state.value,
+        "key_spec": authority.key_spec.value,
+        "signature_algorithm": authority.signature_algorithm.value,
+        "subject": authority.subject,
+        "lifetime": duration_microseconds(authority.lifetime),
+        "path_length": authority.path_length,
+        "issuer_uid": authority.issuer_uid,
+        "key_number": authority.key.number,
+        "certificate": authority.certificate,
+        "chain": joined(authority.chain),
+        "not_after": optional_microseconds(authority.not_after),
+        "labels": labels_text(authority.labels),
+        "create_time": microseconds(authority.create_time),
+        "update_time": microseconds(authority.update_time),
+        "revision": authority.revision,
+    }
+    if tx.execute(_INSERT, columns).rowcount != 1:
+        raise CertdError(
+            Reason.AUTHORITY_EXISTS, f"{authority.name} exists already: choose another id", resource=authority.name
+        )
+    tx.execute(
+        _INSERT_KEY,
+        {
+            "authority_uid": authority.uid,
+            "number": authority.key.number,
+            "key_id": authority.key.key_id,
+            "policy": authority.key.policy,
+            "public_key": authority.key.public_key,
+        },
+    )
+
+
+def get(tx: Transaction, tenant: str | None, authority_id: str) -> Authority | None:
+    """Returns an authority of a tenant, or the system's for the tenant None; None when there is none."""
+    statement = _GET_SYSTEM if tenant is None else _GET
+    row = tx.execute(statement, {"of_tenant": tenant, "id": authority_id}).first()
+    return None if row is None else _authority(row)
+
+
+def get_by_uid(tx: Transaction, uid: str) -> Authority | None:
+    """Returns the authority with this uid; None when there is none."""
+    row = tx.execute(_GET_BY_UID, {"key": uid}).first()
+    return None if row is None else _authority(row)
+
+
+def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[Authority]:
+    """Returns up to `limit` authorities of a tenant in the order of their ids, from behind the id `after`."""
+    rows = tx.execute(_PAGE, {"of_tenant": tenant, "after": after or "", "most": limit})
+    return [_authority(row) for row in rows]
+
+
+def set_public_key(tx: Transaction, uid: str, key_number: int, public_key: bytes, now: datetime) -> None:
+    """Records the public key that the token answered with."""
+    tx.execute(_SET_PUBLIC_KEY, {"key": uid, "of_number": key_number, "public_key": public_key})
+    tx.execute(_TOUCH, {"key": uid, "now": microseconds(now)})
+
+
+def activate(
+    tx: Transaction, uid: str, *, certificate: bytes, chain: Sequence[bytes], not_after: datetime, now: datetime
+) -> bool:
+    """Enables an authority that awaits its certificate; returns False, and changes nothing, for any other."""
+    parameters = {
+        "key": uid,
+        "new_certificate": certificate,
+        "new_chain": joined(chain),
+        "new_not_after": microseconds(not_after),
+        "now": microseconds(now),
+    }
+    return tx.execute(_ACTIVATE, parameters).rowcount == 1
+
+
+def delete_unfinished(tx: Transaction, uid: str) -> bool:
+    """Deletes an authority that awaits its certificate, with its keys' rows; returns False for any other.
+
+    Rows of certificates that were intended for it stay on record.
+    """
+    if tx.execute(_UNFINISHED, {"key": uid}).first() is None:
+        return False
+    tx.execute(_DELETE_KEYS, {"key": uid})
+    tx.execute(_DELETE, {"key": uid})
+    return True

@@ -1,0 +1,292 @@
+"""Rows of certificates: intents, their completion, their loss, and what is read of them.
+
+The two statements of every issue, `insert_intents` and `complete`, execute once for all items.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Row, Select, bindparam, literal_column, or_, select, update
+
+from certd.errors import CertdError, Reason
+from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
+from certd.store import schema
+from certd.store.dialect import insert_if_absent
+from certd.store.transaction import Transaction
+from certd.store.values import labels_of, labels_text, microseconds, optional_time_of, time_of
+
+CertificateKey = tuple[str, str]
+"""Uid of the authority and serial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A certificate that the token has signed."""
+
+    authority_uid: str
+    serial: str
+    der: bytes
+    owner_epoch: int
+    """Epoch under which the intent was written."""
+
+
+class SerialTakenError(CertdError):
+    """Serials of intents are taken under the same issuer name; nothing was inserted.
+
+    Args:
+        positions: which of the intents, counted from 0.
+    """
+
+    def __init__(self, positions: tuple[int, ...]) -> None:
+        super().__init__(Reason.INTERNAL, "a serial number is taken: issue again with another one")
+        self.positions = positions
+
+
+_certificates = schema.certificates
+_SELECT: Select[Any] = select(
+    _certificates.c.authority_uid,
+    _certificates.c.key_number,
+    _certificates.c.serial,
+    _certificates.c.state,
+    _certificates.c.der,
+    _certificates.c.profile,
+    _certificates.c.subject_text,
+    _certificates.c.not_before,
+    _certificates.c.not_after,
+    _certificates.c.public_key_sha256,
+    _certificates.c.managed_certificate_uid,
+    _certificates.c.managed_certificate_version,
+    _certificates.c.labels,
+    _certificates.c.create_time,
+    _certificates.c.revoke_time,
+    _certificates.c.revocation_reason,
+)
+_KEY_FITS = (
+    _certificates.c.authority_uid == bindparam("of_authority"),
+    _certificates.c.serial == bindparam("of_serial"),
+)
+# A literal, because SQLite takes the partial index only for a condition it can read.
+_IS_PENDING = _certificates.c.state == literal_column("'PENDING'")
+
+_GET = _SELECT.where(*_KEY_FITS)
+_LATEST_OF_KEY = (
+    _SELECT.where(
+        _certificates.c.authority_uid == bindparam("of_authority"),
+        _certificates.c.public_key_sha256 == bindparam("of_key"),
+    )
+    .order_by(_certificates.c.create_time.desc())
+    .limit(1)
+)
+_PAGE = (
+    _SELECT.where(_certificates.c.authority_uid == bindparam("of_authority"))
+    .order_by(_certificates.c.create_time.desc(), _certificates.c.serial)
+    .limit(bindparam("most"))
+)
+_PAGE_AFTER = _PAGE.where(
+    # The first condition alone is a range of the index; the second drops what was shown of the first moment.
+    _certificates.c.create_time <= bindparam("after_time"),
+    or_(_certificates.c.create_time < bindparam("after_time"), _certificates.c.serial > bindparam("after_serial")),
+)
+_INSERT = insert_if_absent(_certificates)
+_SAME_SERIAL = select(_certificates.c.tbs, _certificates.c.owner_epoch).where(
+    _certificates.c.issuer_name_sha256 == bindparam("of_issuer"), _certificates.c.serial == bindparam("of_serial")
+)
+_COMPLETE = (
+    update(_certificates)
+    .where(*_KEY_FITS, _IS_PENDING, _certificates.c.owner_epoch == bindparam("of_epoch"))
+    # What was to be signed is part of the certificate, so it is not kept twice.
+    .values(state=CertificateState.ISSUED.value, der=bindparam("new_der"), tbs=None)
+)
+_COMPLETED = select(_certificates.c.der).where(
+    *_KEY_FITS,
+    _certificates.c.state == CertificateState.ISSUED.value,
+    _certificates.c.owner_epoch == bindparam("of_epoch"),
+)
+_MARK_LOST = (
+    update(_certificates)
+    .where(*_KEY_FITS, _IS_PENDING)
+    .values(state=CertificateState.LOST.value, revoke_time=bindparam("now"))
+)
+_LIVE_EPOCHS = select(schema.owners.c.epoch).where(
+    schema.owners.c.ended.is_(False), schema.owners.c.lease_until > bindparam("now")
+)
+_PENDING_OF_ENDED: Select[Any] = (
+    select(
+        _certificates.c.authority_uid,
+        _certificates.c.key_number,
+        _certificates.c.issuer_name_sha256,
+        _certificates.c.serial,
+        _certificates.c.tbs,
+        _certificates.c.profile,
+        _certificates.c.subject_text,
+        _certificates.c.not_before,
+        _certificates.c.not_after,
+        _certificates.c.public_key_sha256,
+        _certificates.c.managed_certificate_uid,
+        _certificates.c.managed_certificate_version,
+        _certificates.c.labels,
+        _certificates.c.owner_epoch,
+        _certificates.c.create_time,
+    )
+    .where(_IS_PENDING, _certificates.c.owner_epoch.not_in(_LIVE_EPOCHS))
+    .order_by(_certificates.c.owner_epoch)
+    .limit(bindparam("most"))
+)
+
+
+def _certificate(row: Row[Any]) -> Certificate:
+    return Certificate(
+        authority_uid=row.authority_uid,
+        key_number=row.key_number,
+        serial=row.serial,
+        state=CertificateState(row.state),
+        der=row.der,
+        profile=row.profile,
+        subject_text=row.subject_text,
+        not_before=time_of(row.not_before),
+        not_after=time_of(row.not_after),
+        public_key_sha256=row.public_key_sha256,
+        managed_certificate_uid=row.managed_certificate_uid,
+        managed_certificate_version=row.managed_certificate_version,
+        labels=labels_of(row.labels),
+        create_time=time_of(row.create_time),
+        revoke_time=optional_time_of(row.revoke_time),
+        revocation_reason=None if row.revocation_reason is None else RevocationReason(row.revocation_reason),
+    )
+
+
+def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
+    """Inserts what will be signed, all or nothing; raises SerialTakenError naming those whose serial is taken.
+
+    The error must leave the work, which undoes what was inserted.
+    """
+    if not intents:
+        return
+    rows = [
+        {
+            "authority_uid": intent.authority_uid,
+            "serial": intent.serial,
+            "issuer_name_sha256": intent.issuer_name_sha256,
+            "key_number": intent.key_number,
+            "state": "PENDING",
+            "tbs": intent.tbs,
+            "profile": intent.profile,
+            "subject_text": intent.subject_text,
+            "not_before": microseconds(intent.not_before),
+            "not_after": microseconds(intent.not_after),
+            "public_key_sha256": intent.public_key_sha256,
+            "managed_certificate_uid": intent.managed_certificate_uid,
+            "managed_certificate_version": intent.managed_certificate_version,
+            "labels": labels_text(intent.labels),
+            "owner_epoch": intent.owner_epoch,
+            "create_time": microseconds(intent.create_time),
+        }
+        for intent in intents
+    ]
+    if tx.execute(_INSERT, rows).rowcount != len(intents):
+        raise SerialTakenError(_taken(tx, intents))
+
+
+def _taken(tx: Transaction, intents: Sequence[Intent]) -> tuple[int, ...]:
+    """Returns the positions of intents that were not inserted: another row or an earlier intent has the serial."""
+    positions = []
+    seen: set[tuple[bytes, str]] = set()
+    for position, intent in enumerate(intents):
+        key = (intent.issuer_name_sha256, intent.serial)
+        row = tx.execute(_SAME_SERIAL, {"of_issuer": key[0], "of_serial": key[1]}).first()
+        if key in seen or row is None or (row.tbs, row.owner_epoch) != (intent.tbs, intent.owner_epoch):
+            positions.append(position)
+        seen.add(key)
+    return tuple(positions)
+
+
+def complete(tx: Transaction, completions: Sequence[Completion]) -> set[CertificateKey]:
+    """Makes ISSUED what is still PENDING under the given epoch, and returns the keys of these.
+
+    What was completed before with the same bytes counts as completed.
+    """
+    if not completions:
+        return set()
+    rows = [
+        {"of_authority": one.authority_uid, "of_serial": one.serial, "of_epoch": one.owner_epoch, "new_der": one.der}
+        for one in completions
+    ]
+    if tx.execute(_COMPLETE, rows).rowcount == len(completions):
+        return {(one.authority_uid, one.serial) for one in completions}
+    return {
+        (one.authority_uid, one.serial)
+        for one, row in zip(completions, rows, strict=True)
+        if tx.execute(_COMPLETED, row).scalar() == one.der
+    }
+
+
+def mark_lost(tx: Transaction, keys: Iterable[CertificateKey], now: datetime) -> set[CertificateKey]:
+    """Makes LOST, and revoked from `now`, what is still PENDING; returns the keys of these."""
+    moment = microseconds(now)
+    return {
+        (authority_uid, serial)
+        for authority_uid, serial in keys
+        if tx.execute(_MARK_LOST, {"of_authority": authority_uid, "of_serial": serial, "now": moment}).rowcount == 1
+    }
+
+
+def pending_of_ended_owners(tx: Transaction, now: datetime, limit: int) -> list[Intent]:
+    """Returns up to `limit` PENDING rows whose owner's epoch has ended or whose lease has passed at `now`."""
+    rows = tx.execute(_PENDING_OF_ENDED, {"now": microseconds(now), "most": limit})
+    return [
+        Intent(
+            authority_uid=row.authority_uid,
+            key_number=row.key_number,
+            issuer_name_sha256=row.issuer_name_sha256,
+            serial=row.serial,
+            tbs=row.tbs,
+            profile=row.profile,
+            subject_text=row.subject_text,
+            not_before=time_of(row.not_before),
+            not_after=time_of(row.not_after),
+            public_key_sha256=row.public_key_sha256,
+            managed_certificate_uid=row.managed_certificate_uid,
+            managed_certificate_version=row.managed_certificate_version,
+            labels=labels_of(row.labels),
+            owner_epoch=row.owner_epoch,
+            create_time=time_of(row.create_time),
+        )
+        for row in rows
+    ]
+
+
+def get(tx: Transaction, authority_uid: str, serial: str) -> Certificate | None:
+    """Returns a certificate; None when the authority has none with this serial."""
+    row = tx.execute(_GET, {"of_authority": authority_uid, "of_serial": serial}).first()
+    return None if row is None else _certificate(row)
+
+
+def latest_of_key(tx: Transaction, authority_uid: str, public_key_sha256: bytes) -> Certificate | None:
+    """Returns the newest certificate of an authority for a key; reads all rows of the authority in the worst case."""
+    row = tx.execute(_LATEST_OF_KEY, {"of_authority": authority_uid, "of_key": public_key_sha256}).first()
+    return None if row is None else _certificate(row)
+
+
+def page(
+    tx: Transaction, authority_uids: Sequence[str], *, after: tuple[datetime, str] | None, limit: int
+) -> list[Certificate]:
+    """Returns up to `limit` certificates of the authorities, the newest first, those of one moment by serial.
+
+    `after` is the creation time and the serial of the last one of the page before.
+    """
+    parameters: dict[str, object] = {"most": limit}
+    statement = _PAGE
+    if after is not None:
+        statement = _PAGE_AFTER
+        parameters |= {"after_time": microseconds(after[0]), "after_serial": after[1]}
+    # A page of each authority is a range of the index; sorting all rows of all would not be.
+    pages = [
+        [_certificate(row) for row in tx.execute(statement, {**parameters, "of_authority": uid})]
+        for uid in authority_uids
+    ]
+    merged = heapq.merge(*pages, key=lambda one: (-microseconds(one.create_time), one.serial))
+    return list(islice(merged, limit))

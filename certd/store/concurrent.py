@@ -1,0 +1,82 @@
+"""Writing to PostgreSQL: works run beside each other, and again where the server undid one for another's sake."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, insert
+
+from certd.errors import CertdError, Reason
+from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS, STORE_RETRIES
+from certd.store import schema
+from certd.store.dialect import POSTGRESQL, RETRY_AFTER, lost_connection, mapped, may_run_again
+from certd.store.transaction import Transaction
+
+MOST_ATTEMPTS = 20
+_LONGEST_PAUSE = 0.1
+
+_INSERT_EVENTS = insert(schema.unnumbered_events)
+
+
+class ConcurrentWriter:
+    """The writer of a PostgreSQL database, for any number of threads.
+
+    Args:
+        engine: the pool, whose transactions are SERIALIZABLE.
+        events_committed: called after a commit that brought events.
+    """
+
+    def __init__(self, engine: Engine, events_committed: Callable[[], None]) -> None:
+        self._engine = engine
+        self._events_committed = events_committed
+        self._closing = False
+
+    def write(self, name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # The type of the work's result; Store.write says it.
+        """Returns the result of `work` once it is committed; raises what it raised, or STORE_UNAVAILABLE."""
+        if self._closing:
+            raise CertdError(Reason.SHUTTING_DOWN, "certd is shutting down; try again once it serves")
+        for attempt in range(MOST_ATTEMPTS):
+            try:
+                return self._attempt(work)
+            except Exception as error:
+                STORE_FAILED_COMMITS.inc()
+                # A connection that broke before COMMIT left nothing; one try finds a server that is back.
+                broken_before_commit = lost_connection(error) and not getattr(error, "certd_committing", False)
+                if not (may_run_again(error) or (broken_before_commit and attempt == 0)):
+                    failure = mapped(error)
+                    if failure is error:
+                        raise
+                    raise failure from error
+            STORE_RETRIES.labels(name).inc()
+            # Those who collided must not meet again.
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.002 * 2**attempt)))  # noqa: S311  # Spreads retries, guards nothing.
+        raise CertdError(
+            Reason.STORE_UNAVAILABLE,
+            f"{name} collided with other changes {MOST_ATTEMPTS} times and nothing was changed; try again later",
+            retry_after=RETRY_AFTER,
+        )
+
+    def close(self) -> None:
+        """Refuses further works; those that run come to their end."""
+        self._closing = True
+
+    def _attempt(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # As above.
+        with self._engine.connect() as connection:
+            transaction = Transaction(connection, POSTGRESQL)
+            try:
+                result = work(transaction)
+            finally:
+                transaction.end()
+            if transaction.events:
+                connection.execute(_INSERT_EVENTS, [event.columns for event in transaction.events])
+            try:
+                connection.commit()
+            except Exception as error:
+                # Whether it was committed is unknown when the connection breaks here, so the work must not run again.
+                error.certd_committing = True  # type: ignore[attr-defined]  # Read in write().
+                raise
+        STORE_COMMITS.inc()
+        if transaction.events:
+            self._events_committed()
+        return result

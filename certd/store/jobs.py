@@ -1,0 +1,75 @@
+"""Rows of jobs, claimed with a lease."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, bindparam, delete, select, update
+
+from certd.model.job import Job, JobKind
+from certd.store import schema
+from certd.store.dialect import insert_or_replace
+from certd.store.transaction import Transaction
+from certd.store.values import microseconds, optional_time_of, time_of
+
+_jobs = schema.jobs
+_PUT = insert_or_replace(_jobs, key=["kind", "subject"], replaced=["due_time", "available_time", "attempt"])
+_AVAILABLE: Select[Any] = (
+    select(_jobs.c.kind, _jobs.c.subject, _jobs.c.due_time, _jobs.c.attempt)
+    .where(_jobs.c.available_time <= bindparam("now"))
+    .order_by(_jobs.c.available_time, _jobs.c.kind, _jobs.c.subject)
+    .limit(bindparam("most"))
+    # Says nothing on SQLite, where nobody else writes meanwhile.
+    .with_for_update(skip_locked=True)
+)
+_KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
+_TAKE = update(_jobs).where(*_KEY_FITS).values(available_time=bindparam("lease_until"), attempt=_jobs.c.attempt + 1)
+_FINISH = delete(_jobs).where(*_KEY_FITS)
+_FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
+_NEXT = select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1)
+
+
+def put(tx: Transaction, job: Job) -> None:
+    """Inserts a job, or gives the one of the same kind and subject this due time and attempt and ends its lease."""
+    due = microseconds(job.due_time)
+    tx.execute(
+        _PUT,
+        {
+            "kind": job.kind.value,
+            "subject": job.subject,
+            "due_time": due,
+            "available_time": due,
+            "attempt": job.attempt,
+        },
+    )
+
+
+def claim(tx: Transaction, now: datetime, lease_until: datetime, limit: int) -> list[Job]:
+    """Claims up to `limit` jobs that are due, the longest due first, and keeps others off them until `lease_until`.
+
+    A job whose claimer neither finished it nor put it again is due once the lease has passed. The attempt of a job that
+    is returned counts this one: 1 the first time.
+    """
+    rows = tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit}).all()
+    if rows:
+        lease = microseconds(lease_until)
+        tx.execute(_TAKE, [{"of_kind": row.kind, "of_subject": row.subject, "lease_until": lease} for row in rows])
+    return [
+        Job(kind=JobKind(row.kind), subject=row.subject, due_time=time_of(row.due_time), attempt=row.attempt + 1)
+        for row in rows
+    ]
+
+
+def finish(tx: Transaction, kind: JobKind, subject: str, *, due_time: datetime | None = None) -> bool:
+    """Deletes a job; returns whether it was there.
+
+    With `due_time`, only if it is still due at that time: one that was put again meanwhile stays.
+    """
+    parameters: dict[str, object] = {"of_kind": kind.value, "of_subject": subject}
+    if due_time is None:
+        return tx.execute(_FINISH, parameters).rowcount == 1
+    return tx.execute(_FINISH_DUE, {**parameters, "of_due_time": microseconds(due_time)}).rowcount == 1
+
+
+def next_due(tx: Transaction) -> datetime | None:
+    """Returns when the next job can be claimed, which may be past; None when there is none."""
+    return optional_time_of(tx.execute(_NEXT).scalar())

@@ -1,0 +1,54 @@
+"""Sealed keys, in a table of their own that other queries never touch."""
+
+from sqlalchemy import bindparam, select
+from sqlalchemy import insert as insert_into
+
+from certd.errors import CertdError, Reason
+from certd.model.wrapping_key import WrappingKeyState
+from certd.store import schema
+from certd.store.transaction import Transaction
+
+_sealed = schema.sealed_keys
+_INSERT = insert_into(_sealed)
+_GET = select(_sealed.c.blob).where(
+    _sealed.c.managed_certificate_uid == bindparam("key"), _sealed.c.version == bindparam("of_version")
+)
+_WRAPPING_KEY_STATE = (
+    select(schema.wrapping_keys.c.state)
+    .join_from(
+        schema.managed_certificates,
+        schema.wrapping_keys,
+        schema.wrapping_keys.c.tenant == schema.managed_certificates.c.tenant,
+    )
+    .where(
+        schema.managed_certificates.c.uid == bindparam("key"), schema.wrapping_keys.c.number == bindparam("of_number")
+    )
+)
+
+
+def insert(tx: Transaction, managed_uid: str, version: int, wrapping_key_number: int, blob: bytes) -> None:
+    """Inserts the sealed key of a version that is there already.
+
+    Raises STATE_FORBIDS when the wrapping key is no longer the tenant's primary one: seal again under that.
+    """
+    state = tx.execute(_WRAPPING_KEY_STATE, {"key": managed_uid, "of_number": wrapping_key_number}).scalar()
+    if state != WrappingKeyState.PRIMARY.value:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"wrapping key {wrapping_key_number} no longer seals new keys: try again, under the one that followed it",
+        )
+    tx.execute(
+        _INSERT,
+        {
+            "managed_certificate_uid": managed_uid,
+            "version": version,
+            "wrapping_key_number": wrapping_key_number,
+            "blob": blob,
+        },
+    )
+
+
+def get(tx: Transaction, managed_uid: str, version: int) -> bytes | None:
+    """Returns the sealed key of a version; None when there is none."""
+    blob: bytes | None = tx.execute(_GET, {"key": managed_uid, "of_version": version}).scalar()
+    return blob

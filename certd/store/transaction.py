@@ -1,0 +1,64 @@
+"""What works and reads are handed: a connection within a transaction."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Executable
+
+from certd.model.event import Event
+from certd.store.dialect import SQLITE, PerEngine
+from certd.store.event_chain import canonical
+from certd.store.values import labels_text, microseconds
+
+
+class PendingEvent:
+    """An event of a work, encoded while the work runs, so that one which cannot be encoded fails its own work."""
+
+    __slots__ = ("canonical", "columns")
+
+    def __init__(self, event: Event) -> None:
+        self.canonical = canonical(event)
+        self.columns: dict[str, object] = {
+            "time": microseconds(event.time),
+            "type": event.type.value,
+            "tenant": event.tenant,
+            "principal": event.principal,
+            "resource": event.resource,
+            "details": labels_text(event.details),
+        }
+
+
+class Transaction:
+    """The transaction of one work or one read; of no use after its end."""
+
+    __slots__ = ("_connection", "engine_name", "events")
+
+    def __init__(self, connection: Connection, engine_name: str) -> None:
+        self._connection: Connection | None = connection
+        self.engine_name = engine_name
+        """SQLITE or POSTGRESQL."""
+        self.events: list[PendingEvent] = []
+        """What the work recorded, for those who commit."""
+
+    def execute(
+        self,
+        statement: Executable | PerEngine,
+        parameters: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
+    ) -> CursorResult[Any]:
+        """Executes a statement, for the modules of the store; many rows of parameters execute it once for each."""
+        if self._connection is None:
+            raise RuntimeError("the transaction has ended; nothing of it may be used after its work has returned")
+        if isinstance(statement, PerEngine):
+            statement = statement.sqlite if self.engine_name == SQLITE else statement.postgresql
+        result: CursorResult[Any] = self._connection.execute(statement, parameters)
+        return result
+
+    def event(self, event: Event) -> None:
+        """Records an event; it gets its number with the commit, or on PostgreSQL soon after."""
+        if self._connection is None:
+            raise RuntimeError("the transaction has ended; its events can no longer be recorded")
+        self.events.append(PendingEvent(event))
+
+    def end(self) -> None:
+        """Makes the transaction useless, for those who commit."""
+        self._connection = None
