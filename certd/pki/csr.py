@@ -7,13 +7,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certd.errors import CertdError, Reason, Violation
 from certd.pki import names as alternative_names
 from certd.pki.encoding import is_pem
-from certd.pki.extensions import SUBJECT_ALTERNATIVE_NAME
-from certd.pki.key_spec import RSA_PUBLIC_EXPONENT, KeySpec, key_spec_of
+from certd.pki.key_spec import RSA_PUBLIC_EXPONENT, KeySpec, key_spec_of, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.tbs import parse_certification_request_info
 
@@ -44,7 +42,7 @@ class ParsedCsr:
 def parse_csr(data: bytes) -> ParsedCsr:
     """Parses and verifies a certification request, PEM or DER by content, of at most 32 KiB.
 
-    CSR_MALFORMED when it is none, or cut off, or too long; KEY_TOO_WEAK for a key of a kind or size that is not accepted;
+    CSR_MALFORMED when it is none, or cut off, or too long; KEY_TOO_WEAK for a key of a kind or size not accepted;
     CSR_SIGNATURE_INVALID when its signature does not verify; NAME_NOT_ALLOWED with every alternative name that is none.
     """
     request = _load(data)
@@ -63,7 +61,7 @@ def parse_csr(data: bytes) -> ParsedCsr:
         else:
             others.append(extension.oid.dotted_string)
     return ParsedCsr(
-        public_key=public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        public_key=public_key_der(public_key),
         key_spec=key_spec,
         subject=subject,
         names=names,
@@ -162,6 +160,3 @@ def _names(extension: x509.SubjectAlternativeName) -> SubjectAlternativeNames:
         dns_names=dns_names, ip_addresses=ip_addresses, uris=uris, email_addresses=email_addresses
     )
     return alternative_names.normalise(names, field=field)
-
-
-__all__ = ["LONGEST_CSR", "SUBJECT_ALTERNATIVE_NAME", "ParsedCsr", "key_problem", "parse_csr"]

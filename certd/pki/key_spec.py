@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from certd.errors import field_invalid
 from certd.pki import der
@@ -170,6 +170,11 @@ def load_public_key_der(public_key: bytes, *, field: str = "public_key") -> Publ
         raise field_invalid(field, "is not the DER of a SubjectPublicKeyInfo of a known kind") from error
 
 
+def public_key_der(public_key: PublicKeyTypes) -> bytes:
+    """Returns the DER of a key's SubjectPublicKeyInfo, in the one encoding that certd writes into certificates."""
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 def verify_signature(public_key_der: bytes, algorithm: SignatureAlgorithm, *, signature: bytes, data: bytes) -> bool:
     """Returns whether `signature` is one over `data` under the key whose SubjectPublicKeyInfo is `public_key_der`.
 
@@ -192,7 +197,7 @@ def verify_signature(public_key_der: bytes, algorithm: SignatureAlgorithm, *, si
     return True
 
 
-def subject_key_identifier(public_key_der: bytes) -> bytes:
+def key_identifier(public_key_der: bytes) -> bytes:
     """Returns the identifier of a key: 160 bits of the SHA-256 of its BIT STRING (RFC 7093, section 2, method 1).
 
     RFC 7093 rather than the SHA-1 of RFC 5280, section 4.2.1.2: the length is the same, nobody recomputes the value,

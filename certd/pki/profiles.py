@@ -1,8 +1,8 @@
 """Profiles: what may be issued. Profile first, then request, then CSR.
 
-Lifetimes of `end-entity`: 90 days unless asked otherwise, as public authorities now teach everybody's automation; 824 days
-at most, because Apple's systems refuse TLS server certificates of more than 825 days also from roots that their owner
-added, and the backdate counts. Authorities have ten and five years, forty at most: what the API promises.
+Lifetimes of `end-entity`: 90 days unless asked otherwise, as public authorities now teach everybody's automation; 824
+days at most, because Apple's systems refuse TLS server certificates of more than 825 days also from roots that their
+owner added, and the backdate counts. Authorities have ten and five years, forty at most: what the API promises.
 """
 
 import enum
@@ -73,7 +73,7 @@ class Profile:
 _SIGNING = frozenset({KeyUsage.DIGITAL_SIGNATURE})
 _LEAF_KEY_USAGES = MappingProxyType(
     {
-        # RSA keys may still be asked to decrypt in the key exchange of TLS 1.2; EC and Ed25519 keys cannot (RFC 5480, 3).
+        # RSA keys may still be asked to decrypt in the key exchange of TLS 1.2; EC and Ed25519 keys cannot (RFC 8410).
         KeyFamily.RSA: _SIGNING | {KeyUsage.KEY_ENCIPHERMENT},
         KeyFamily.EC: _SIGNING,
         KeyFamily.ED25519: _SIGNING,

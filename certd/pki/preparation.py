@@ -1,0 +1,278 @@
+"""Step 2 of issuing, pure: admits a request, builds what will be signed, and lints a copy of it.
+
+The copy is signed by a throw-away key of the issuer's kind. Its to-be-signed bytes are those of the real certificate,
+for they name the algorithm and nothing of the signer. A prepared certificate comes from `prepare` alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from ipaddress import ip_address
+from threading import Lock
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import AuthorityInformationAccessOID
+
+from certd.errors import CertdError, Reason, Violation
+from certd.pki import admission, der, distinguished_name, lint
+from certd.pki.admission import Validity, Warning  # noqa: A004  # The API's word.
+from certd.pki.csr import key_problem
+from certd.pki.extensions import KeyUsage, key_usage_extension
+from certd.pki.key_spec import (
+    KeyFamily,
+    KeySpec,
+    SignatureAlgorithm,
+    algorithm_identifier,
+    family_of,
+    generate_private_key,
+    hash_of,
+    key_identifier,
+    key_spec_of,
+    load_public_key_der,
+)
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.profiles import Profile
+
+__all__ = [
+    "CertificateRequest",
+    "Issuer",
+    "Prepared",
+    "Validity",
+    "Warning",
+    "assemble",
+    "key_identifier",
+    "prepare",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """The authority that will sign."""
+
+    name: bytes
+    """DER of its subject, copied byte for byte."""
+    public_key: bytes
+    """DER of the SubjectPublicKeyInfo of the key that will sign."""
+    subject_key_identifier: bytes
+    """As its certificate has it; for a root in the making `key_identifier` of its key."""
+    key_spec: KeySpec
+    signature_algorithm: SignatureAlgorithm
+    not_after: datetime | None
+    """End of its certificate; None for a root in the making."""
+    path_length: int | None
+    """Of its certificate; None when that has no constraint."""
+    authority_information_url: str | None = None
+    """Where its certificate can be fetched; None leaves the extension out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRequest:
+    """What is to be certified."""
+
+    public_key: bytes
+    """DER of the SubjectPublicKeyInfo."""
+    subject: bytes
+    """DER of the distinguished name; EMPTY when there is none."""
+    names: SubjectAlternativeNames
+    ignored_extension_oids: tuple[str, ...] = ()
+    """Extensions that the CSR asked for and that are not passed on."""
+    path_length: int | None = None
+    """Of an authority."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What will be signed, admitted and linted."""
+
+    tbs: bytes
+    """DER of the TBSCertificate."""
+    serial: int
+    issuer_name_sha256: bytes
+    subject_text: str
+    not_before: datetime
+    not_after: datetime
+    public_key_sha256: bytes
+    """Of the subject's SubjectPublicKeyInfo."""
+    warnings: tuple[Warning, ...]
+    lint_certificate: bytes
+    """DER of the copy with the throw-away signature."""
+
+
+def prepare(
+    *,
+    issuer: Issuer,
+    request: CertificateRequest,
+    profile: Profile,
+    validity: Validity,
+    serial: int,
+    now: datetime,
+) -> Prepared:
+    """Admits `request` against `profile`, builds the certificate that `issuer` would sign, and lints it.
+
+    NAME_NOT_ALLOWED, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, KEY_TOO_WEAK or FIELD_INVALID name what does not fit;
+    LINT_FAILED names the lints that the certificate would break.
+    """
+    public_key = _admit_key(request.public_key, profile)
+    admitted = admission.admit_names(request, profile)
+    admission.admit_place(issuer, request, profile, admitted.subject)
+    path_length = admission.admit_path_length(issuer, request, profile)
+    not_before, not_after, warnings = admission.admit_validity(issuer, profile, validity, now)
+    constraints = x509.BasicConstraints(ca=profile.authority, path_length=path_length)
+    lint.check_serial_number(serial)
+    builder = x509.CertificateBuilder(
+        issuer_name=_name("issuer", issuer.name),
+        subject_name=_name("subject", admitted.subject),
+        public_key=public_key,
+        serial_number=serial,
+        not_valid_before=not_before,
+        not_valid_after=not_after,
+    )
+    for extension, critical in (
+        *_profile_extensions(profile.key_usages[_family(public_key)], profile.extended_key_usages, constraints),
+        (x509.SubjectKeyIdentifier(key_identifier(request.public_key)), False),
+        *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
+        *_name_extensions(admitted.names, critical=admitted.subject == distinguished_name.EMPTY),
+    ):
+        builder = builder.add_extension(extension, critical)
+    algorithm = issuer.signature_algorithm
+    copy = builder.sign(_throw_away_key(family_of(algorithm)), hash_of(algorithm))
+    lint.check(
+        copy,
+        issuer_name=issuer.name,
+        issuer_key_identifier=issuer.subject_key_identifier,
+        public_key=request.public_key,
+        signature_algorithm=algorithm,
+    )
+    return Prepared(
+        tbs=copy.tbs_certificate_bytes,
+        serial=serial,
+        issuer_name_sha256=hashlib.sha256(issuer.name).digest(),
+        subject_text=distinguished_name.to_text(admitted.subject),
+        not_before=not_before,
+        not_after=not_after,
+        public_key_sha256=hashlib.sha256(request.public_key).digest(),
+        warnings=(*admitted.warnings, *warnings),
+        lint_certificate=copy.public_bytes(Encoding.DER),
+    )
+
+
+def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
+    """Returns the DER of the certificate (RFC 5280, section 4.1) made of stored bytes and their signature."""
+    return der.sequence(tbs, algorithm_identifier(algorithm), der.bit_string(signature))
+
+
+_SubjectPublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
+_Extension = tuple[x509.ExtensionType, bool]
+"""An extension, and whether it is critical."""
+
+
+def _admit_key(public_key_der: bytes, profile: Profile) -> _SubjectPublicKey:
+    public_key = load_public_key_der(public_key_der)
+    problem = key_problem(public_key)
+    spec = key_spec_of(public_key)
+    if problem is not None or not isinstance(public_key, EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey):
+        problem = problem or "is not accepted"
+        violation = Violation("public_key", problem)
+        raise CertdError(Reason.KEY_TOO_WEAK, f"the subject's key {problem}", violations=(violation,))
+    if spec not in profile.allowed_key_specs:
+        allowed = ", ".join(sorted(profile.allowed_key_specs))
+        raise CertdError(
+            Reason.PROFILE_FORBIDS,
+            f"profile {profile.profile_id} does not allow keys of the kind {spec}; use one of {allowed}",
+            metadata={"profile": profile.profile_id},
+            violations=(Violation("public_key", f"must be one of {allowed}"),),
+        )
+    return public_key
+
+
+def _family(public_key: CertificatePublicKeyTypes) -> KeyFamily:
+    if isinstance(public_key, EllipticCurvePublicKey):
+        return KeyFamily.EC
+    return KeyFamily.RSA if isinstance(public_key, RSAPublicKey) else KeyFamily.ED25519
+
+
+@lru_cache(maxsize=256)
+def _name(field: str, name: bytes) -> x509.Name:
+    """Returns the library's form of a name; NAME_NOT_ALLOWED when that would not be written back byte for byte."""
+    try:
+        parsed = x509.Name.from_bytes(name)
+        kept = parsed.public_bytes() == name
+    except ValueError as error:
+        raise _unkept(field) from error
+    if not kept:
+        raise _unkept(field)
+    return parsed
+
+
+def _unkept(field: str) -> CertdError:
+    problem = "has an attribute whose string does not fit its type, so that it cannot be copied byte for byte"
+    message = f"the {field} {problem}; write it with UTF8String"
+    return CertdError(Reason.NAME_NOT_ALLOWED, message, violations=(Violation(field, problem),))
+
+
+@lru_cache(maxsize=256)
+def _profile_extensions(
+    key_usages: frozenset[KeyUsage], extended_key_usages: tuple[str, ...], constraints: x509.BasicConstraints
+) -> tuple[_Extension, ...]:
+    """Returns what profile and kind of key decide.
+
+    Basic constraints are in every certificate, critical: readers that find none look for other signs of an authority.
+    """
+    extensions: list[_Extension] = [
+        (constraints, True),
+        (key_usage_extension(key_usages), True),
+    ]
+    if extended_key_usages:
+        usages = [x509.ObjectIdentifier(oid) for oid in extended_key_usages]
+        extensions.append((x509.ExtendedKeyUsage(usages), False))
+    return tuple(extensions)
+
+
+@lru_cache(maxsize=256)
+def _issuer_extensions(key_identifier: bytes, authority_information_url: str | None) -> tuple[_Extension, ...]:
+    """Returns what leads to the issuer: its key identifier alone (RFC 5280, section 4.2.1.1), and where to fetch it."""
+    extensions: list[_Extension] = [(x509.AuthorityKeyIdentifier(key_identifier, None, None), False)]
+    if authority_information_url is not None:
+        location = x509.UniformResourceIdentifier(authority_information_url)
+        description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
+        extensions.append((x509.AuthorityInformationAccess([description]), False))
+    return tuple(extensions)
+
+
+def _name_extensions(names: SubjectAlternativeNames, *, critical: bool) -> tuple[_Extension, ...]:
+    """Returns the alternative names, critical when the subject is empty (RFC 5280, section 4.2.1.6)."""
+    if not names:
+        return ()
+    general: list[x509.GeneralName] = [
+        *map(x509.DNSName, names.dns_names),
+        *(x509.IPAddress(ip_address(address)) for address in names.ip_addresses),
+        *map(x509.UniformResourceIdentifier, names.uris),
+        *map(x509.RFC822Name, names.email_addresses),
+    ]
+    return ((x509.SubjectAlternativeName(general), critical),)
+
+
+_THROW_AWAY_SPECS = {
+    # The size of the key does not show in what is signed, so the fastest that is not weak will do.
+    KeyFamily.RSA: KeySpec.RSA_2048,
+    KeyFamily.EC: KeySpec.EC_P256,
+    KeyFamily.ED25519: KeySpec.ED25519,
+}
+_throw_away_keys: dict[KeyFamily, CertificateIssuerPrivateKeyTypes] = {}
+_throw_away_lock = Lock()
+
+
+def _throw_away_key(family: KeyFamily) -> CertificateIssuerPrivateKeyTypes:
+    """Returns the key that signs lint copies; made at its first use, shared by all, of no worth to anybody."""
+    key = _throw_away_keys.get(family)
+    if key is None:
+        with _throw_away_lock:
+            key = _throw_away_keys.get(family) or generate_private_key(_THROW_AWAY_SPECS[family])
+            _throw_away_keys[family] = key
+    return key
