@@ -1,0 +1,1 @@
+"""The nouns of certd, their states, and which change may follow which."""

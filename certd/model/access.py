@@ -39,12 +39,14 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.REQUESTER: frozenset({Permission.MANAGED_CERTIFICATE_REQUEST, Permission.MANAGED_CERTIFICATE_READ}),
     Role.EXPORTER: frozenset({Permission.MANAGED_CERTIFICATE_EXPORT, Permission.MANAGED_CERTIFICATE_READ}),
     Role.CONSUMER: frozenset(),
-    Role.AUDITOR: frozenset({
-        Permission.AUTHORITY_READ,
-        Permission.CERTIFICATE_READ,
-        Permission.MANAGED_CERTIFICATE_READ,
-        Permission.SERVER_READ,
-    }),
+    Role.AUDITOR: frozenset(
+        {
+            Permission.AUTHORITY_READ,
+            Permission.CERTIFICATE_READ,
+            Permission.MANAGED_CERTIFICATE_READ,
+            Permission.SERVER_READ,
+        }
+    ),
 }
 """What each role allows."""
 
@@ -54,7 +56,7 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Principal × role × scope × profiles."""
+    """Who may do what, where, with which profiles."""
 
     grant_id: str
     principal: str
@@ -67,7 +69,7 @@ class Grant:
 
     def allows(self, permission: Permission, resource: str, profile: str | None = None) -> bool:
         """Returns whether the grant holds `permission` on `resource`, and `profile` where one is used."""
-        in_scope = self.scope == EVERYTHING or resource == self.scope or resource.startswith(self.scope + "/")
+        in_scope = self.scope in {EVERYTHING, resource} or resource.startswith(self.scope + "/")
         profile_fits = profile is None or self.profiles is None or profile in self.profiles
         return in_scope and profile_fits and permission in ROLE_PERMISSIONS[self.role]
 

@@ -1,7 +1,7 @@
 """Resource names (AIP-122): parsed at the edge, trusted after.
 
-Ids that a caller chooses match `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`. Serials are lower-case hexadecimal of even length; any
-case, colons and leading zeros are accepted on input.
+Ids that a caller chooses match `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`. Serials are lower-case hexadecimal of even length;
+any case, colons and leading zeros are accepted on input.
 """
 
 import re

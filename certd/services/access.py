@@ -33,7 +33,11 @@ class Access:
         principal, serial = _identity_of(certificate_der, self._trust_domain)
         with self._store.read("access.authenticate") as tx:
             row = certificates.get(tx, self._system_authority.uid, serial)
-        if row is None or row.der is None or hashlib.sha256(row.der).digest() != hashlib.sha256(certificate_der).digest():
+        if (
+            row is None
+            or row.der is None
+            or hashlib.sha256(row.der).digest() != hashlib.sha256(certificate_der).digest()
+        ):
             raise CertdError(
                 Reason.CREDENTIAL_INVALID,
                 "the client certificate is not in the books of this server; enroll again",
@@ -43,7 +47,7 @@ class Access:
         if self._clock.now() > row.not_after:
             raise CertdError(
                 Reason.CREDENTIAL_INVALID,
-                f"the client certificate {serial} ended at {row.not_after.isoformat()}; renew the identity or enroll again",
+                f"the client certificate {serial} ended at {row.not_after.isoformat()}; enroll again",
             )
         return Caller(principal=principal, serial=serial)
 
@@ -74,12 +78,15 @@ def _identity_of(certificate_der: bytes, trust_domain: str) -> tuple[str, str]:
     uris = parsed.subject_alternative_names.uris
     if len(uris) != 1:
         raise CertdError(
-            Reason.CREDENTIAL_INVALID, "the client certificate must have exactly one URI name, its SPIFFE id; enroll again"
+            Reason.CREDENTIAL_INVALID,
+            "the client certificate must have exactly one URI name, its SPIFFE id; enroll again",
         )
     try:
         spiffe_id = parse_spiffe_id(uris[0])
     except CertdError as error:
-        raise CertdError(Reason.CREDENTIAL_INVALID, f"the client certificate carries no SPIFFE id: {error.message}") from error
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID, f"the client certificate carries no SPIFFE id: {error.message}"
+        ) from error
     if spiffe_id.trust_domain != trust_domain:
         raise CertdError(
             Reason.CREDENTIAL_INVALID,

@@ -51,6 +51,8 @@ def same_request(found: RequestRecord, request_sha256: bytes) -> str:
             f"request_id {found.request_id} was used with another request; send a new one",
             metadata={"request_id": found.request_id},
         )
+    if found.resource is None:
+        raise in_progress("what this request_id stands for")
     return found.resource
 
 

@@ -33,7 +33,7 @@ class PageRequest:
             raise field_invalid("page_token", "is not a token that this server gave") from error
         if digest != _digest(query) or not key or not all(isinstance(part, str) for part in key):
             raise field_invalid("page_token", "belongs to another query; repeat the call without it")
-        return key
+        return [str(part) for part in key]
 
 
 @dataclass(frozen=True, slots=True)

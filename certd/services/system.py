@@ -1,4 +1,4 @@
-"""The system authority: it belongs to no tenant, issues identities and server certificates, and nothing else reaches it."""
+"""The system authority: it belongs to no tenant, and issues identities and server certificates alone."""
 
 import threading
 

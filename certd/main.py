@@ -1,0 +1,360 @@
+"""The composition root: which objects exist, how they hang together, how they start, drain and stop."""
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from certd.api.credentials import Credentials
+from certd.api.server import GrpcServer, Limits, Services, serve
+from certd.clock import Clock, SystemClock
+from certd.config import Config
+from certd.errors import CertdError
+from certd.model.job import JobKind
+from certd.pki.credential_request import credential_request_of, new_credential_request
+from certd.pki.encoding import certificate_pem
+from certd.pki.names import SubjectAlternativeNames, normalise
+from certd.scheduler import Scheduler
+from certd.services.access import Access
+from certd.services.authorities import Authorities
+from certd.services.bootstrap import Bootstrap
+from certd.services.certificates import Certificates
+from certd.services.identities import Identities
+from certd.services.issuing_loop import IssuingLoop
+from certd.services.managed_certificate_steps import ManagedCertificateSteps
+from certd.services.managed_certificates import ManagedCertificates
+from certd.services.public import PublicCertificates
+from certd.services.recovery import Ownership, Recovery
+from certd.services.server import Health, Server
+from certd.services.steps import StepHook, no_step
+from certd.services.system import SystemAuthority
+from certd.services.wrapping_keys import WrappingKeys
+from certd.store.migration import migrate
+from certd.store.store import Store
+from certd.token.client import TokenClient, connect, start_child
+from certd.token.settings import TokenSettings
+from certd.web.server import WebServer, serve_metrics, serve_web
+
+_log = logging.getLogger("certd.main")
+
+_TOKEN_START_SECONDS = 20.0
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The server without its listeners: what `certd init` runs, and the inside of `certd serve`."""
+
+    config: Config
+    clock: Clock
+    store: Store
+    token: TokenClient
+    ownership: Ownership
+    recovery: Recovery
+    loop: IssuingLoop
+    scheduler: Scheduler
+    system_authority: SystemAuthority
+    access: Access
+    authorities: Authorities
+    certificates: Certificates
+    managed_certificates: ManagedCertificates
+    bootstrap: Bootstrap
+    server: Server
+    health: Health
+    public_certificates: PublicCertificates
+
+    def start(self) -> None:
+        """Starts what works without being asked, after recovery of what the last run left half done."""
+        self.token.start()
+        if not self.token.wait_ready(_TOKEN_START_SECONDS):
+            _log.error(
+                "the token does not answer; certd serves what needs no key until it does: %s", self.token.problem
+            )
+        self.ownership.begin()
+        self.recovery.run()
+        self.loop.start()
+        self.scheduler.start()
+
+    def stop(self) -> None:
+        """Ends what `start` started: first who gives work, then who does it, the books last."""
+        self.scheduler.stop()
+        self.loop.stop()
+        self.token.stop()
+        try:
+            self.ownership.end()
+        except CertdError as error:
+            # The lease ends by itself.
+            _log.warning("the epoch could not be given back: %s", error)
+        self.store.close()
+
+
+def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
+    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE."""
+    store = Store.open(config.database.url, clock=clock)
+    token = _token_client(config)
+    base_url = config.web.base_url
+    trust_domain = config.tls.trust_domain
+
+    system_authority = SystemAuthority(store)
+    access = Access(store, clock, system_authority=system_authority, trust_domain=trust_domain)
+    ownership = Ownership(store=store, clock=clock)
+    recovery = Recovery(store=store, clock=clock, step=step)
+    loop = IssuingLoop(store=store, token=token, clock=clock, epoch=ownership.epoch, step=step)
+    wrapping_keys = WrappingKeys(store=store, token=token, clock=clock)
+    authorities = Authorities(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        loop=loop,
+        token_label=config.token.label,
+        base_url=base_url,
+        step=step,
+    )
+    steps = ManagedCertificateSteps(
+        store=store, token=token, clock=clock, loop=loop, wrapping_keys=wrapping_keys, base_url=base_url, step=step
+    )
+    scheduler = Scheduler(
+        store=store,
+        clock=clock,
+        runs={
+            JobKind.ADVANCE_AUTHORITY: authorities.resume,
+            JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance,
+        },
+        blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
+        beats=(ownership.renew, recovery.run),
+        step=step,
+    )
+    managed_certificates = ManagedCertificates(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        base_url=base_url,
+        wake_scheduler=scheduler.wake,
+        step=step,
+    )
+    identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
+    return Core(
+        config=config,
+        clock=clock,
+        store=store,
+        token=token,
+        ownership=ownership,
+        recovery=recovery,
+        loop=loop,
+        scheduler=scheduler,
+        system_authority=system_authority,
+        access=access,
+        authorities=authorities,
+        certificates=Certificates(store=store, clock=clock, access=access, loop=loop, base_url=base_url, step=step),
+        managed_certificates=managed_certificates,
+        bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
+        server=Server(
+            store=store,
+            token=token,
+            access=access,
+            system_authority=system_authority,
+            trust_domain=trust_domain,
+            start_time=clock.now(),
+        ),
+        health=Health(store=store, token=token),
+        public_certificates=PublicCertificates(store),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Where the daemon serves, and its processes."""
+
+    grpc: str
+    http: str
+    metrics: str
+    daemon_pid: int
+    token_pid: int | None
+
+
+class Daemon:
+    """`certd serve`: the core and its listeners."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._config = core.config
+        self._stop_requested = threading.Event()
+        self._grpc: GrpcServer | None = None
+        self._listeners: list[WebServer] = []
+
+    def start(self) -> Ready:
+        """Starts everything and returns when it serves.
+
+        Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for a listener that cannot be bound or credentials that
+        cannot work.
+        """
+        core, listen = self._core, self._config.listen
+        credentials = self._credentials()
+        core.start()
+        http = serve_web(
+            host=listen.http.host, port=listen.http.port, certificates=core.public_certificates, health=core.health
+        )
+        self._listeners.append(http)
+        metrics = serve_metrics(host=listen.metrics.host, port=listen.metrics.port)
+        self._listeners.append(metrics)
+        limits = self._config.limits
+        grpc = serve(
+            host=listen.grpc.host,
+            port=listen.grpc.port,
+            credentials=credentials,
+            services=Services(
+                access=core.access,
+                authorities=core.authorities,
+                certificates=core.certificates,
+                managed_certificates=core.managed_certificates,
+                server=core.server,
+            ),
+            limits=Limits(
+                unary_workers=limits.concurrent_calls,
+                concurrent_calls=limits.concurrent_calls + limits.maximum_waiting_calls,
+            ),
+        )
+        self._grpc = grpc
+        core.token.on_change(lambda ready: grpc.set_serving(serving=ready))
+        grpc.set_serving(serving=core.token.ready)
+        return Ready(
+            grpc=_address(listen.grpc.host, grpc.port),
+            http=_address(listen.http.host, http.port),
+            metrics=_address(listen.metrics.host, metrics.port),
+            daemon_pid=os.getpid(),
+            token_pid=core.token.process_id,
+        )
+
+    def wait(self) -> None:
+        """Returns when a stop was requested."""
+        self._stop_requested.wait()
+
+    def request_stop(self) -> None:
+        """Asks for a stop; may be called by a signal handler."""
+        self._stop_requested.set()
+
+    def reload(self) -> None:
+        """Takes the server certificate from its files again; raises FIELD_INVALID and keeps the old one."""
+        if self._grpc is not None:
+            self._grpc.reload(self._credentials())
+
+    def stop(self) -> None:
+        """Drains: health NOT_SERVING, calls that run may end, then the core."""
+        if self._grpc is not None:
+            self._grpc.stop(_GRACE_SECONDS)
+        for listener in self._listeners:
+            listener.stop()
+        self._core.stop()
+
+    def _credentials(self) -> Credentials:
+        tls = self._config.tls
+        root = self._core.system_authority.get().certificate or b""
+        return Credentials(
+            certificate_chain=tls.certificate.read_bytes(),
+            private_key=tls.private_key.read_bytes(),
+            client_roots=certificate_pem(root).encode(),
+        )
+
+
+def build(config: Config, *, clock: Clock | None = None, step: StepHook = no_step) -> Daemon:
+    """Constructs the daemon. Raises STORE_UNAVAILABLE when the database cannot be had."""
+    return Daemon(assemble(config, clock=clock or SystemClock(), step=step))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised:
+    """What `certd init` hands to its administrator."""
+
+    administrator_certificate: bytes
+    """PEM."""
+    system_root: bytes
+    """PEM."""
+    created: bool
+    """False when it was there already."""
+
+
+def initialise(
+    config: Config,
+    *,
+    administrator_csr: bytes,
+    server_names: tuple[str, ...],
+    administrator_id: str = "admin",
+    step: StepHook = no_step,
+) -> Initialised:
+    """Makes or completes database, system authority, server certificate and first administrator; idempotent.
+
+    Raises what the token and the store raise when they cannot be had.
+    """
+    migrate(config.database.url)
+    core = assemble(config, clock=SystemClock(), step=step)
+    try:
+        core.start()
+        server_csr = _server_csr(config.tls.private_key)
+        made = core.bootstrap.run(
+            trust_domain=config.tls.trust_domain,
+            server_names=_server_names(server_names),
+            server_csr=server_csr,
+            administrator_id=administrator_id,
+            administrator_csr=administrator_csr,
+        )
+        _write_file(config.tls.certificate, certificate_pem(made.server_certificate).encode(), mode=0o644)
+    finally:
+        core.stop()
+    return Initialised(
+        administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
+        system_root=certificate_pem(made.system_root).encode(),
+        created=made.created,
+    )
+
+
+def _server_csr(path: Path) -> bytes:
+    """Returns the CSR for the daemon's TLS key, which is made when it is missing."""
+    if path.exists():
+        return credential_request_of(path.read_bytes()).csr
+    made = new_credential_request()
+    _write_file(path, made.private_key, mode=0o600)
+    return made.csr
+
+
+def _server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
+    """Tells addresses from DNS names."""
+    addresses = tuple(name for name in names if ":" in name or name.replace(".", "").isdigit())
+    dns_names = tuple(name for name in names if name not in addresses)
+    return normalise(SubjectAlternativeNames(dns_names=dns_names, ip_addresses=addresses), field="server_names")
+
+
+def _write_file(path: Path, content: bytes, *, mode: int) -> None:
+    """Writes a file whole or not at all; what is secret is so from the first moment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _token_client(config: Config) -> TokenClient:
+    if config.token.socket is not None:
+        return connect(config.token.socket)
+    return start_child(token_settings(config))
+
+
+def token_settings(config: Config) -> TokenSettings:
+    """Returns what the token process needs of the configuration."""
+    return TokenSettings(
+        module=config.token.module,
+        label=config.token.label,
+        pin_file=config.token.pin_file,
+        softhsm_conf=config.token.softhsm_conf,
+        exports_per_minute=config.token.exports_per_minute,
+    )

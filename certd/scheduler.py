@@ -1,0 +1,149 @@
+"""The scheduler: wakes by time, claims jobs, calls services. Every retry is a row."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.job import Job, JobKind
+from certd.services.steps import StepHook
+from certd.store import jobs
+from certd.store.store import Store
+
+_log = logging.getLogger("certd.scheduler")
+
+WORKERS = 4
+_LEASE = timedelta(minutes=2)
+"""After this a job that was claimed and not finished is due again: its daemon died."""
+_LONGEST_SLEEP = 10.0
+_FIRST_RETRY = timedelta(seconds=1)
+_LONGEST_RETRY = timedelta(minutes=10)
+
+Run = Callable[[str], None]
+"""Does a job, given its subject. It ends the job in the transaction of its last step."""
+Blocked = Callable[[str, CertdError, datetime], None]
+"""Writes into the subject why it waits, and until when."""
+
+
+class Scheduler:
+    """One thread that claims what is due, and a few that do it.
+
+    Args:
+        store: where the jobs are.
+        clock: tells what is due.
+        runs: what to do for each kind of job.
+        blocked: what to tell the subject of a job that failed.
+        beats: called every few seconds: leases, recovery.
+        step: is called with the name of each step when it is done.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        runs: Mapping[JobKind, Run],
+        blocked: Mapping[JobKind, Blocked],
+        beats: tuple[Callable[[], object], ...],
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._runs = runs
+        self._blocked = blocked
+        self._beats = beats
+        self._step = step
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._free = threading.Semaphore(WORKERS)
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scheduler")
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._next_beat = clock.now()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets the jobs at work end and claims no more."""
+        self._stopping.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._workers.shutdown(wait=True)
+
+    def wake(self) -> None:
+        """Says that a job was put that may be due."""
+        self._woken.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._woken.clear()
+            try:
+                self._beat()
+                sleep = self._claim()
+            except CertdError as error:
+                _log.warning("the scheduler waits: %s", error)
+                sleep = 1.0
+            except Exception:  # noqa: BLE001  # A defect in one round must not end all schedules.
+                _log.exception("the scheduler failed and goes on")
+                sleep = 1.0
+            self._woken.wait(sleep)
+
+    def _beat(self) -> None:
+        now = self._clock.now()
+        if now >= self._next_beat:
+            self._next_beat = now + timedelta(seconds=_LONGEST_SLEEP)
+            for beat in self._beats:
+                beat()
+
+    def _claim(self) -> float:
+        """Claims as much as there are free workers and returns how long nothing will be due, in seconds."""
+        now = self._clock.now()
+        while self._free.acquire(blocking=False):
+            claimed = self._store.write("jobs.claim", lambda tx: jobs.claim(tx, now, now + _LEASE, 1))
+            if not claimed:
+                self._free.release()
+                break
+            self._workers.submit(self._work, claimed[0])
+        else:
+            # All are at work; the next one that is free wakes us.
+            return _LONGEST_SLEEP
+        with self._store.read("jobs.next") as tx:
+            due = jobs.next_due(tx)
+        return _LONGEST_SLEEP if due is None else min(_LONGEST_SLEEP, max(0.0, (due - now).total_seconds()))
+
+    def _work(self, job: Job) -> None:
+        try:
+            self._runs[job.kind](job.subject)
+            self._step(f"job.{job.kind}.done")
+        except CertdError as error:
+            self._retry(job, error)
+        except Exception:  # noqa: BLE001  # A defect in one job must not end its worker; the log has it.
+            _log.exception("the job %s of %s failed", job.kind, job.subject)
+            self._retry(job, CertdError(Reason.INTERNAL, "a defect of the server; its log tells more"))
+        finally:
+            self._free.release()
+            self._woken.set()
+
+    def _retry(self, job: Job, error: CertdError) -> None:
+        """Puts the job back with a growing, jittered delay and says so in its subject."""
+        longest = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(job.attempt, 12))
+        if error.reason is Reason.TOKEN_UNAVAILABLE:
+            # Seconds, as a rule; there is no use in waiting long when it is back.
+            longest = min(longest, timedelta(seconds=5))
+        due = self._clock.now() + longest * random.uniform(0.5, 1.0)  # noqa: S311  # Jitter is no secret.
+        _log.warning("the job %s of %s waits until %s: %s", job.kind, job.subject, due.isoformat(), error)
+        try:
+            self._store.write("jobs.retry", lambda tx: jobs.put(tx, replace(job, due_time=due)))
+            tell = self._blocked.get(job.kind)
+            if tell is not None:
+                tell(job.subject, error, due)
+        except CertdError as failure:
+            # The lease of the claim ends by itself.
+            _log.warning("the retry of %s could not be written: %s", job.subject, failure)

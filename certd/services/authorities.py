@@ -1,0 +1,471 @@
+"""Certificate authorities: created in one call, shown, listed.
+
+An authority comes to be one committed step at a time, and whoever finds it unfinished goes on where it stands:
+
+    1. write: the row, with the key's CKA_ID and policy, and a job that finishes it should this process die. Commit.
+    2. token: generate the key under that CKA_ID; a second time finds the same key.
+    3. write: its public key. Commit.
+    4. issue its certificate by the five steps of the issuing loop; the completion enables it and ends the job.
+"""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason, Violation, field_invalid
+from certd.model.access import Caller, Permission
+from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.job import Job, JobKind
+from certd.model.names import AuthorityName, TenantName
+from certd.pki import key_spec as key_specs
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.preparation import CertificateRequest, Issuer, Validity, Warning
+from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
+from certd.services.access import Access
+from certd.services.idempotency import RequestKey, in_progress, record_of, replay
+from certd.services.issuance import Order, issuance_of, issuer_of, prepare
+from certd.services.issuing_loop import IssuingLoop
+from certd.services.paging import Page, PageRequest, page_of
+from certd.services.steps import StepHook
+from certd.services.system import SYSTEM_AUTHORITY_ID
+from certd.services.tenants import existing_tenant
+from certd.store import authorities, jobs, request_records
+from certd.store.request_records import RequestRecord
+from certd.store.store import Store, Transaction
+from certd.token.client import TokenClient
+from certd.token.policy import SignatureKind, authority_key_policy
+
+_METHOD = "CreateAuthority"
+_SHORTEST = timedelta(hours=1)
+_LONGEST = timedelta(days=40 * 365)
+_PAGE_LENGTH = 200
+_JOB_DELAY = timedelta(seconds=30)
+"""How long the call that creates an authority has before the scheduler takes over."""
+_SYSTEM_LIFETIME = timedelta(days=20 * 365)
+_TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
+              Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAuthority:
+    """What a caller asks for."""
+
+    name: AuthorityName
+    type: AuthorityType
+    key_spec: KeySpec | None = None
+    signature_algorithm: SignatureAlgorithm | None = None
+    subject: bytes
+    """DER of the distinguished name."""
+    lifetime: timedelta | None = None
+    path_length: int | None = None
+    issuer: AuthorityName | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityView:
+    """An authority as a caller sees it."""
+
+    authority: Authority
+    state: AuthorityState
+    issuer_name: str
+    """Resource name of its issuer; empty for a root."""
+    token_label: str
+    mechanism: str
+    warnings: tuple[Warning, ...] = ()
+
+
+class Authorities:
+    """The use cases of authorities."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        access: Access,
+        loop: IssuingLoop,
+        token_label: str,
+        base_url: str | None,
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._access = access
+        self._loop = loop
+        self._token_label = token_label
+        self._base_url = base_url
+        self._step = step
+
+    def create(
+        self, caller: Caller, new: NewAuthority, *, key: RequestKey | None, validate_only: bool
+    ) -> AuthorityView:
+        """Makes a working authority: key in the token, certificate in the books.
+
+        Raises FIELD_INVALID, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED,
+        AUTHORITY_EXISTS, LINT_FAILED, and what the issuing loop raises.
+        """
+        name = str(new.name)
+        self._access.require(caller, Permission.AUTHORITY_CREATE, name)
+        now = self._clock.now()
+        with self._store.read("authorities.create") as tx:
+            existing_tenant(tx, new.name.tenant)
+            made = None if validate_only else replay(tx, caller, _METHOD, key)
+            issuer = self._issuer(tx, new)
+            taken = made is None and authorities.get(tx, new.name.tenant, new.name.authority) is not None
+        if made is not None:
+            return self._replayed(made)
+        if taken:
+            raise _exists(name)
+        planned = _planned(new, issuer, now)
+        warnings = self._rehearse(planned, issuer, now)
+        if validate_only:
+            return self._view(planned, issuer)
+        record = None if key is None else record_of(caller, _METHOD, key, resource=planned.uid, now=now)
+        found = self._store.write(
+            "authorities.create", lambda tx: self._begin(tx, planned, caller.principal, record, now)
+        )
+        if found is not None:
+            return self._replayed(found)
+        self._step("authority.1.requested")
+        finished = self.finish(planned.uid, principal=caller.principal)
+        return replace(self._view(finished, issuer), warnings=warnings)
+
+    def get(self, caller: Caller, name: AuthorityName) -> AuthorityView:
+        """Returns an authority; raises AUTHORITY_NOT_FOUND."""
+        self._access.require(caller, Permission.AUTHORITY_READ, str(name))
+        with self._store.read("authorities.get") as tx:
+            authority = existing_authority(tx, name)
+            issuer = _other(tx, authority)
+        return self._view(authority, issuer)
+
+    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[AuthorityView]:
+        """Returns a page of a tenant's authorities by name; raises TENANT_NOT_FOUND."""
+        self._access.require(caller, Permission.AUTHORITY_READ, f"{parent}/authorities")
+        query = f"authorities {parent}"
+        after = request.after(query)
+        with self._store.read("authorities.page") as tx:
+            existing_tenant(tx, parent.tenant)
+            rows = authorities.page(tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1)
+            views = [self._view(authority, _other(tx, authority)) for authority in rows]
+        return page_of(views, request, query, key=lambda view: [view.authority.authority_id])
+
+    def ensure_system(self, trust_domain: str, subject: bytes) -> Authority:
+        """Makes the system authority, or finishes one that a crash left unfinished, and returns it."""
+        with self._store.read("authorities.system") as tx:
+            found = authorities.get(tx, None, SYSTEM_AUTHORITY_ID)
+        if found is None:
+            now = self._clock.now()
+            new = NewAuthority(
+                name=AuthorityName("system", SYSTEM_AUTHORITY_ID),
+                type=AuthorityType.ROOT,
+                subject=subject,
+                lifetime=_SYSTEM_LIFETIME,
+                path_length=0,
+                labels={"trust-domain": trust_domain},
+            )
+            found = replace(_planned(new, None, now), tenant=None)
+            planned = found
+            self._store.write("authorities.system", lambda tx: self._begin(tx, planned, SYSTEM_PRINCIPAL, None, now))
+        return found if found.certificate is not None else self.finish(found.uid, principal=SYSTEM_PRINCIPAL)
+
+    def resume(self, uid: str) -> None:
+        """Finishes an authority whose creation was interrupted; called by the scheduler."""
+        try:
+            self.finish(uid, principal=SYSTEM_PRINCIPAL)
+        except CertdError as error:
+            if error.reason in _TRANSIENT:
+                raise
+        self._store.write("authorities.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, uid))
+
+    def finish(self, uid: str, *, principal: str) -> Authority:
+        """Takes an authority from wherever it stands to ENABLED; idempotent.
+
+        An error that can never pass removes what was begun; after any other the scheduler tries again.
+        """
+        with self._store.read("authorities.finish") as tx:
+            authority = authorities.get_by_uid(tx, uid)
+            issuer = None if authority is None else _other(tx, authority)
+        if authority is None:
+            raise CertdError(
+                Reason.AUTHORITY_NOT_FOUND, f"the authority {uid} was never finished and is gone; create it again"
+            )
+        if authority.certificate is not None:
+            return authority
+        try:
+            public_key = authority.key.public_key or self._make_key(authority)
+            self._issue_own_certificate(authority, public_key, issuer, principal)
+        except CertdError as error:
+            if error.reason not in _TRANSIENT:
+                self._abandon(authority, error, principal)
+            raise
+        with self._store.read("authorities.finished") as tx:
+            finished = authorities.get_by_uid(tx, uid)
+        if finished is None:
+            raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"{authority.name} was removed while it was made")
+        return finished
+
+    def _begin(
+        self, tx: Transaction, authority: Authority, principal: str, record: RequestRecord | None, now: datetime
+    ) -> str | None:
+        """Step 1. Returns the uid that an earlier call with the same request id made, if there is one."""
+        if record is not None and request_records.claim(tx, record) is not None:
+            return replay(
+                tx,
+                Caller(principal=principal, serial=""),
+                _METHOD,
+                RequestKey(record.request_id, record.request_sha256),
+            )
+        if authorities.get(tx, authority.tenant, authority.authority_id) is not None:
+            raise _exists(authority.name)
+        authorities.insert(tx, authority)
+        jobs.put(tx, Job(kind=JobKind.ADVANCE_AUTHORITY, subject=authority.uid, due_time=now + _JOB_DELAY))
+        tx.event(_event(EventType.AUTHORITY_REQUESTED, authority, principal, now))
+        return None
+
+    def _make_key(self, authority: Authority) -> bytes:
+        """Steps 2 and 3."""
+        public_key = self._token.create_authority_key(
+            key_id=authority.key.key_id, key_spec=authority.key_spec, policy=authority.key.policy
+        )
+        self._step("authority.2.key-made")
+        now = self._clock.now()
+        self._store.write(
+            "authorities.key",
+            lambda tx: authorities.set_public_key(tx, authority.uid, authority.key.number, public_key, now),
+        )
+        self._step("authority.3.key-recorded")
+        return public_key
+
+    def _issue_own_certificate(
+        self, authority: Authority, public_key: bytes, issuer: Authority | None, principal: str
+    ) -> None:
+        """Step 4."""
+        now = self._clock.now()
+        signer = issuer or authority
+        order = _order(authority, public_key)
+        prepared = prepare(order, self._issuer_view(signer, public_key), now=now)
+        chain = signer.full_chain if issuer is not None else ()
+
+        def enable(tx: Transaction, der: bytes) -> None:
+            done = authorities.activate(
+                tx, authority.uid, certificate=der, chain=chain, not_after=prepared.not_after, now=now
+            )
+            if not done:
+                raise CertdError(Reason.STATE_FORBIDS, f"{authority.name} has its certificate already")
+            jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
+            tx.event(_event(EventType.AUTHORITY_CREATED, authority, principal, now))
+
+        self._loop.issue(issuance_of(prepared, order, signer, principal=principal, now=now, also=enable))
+
+    def _abandon(self, authority: Authority, error: CertdError, principal: str) -> None:
+        """Removes what was begun of an authority that can never be finished; its key stays in the token."""
+        now = self._clock.now()
+
+        def remove(tx: Transaction) -> None:
+            if authorities.delete_unfinished(tx, authority.uid):
+                jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
+                request_records.delete_of_resource(tx, authority.uid)
+                failed = _event(EventType.AUTHORITY_FAILED, authority, principal, now)
+                tx.event(replace(failed, details={**failed.details, "reason": error.reason}))
+
+        self._store.write("authorities.abandon", remove)
+
+    def _rehearse(self, planned: Authority, issuer: Authority | None, now: datetime) -> tuple[Warning, ...]:
+        """Runs every check of the certificate with a throw-away key, before anything is written."""
+        private_key = key_specs.generate_private_key(planned.key_spec)
+        public_key = key_specs.public_key_der(private_key.public_key())
+        signer = issuer or planned
+        return prepare(_order(planned, public_key), self._issuer_view(signer, public_key), now=now).warnings
+
+    def _issuer_view(self, signer: Authority, public_key: bytes) -> Issuer:
+        """A root in the making is its own issuer; every other issuer has its key already."""
+        return issuer_of(signer, public_key=signer.key.public_key or public_key, information_url=None
+                         if signer.certificate is None else information_url(self._base_url, signer))  # fmt: skip
+
+    def _issuer(self, tx: Transaction, new: NewAuthority) -> Authority | None:
+        if new.type is AuthorityType.ROOT:
+            if new.issuer is not None:
+                raise field_invalid("authority.issuer", "must be empty for a ROOT, which signs its own certificate")
+            return None
+        if new.issuer is None:
+            raise field_invalid(
+                "authority.issuer", "is required for a SUBORDINATE: the authority that signs its certificate"
+            )
+        if new.issuer.tenant != new.name.tenant:
+            raise CertdError(
+                Reason.AUTHORITY_NOT_FOUND, f"{new.issuer} is not an authority of {TenantName(new.name.tenant)}",
+                resource=str(new.issuer),
+            )  # fmt: skip
+        return enabled_authority(tx, new.issuer, self._clock.now())
+
+    def _replayed(self, uid: str) -> AuthorityView:
+        with self._store.read("authorities.replay") as tx:
+            authority = authorities.get_by_uid(tx, uid)
+            issuer = None if authority is None else _other(tx, authority)
+        if authority is None or authority.certificate is None:
+            raise in_progress("the authority")
+        return self._view(authority, issuer)
+
+    def _view(self, authority: Authority, issuer: Authority | None) -> AuthorityView:
+        return AuthorityView(
+            authority=authority,
+            state=authority.state_at(self._clock.now()),
+            issuer_name=issuer.name if issuer is not None else "",
+            token_label=self._token_label,
+            mechanism=_MECHANISMS[authority.signature_algorithm],
+        )
+
+
+_MECHANISMS = {
+    SignatureAlgorithm.SHA256_WITH_RSA: "CKM_SHA256_RSA_PKCS",
+    SignatureAlgorithm.SHA384_WITH_RSA: "CKM_SHA384_RSA_PKCS",
+    SignatureAlgorithm.SHA512_WITH_RSA: "CKM_SHA512_RSA_PKCS",
+    SignatureAlgorithm.ECDSA_WITH_SHA256: "CKM_ECDSA",
+    SignatureAlgorithm.ECDSA_WITH_SHA384: "CKM_ECDSA",
+    SignatureAlgorithm.ECDSA_WITH_SHA512: "CKM_ECDSA",
+    SignatureAlgorithm.PURE_ED25519: "CKM_EDDSA",
+}
+
+
+def existing_authority(tx: Transaction, name: AuthorityName) -> Authority:
+    """Returns an authority of a tenant; raises AUTHORITY_NOT_FOUND."""
+    found = authorities.get(tx, name.tenant, name.authority)
+    if found is None:
+        raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"{name} does not exist", resource=str(name))
+    return found
+
+
+def every_authority(tx: Transaction, tenant: str) -> list[Authority]:
+    """Returns all authorities of a tenant, by id."""
+    found: list[Authority] = []
+    while True:
+        part = authorities.page(tx, tenant, after=found[-1].authority_id if found else None, limit=_PAGE_LENGTH)
+        found += part
+        if len(part) < _PAGE_LENGTH:
+            return found
+
+
+def enabled_authority(tx: Transaction, name: AuthorityName, now: datetime) -> Authority:
+    """Returns an authority that may issue; raises AUTHORITY_NOT_FOUND or AUTHORITY_NOT_ENABLED."""
+    found = existing_authority(tx, name)
+    state = found.state_at(now)
+    if state is not AuthorityState.ENABLED:
+        raise CertdError(
+            Reason.AUTHORITY_NOT_ENABLED,
+            f"{name} is {state} and issues nothing",
+            metadata={"state": state},
+            resource=str(name),
+        )
+    return found
+
+
+def information_url(base_url: str | None, authority: Authority) -> str | None:
+    """Returns where the authority's certificate is published, or None when this server publishes none."""
+    return None if base_url is None else f"{base_url}/ca/{authority.uid}/{authority.key.number}.cer"
+
+
+def _other(tx: Transaction, authority: Authority) -> Authority | None:
+    """Returns the issuer of a subordinate."""
+    if authority.issuer_uid is None or authority.issuer_uid == authority.uid:
+        return None
+    return authorities.get_by_uid(tx, authority.issuer_uid)
+
+
+def _profile(authority: Authority) -> Profile:
+    if authority.tenant is None:
+        return SYSTEM["system-root"]
+    return BUILT_IN["root-ca" if authority.type is AuthorityType.ROOT else "subordinate-ca"]
+
+
+def _order(authority: Authority, public_key: bytes) -> Order:
+    return Order(
+        request=CertificateRequest(
+            public_key=public_key,
+            subject=authority.subject,
+            names=SubjectAlternativeNames(),
+            path_length=authority.path_length,
+        ),
+        profile=_profile(authority),
+        validity=Validity(lifetime=authority.lifetime, not_after=None),
+    )
+
+
+def _planned(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:
+    """Fills in the defaults, checks the bounds, and allocates uid and CKA_ID."""
+    root = new.type is AuthorityType.ROOT
+    spec = new.key_spec or (KeySpec.EC_P384 if root else KeySpec.EC_P256)
+    algorithm = new.signature_algorithm or key_specs.default_signature_algorithm(spec)
+    lifetime = new.lifetime or timedelta(days=(10 if root else 5) * 365)
+    path_length = new.path_length if new.path_length is not None else (1 if root else 0)
+    violations = []
+    if not key_specs.fits(algorithm, spec):
+        violations.append(Violation("authority.signature_algorithm", f"{algorithm} does not fit a key of {spec}"))
+    if not _SHORTEST <= lifetime <= _LONGEST:
+        violations.append(Violation("authority.lifetime", "must be from one hour to 40 years of 365 days"))
+    if not 0 <= path_length <= HIGHEST_PATH_LENGTH:
+        violations.append(Violation("authority.path_length", f"must be from 0 to {HIGHEST_PATH_LENGTH}"))
+    if violations:
+        raise CertdError(
+            Reason.FIELD_INVALID,
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            violations=tuple(violations),
+        )
+    uid = uuid.uuid4().hex
+    policy = authority_key_policy(
+        kinds={
+            SignatureKind.CERTIFICATE,
+            SignatureKind.CERTIFICATION_REQUEST,
+            SignatureKind.REVOCATION_LIST,
+            SignatureKind.OCSP_RESPONSE,
+        },
+        issuer_name=new.subject,
+        path_length=path_length,
+        # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
+        longest_lifetime=lifetime + BUILT_IN["root-ca"].backdate,
+        self_signed=root,
+    )
+    return Authority(
+        uid=uid,
+        tenant=new.name.tenant,
+        authority_id=new.name.authority,
+        type=new.type,
+        state=AuthorityState.AWAITING_CERTIFICATE,
+        key_spec=spec,
+        signature_algorithm=algorithm,
+        subject=new.subject,
+        lifetime=lifetime,
+        path_length=path_length,
+        issuer_uid=uid if root or issuer is None else issuer.uid,
+        key=AuthorityKey(number=1, key_id=secrets.token_bytes(16), policy=policy, public_key=None),
+        labels=new.labels,
+        create_time=now,
+        update_time=now,
+    )
+
+
+def _exists(name: str) -> CertdError:
+    return CertdError(Reason.AUTHORITY_EXISTS, f"{name} exists already; choose another authority_id", resource=name)
+
+
+def _event(type_: EventType, authority: Authority, principal: str, now: datetime) -> Event:
+    return Event(
+        time=now,
+        type=type_,
+        tenant=authority.tenant,
+        principal=principal,
+        resource=authority.name,
+        details={
+            "uid": authority.uid,
+            "type": authority.type,
+            "key_spec": authority.key_spec,
+            "key_id": authority.key.key_id.hex(),
+        },
+    )

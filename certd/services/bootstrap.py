@@ -1,0 +1,103 @@
+"""The first start: tenant, system authority, server certificate, first administrator. Every step is idempotent."""
+
+import uuid
+from dataclasses import dataclass
+
+from certd.clock import Clock
+from certd.model.access import EVERYTHING, Grant, Role
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.tenant import Tenant
+from certd.pki import distinguished_name
+from certd.pki.names import SubjectAlternativeNames
+from certd.services.authorities import Authorities
+from certd.services.identities import Identities
+from certd.services.steps import StepHook
+from certd.services.tenants import DEFAULT_TENANT
+from certd.store import grants, tenants
+from certd.store.store import Store, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrapped:
+    """What the first start made, in DER."""
+
+    system_root: bytes
+    server_certificate: bytes
+    administrator_certificate: bytes
+    created: bool
+    """Whether the administrator's certificate is new."""
+
+
+class Bootstrap:
+    """Makes an empty database into a server that its first administrator can call."""
+
+    def __init__(
+        self, *, store: Store, clock: Clock, authorities: Authorities, identities: Identities, step: StepHook
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._authorities = authorities
+        self._identities = identities
+        self._step = step
+
+    def run(
+        self,
+        *,
+        trust_domain: str,
+        server_names: SubjectAlternativeNames,
+        server_csr: bytes,
+        administrator_id: str,
+        administrator_csr: bytes,
+    ) -> Bootstrapped:
+        """Makes what is missing and returns the certificates. The first administrator gets every role on everything."""
+        self._store.write("bootstrap.tenant", self._ensure_tenant)
+        self._step("bootstrap.1.tenant")
+        subject = distinguished_name.parse_text(f"CN=certd system authority,O={trust_domain}")
+        system = self._authorities.ensure_system(trust_domain, subject)
+        self._step("bootstrap.2.system-authority")
+        server = self._identities.ensure_server(server_names, server_csr)
+        self._step("bootstrap.3.server")
+        principal = f"spiffe://{trust_domain}/identities/{administrator_id}"
+        administrator = self._identities.ensure_identity(principal, administrator_csr)
+        self._step("bootstrap.4.administrator")
+        self._store.write("bootstrap.grants", lambda tx: self._ensure_grants(tx, principal))
+        return Bootstrapped(
+            system_root=system.certificate or b"",
+            server_certificate=server.certificate,
+            administrator_certificate=administrator.certificate,
+            created=administrator.created,
+        )
+
+    def _ensure_tenant(self, tx: Transaction) -> None:
+        if tenants.get(tx, DEFAULT_TENANT) is not None:
+            return
+        now = self._clock.now()
+        tenants.insert(tx, Tenant(tenant_id=DEFAULT_TENANT, uid=uuid.uuid4().hex, create_time=now))
+        tx.event(
+            Event(
+                time=now,
+                type=EventType.TENANT_CREATED,
+                tenant=DEFAULT_TENANT,
+                principal=SYSTEM_PRINCIPAL,
+                resource=f"tenants/{DEFAULT_TENANT}",
+            )
+        )
+
+    def _ensure_grants(self, tx: Transaction, principal: str) -> None:
+        held = {grant.role for grant in grants.of_principal(tx, principal) if grant.scope == EVERYTHING}
+        now = self._clock.now()
+        for role in Role:
+            if role in held:
+                continue
+            grant = Grant(grant_id=uuid.uuid4().hex, principal=principal, role=role, scope=EVERYTHING, profiles=None)
+            grants.insert(tx, grant)
+            tx.event(
+                Event(
+                    time=now,
+                    type=EventType.GRANT_CREATED,
+                    tenant=None,
+                    principal=SYSTEM_PRINCIPAL,
+                    resource=f"grants/{grant.grant_id}",
+                    details={"to": principal, "role": role, "scope": EVERYTHING},
+                )
+            )

@@ -1,0 +1,365 @@
+"""The issuing loop: steps 3 to 5 of every issuance, in one thread for all callers.
+
+    3. write: the intent is durable: serial, to-be-signed bytes, request record, owner epoch.
+    4. token: sign.
+    5. write: complete where the row is still pending and the epoch is ours; event. Answer after the commit.
+
+One round takes whatever is prepared, writes in one transaction the completions of the round before and the intents of
+this one, and sends one frame to the token. Thirty-two certificates cost the two commits that one costs. An item that
+fails, fails alone.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.pki.preparation import assemble
+from certd.services.idempotency import same_request
+from certd.services.issuance import Issuance
+from certd.services.steps import StepHook
+from certd.store import certificates, request_records
+from certd.store.certificates import Completion
+from certd.store.store import Store, Transaction
+from certd.token.client import SignItem, TokenClient
+from certd.token.policy import SignatureKind
+
+_log = logging.getLogger("certd.issuing")
+
+QUEUE_LENGTH = 1024
+ROUND_LENGTH = 256
+_SIGN_TIMEOUT = 30.0
+_RETRY_AFTER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that is in the books."""
+
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The request was made before; this is the resource that it made."""
+
+    resource: str
+
+
+@dataclass(eq=False, slots=True)
+class _Item:
+    issuance: Issuance
+    deadline: float | None
+    future: "Future[Issued | Replayed]" = field(default_factory=Future)
+    der: bytes | None = None
+    error: CertdError | None = None
+    """Why the signature failed; the row is lost in the next transaction."""
+
+    @property
+    def row(self) -> tuple[str, str]:
+        return self.issuance.intent.authority_uid, self.issuance.intent.serial
+
+
+class IssuingLoop:
+    """The thread through which everything that is issued goes.
+
+    Args:
+        store: where intents and completions are written.
+        token: who signs.
+        clock: time of completion.
+        epoch: returns the owner epoch of this daemon.
+        step: is called with the name of each numbered step when it is done.
+    """
+
+    def __init__(
+        self, *, store: Store, token: TokenClient, clock: Clock, epoch: Callable[[], int], step: StepHook
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._epoch = epoch
+        self._step = step
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_LENGTH)
+        self._unrecorded: list[_Item] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="issuing-loop", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finishes what was accepted, refuses what comes, and ends the thread."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def issue(self, issuance: Issuance, *, timeout: float | None = None) -> Issued | Replayed:
+        """Writes, signs and completes; returns after the commit.
+
+        Raises SIGNING_QUEUE_FULL, TOKEN_UNAVAILABLE, TOKEN_POLICY_FORBIDS, STORE_UNAVAILABLE, OWNERSHIP_LOST,
+        REQUEST_ID_REUSED, SHUTTING_DOWN, or DEADLINE_EXCEEDED after `timeout` seconds, in which case the certificate
+        may yet be issued: a repeated call with the same request id finds it.
+        """
+        item = _Item(issuance, None if timeout is None else time.monotonic() + timeout)
+        if self._stopping.is_set():
+            raise _shutting_down()
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            raise CertdError(
+                Reason.SIGNING_QUEUE_FULL,
+                f"{QUEUE_LENGTH} certificates wait for the token already; try again",
+                retry_after=_RETRY_AFTER,
+            ) from None
+        try:
+            return item.future.result(timeout)
+        except FutureTimeoutError:
+            item.future.cancel()
+            raise CertdError(
+                Reason.DEADLINE_EXCEEDED,
+                "the deadline passed before the certificate was issued; repeat the call with the same request_id",
+            ) from None
+
+    def _run(self) -> None:
+        signed: list[_Item] = []
+        while True:
+            taken, last = self._take(wait=not signed)
+            signed = self._round(signed, taken)
+            if last and not signed:
+                break
+            if last:
+                self._round(signed, [])
+                break
+        self._refuse_rest()
+
+    def _take(self, *, wait: bool) -> tuple[list[_Item], bool]:
+        """Returns all that waits, up to a round, and whether the loop is to end."""
+        items: list[_Item] = []
+        while len(items) < ROUND_LENGTH:
+            try:
+                timeout = _RETRY_AFTER if self._unrecorded else None
+                item = self._queue.get(timeout=timeout) if wait and not items else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return items, True
+            if item.future.set_running_or_notify_cancel():
+                items.append(item)
+        return items, False
+
+    def _round(self, signed: list[_Item], taken: list[_Item]) -> list[_Item]:
+        """Commits what was signed and what was taken, wakes who waited, and signs; returns what is to be completed."""
+        fresh = self._admissible(taken)
+        intended = self._commit([*signed, *self._forget_unrecorded()], fresh)
+        if not intended:
+            return []
+        self._step("issue.3.intended")
+        self._sign(intended)
+        self._step("issue.4.signed")
+        return intended
+
+    def _forget_unrecorded(self) -> list[_Item]:
+        unrecorded, self._unrecorded = self._unrecorded, []
+        return unrecorded
+
+    def _admissible(self, taken: list[_Item]) -> list[_Item]:
+        """Drops what is past its deadline, and everything while the token is away: no intent without a signer."""
+        now = time.monotonic()
+        fresh = []
+        for item in taken:
+            if item.deadline is not None and now > item.deadline:
+                item.future.set_exception(
+                    CertdError(Reason.DEADLINE_EXCEEDED, "the deadline passed in the queue; try again")
+                )
+            elif not self._token.ready:
+                item.future.set_exception(_token_unavailable(self._token.problem))
+            else:
+                fresh.append(item)
+        return fresh
+
+    def _commit(self, signed: list[_Item], fresh: list[_Item]) -> list[_Item]:
+        """Writes both halves in one transaction, item by item only after an error; returns the items to sign."""
+        if not signed and not fresh:
+            return []
+        try:
+            outcome = self._store.write("issuing.round", lambda tx: self._work(tx, signed, fresh))
+        except CertdError as error:
+            if len(signed) + len(fresh) == 1 or error.reason is Reason.STORE_UNAVAILABLE:
+                self._give_up(signed, fresh, error)
+                return []
+            outcome = None
+        except Exception as error:  # noqa: BLE001  # One bad item must not end the loop that all others need.
+            if len(signed) + len(fresh) == 1:
+                self._give_up(signed, fresh, error)
+                return []
+            outcome = None
+        if outcome is None:
+            for item in signed:
+                self._commit([item], [])
+            return [intended for item in fresh for intended in self._commit([], [item])]
+        self._wake(signed, fresh, outcome)
+        return [item for item in fresh if item not in outcome.replayed and item not in outcome.refused]
+
+    def _work(self, tx: Transaction, signed: list[_Item], fresh: list[_Item]) -> "_Outcome":
+        now = self._clock.now()
+        epoch = self._epoch()
+        outcome = _Outcome()
+        # 5. Complete where the row is still pending and the epoch is ours.
+        finished = [item for item in signed if item.der is not None]
+        completed = certificates.complete(
+            tx,
+            [
+                Completion(authority_uid=item.row[0], serial=item.row[1], der=item.der or b"", owner_epoch=epoch)
+                for item in finished
+            ],
+        )
+        outcome.completed = {item for item in finished if item.row in completed}
+        for item in finished:
+            if item in outcome.completed:
+                if item.issuance.also is not None:
+                    item.issuance.also(tx, item.der or b"")
+                tx.event(_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
+        failed = [item for item in signed if item.der is None]
+        lost = certificates.mark_lost(tx, [item.row for item in failed], now)
+        for item in failed:
+            if item.row in lost:
+                tx.event(_event(item.issuance, EventType.CERTIFICATE_LOST, SYSTEM_PRINCIPAL, now))
+                if item.issuance.record is not None:
+                    request_records.delete(tx, item.issuance.record)
+        # 3. What will be signed is durable before the token signs it.
+        for item in fresh:
+            record = item.issuance.record
+            found = None if record is None else request_records.claim(tx, record)
+            if record is not None and found is not None:
+                try:
+                    outcome.replayed[item] = same_request(found, record.request_sha256)
+                except CertdError as error:
+                    outcome.refused[item] = error
+        certificates.insert_intents(
+            tx,
+            [
+                replace(item.issuance.intent, owner_epoch=epoch)
+                for item in fresh
+                if item not in outcome.replayed and item not in outcome.refused
+            ],
+        )
+        return outcome
+
+    def _wake(self, signed: list[_Item], fresh: list[_Item], outcome: "_Outcome") -> None:
+        """Answers, after the commit."""
+        if signed:
+            self._step("issue.5.completed")
+        for item in signed:
+            if item.future.done():
+                continue
+            if item in outcome.completed:
+                item.future.set_result(Issued(item.der or b""))
+            else:
+                item.future.set_exception(item.error or _ownership_lost(item.issuance.resource))
+        for item in fresh:
+            if item in outcome.replayed:
+                item.future.set_result(Replayed(outcome.replayed[item]))
+            elif item in outcome.refused:
+                item.future.set_exception(outcome.refused[item])
+
+    def _give_up(self, signed: list[_Item], fresh: list[_Item], error: Exception) -> None:
+        """Answers after a failed transaction; what was signed and not recorded is marked lost as soon as that works."""
+        if not isinstance(error, CertdError):
+            _log.error("a round of the issuing loop failed", exc_info=error)
+        for item in (*signed, *fresh):
+            if not item.future.done():
+                item.future.set_exception(error)
+        for item in signed:
+            item.der = None
+        self._unrecorded.extend(signed)
+
+    def _sign(self, items: list[_Item]) -> None:
+        """Step 4: one frame to the token. Leaves the certificate or the error in each item."""
+        frame = [
+            SignItem(
+                key_id=item.issuance.key_id,
+                policy=item.issuance.key_policy,
+                kind=SignatureKind.CERTIFICATE,
+                signature_algorithm=item.issuance.signature_algorithm,
+                to_be_signed=item.issuance.intent.tbs,
+            )
+            for item in items
+        ]
+        try:
+            results = self._token.sign(frame, timeout=_SIGN_TIMEOUT)
+        except CertdError as error:
+            for item in items:
+                item.error = error
+            return
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, CertdError):
+                item.error = result
+            else:
+                # The certificate is made of the very bytes that the books hold.
+                item.der = assemble(item.issuance.intent.tbs, item.issuance.signature_algorithm, result)
+
+    def _refuse_rest(self) -> None:
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if item is not None and item.future.set_running_or_notify_cancel():
+                item.future.set_exception(_shutting_down())
+
+
+@dataclass(eq=False, slots=True)
+class _Outcome:
+    """What a transaction did; built anew each time that its work runs."""
+
+    completed: set[_Item] = field(default_factory=set)
+    replayed: dict[_Item, str] = field(default_factory=dict)
+    refused: dict[_Item, CertdError] = field(default_factory=dict)
+
+
+def _event(issuance: Issuance, type_: EventType, principal: str, now: datetime) -> Event:
+    intent = issuance.intent
+    return Event(
+        time=now,
+        type=type_,
+        tenant=issuance.tenant,
+        principal=principal,
+        resource=issuance.resource,
+        details={
+            "profile": intent.profile,
+            "subject": intent.subject_text,
+            "not_after": intent.not_after.isoformat(),
+            "public_key_sha256": intent.public_key_sha256.hex(),
+        },
+    )
+
+
+def _token_unavailable(problem: str) -> CertdError:
+    return CertdError(
+        Reason.TOKEN_UNAVAILABLE,
+        f"the token does not answer ({problem or 'starting'}); try again",
+        retry_after=_RETRY_AFTER,
+    )
+
+
+def _ownership_lost(resource: str) -> CertdError:
+    return CertdError(
+        Reason.OWNERSHIP_LOST,
+        f"{resource} was taken over by recovery before it was complete and counts as lost; try again",
+        retry_after=_RETRY_AFTER,
+        resource=resource,
+    )
+
+
+def _shutting_down() -> CertdError:
+    return CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again", retry_after=1.0)

@@ -1,0 +1,268 @@
+"""The journey of a managed certificate, one committed step at a time.
+
+Each step may be the last before a crash, and the next one goes on from what is in the books:
+
+1. write: the declaration, PENDING, and a job (`managed_certificates.py`). Commit. The caller has its answer.
+2. write: the tenant's wrapping key gets its row and CKA_ID, once; token: it gets its key.
+3. token: generate the subscriber key and seal it; write: version and sealed key. Commit.
+4. issue its certificate by the five steps of the issuing loop; the completion makes it ACTIVE and ends the job.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.job import JobKind
+from certd.model.managed_certificate import (
+    Condition,
+    ManagedCertificate,
+    ManagedCertificateState,
+    ManagedCertificateVersion,
+)
+from certd.model.names import AuthorityName, ProfileName
+from certd.pki.preparation import CertificateRequest, Validity
+from certd.pki.sealing import Purpose, SealContext
+from certd.services.authorities import enabled_authority, information_url
+from certd.services.issuance import ManagedVersion, Order, issuance_of, issuer_of, prepare
+from certd.services.issuing_loop import IssuingLoop
+from certd.services.profiles import existing_profile
+from certd.services.steps import StepHook
+from certd.services.tenants import existing_tenant
+from certd.services.wrapping_keys import WrappingKeys
+from certd.store import jobs, managed_certificates, sealed_keys
+from certd.store.store import Store, Transaction
+from certd.token.client import TokenClient
+
+ISSUED = "Issued"
+"""The type of the condition that says how far the current version is."""
+_FINAL = {
+    Reason.NAME_NOT_ALLOWED,
+    Reason.PROFILE_FORBIDS,
+    Reason.PROFILE_NOT_FOUND,
+    Reason.AUTHORITY_NOT_FOUND,
+    Reason.LIFETIME_EXCEEDS_AUTHORITY,
+    Reason.KEY_TOO_WEAK,
+    Reason.LINT_FAILED,
+    Reason.TOKEN_POLICY_FORBIDS,
+}
+"""What no later attempt can mend."""
+
+
+class ManagedCertificateSteps:
+    """Takes managed certificates further; called by the scheduler."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        loop: IssuingLoop,
+        wrapping_keys: WrappingKeys,
+        base_url: str | None,
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._loop = loop
+        self._wrapping_keys = wrapping_keys
+        self._base_url = base_url
+        self._step = step
+
+    def advance(self, uid: str) -> None:
+        """Takes a managed certificate one or more committed steps on; idempotent, called by the scheduler.
+
+        A failure that may pass is raised, for the scheduler to try again; one that cannot makes the resource FAILED.
+        """
+        with self._store.read("managed-certificates.advance") as tx:
+            managed = managed_certificates.get_by_uid(tx, uid)
+        if managed is None or managed.state is not ManagedCertificateState.PENDING:
+            self._store.write(
+                "managed-certificates.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, uid)
+            )
+            return
+        try:
+            version = self._version_with_key(managed)
+            self._issue(managed, version)
+        except CertdError as error:
+            if error.reason not in _FINAL:
+                raise
+            self._fail(managed, error)
+
+    def blocked(self, uid: str, error: CertdError, next_attempt_time: datetime) -> None:
+        """Writes into the resource why its next step waits, and until when."""
+        now = self._clock.now()
+
+        def note(tx: Transaction) -> None:
+            managed = managed_certificates.get_by_uid(tx, uid)
+            if managed is not None and managed.state is ManagedCertificateState.PENDING:
+                managed_certificates.update(
+                    tx,
+                    replace(
+                        _observed(managed, now, status=False, reason=error.reason, message=error.message),
+                        next_attempt_time=next_attempt_time,
+                    ),
+                    expected_revision=managed.revision,
+                )
+
+        self._store.write("managed-certificates.blocked", note)
+
+    def _version_with_key(self, managed: ManagedCertificate) -> ManagedCertificateVersion:
+        """Steps 2 and 3: returns the version in the making, with a key that is sealed and durable."""
+        number = managed.current_version + 1
+        with self._store.read("managed-certificates.version") as tx:
+            found = managed_certificates.get_version(tx, managed.uid, number)
+            tenant = existing_tenant(tx, managed.tenant)
+        if found is not None:
+            return found
+        wrapping_key = self._wrapping_keys.primary(managed.tenant)
+        self._step("managed.2.wrapping-key")
+        generated = self._token.generate_subscriber_key(
+            wrapping_key_id=wrapping_key.key_id,
+            key_spec=managed.key_spec,
+            context=seal_context(tenant.uid, managed, number, public_key_sha256=b""),
+        )
+        now = self._clock.now()
+        version = ManagedCertificateVersion(
+            managed_certificate_uid=managed.uid,
+            number=number,
+            public_key=generated.public_key,
+            wrapping_key_number=wrapping_key.number,
+            authority_uid=managed.authority_uid,
+            serial=None,
+            create_time=now,
+        )
+
+        def keep(tx: Transaction) -> ManagedCertificateVersion:
+            # Two daemons may have come here; the first key is the one that stays.
+            earlier = managed_certificates.get_version(tx, managed.uid, number)
+            if earlier is not None:
+                return earlier
+            managed_certificates.insert_version(tx, version)
+            sealed_keys.insert(tx, managed.uid, number, wrapping_key.number, generated.sealed_key)
+            made = event_of(EventType.MANAGED_CERTIFICATE_KEY_GENERATED, managed, SYSTEM_PRINCIPAL, now)
+            tx.event(replace(made, resource=managed.name.version(number)))
+            return version
+
+        kept = self._store.write("managed-certificates.key", keep)
+        self._step("managed.3.key-sealed")
+        return kept
+
+    def _issue(self, managed: ManagedCertificate, version: ManagedCertificateVersion) -> None:
+        """Step 4."""
+        now = self._clock.now()
+        with self._store.read("managed-certificates.issue") as tx:
+            authority = enabled_authority(tx, AuthorityName.parse("authority", managed.authority_name), now)
+        order = replace(
+            order_of(managed, version.public_key),
+            managed_version=ManagedVersion(uid=managed.uid, number=version.number),
+        )
+        prepared = prepare(
+            order,
+            issuer_of(
+                authority,
+                public_key=authority.key.public_key or b"",
+                information_url=information_url(self._base_url, authority),
+            ),
+            now=now,
+        )
+        issuance = issuance_of(prepared, order, authority, principal=SYSTEM_PRINCIPAL, now=now)
+
+        def activate(tx: Transaction, _der: bytes) -> None:
+            current = managed_certificates.get_by_uid(tx, managed.uid)
+            if current is None or current.current_version >= version.number:
+                raise CertdError(Reason.STATE_FORBIDS, f"{managed.name.version(version.number)} is issued already")
+            managed_certificates.set_version_serial(tx, managed.uid, version.number, issuance.intent.serial)
+            changed = managed_certificates.update(
+                tx,
+                replace(
+                    _observed(current, now, status=True, reason="Issued", message="The current version is issued."),
+                    state=ManagedCertificateState.ACTIVE,
+                    current_version=version.number,
+                    not_after=prepared.not_after,
+                    next_attempt_time=None,
+                ),
+                expected_revision=current.revision,
+            )
+            if changed is None:
+                raise CertdError(
+                    Reason.OWNERSHIP_LOST, f"{managed.name} was changed meanwhile; try again", retry_after=0.5
+                )
+            jobs.finish(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, managed.uid)
+            made = event_of(EventType.MANAGED_CERTIFICATE_ISSUED, managed, SYSTEM_PRINCIPAL, now)
+            tx.event(replace(made, resource=managed.name.version(version.number)))
+
+        self._loop.issue(replace(issuance, also=activate))
+        self._step("managed.4.issued")
+
+    def _fail(self, managed: ManagedCertificate, error: CertdError) -> None:
+        now = self._clock.now()
+
+        def fail(tx: Transaction) -> None:
+            current = managed_certificates.get_by_uid(tx, managed.uid)
+            if current is None or current.state is not ManagedCertificateState.PENDING:
+                return
+            managed_certificates.update(
+                tx,
+                replace(
+                    _observed(current, now, status=False, reason=error.reason, message=error.message),
+                    state=ManagedCertificateState.FAILED,
+                    next_attempt_time=None,
+                ),
+                expected_revision=current.revision,
+            )
+            jobs.finish(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, managed.uid)
+            failed = event_of(EventType.MANAGED_CERTIFICATE_FAILED, managed, SYSTEM_PRINCIPAL, now)
+            tx.event(replace(failed, details={**failed.details, "reason": error.reason}))
+
+        self._store.write("managed-certificates.fail", fail)
+
+
+def order_of(managed: ManagedCertificate, public_key: bytes) -> Order:
+    """Returns what is asked of the authority for a version with this key."""
+    return Order(
+        request=CertificateRequest(public_key=public_key, subject=managed.subject, names=managed.names),
+        profile=existing_profile(ProfileName(managed.tenant, managed.profile), managed.tenant),
+        validity=Validity(lifetime=managed.lifetime, not_after=None),
+        labels=managed.labels,
+    )
+
+
+def seal_context(
+    tenant_uid: str, managed: ManagedCertificate, version: int, *, public_key_sha256: bytes
+) -> SealContext:
+    """Returns what the sealed key of a version is bound to."""
+    return SealContext(
+        tenant=tenant_uid,
+        certificate=managed.uid,
+        version=version,
+        purpose=Purpose.CUSTODY,
+        exportable=managed.exportable,
+        public_key_sha256=public_key_sha256,
+    )
+
+
+def _observed(
+    managed: ManagedCertificate, now: datetime, *, status: bool, reason: str, message: str
+) -> ManagedCertificate:
+    """Returns the resource with what was observed of its current version."""
+    before = next((condition for condition in managed.conditions if condition.type == ISSUED), None)
+    since = before.last_transition_time if before is not None and before.status == status else now
+    condition = Condition(type=ISSUED, status=status, reason=reason, message=message, last_transition_time=since)
+    others = tuple(other for other in managed.conditions if other.type != ISSUED)
+    return replace(managed, conditions=(*others, condition), update_time=now)
+
+
+def event_of(type_: EventType, managed: ManagedCertificate, principal: str, now: datetime) -> Event:
+    """Returns the event of something that happened to a managed certificate."""
+    return Event(
+        time=now,
+        type=type_,
+        tenant=managed.tenant,
+        principal=principal,
+        resource=str(managed.name),
+        details={"uid": managed.uid, "authority": managed.authority_name, "profile": managed.profile},
+    )

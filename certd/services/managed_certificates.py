@@ -1,0 +1,386 @@
+"""Managed certificates: declared, shown, listed, exported. `managed_certificate_steps` takes them further."""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.access import Caller, Permission
+from certd.model.authority import Authority
+from certd.model.event import Event, EventType
+from certd.model.job import Job, JobKind
+from certd.model.managed_certificate import (
+    Condition,
+    ManagedCertificate,
+    ManagedCertificateState,
+    ManagedCertificateVersion,
+)
+from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
+from certd.pki import key_spec as key_specs
+from certd.pki import pkcs8, sealing
+from certd.pki.key_spec import KeySpec
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.preparation import Issuer, Warning
+from certd.services.access import Access
+from certd.services.authorities import enabled_authority, information_url
+from certd.services.idempotency import RequestKey, record_of, replay
+from certd.services.issuance import issuer_of, prepare
+from certd.services.managed_certificate_steps import ISSUED, event_of, order_of, seal_context
+from certd.services.paging import Page, PageRequest, page_of
+from certd.services.profiles import DEFAULT_PROFILE, existing_profile
+from certd.services.steps import StepHook
+from certd.services.tenants import existing_tenant
+from certd.store import (
+    authorities,
+    certificates,
+    jobs,
+    managed_certificates,
+    request_records,
+    sealed_keys,
+    wrapping_keys,
+)
+from certd.store.request_records import RequestRecord
+from certd.store.store import Store, Transaction
+from certd.token.client import TokenClient
+
+_METHOD = "RequestManagedCertificate"
+_LONGEST_REASON = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewManagedCertificate:
+    """What a caller declares."""
+
+    name: ManagedCertificateName
+    authority: AuthorityName
+    profile: ProfileName | None = None
+    key_spec: KeySpec | None = None
+    subject: bytes
+    """DER of the distinguished name; the empty sequence for none."""
+    names: SubjectAlternativeNames
+    lifetime: timedelta | None = None
+    exportable: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedCertificateView:
+    """A managed certificate as a caller sees it."""
+
+    managed_certificate: ManagedCertificate
+    state: ManagedCertificateState
+    certificate: bytes | None
+    """DER of the current certificate."""
+    chain: tuple[bytes, ...]
+    profile_name: str
+    warnings: tuple[Warning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PassphraseExport:
+    """The key leaves as PKCS#8 under a passphrase."""
+
+    passphrase: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientExport:
+    """The key leaves encrypted to a raw X25519 public key with HPKE."""
+
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A version that left."""
+
+    version: int
+    certificate: bytes
+    chain: tuple[bytes, ...]
+    encrypted_key: bytes
+    """DER of the EncryptedPrivateKeyInfo, or the HPKE message."""
+    hpke_info: bytes
+
+
+class ManagedCertificates:
+    """The use cases of managed certificates."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        access: Access,
+        base_url: str | None,
+        wake_scheduler: Callable[[], None],
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._access = access
+        self._base_url = base_url
+        self._wake_scheduler = wake_scheduler
+        self._step = step
+
+    def request(
+        self, caller: Caller, new: NewManagedCertificate, *, key: RequestKey | None, validate_only: bool
+    ) -> ManagedCertificateView:
+        """Declares a managed certificate; the answer may still be PENDING.
+
+        Every check of its first certificate runs now, with a throw-away key, so that what will fail fails here.
+        Raises what `pki.preparation.prepare` raises, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED, PROFILE_NOT_FOUND,
+        PROFILE_FORBIDS, MANAGED_CERTIFICATE_EXISTS, REQUEST_ID_REUSED.
+        """
+        name = str(new.name)
+        now = self._clock.now()
+        profile = existing_profile(new.profile or ProfileName(new.name.tenant, DEFAULT_PROFILE), new.name.tenant)
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_REQUEST, name, profile=profile.profile_id)
+        if profile.authority:
+            raise CertdError(
+                Reason.PROFILE_FORBIDS, f"the profile {profile.profile_id} yields an authority; use CreateAuthority"
+            )
+        if new.authority.tenant != new.name.tenant:
+            raise CertdError(
+                Reason.AUTHORITY_NOT_FOUND,
+                f"{new.authority} is not an authority of tenants/{new.name.tenant}",
+                resource=str(new.authority),
+            )
+        with self._store.read("managed-certificates.request") as tx:
+            existing_tenant(tx, new.name.tenant)
+            made = None if validate_only else replay(tx, caller, _METHOD, key)
+            if made is not None:
+                return self._replayed(tx, made)
+            authority = enabled_authority(tx, new.authority, now)
+            if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
+                raise _exists(name)
+        declared = _declared(new, authority, profile.profile_id, now)
+        throw_away = key_specs.generate_private_key(declared.key_spec).public_key()
+        prepared = prepare(order_of(declared, key_specs.public_key_der(throw_away)), self._issuer(authority), now=now)
+        view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
+        if validate_only:
+            return view
+        record = None if key is None else record_of(caller, _METHOD, key, resource=declared.uid, now=now)
+        found = self._store.write(
+            "managed-certificates.request", lambda tx: self._declare(tx, caller, declared, record, now)
+        )
+        if found is not None:
+            with self._store.read("managed-certificates.replay") as tx:
+                return self._replayed(tx, found)
+        self._step("managed.1.requested")
+        self._wake_scheduler()
+        return view
+
+    def get(self, caller: Caller, name: ManagedCertificateName) -> ManagedCertificateView:
+        """Returns a managed certificate; raises MANAGED_CERTIFICATE_NOT_FOUND."""
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_READ, str(name))
+        with self._store.read("managed-certificates.get") as tx:
+            return self._with_certificate(tx, _existing(tx, name))
+
+    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[ManagedCertificateView]:
+        """Returns a page of a tenant's managed certificates by name, without chains."""
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_READ, f"{parent}/managedCertificates")
+        query = f"managedCertificates {parent}"
+        after = request.after(query)
+        with self._store.read("managed-certificates.page") as tx:
+            existing_tenant(tx, parent.tenant)
+            rows = managed_certificates.page(
+                tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1
+            )
+            views = [replace(self._with_certificate(tx, row), chain=()) for row in rows]
+        return page_of(views, request, query, key=lambda view: [view.managed_certificate.managed_certificate_id])
+
+    def export(
+        self,
+        caller: Caller,
+        name: ManagedCertificateName,
+        *,
+        version: int | None,
+        protection: PassphraseExport | RecipientExport,
+        reason: str,
+    ) -> Exported:
+        """Returns a version with its private key encrypted; the event is committed before the token process moves.
+
+        Raises NOT_EXPORTABLE, STATE_FORBIDS while there is no certificate, MANAGED_CERTIFICATE_NOT_FOUND,
+        FIELD_INVALID, RATE_LIMITED, TOKEN_UNAVAILABLE.
+        """
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_EXPORT, str(name))
+        if isinstance(protection, PassphraseExport):
+            pkcs8.check_passphrase(protection.passphrase, "passphrase")
+        with self._store.read("managed-certificates.export") as tx:
+            managed = _existing(tx, name)
+            chosen = _exportable_version(tx, managed, version)
+            authority = authorities.get_by_uid(tx, chosen.authority_uid)
+            issued = None if chosen.serial is None else certificates.get(tx, chosen.authority_uid, chosen.serial)
+            sealed = sealed_keys.get(tx, managed.uid, chosen.number)
+            wrapping_key = wrapping_keys.get(tx, managed.tenant, chosen.wrapping_key_number)
+            tenant = existing_tenant(tx, managed.tenant)
+        if authority is None or issued is None or issued.der is None or sealed is None or wrapping_key is None:
+            raise CertdError(
+                Reason.STATE_FORBIDS,
+                f"{name.version(chosen.number)} has no certificate yet; wait until it is ACTIVE",
+                resource=name.version(chosen.number),
+            )
+        context = seal_context(
+            tenant.uid, managed, chosen.number, public_key_sha256=hashlib.sha256(chosen.public_key).digest()
+        )
+        now = self._clock.now()
+        event = Event(
+            time=now,
+            type=EventType.MANAGED_CERTIFICATE_EXPORTED,
+            tenant=managed.tenant,
+            principal=caller.principal,
+            resource=name.version(chosen.number),
+            details={
+                "protection": "passphrase" if isinstance(protection, PassphraseExport) else "recipient",
+                "reason": reason[:_LONGEST_REASON],
+            },
+        )
+        self._store.write("managed-certificates.export", lambda tx: tx.event(event))
+        self._step("export.1.recorded")
+        if isinstance(protection, PassphraseExport):
+            encrypted = self._token.export_under_passphrase(
+                wrapping_key_id=wrapping_key.key_id,
+                sealed_key=sealed,
+                context=context,
+                passphrase=protection.passphrase,
+            )
+            info = b""
+        else:
+            encrypted = self._token.export_to_recipient(
+                wrapping_key_id=wrapping_key.key_id,
+                sealed_key=sealed,
+                context=context,
+                recipient_public_key=protection.public_key,
+            )
+            info = sealing.export_info(context)
+        return Exported(
+            version=chosen.number,
+            certificate=issued.der,
+            chain=authority.full_chain,
+            encrypted_key=encrypted,
+            hpke_info=info,
+        )
+
+    def _declare(
+        self,
+        tx: Transaction,
+        caller: Caller,
+        declared: ManagedCertificate,
+        record: RequestRecord | None,
+        now: datetime,
+    ) -> str | None:
+        """Step 1. Returns the uid that an earlier call with the same request id made, if there is one."""
+        if record is not None and request_records.claim(tx, record) is not None:
+            return replay(tx, caller, _METHOD, RequestKey(record.request_id, record.request_sha256))
+        if managed_certificates.get(tx, declared.tenant, declared.managed_certificate_id) is not None:
+            raise _exists(str(declared.name))
+        managed_certificates.insert(tx, declared)
+        jobs.put(tx, Job(kind=JobKind.ADVANCE_MANAGED_CERTIFICATE, subject=declared.uid, due_time=now))
+        tx.event(event_of(EventType.MANAGED_CERTIFICATE_REQUESTED, declared, caller.principal, now))
+        return None
+
+    def _issuer(self, authority: Authority) -> Issuer:
+        return issuer_of(
+            authority,
+            public_key=authority.key.public_key or b"",
+            information_url=information_url(self._base_url, authority),
+        )
+
+    def _replayed(self, tx: Transaction, uid: str) -> ManagedCertificateView:
+        managed = managed_certificates.get_by_uid(tx, uid)
+        if managed is None:
+            raise CertdError(
+                Reason.MANAGED_CERTIFICATE_NOT_FOUND, "what this request_id made is deleted; send a new one"
+            )
+        return self._with_certificate(tx, managed)
+
+    def _with_certificate(self, tx: Transaction, managed: ManagedCertificate) -> ManagedCertificateView:
+        now = self._clock.now()
+        version = (
+            managed_certificates.get_version(tx, managed.uid, managed.current_version)
+            if managed.current_version
+            else None
+        )
+        if version is None or version.serial is None:
+            return _view(managed, None, now, ())
+        row = certificates.get(tx, version.authority_uid, version.serial)
+        authority = authorities.get_by_uid(tx, version.authority_uid)
+        return _view(managed, row.der if row else None, now, authority.full_chain if authority else ())
+
+
+def _existing(tx: Transaction, name: ManagedCertificateName) -> ManagedCertificate:
+    found = managed_certificates.get(tx, name.tenant, name.managed_certificate)
+    if found is None:
+        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
+    return found
+
+
+def _exportable_version(tx: Transaction, managed: ManagedCertificate, version: int | None) -> ManagedCertificateVersion:
+    if not managed.exportable:
+        raise CertdError(
+            Reason.NOT_EXPORTABLE,
+            f"{managed.name} was requested as not exportable, for ever; request another one to export",
+            resource=str(managed.name),
+        )
+    number = managed.current_version if version is None else version
+    if number == 0:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{managed.name} has no version yet; wait until it is ACTIVE",
+            resource=str(managed.name),
+        )
+    found = managed_certificates.get_version(tx, managed.uid, number)
+    if found is None:
+        name = managed.name.version(number)
+        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=name)
+    return found
+
+
+def _declared(new: NewManagedCertificate, authority: Authority, profile: str, now: datetime) -> ManagedCertificate:
+    waiting = Condition(
+        type=ISSUED, status=False, reason="Requested", message="Waits for the scheduler.", last_transition_time=now
+    )
+    return ManagedCertificate(
+        uid=uuid.uuid4().hex,
+        tenant=new.name.tenant,
+        managed_certificate_id=new.name.managed_certificate,
+        authority_uid=authority.uid,
+        authority_name=str(new.authority),
+        profile=profile,
+        key_spec=new.key_spec or KeySpec.EC_P256,
+        subject=new.subject,
+        names=new.names,
+        lifetime=new.lifetime,
+        exportable=new.exportable,
+        state=ManagedCertificateState.PENDING,
+        conditions=(waiting,),
+        next_attempt_time=now,
+        labels=new.labels,
+        create_time=now,
+        update_time=now,
+    )
+
+
+def _view(
+    managed: ManagedCertificate, certificate: bytes | None, now: datetime, chain: tuple[bytes, ...]
+) -> ManagedCertificateView:
+    return ManagedCertificateView(
+        managed_certificate=managed,
+        state=managed.state_at(now),
+        certificate=certificate,
+        chain=chain,
+        profile_name=str(ProfileName(managed.tenant, managed.profile)),
+    )
+
+
+def _exists(name: str) -> CertdError:
+    return CertdError(
+        Reason.MANAGED_CERTIFICATE_EXISTS,
+        f"{name} exists already; choose another managed_certificate_id",
+        resource=name,
+    )

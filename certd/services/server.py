@@ -1,0 +1,115 @@
+"""The server itself: what it is, whether it is well, what its clients may trust."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from certd import __version__
+from certd.errors import CertdError
+from certd.model.access import Caller, Permission
+from certd.model.authority import AuthorityType
+from certd.model.names import TenantName
+from certd.services.access import Access
+from certd.services.authorities import every_authority
+from certd.services.system import SystemAuthority
+from certd.services.tenants import existing_tenant
+from certd.store.store import Store
+from certd.token.client import Isolation, TokenClient, TokenDescription
+
+_SERVER = "server"
+"""The resource on which a caller needs `server.read`; only the scope of everything holds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerDescription:
+    """The server, described."""
+
+    version: str
+    token: TokenDescription | None
+    token_ready: bool
+    token_problem: str
+    isolation: Isolation | None
+    database_engine: str
+    start_time: datetime
+    trust_domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrustBundle:
+    """Certificates to trust, in DER."""
+
+    system_roots: tuple[bytes, ...]
+    tenant_roots: tuple[bytes, ...]
+
+
+class Server:
+    """The use cases of the server resource."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        access: Access,
+        system_authority: SystemAuthority,
+        trust_domain: str,
+        start_time: datetime,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._access = access
+        self._system_authority = system_authority
+        self._trust_domain = trust_domain
+        self._start_time = start_time
+
+    def describe(self, caller: Caller) -> ServerDescription:
+        """Returns version, token, isolation and database engine, also while the token is away."""
+        self._access.require(caller, Permission.SERVER_READ, _SERVER)
+        try:
+            description = self._token.describe()
+        except CertdError:
+            description = None
+        return ServerDescription(
+            version=__version__,
+            token=description,
+            token_ready=self._token.ready,
+            token_problem=self._token.problem,
+            isolation=self._token.isolation(),
+            database_engine=self._store.engine_name,
+            start_time=self._start_time,
+            trust_domain=self._trust_domain,
+        )
+
+    def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
+        """Returns the system root, for every identified caller, and the roots of a tenant, for its readers."""
+        system = self._system_authority.get()
+        roots: list[bytes] = []
+        if tenant is not None:
+            self._access.require(caller, Permission.AUTHORITY_READ, f"{tenant}/authorities")
+            with self._store.read("server.trust-bundle") as tx:
+                existing_tenant(tx, tenant.tenant)
+                roots = [
+                    authority.certificate
+                    for authority in every_authority(tx, tenant.tenant)
+                    if authority.type is AuthorityType.ROOT and authority.certificate is not None
+                ]
+        return TrustBundle((system.certificate or b"",), tuple(roots))
+
+
+class Health:
+    """Whether the daemon can do its work."""
+
+    def __init__(self, *, store: Store, token: TokenClient) -> None:
+        self._store = store
+        self._token = token
+
+    def problems(self) -> list[str]:
+        """Returns a sentence for everything that keeps the daemon from issuing; empty when it is well."""
+        problems = []
+        if not self._token.ready:
+            problems.append(f"the token does not answer: {self._token.problem or 'starting'}")
+        try:
+            with self._store.read("health"):
+                pass
+        except CertdError as error:
+            problems.append(f"the database does not answer: {error.message}")
+        return problems

@@ -1,0 +1,49 @@
+"""Wrapping keys: one per tenant, made the first time that the tenant needs one."""
+
+import secrets
+
+from certd.clock import Clock
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.wrapping_key import WrappingKey, WrappingKeyState
+from certd.store import wrapping_keys
+from certd.store.store import Store, Transaction
+from certd.token.client import TokenClient
+
+
+class WrappingKeys:
+    """Finds and makes wrapping keys."""
+
+    def __init__(self, *, store: Store, token: TokenClient, clock: Clock) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+
+    def primary(self, tenant: str) -> WrappingKey:
+        """Returns the tenant's key that seals, which surely exists in the token.
+
+        The row comes first and fixes the CKA_ID, so that neither a crash between the two nor two daemons make two keys.
+        """
+        with self._store.read("wrapping-keys.primary") as tx:
+            found = wrapping_keys.primary(tx, tenant)
+        key = found or self._store.write("wrapping-keys.claim", lambda tx: self._claim(tx, tenant))
+        self._token.ensure_wrapping_key(key_id=key.key_id)
+        return key
+
+    def _claim(self, tx: Transaction, tenant: str) -> WrappingKey:
+        now = self._clock.now()
+        ours = WrappingKey(
+            tenant=tenant, number=1, key_id=secrets.token_bytes(16), state=WrappingKeyState.PRIMARY, create_time=now
+        )
+        claimed = wrapping_keys.claim(tx, ours)
+        if claimed == ours:
+            tx.event(
+                Event(
+                    time=now,
+                    type=EventType.WRAPPING_KEY_CREATED,
+                    tenant=tenant,
+                    principal=SYSTEM_PRINCIPAL,
+                    resource=f"tenants/{tenant}/wrappingKeys/{ours.number}",
+                    details={"key_id": ours.key_id.hex()},
+                )
+            )
+        return claimed
