@@ -16,7 +16,7 @@ from certd.client.credentials import Credentials
 from certd.client.failure import CallFailed, decode
 from certd.client.retry import RetryPolicy, delay_before_retry
 from certd.client.stubs import Stubs
-from certd.errors import CertdError, Reason
+from certd.errors import Reason
 
 CALL_TIMEOUT: Final = 60.0
 """Seconds that one try may take when the caller says nothing; generating an RSA key in a slow token takes many."""
@@ -214,11 +214,3 @@ def _reworded(failure: CallFailed, message: str, *, reason: str | None = None) -
 def _last_error(text: str) -> str:
     """Returns what failed last; grpc puts the addresses that it tried before it."""
     return text.rsplit("last error: ", 1)[-1]
-
-
-def check_address(address: str) -> str:
-    """Returns an address of the form `host:port`; raises FIELD_INVALID."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 1 << 16 or "/" in host:
-        raise CertdError(Reason.FIELD_INVALID, f"address: must have the form host:port, not {address!r}")
-    return address

@@ -7,7 +7,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
 
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
@@ -17,6 +22,7 @@ from certd.v1.managed_certificate_service_pb2 import (
     ExportManagedCertificateRequest,
     ExportManagedCertificateResponse,
     GetManagedCertificateRequest,
+    PassphraseProtection,
     RecipientProtection,
 )
 
@@ -85,6 +91,35 @@ def export_to_one_time_key(client: Client, name: str, *, version: int = 0, reaso
     if _public_key_of_private(name, private_key_info) != public_key:
         raise _inconsistent(name, "the private key does not belong to the certificate")
     return Exported(response=response, private_key_info=private_key_info)
+
+
+def export_under_passphrase(
+    client: Client, name: str, *, passphrase: bytes, version: int = 0, reason: str = ""
+) -> ExportManagedCertificateResponse:
+    """Exports a managed certificate under a passphrase, which the server sees, and checks the key.
+
+    Raises CallFailed: the server's, or ANSWER_INCONSISTENT when the private key does not open with the passphrase or
+    does not belong to the certificate.
+    """
+    response = client.call(
+        client.stubs.export_managed_certificate,
+        ExportManagedCertificateRequest(
+            name=name,
+            version=version,
+            passphrase=PassphraseProtection(passphrase=passphrase, format=PassphraseProtection.PKCS8),
+            reason=reason,
+        ),
+    )
+    if version not in {0, response.version}:
+        raise _inconsistent(name, f"version {response.version} came instead of {version}")
+    try:
+        key = load_pem_private_key(response.encrypted_private_key_pem.encode(), password=passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _inconsistent(name, "the private key does not open with the passphrase") from error
+    own = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if own != _public_key(name, response.certificate.der):
+        raise _inconsistent(name, "the private key does not belong to the certificate")
+    return response
 
 
 def _public_key(name: str, certificate: bytes) -> bytes:

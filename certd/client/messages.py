@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,9 +32,9 @@ def to_json(message: Message, *, indent: int | None = None) -> str:
     return json_format.MessageToJson(message, indent=indent)
 
 
-def enum_name(enum: EnumTypeWrapper, number: int) -> str:
-    """Returns the name of an enumeration's value; its number when a newer server sent one that we do not know."""
-    try:
-        return enum.Name(number)
-    except ValueError:
-        return str(number)
+def enum_text(message: Message, field: str) -> str:
+    """Returns the name of an enumeration field's value; its number when a newer server sent one that we do not know."""
+    number: int = getattr(message, field)
+    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
+    value = None if enum is None else enum.values_by_number.get(number)
+    return str(number) if value is None else value.name

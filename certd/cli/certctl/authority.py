@@ -1,0 +1,163 @@
+"""`certctl authority`: certificate authorities."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import click
+
+from certd.cli.certctl import files, names, output
+from certd.cli.certctl.invocation import Invocation, mutation_options, verb
+from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SIGNATURE_ALGORITHM, SUBJECT
+from certd.client.messages import duration, enum_text
+from certd.v1.authority_pb2 import Authority
+from certd.v1.authority_service_pb2 import CreateAuthorityRequest, GetAuthorityRequest, ListAuthoritiesRequest
+from certd.v1.x509_pb2 import DistinguishedName, KeySpec, SignatureAlgorithm
+
+_PAGE: Final = 500
+_HEADER: Final = ("AUTHORITY", "TYPE", "STATE", "KEY", "SUBJECT", "NOT AFTER", "DAYS LEFT")
+
+
+@click.group()
+def authority() -> None:
+    """Certificate authorities, whose keys never leave the token."""
+
+
+@verb(
+    authority,
+    "create",
+    examples="""
+    certctl authority create web-root --type root --key EC_P384 --subject "CN=Example Root,O=Example" --lifetime 10y
+    certctl authority create web-ca --type subordinate --issuer web-root --subject "CN=Example Issuing CA" --lifetime 5y
+    """,
+)
+@click.argument("name", metavar="ID")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["root", "subordinate"], case_sensitive=False),
+    required=True,
+    help="root signs its own certificate; subordinate has it signed by --issuer.",
+)
+@click.option("--issuer", metavar="AUTHORITY", help="Authority that signs the certificate of a subordinate.")
+@click.option("--subject", type=SUBJECT, required=True, help='Its subject, in this order: "CN=Example Root,O=Example".')
+@click.option("--key", "key_spec", type=KEY_SPEC, help="Kind and size of its key.")
+@click.option("--signature-algorithm", type=SIGNATURE_ALGORITHM, help="Algorithm of its signatures.")
+@click.option("--lifetime", type=DURATION, help="Lifetime of its certificate, for example 10y.")
+@click.option("--path-length", type=click.IntRange(0, 4), help="How many authorities may stand below it in a chain.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for its certificate (PEM).")
+@mutation_options(validate_only=True)
+def create(
+    run: Invocation,
+    *,
+    name: str,
+    kind: str,
+    issuer: str | None,
+    subject: DistinguishedName,
+    key_spec: str | None,
+    signature_algorithm: str | None,
+    lifetime: timedelta | None,
+    path_length: int | None,
+    labels: Sequence[tuple[str, str]],
+    out: Path | None,
+    request_id: UUID,
+    validate_only: bool,
+) -> None:
+    """Make a working authority: its key in the token, and its certificate."""
+    if kind == "subordinate" and issuer is None:
+        message = "a subordinate needs --issuer, the authority that signs its certificate"
+        raise click.UsageError(message)
+    if kind == "root" and issuer is not None:
+        message = "a root signs its own certificate; leave out --issuer, or make it --type subordinate"
+        raise click.UsageError(message)
+    parent, authority_id = names.parent_and_id(names.authority_name(name, run.tenant))
+    request = CreateAuthorityRequest(
+        parent=parent,
+        authority_id=authority_id,
+        authority=Authority(
+            type=Authority.Type.Value(kind.upper()),
+            issuer="" if issuer is None else names.authority_name(issuer, run.tenant),
+            subject=subject,
+            key_spec=KeySpec.Value(key_spec or "KEY_SPEC_UNSPECIFIED"),
+            signature_algorithm=SignatureAlgorithm.Value(signature_algorithm or "SIGNATURE_ALGORITHM_UNSPECIFIED"),
+            lifetime=None if lifetime is None else duration(lifetime),
+            path_length=path_length,
+            labels=dict(labels),
+        ),
+        request_id=str(request_id),
+        validate_only=validate_only,
+    )
+    with run.connect() as client, run.progress(f"creating the authority {authority_id}"):
+        made = client.call(client.stubs.create_authority, request)
+    output.print_warnings(made.warnings, run.output)
+    if validate_only:
+        run.tell("every check passed; nothing was changed")
+    elif out is not None:
+        files.write([files.Output(path=out, content=made.certificate.pem.encode())])
+    _print(made, run)
+
+
+@verb(authority, "get", examples="certctl authority get web-ca\ncertctl authority get web-root -o pem > root.pem")
+@click.argument("name", metavar="AUTHORITY")
+def get(run: Invocation, *, name: str) -> None:
+    """Show one authority."""
+    with run.connect() as client, run.progress("getting the authority"):
+        found = client.call(
+            client.stubs.get_authority, GetAuthorityRequest(name=names.authority_name(name, run.tenant))
+        )
+    _print(found, run)
+
+
+@verb(authority, "list", examples="certctl authority list\ncertctl authority list -o json | jq -r .name")
+def list_(run: Invocation) -> None:
+    """List the authorities of a tenant."""
+    request = ListAuthoritiesRequest(parent=names.tenant_name(run.tenant), page_size=_PAGE)
+
+    def pages() -> Iterator[Sequence[Authority]]:
+        for page in client.pages(client.stubs.list_authorities, request):
+            yield page.authorities
+
+    with run.connect() as client, run.progress("listing authorities"):
+        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda a: a.certificate.pem)
+
+
+def _row(item: Authority) -> Sequence[str]:
+    return (
+        names.short(item.name),
+        enum_text(item, "type"),
+        enum_text(item, "state"),
+        enum_text(item, "key_spec"),
+        item.description.subject_text,
+        output.time_text(item.description.not_after_time),
+        output.days_left_text(item.description),
+    )
+
+
+def _print(item: Authority, run: Invocation) -> None:
+    card = [
+        ("Name", item.name),
+        ("Type", enum_text(item, "type")),
+        ("State", enum_text(item, "state")),
+        ("Subject", item.description.subject_text),
+        ("Issuer", item.issuer or item.description.issuer_text),
+        *output.validity_rows(item.description),
+        ("Serial number", item.description.serial_number),
+        ("Path length", str(item.path_length) if item.HasField("path_length") else ""),
+        ("Key", _key_text(item)),
+        ("Signs with", enum_text(item, "signature_algorithm")),
+        ("SHA-256", item.description.sha256_fingerprint.hex()),
+        ("Uid", item.uid),
+        ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
+        ("Created", output.time_text(item.create_time)),
+    ]
+    output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _key_text(item: Authority) -> str:
+    spec = enum_text(item, "key_spec")
+    if not item.key.key_id:
+        return spec
+    return f"{spec} in token {item.key.token_label}, id {item.key.key_id} ({item.key.mechanism})"

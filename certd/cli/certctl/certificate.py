@@ -1,0 +1,187 @@
+"""`certctl certificate`: certificates issued from CSRs."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import click
+
+from certd.cli.certctl import files, names, output
+from certd.cli.certctl.invocation import Invocation, mutation_options, verb
+from certd.cli.certctl.parameters import DURATION, LABEL, TIME
+from certd.client.messages import duration, enum_text, timestamp
+from certd.v1.certificate_pb2 import Certificate
+from certd.v1.certificate_service_pb2 import GetCertificateRequest, IssueCertificateRequest, ListCertificatesRequest
+
+_PAGE: Final = 500
+_HEADER: Final = ("SERIAL", "AUTHORITY", "STATE", "NAMES", "PROFILE", "NOT AFTER", "DAYS LEFT")
+_NAMES_SHOWN: Final = 2
+
+
+@click.group()
+def certificate() -> None:
+    """Certificates issued from certification requests (CSRs)."""
+
+
+@verb(
+    certificate,
+    "issue",
+    examples="""
+    certctl certificate issue --authority web-ca --csr req.pem --lifetime 90d --out leaf.pem --chain-out chain.pem
+    certctl certificate issue --authority web-ca --csr req.pem --profile server --not-after 2027-01-31T12:00:00Z
+    openssl req -new -key key.pem -config req.cnf | certctl certificate issue --authority web-ca --csr - -o pem
+    """,
+)
+@click.option("--authority", required=True, help="Authority that signs.")
+@click.option("--csr", required=True, metavar="FILE", help="PKCS#10 request, PEM or DER; - reads standard input.")
+@click.option("--profile", help="Profile under which it is issued.  [default: end-entity]")
+@click.option("--lifetime", type=DURATION, help="Lifetime from now, for example 90d.  [default: that of the profile]")
+@click.option("--not-after", type=TIME, help="Exact end instead, RFC 3339.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for the certificate (PEM).")
+@click.option(
+    "--chain-out", type=click.Path(path_type=Path), help="File for the chain from its issuer to the root (PEM)."
+)
+@mutation_options(validate_only=True)
+def issue(
+    run: Invocation,
+    *,
+    authority: str,
+    csr: str,
+    profile: str | None,
+    lifetime: timedelta | None,
+    not_after: datetime | None,
+    labels: Sequence[tuple[str, str]],
+    out: Path | None,
+    chain_out: Path | None,
+    request_id: UUID,
+    validate_only: bool,
+) -> None:
+    """Issue a certificate from a CSR."""
+    if lifetime is not None and not_after is not None:
+        message = "--lifetime and --not-after both say when it ends; give one"
+        raise click.UsageError(message)
+    request = IssueCertificateRequest(
+        parent=names.authority_name(authority, run.tenant),
+        csr=files.read_csr(csr),
+        profile="" if profile is None else names.profile_name(profile, run.tenant),
+        lifetime=None if lifetime is None else duration(lifetime),
+        not_after_time=None if not_after is None else timestamp(not_after),
+        labels=dict(labels),
+        request_id=str(request_id),
+        validate_only=validate_only,
+    )
+    with run.connect() as client, run.progress("issuing the certificate"):
+        issued = client.call(client.stubs.issue_certificate, request)
+    output.print_warnings(issued.warnings, run.output)
+    if validate_only:
+        # The certificate in the answer has a throw-away signature, so it is neither written nor printed as PEM.
+        run.tell("every check passed; nothing was changed")
+        _print(issued, run, pem="")
+        return
+    _write(issued, out, chain_out)
+    _print(issued, run, pem=issued.certificate.pem)
+
+
+@verb(
+    certificate,
+    "get",
+    examples="""
+    certctl certificate get 4f1d02 --authority web-ca
+    certctl certificate get tenants/default/authorities/web-ca/certificates/4f1d02 -o pem
+    """,
+)
+@click.argument("name", metavar="NAME|SERIAL")
+@click.option("--authority", help="Authority that issued it, when a serial number is given.")
+@click.option("--out", type=click.Path(path_type=Path), help="File for the certificate (PEM).")
+@click.option(
+    "--chain-out", type=click.Path(path_type=Path), help="File for the chain from its issuer to the root (PEM)."
+)
+def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, chain_out: Path | None) -> None:
+    """Show one certificate; the serial in any case, with or without colons."""
+    try:
+        full_name = names.certificate_name(name, run.tenant, authority)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with run.connect() as client, run.progress("getting the certificate"):
+        found = client.call(client.stubs.get_certificate, GetCertificateRequest(name=full_name))
+    _write(found, out, chain_out)
+    _print(found, run, pem=found.certificate.pem)
+
+
+@verb(
+    certificate,
+    "list",
+    examples="""
+    certctl certificate list --authority web-ca
+    certctl certificate list --limit 20
+    certctl certificate list -o json | jq -r .name
+    """,
+)
+@click.option("--authority", help="Authority that issued them.  [default: every one of the tenant]")
+@click.option("--limit", type=click.IntRange(min=1), help="Show only so many, the newest.")
+def list_(run: Invocation, *, authority: str | None, limit: int | None) -> None:
+    """List certificates, newest first."""
+    page_size = _PAGE if limit is None else min(limit, _PAGE)
+    request = ListCertificatesRequest(parent=names.authority_name(authority or "-", run.tenant), page_size=page_size)
+
+    def pages() -> Iterator[Sequence[Certificate]]:
+        left = limit
+        for page in client.pages(client.stubs.list_certificates, request):
+            shown = list(islice(page.certificates, left))
+            yield shown
+            if left is not None:
+                left -= len(shown)
+                if left <= 0:
+                    return
+
+    with run.connect() as client, run.progress("listing certificates"):
+        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda c: c.certificate.pem)
+
+
+def _write(item: Certificate, out: Path | None, chain_out: Path | None) -> None:
+    outputs = []
+    if out is not None:
+        outputs.append(files.Output(path=out, content=item.certificate.pem.encode()))
+    if chain_out is not None:
+        outputs.append(files.Output(path=chain_out, content=output.chain_pem(item.chain).encode()))
+    files.write(outputs)
+
+
+def _row(item: Certificate) -> Sequence[str]:
+    all_names = output.names_text(item.description.subject_alternative_names, "\n").splitlines()
+    more = len(all_names) - _NAMES_SHOWN
+    return (
+        names.short(item.name),
+        item.name.split("/")[3],
+        enum_text(item, "state"),
+        ", ".join(all_names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else ""),
+        names.short(item.profile),
+        output.time_text(item.description.not_after_time),
+        output.days_left_text(item.description),
+    )
+
+
+def _print(item: Certificate, run: Invocation, *, pem: str) -> None:
+    described = item.description
+    card = [
+        ("Name", item.name),
+        ("State", enum_text(item, "state")),
+        ("Subject", described.subject_text),
+        ("Names", output.names_text(described.subject_alternative_names, "\n")),
+        ("Issuer", described.issuer_text),
+        *output.validity_rows(described),
+        ("Serial number", described.serial_number),
+        ("Key", enum_text(described, "key_spec")),
+        ("Signed with", enum_text(described, "signature_algorithm")),
+        ("SHA-256", described.sha256_fingerprint.hex()),
+        ("Profile", names.short(item.profile)),
+        ("Managed by", item.managed_certificate_version),
+        ("Revoked", output.time_text(item.revoke_time)),
+        ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
+        ("Created", output.time_text(item.create_time)),
+    ]
+    output.print_resource(item, run.output, card=card, pem=pem)

@@ -1,0 +1,133 @@
+"""Files that certctl reads and writes."""
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from certd.errors import CertdError, Reason
+from certd.pki.pkcs8 import PASSPHRASE_BYTES, check_passphrase
+
+STANDARD_STREAM: Final = "-"
+CSR_BYTES: Final = 32 << 10
+PUBLIC_MODE: Final = 0o644
+SECRET_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A file to write."""
+
+    path: Path
+    content: bytes
+    mode: int = PUBLIC_MODE
+
+    def __repr__(self) -> str:
+        return f"Output({self.path})"
+
+
+def read_csr(path: str) -> bytes:
+    """Reads a CSR from a file, or from standard input for `-`; FIELD_INVALID when there is none, or it is too large."""
+    data = _read(path, CSR_BYTES, "CSR")
+    if len(data) > CSR_BYTES:
+        raise CertdError(
+            Reason.CSR_MALFORMED, f"{path} is longer than a CSR may be, {CSR_BYTES} bytes; name another file"
+        )
+    return data
+
+
+def read_passphrase(path: str) -> tuple[bytes, str | None]:
+    """Reads a passphrase from a file, or from standard input for `-`, and drops one trailing newline.
+
+    Returns it with a warning when others can read the file. FIELD_INVALID when its length is out of bounds.
+    """
+    passphrase = _read(path, PASSPHRASE_BYTES.stop + 1, "passphrase").removesuffix(b"\n")
+    check_passphrase(passphrase, "passphrase-file")
+    if path == STANDARD_STREAM:
+        return passphrase, None
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & 0o077 and stat.S_ISREG(Path(path).stat().st_mode):
+        return passphrase, f"others can read {path} (mode {mode:04o}); chmod 600 {path}"
+    return passphrase, None
+
+
+def _read(path: str, limit: int, what: str) -> bytes:
+    """Reads at most one byte more than `limit`, so that a caller sees that there is more."""
+    try:
+        if path == STANDARD_STREAM:
+            return sys.stdin.buffer.read(limit + 1)
+        with Path(path).open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise CertdError(
+            Reason.FIELD_INVALID, f"the {what} file {path} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
+
+
+def write(outputs: Sequence[Output]) -> None:
+    """Writes files so that each is either its old or its whole new self, also after a power cut.
+
+    All are written beside their places first and renamed only when all are complete, the last one last. FIELD_INVALID
+    when a directory is missing or cannot be written.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    try:
+        for output in outputs:
+            # A link is followed, and stays.
+            path = output.path.resolve()
+            if path.exists() and not path.is_file():
+                raise CertdError(Reason.FIELD_INVALID, f"{output.path} is no regular file; name another")
+            waiting.append((_write_beside(output, path), path))
+        while waiting:
+            beside, path = waiting[0]
+            beside.replace(path)
+            waiting.pop(0)
+        for directory in {output.path.resolve().parent for output in outputs}:
+            _synchronise(directory)
+    except OSError as error:
+        raise CertdError(
+            Reason.FIELD_INVALID,
+            f"{error.filename or 'the output'} cannot be written: {(error.strerror or str(error)).lower()}",
+        ) from error
+    finally:
+        for beside, _ in waiting:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those above it, where they do not exist."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CertdError(
+            Reason.FIELD_INVALID, f"the directory {path} cannot be made: {(error.strerror or str(error)).lower()}"
+        ) from error
+
+
+def _write_beside(output: Output, path: Path) -> Path:
+    # mkstemp makes the file with mode 0600, so that a secret is never readable in between.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(output.content)
+            file.flush()
+            os.fchmod(file.fileno(), output.mode)
+            os.fsync(file.fileno())
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _synchronise(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,217 @@
+"""What one run of certctl knows: how to connect, as which tenant, and how to print. Options shared by all commands."""
+
+import functools
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from certd.cli.certctl import settings
+from certd.cli.certctl.output import Format, note
+from certd.cli.certctl.parameters import DURATION
+
+if TYPE_CHECKING:
+    from certd.client.connection import Client, Waiting
+
+SLOW: Final = 1.0
+"""Seconds after which a call shows that it still runs."""
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Invocation:
+    """One run of certctl, filled as its options are read."""
+
+    output: Format = Format.TABLE
+    verbose: bool = False
+    timeout: timedelta | None = None
+    tenant_flag: str | None = None
+    settings_file: Path | None = None
+    flags: dict[str, str] = field(default_factory=dict)
+    """Connection settings by key, as given by flags."""
+
+    @property
+    def tenant(self) -> str:
+        """Id of the tenant that short names belong to."""
+        return settings.resolve_tenant(self.tenant_flag, os.environ, self._file())
+
+    @contextmanager
+    def connect(self) -> Iterator["Client"]:
+        """Yields a connection; raises CertdError when settings or credentials are missing or do not fit."""
+        # Late, so that --help and completion start without loading gRPC, which takes a quarter of a second.
+        from certd.client.connection import Client
+        from certd.client.credentials import read_credentials
+
+        chosen = settings.resolve(self.flags, os.environ, self._file(), self._file_path())
+        credentials = read_credentials(
+            certificate=chosen.certificate, private_key=chosen.private_key, trust_bundle=chosen.trust_bundle
+        )
+        seconds = None if self.timeout is None else self.timeout.total_seconds()
+        with Client(chosen.address, credentials, timeout=seconds, on_wait=self._tell_waiting) as client:
+            yield client
+
+    @contextmanager
+    def progress(self, doing: str) -> Iterator[None]:
+        """Shows people what runs when it takes longer than a second."""
+        timer = threading.Timer(SLOW, self.tell, (f"{doing} …",))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def tell(self, text: str) -> None:
+        """Shows progress to people; programs that read JSON get none."""
+        if self.output is not Format.JSON:
+            note(text)
+
+    def _tell_waiting(self, waiting: "Waiting") -> None:
+        if waiting.delay >= SLOW or self.verbose:
+            self.tell(f"{waiting.failure.reason}: {waiting.failure.message}; trying again in {waiting.delay:.1f}s")
+
+    def _file_path(self) -> Path:
+        return self.settings_file or settings.settings_file(os.environ)
+
+    def _file(self) -> dict[str, str]:
+        named = self.settings_file is not None or bool(os.environ.get("CERTCTL_CONFIG"))
+        return settings.read_file(self._file_path(), required=named)
+
+
+def invocation() -> Invocation:
+    """Returns the running invocation."""
+    return click.get_current_context().ensure_object(Invocation)
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Returns a callback that stores an option in the invocation; the innermost place where it is given wins."""
+
+    def store(ctx: click.Context, _: click.Parameter, value: Any) -> None:  # noqa: ANN401  # Options have many types.
+        if value is not None:
+            setattr(ctx.ensure_object(Invocation), name, value)
+
+    return store
+
+
+def _set_format(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Invocation).output = Format(value)
+
+
+def _set_flag(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None and param.name is not None:
+        ctx.ensure_object(Invocation).flags[param.name] = value
+
+
+def shared_options(command: CommandT) -> CommandT:
+    """Adds the options that stand before or after the verb alike."""
+    for option in reversed(
+        (
+            click.option(
+                "-o",
+                "--output",
+                type=click.Choice([f.value for f in Format]),
+                expose_value=False,
+                callback=_set_format,
+                help="What to print: a table or card for people, JSON, or certificates as PEM.  [default: table]",
+            ),
+            click.option(
+                "--tenant",
+                metavar="ID",
+                expose_value=False,
+                callback=_set("tenant_flag"),
+                help="Tenant that short names belong to.  [default: CERTCTL_TENANT, or the settings file, or default]",
+            ),
+            click.option(
+                "--timeout",
+                type=DURATION,
+                expose_value=False,
+                callback=_set("timeout"),
+                help="Longest time for a call with all its tries, for example 30s.",
+            ),
+            click.option(
+                "-v",
+                "--verbose",
+                is_flag=True,
+                default=None,
+                expose_value=False,
+                callback=_set("verbose"),
+                help="Show the details of errors, and every new try.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def connection_options(command: CommandT) -> CommandT:
+    """Adds the options that say where to connect, and as whom."""
+    helps = {
+        "address": ("HOST:PORT", "Address of the gRPC API."),
+        "certificate": ("FILE", "PEM of the client certificate."),
+        "private_key": ("FILE", "PEM of its private key."),
+        "trust_bundle": ("FILE", "PEM of the roots that vouch for the server."),
+    }
+    for key in reversed(settings.CONNECTION_KEYS):
+        metavar, text = helps[key]
+        command = click.option(
+            f"--{key.replace('_', '-')}",
+            key,
+            metavar=metavar,
+            expose_value=False,
+            callback=_set_flag,
+            help=f"{text}  [or CERTCTL_{key.upper()}]",
+        )(command)
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_set("settings_file"),
+        help="Settings file.  [default: CERTCTL_CONFIG, or ~/.config/certd/certctl.toml]",
+    )(command)
+
+
+def mutation_options(*, validate_only: bool) -> Callable[[CommandT], CommandT]:
+    """Adds `--request-id`, and `--validate-only` where the API has it."""
+
+    def add(command: CommandT) -> CommandT:
+        if validate_only:
+            command = click.option(
+                "--validate-only", is_flag=True, help="Run every check, show what would be made, change nothing."
+            )(command)
+        return click.option(
+            "--request-id",
+            type=click.UUID,
+            default=uuid.uuid4,
+            show_default="a new one",
+            help="UUID of this request: repeating it within 24 hours returns what the first one made.",
+        )(command)
+
+    return add
+
+
+def verb(group: click.Group, name: str, *, examples: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Registers a command with the shared options and its examples in the help."""
+
+    def register(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def run(*args: object, **kwargs: object) -> None:
+            function(invocation(), *args, **kwargs)
+
+        return group.command(name, epilog=example_text(examples))(shared_options(run))
+
+    return register
+
+
+def example_text(examples: str) -> str:
+    """Returns examples, one per line, as an epilog that click does not wrap."""
+    lines = "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())
+    return f"\b\nExamples:\n{lines}"

@@ -1,0 +1,315 @@
+"""`certctl managed`: managed certificates, whose keys the server keeps sealed."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import click
+
+from certd.cli.certctl import files, names, output
+from certd.cli.certctl.invocation import Invocation, mutation_options, verb
+from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SUBJECT
+from certd.client.failure import CallFailed
+from certd.client.messages import duration, enum_text
+from certd.pki import pkcs8
+from certd.v1.managed_certificate_pb2 import Condition, ManagedCertificate
+from certd.v1.managed_certificate_service_pb2 import (
+    ExportManagedCertificateResponse,
+    GetManagedCertificateRequest,
+    ListManagedCertificatesRequest,
+    RequestManagedCertificateRequest,
+)
+from certd.v1.x509_pb2 import DistinguishedName, KeySpec, SubjectAlternativeNames
+
+if TYPE_CHECKING:
+    from certd.client.connection import Client
+
+_PAGE: Final = 500
+_HEADER: Final = ("MANAGED CERTIFICATE", "STATE", "NAMES", "AUTHORITY", "VERSION", "NOT AFTER", "DAYS LEFT")
+_NAMES_SHOWN: Final = 2
+_LONGEST_WAIT: Final = timedelta(minutes=2)
+_FIRST_POLL: Final = 0.1
+_LONGEST_POLL: Final = 1.0
+
+
+@click.group()
+def managed() -> None:
+    """Managed certificates: the server makes, seals and renews their keys."""
+
+
+@verb(
+    managed,
+    "request",
+    examples="""
+    certctl managed request web --authority web-ca --dns www.example.internal --dns example.internal
+    certctl managed request gateway --authority web-ca --dns gw.example.internal --ip 10.0.0.1 --key RSA_3072 --no-wait
+    """,
+)
+@click.argument("name", metavar="ID")
+@click.option("--authority", required=True, help="Authority that issues it.")
+@click.option("--dns", "dns_names", multiple=True, help="DNS name; may be repeated.")
+@click.option("--ip", "ip_addresses", multiple=True, help="IP address; may be repeated.")
+@click.option("--uri", "uris", multiple=True, help="URI; may be repeated.")
+@click.option("--email", "email_addresses", multiple=True, help="E-mail address; may be repeated.")
+@click.option("--subject", type=SUBJECT, help="Subject.  [default: empty]")
+@click.option("--profile", help="Profile under which it is issued.  [default: end-entity]")
+@click.option("--key", "key_spec", type=KEY_SPEC, help="Kind and size of its keys.  [default: EC_P256]")
+@click.option("--lifetime", type=DURATION, help="Lifetime of each version.  [default: that of the profile]")
+@click.option("--not-exportable", is_flag=True, help="Never let the private key leave, for good.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until it is issued.  [default: wait, 2 minutes or --timeout]"
+)
+@mutation_options(validate_only=True)
+def request(
+    run: Invocation,
+    *,
+    name: str,
+    authority: str,
+    dns_names: Sequence[str],
+    ip_addresses: Sequence[str],
+    uris: Sequence[str],
+    email_addresses: Sequence[str],
+    subject: DistinguishedName | None,
+    profile: str | None,
+    key_spec: str | None,
+    lifetime: timedelta | None,
+    not_exportable: bool,
+    labels: Sequence[tuple[str, str]],
+    wait: bool,
+    request_id: UUID,
+    validate_only: bool,
+) -> None:
+    """Request a managed certificate, and wait until it is issued."""
+    if not (dns_names or ip_addresses or uris or email_addresses):
+        message = "a managed certificate needs a name; give --dns, --ip, --uri or --email"
+        raise click.UsageError(message)
+    parent, managed_certificate_id = names.parent_and_id(names.managed_certificate_name(name, run.tenant))
+    exportable, not_ = ManagedCertificate.EXPORTABLE, ManagedCertificate.NOT_EXPORTABLE
+    call = RequestManagedCertificateRequest(
+        parent=parent,
+        managed_certificate_id=managed_certificate_id,
+        managed_certificate=ManagedCertificate(
+            authority=names.authority_name(authority, run.tenant),
+            profile="" if profile is None else names.profile_name(profile, run.tenant),
+            key_spec=KeySpec.Value(key_spec or "KEY_SPEC_UNSPECIFIED"),
+            subject=subject,
+            subject_alternative_names=SubjectAlternativeNames(
+                dns_names=dns_names, ip_addresses=ip_addresses, uris=uris, email_addresses=email_addresses
+            ),
+            lifetime=None if lifetime is None else duration(lifetime),
+            export_policy=not_ if not_exportable else exportable,
+            labels=dict(labels),
+        ),
+        request_id=str(request_id),
+        validate_only=validate_only,
+    )
+    with run.connect() as client:
+        with run.progress(f"requesting the managed certificate {managed_certificate_id}"):
+            item = client.call(client.stubs.request_managed_certificate, call)
+        output.print_warnings(item.warnings, run.output)
+        if validate_only:
+            run.tell("every check passed; nothing was changed")
+        elif wait:
+            item = _wait(run, client, item)
+    _print(item, run)
+
+
+@verb(managed, "get", examples="certctl managed get web\ncertctl managed get web -o pem")
+@click.argument("name", metavar="MANAGED")
+def get(run: Invocation, *, name: str) -> None:
+    """Show one managed certificate."""
+    full_name = names.managed_certificate_name(name, run.tenant)
+    with run.connect() as client, run.progress("getting the managed certificate"):
+        found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=full_name))
+    _print(found, run)
+
+
+@verb(managed, "list", examples="certctl managed list\ncertctl managed list -o json | jq -r .name")
+def list_(run: Invocation) -> None:
+    """List the managed certificates of a tenant."""
+    call = ListManagedCertificatesRequest(parent=names.tenant_name(run.tenant), page_size=_PAGE)
+
+    def pages() -> Iterator[Sequence[ManagedCertificate]]:
+        for page in client.pages(client.stubs.list_managed_certificates, call):
+            yield page.managed_certificates
+
+    with run.connect() as client, run.progress("listing managed certificates"):
+        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda m: m.certificate.pem)
+
+
+@verb(
+    managed,
+    "export",
+    examples="""
+    certctl managed export web --passphrase-file pass.txt --format pkcs8 --out-dir ./out
+    certctl managed export web --passphrase-file pass.txt --version 3 --reason "new gateway" --out-dir ./out
+    """,
+)
+@click.argument("name", metavar="MANAGED")
+@click.option(
+    "--passphrase-file",
+    required=True,
+    metavar="FILE",
+    help="File with the passphrase, 8 to 1,024 bytes; one trailing newline is dropped. - reads standard input.",
+)
+@click.option(
+    "--format",
+    "key_format",
+    type=click.Choice(["pkcs8"]),
+    default="pkcs8",
+    show_default=True,
+    help="Encoding of the private key: PKCS#8 with PBES2, PBKDF2-HMAC-SHA256 with 600,000 rounds, AES-256-CBC.",
+)
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Directory for cert.pem, chain.pem and key.pem.")
+@click.option("--version", type=click.IntRange(min=1), help="Number of the version.  [default: the current one]")
+@click.option("--reason", default="", help="Why, for the record of the export.")
+@click.option(
+    "--server-side",
+    is_flag=True,
+    help="Let the server encrypt, which shows it the passphrase. Otherwise it encrypts to a key that exists for this "
+    "call alone, and the passphrase stays here.",
+)
+def export(
+    run: Invocation,
+    *,
+    name: str,
+    passphrase_file: str,
+    key_format: str,
+    out_dir: Path | None,
+    version: int | None,
+    reason: str,
+    server_side: bool,
+) -> None:
+    """Export certificate, chain and private key, the key encrypted under a passphrase."""
+    # Late, as the connection itself: see Invocation.connect.
+    from certd.client.export import export_to_one_time_key, export_under_passphrase
+
+    if out_dir is None and run.output is output.Format.TABLE:
+        message = "say with --out-dir where the files go, or print them with -o pem or -o json"
+        raise click.UsageError(message)
+    passphrase, warning = files.read_passphrase(passphrase_file)
+    if warning is not None:
+        run.tell(f"warning: {warning}")
+    full_name = names.managed_certificate_name(name, run.tenant)
+    with run.connect() as client, run.progress("exporting"):
+        if server_side:
+            response = export_under_passphrase(
+                client, full_name, passphrase=passphrase, version=version or 0, reason=reason
+            )
+        else:
+            exported = export_to_one_time_key(client, full_name, version=version or 0, reason=reason)
+            response = ExportManagedCertificateResponse(
+                version=exported.response.version,
+                certificate=exported.response.certificate,
+                chain=exported.response.chain,
+                encrypted_private_key_pem=pkcs8.to_pem(pkcs8.encrypt(exported.private_key_info, passphrase)).decode(),
+            )
+    card = [("Exported", f"{full_name}, version {response.version}"), ("Private key", f"{key_format}, encrypted")]
+    if out_dir is not None:
+        written = _write(response, out_dir)
+        card.append(("Files", "\n".join(str(item.path) for item in written)))
+    pem = response.certificate.pem + output.chain_pem(response.chain) + response.encrypted_private_key_pem
+    output.print_resource(response, run.output, card=card, pem=pem)
+
+
+def _write(response: ExportManagedCertificateResponse, out_dir: Path) -> Sequence[files.Output]:
+    files.make_directory(out_dir)
+    outputs = (
+        files.Output(path=out_dir / "cert.pem", content=response.certificate.pem.encode()),
+        files.Output(path=out_dir / "chain.pem", content=output.chain_pem(response.chain).encode()),
+        files.Output(
+            path=out_dir / "key.pem", content=response.encrypted_private_key_pem.encode(), mode=files.SECRET_MODE
+        ),
+    )
+    files.write(outputs)
+    return outputs
+
+
+def _wait(run: Invocation, client: "Client", item: ManagedCertificate) -> ManagedCertificate:
+    """Returns the managed certificate when its first version is issued; raises CallFailed when it failed or is late."""
+    ends = time.monotonic() + (run.timeout or _LONGEST_WAIT).total_seconds()
+    tells = time.monotonic() + 1.0
+    delay, told = _FIRST_POLL, ""
+    while item.state == ManagedCertificate.PENDING:
+        now = time.monotonic()
+        if now >= ends:
+            raise CallFailed(
+                "DEADLINE_EXCEEDED",
+                f"{item.name} is still PENDING: {_waits_for(item)}. The server goes on; "
+                f"see certctl managed get {names.short(item.name)}",
+                code="DEADLINE_EXCEEDED",
+                resource=item.name,
+            )
+        if now >= tells and (text := f"{names.short(item.name)} is PENDING: {_waits_for(item)}") != told:
+            run.tell(text)
+            told = text
+        time.sleep(min(delay, max(ends - now, 0)))
+        delay = min(delay * 2, _LONGEST_POLL)
+        item = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=item.name))
+    if item.state == ManagedCertificate.FAILED:
+        condition = _unmet(item)
+        raise CallFailed(
+            condition.reason or "STATE_FORBIDS",
+            f"{item.name} can never be issued as it was requested: {condition.message}",
+            code="FAILED_PRECONDITION",
+            resource=item.name,
+        )
+    return item
+
+
+def _unmet(item: ManagedCertificate) -> Condition:
+    """Returns the first condition that does not hold; an empty one when there is none."""
+    return next((c for c in item.conditions if c.status == Condition.FALSE), Condition())
+
+
+def _waits_for(item: ManagedCertificate) -> str:
+    condition = _unmet(item)
+    told = ": ".join(part for part in (condition.reason, condition.message) if part)
+    return told or "its key is being made and its certificate issued"
+
+
+def _row(item: ManagedCertificate) -> Sequence[str]:
+    all_names = output.names_text(item.subject_alternative_names, "\n").splitlines()
+    more = len(all_names) - _NAMES_SHOWN
+    return (
+        names.short(item.name),
+        enum_text(item, "state"),
+        ", ".join(all_names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else ""),
+        names.short(item.authority),
+        str(item.current_version or ""),
+        output.time_text(item.description.not_after_time),
+        output.days_left_text(item.description),
+    )
+
+
+def _print(item: ManagedCertificate, run: Invocation) -> None:
+    card = [
+        ("Name", item.name),
+        ("State", enum_text(item, "state")),
+        ("Subject", item.description.subject_text),
+        ("Names", output.names_text(item.subject_alternative_names, "\n")),
+        ("Authority", item.authority),
+        ("Profile", names.short(item.profile)),
+        ("Key", enum_text(item, "key_spec")),
+        ("Export", enum_text(item, "export_policy")),
+        ("Version", str(item.current_version or "")),
+        *output.validity_rows(item.description),
+        ("Serial number", item.description.serial_number),
+        ("SHA-256", item.description.sha256_fingerprint.hex()),
+        ("Conditions", "\n".join(_condition_text(condition) for condition in item.conditions)),
+        ("Next attempt", output.time_text(item.next_attempt_time)),
+        ("Uid", item.uid),
+        ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
+        ("Created", output.time_text(item.create_time)),
+    ]
+    output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _condition_text(condition: Condition) -> str:
+    told = f"{condition.type}={enum_text(condition, 'status')}"
+    more = ": ".join(part for part in (condition.reason, condition.message) if part)
+    return f"{told} {more}".rstrip()

@@ -1,0 +1,58 @@
+"""Short forms of resource names: `web-ca` for `tenants/default/authorities/web-ca`. Full names pass as they are.
+
+Whether an id is well formed is for the server to say; here only the short form is made long.
+"""
+
+
+def tenant_name(text: str) -> str:
+    """Returns `tenants/{tenant}`."""
+    return text if text.startswith("tenants/") else f"tenants/{text}"
+
+
+def authority_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/authorities/{authority}`."""
+    return _long(text, tenant, "authorities")
+
+
+def profile_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/profiles/{profile}`."""
+    return _long(text, tenant, "profiles")
+
+
+def managed_certificate_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    return _long(text, tenant, "managedCertificates")
+
+
+def certificate_name(text: str, tenant: str, authority: str | None) -> str:
+    """Returns `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
+
+    `text` is that, or `{authority}/certificates/{serial}`, or a serial beside `authority`. Raises ValueError when the
+    authority is missing.
+    """
+    if text.startswith("tenants/"):
+        return text
+    if "/certificates/" in text:
+        holder, _, serial = text.partition("/certificates/")
+        return f"{authority_name(holder, tenant)}/certificates/{serial}"
+    if authority is None:
+        message = f"{text!r} is a serial number alone; say with --authority whose"
+        raise ValueError(message)
+    return f"{authority_name(authority, tenant)}/certificates/{text}"
+
+
+def parent_and_id(name: str) -> tuple[str, str]:
+    """Returns `tenants/{tenant}` and the last part of a full name."""
+    words = name.split("/")
+    return "/".join(words[:2]), words[-1]
+
+
+def short(name: str) -> str:
+    """Returns the last part of a name, for tables."""
+    return name.rsplit("/", 1)[-1]
+
+
+def _long(text: str, tenant: str, collection: str) -> str:
+    if text.startswith("tenants/"):
+        return text
+    return f"{tenant_name(tenant)}/{collection}/{text.removeprefix(collection + '/')}"
