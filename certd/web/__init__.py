@@ -1,0 +1,1 @@
+"""HTTP in: certificates of authorities, health, metrics."""

@@ -1,0 +1,138 @@
+"""AuthorityService: convert, call `services.authorities`, convert back."""
+
+from functools import partial
+
+from google.protobuf.duration_pb2 import Duration
+
+from certd.api import fields, x509
+from certd.api.call import Call, Methods
+from certd.model.authority import AuthorityType
+from certd.model.names import AuthorityName, TenantName, check_id
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.services.authorities import Authorities, AuthorityView, NewAuthority
+from certd.services.paging import Page
+from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
+
+
+def methods(authorities: Authorities) -> Methods:
+    """Returns the functions that answer AuthorityService."""
+    return {
+        "CreateAuthority": partial(create_authority, authorities),
+        "GetAuthority": partial(get_authority, authorities),
+        "ListAuthorities": partial(list_authorities, authorities),
+    }
+
+
+def create_authority(
+    authorities: Authorities, request: authority_service_pb2.CreateAuthorityRequest, call: Call
+) -> authority_pb2.Authority:
+    """CreateAuthority."""
+    given, violations = request.authority, fields.Violations()
+    violations.attempt(lambda: fields.required("authority", present=request.HasField("authority")))
+    parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
+    authority_id = violations.attempt(lambda: check_id("authority_id", request.authority_id))
+    key = violations.attempt(lambda: fields.request_key("CreateAuthority", request, request.request_id))
+    kind = violations.attempt(lambda: _type(given.type))
+    key_spec = violations.attempt(
+        lambda: fields.choice("authority.key_spec", x509_pb2.KeySpec, given.key_spec, KeySpec)
+    )
+    algorithm = violations.attempt(
+        lambda: fields.choice(
+            "authority.signature_algorithm", x509_pb2.SignatureAlgorithm, given.signature_algorithm, SignatureAlgorithm
+        )
+    )
+    subject = violations.attempt(lambda: _subject(given))
+    lifetime = violations.attempt(
+        lambda: fields.lifetime("authority.lifetime", given.lifetime) if given.HasField("lifetime") else None
+    )
+    issuer = violations.attempt(lambda: AuthorityName.parse("authority.issuer", given.issuer) if given.issuer else None)
+    labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels))
+    violations.check()
+    view = authorities.create(
+        call.caller,
+        NewAuthority(
+            name=AuthorityName(parent.tenant, authority_id),
+            type=kind,
+            key_spec=key_spec,
+            signature_algorithm=algorithm,
+            subject=subject,
+            lifetime=lifetime,
+            path_length=given.path_length if given.HasField("path_length") else None,
+            issuer=issuer,
+            labels=labels,
+        ),
+        key=key,
+        validate_only=request.validate_only,
+    )
+    return authority_message(view)
+
+
+def get_authority(
+    authorities: Authorities, request: authority_service_pb2.GetAuthorityRequest, call: Call
+) -> authority_pb2.Authority:
+    """GetAuthority."""
+    return authority_message(authorities.get(call.caller, AuthorityName.parse("name", request.name)))
+
+
+def list_authorities(
+    authorities: Authorities, request: authority_service_pb2.ListAuthoritiesRequest, call: Call
+) -> authority_service_pb2.ListAuthoritiesResponse:
+    """ListAuthorities."""
+    violations = fields.Violations()
+    parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
+    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    violations.check()
+
+    def answer(page: Page[AuthorityView]) -> authority_service_pb2.ListAuthoritiesResponse:
+        return authority_service_pb2.ListAuthoritiesResponse(
+            authorities=[authority_message(view) for view in page.items], next_page_token=page.next_page_token
+        )
+
+    return fields.page_that_fits(asked, lambda smaller: authorities.page(call.caller, parent, smaller), answer)
+
+
+def authority_message(view: AuthorityView) -> authority_pb2.Authority:
+    """Returns an authority as a message."""
+    authority = view.authority
+    lifetime = Duration()
+    lifetime.FromTimedelta(authority.lifetime)
+    message = authority_pb2.Authority(
+        name=authority.name,
+        uid=authority.uid,
+        type=authority_pb2.Authority.Type.Value(authority.type),
+        state=authority_pb2.Authority.State.Value(view.state),
+        key_spec=x509.key_spec_number(authority.key_spec),
+        signature_algorithm=x509.signature_algorithm_number(authority.signature_algorithm),
+        subject=x509.distinguished_name_message(authority.subject),
+        lifetime=lifetime,
+        path_length=authority.path_length,
+        issuer=view.issuer_name,
+        key=authority_pb2.Authority.Key(
+            number=authority.key.number,
+            token_label=view.token_label,
+            key_id=authority.key.key_id.hex(),
+            mechanism=view.mechanism,
+            public_key=authority.key.public_key or b"",
+        ),
+        chain=x509.encoded_chain(authority.chain),
+        labels=authority.labels,
+        create_time=x509.timestamp(authority.create_time),
+        update_time=x509.timestamp(authority.update_time),
+        etag=f"{authority.uid}-{authority.revision}",
+        warnings=x509.warning_messages(view.warnings),
+    )
+    if authority.certificate is not None:
+        message.certificate.CopyFrom(x509.encoded(authority.certificate))
+        message.description.CopyFrom(x509.description(authority.certificate))
+    return message
+
+
+def _type(number: int) -> AuthorityType:
+    kind = fields.choice("authority.type", authority_pb2.Authority.Type, number, AuthorityType)
+    fields.required("authority.type", present=kind is not None)
+    return kind or AuthorityType.ROOT
+
+
+def _subject(given: authority_pb2.Authority) -> bytes:
+    fields.required("authority.subject", present=bool(given.subject.relative_distinguished_names))
+    return x509.parse_distinguished_name("authority.subject", given.subject)

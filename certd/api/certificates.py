@@ -1,0 +1,108 @@
+"""CertificateService: convert, call `services.certificates`, convert back."""
+
+from functools import partial
+
+from certd.api import fields, x509
+from certd.api.call import Call, Methods
+from certd.model.certificate import CertificateState
+from certd.model.names import AuthorityName, CertificateName, ProfileName
+from certd.services.certificates import Certificates, CertificateView, NewCertificate
+from certd.services.paging import Page
+from certd.v1 import certificate_pb2, certificate_service_pb2
+
+_STATES = {
+    # Nobody sees a pending one; with validate_only there is no row at all.
+    CertificateState.PENDING: certificate_pb2.Certificate.STATE_UNSPECIFIED,
+    CertificateState.ISSUED: certificate_pb2.Certificate.ISSUED,
+    CertificateState.REVOKED: certificate_pb2.Certificate.REVOKED,
+    CertificateState.LOST: certificate_pb2.Certificate.LOST,
+}
+
+
+def methods(certificates: Certificates) -> Methods:
+    """Returns the functions that answer CertificateService."""
+    return {
+        "IssueCertificate": partial(issue_certificate, certificates),
+        "GetCertificate": partial(get_certificate, certificates),
+        "ListCertificates": partial(list_certificates, certificates),
+    }
+
+
+def issue_certificate(
+    certificates: Certificates, request: certificate_service_pb2.IssueCertificateRequest, call: Call
+) -> certificate_pb2.Certificate:
+    """IssueCertificate."""
+    violations = fields.Violations()
+    authority = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
+    violations.attempt(lambda: fields.required("csr", present=bool(request.csr)))
+    profile = violations.attempt(lambda: ProfileName.parse("profile", request.profile) if request.profile else None)
+    validity = request.WhichOneof("validity")
+    lifetime = violations.attempt(
+        lambda: fields.lifetime("lifetime", request.lifetime) if validity == "lifetime" else None
+    )
+    not_after = violations.attempt(
+        lambda: fields.moment("not_after_time", request.not_after_time) if validity == "not_after_time" else None
+    )
+    labels = violations.attempt(lambda: fields.labels("labels", request.labels))
+    key = violations.attempt(lambda: fields.request_key("IssueCertificate", request, request.request_id))
+    violations.check()
+    view = certificates.issue(
+        call.caller,
+        NewCertificate(
+            authority=authority,
+            csr=request.csr,
+            profile=profile,
+            lifetime=lifetime,
+            not_after=not_after,
+            labels=labels,
+        ),
+        key=key,
+        validate_only=request.validate_only,
+        timeout=call.timeout,
+    )
+    return certificate_message(view)
+
+
+def get_certificate(
+    certificates: Certificates, request: certificate_service_pb2.GetCertificateRequest, call: Call
+) -> certificate_pb2.Certificate:
+    """GetCertificate."""
+    return certificate_message(certificates.get(call.caller, CertificateName.parse("name", request.name)))
+
+
+def list_certificates(
+    certificates: Certificates, request: certificate_service_pb2.ListCertificatesRequest, call: Call
+) -> certificate_service_pb2.ListCertificatesResponse:
+    """ListCertificates."""
+    violations = fields.Violations()
+    parent = violations.attempt(lambda: AuthorityName.parse("parent", request.parent, wildcard=True))
+    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    violations.check()
+
+    def answer(page: Page[CertificateView]) -> certificate_service_pb2.ListCertificatesResponse:
+        return certificate_service_pb2.ListCertificatesResponse(
+            certificates=[certificate_message(view) for view in page.items], next_page_token=page.next_page_token
+        )
+
+    return fields.page_that_fits(asked, lambda smaller: certificates.page(call.caller, parent, smaller), answer)
+
+
+def certificate_message(view: CertificateView) -> certificate_pb2.Certificate:
+    """Returns a certificate as a message."""
+    row = view.certificate
+    message = certificate_pb2.Certificate(
+        name=view.name,
+        state=_STATES[row.state],
+        chain=x509.encoded_chain(view.chain),
+        profile=view.profile_name,
+        managed_certificate_version=view.managed_certificate_version,
+        create_time=x509.timestamp(row.create_time),
+        labels=row.labels,
+        warnings=x509.warning_messages(view.warnings),
+    )
+    if view.der is not None:
+        message.certificate.CopyFrom(x509.encoded(view.der))
+        message.description.CopyFrom(x509.description(view.der))
+    if row.revoke_time is not None:
+        message.revoke_time.CopyFrom(x509.timestamp(row.revoke_time))
+    return message

@@ -1,0 +1,42 @@
+"""The table of methods: what each one needs. A method that is not here is refused.
+
+The interceptor admits by this table. Whether a grant of the caller holds the permission on the resource, the services
+ask (`Access.require`), because only they know the resource.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+from certd.model.access import Permission
+
+
+class Admission(enum.Enum):
+    """Methods that need no permission."""
+
+    PUBLIC = "public"
+    """Anybody who can connect."""
+    AUTHENTICATED = "authenticated"
+    """Every known caller."""
+
+
+METHODS: Final[Mapping[str, Permission | Admission]] = {
+    "/certd.v1.AuthorityService/CreateAuthority": Permission.AUTHORITY_CREATE,
+    "/certd.v1.AuthorityService/GetAuthority": Permission.AUTHORITY_READ,
+    "/certd.v1.AuthorityService/ListAuthorities": Permission.AUTHORITY_READ,
+    "/certd.v1.CertificateService/IssueCertificate": Permission.CERTIFICATE_ISSUE,
+    "/certd.v1.CertificateService/GetCertificate": Permission.CERTIFICATE_READ,
+    "/certd.v1.CertificateService/ListCertificates": Permission.CERTIFICATE_READ,
+    "/certd.v1.ManagedCertificateService/RequestManagedCertificate": Permission.MANAGED_CERTIFICATE_REQUEST,
+    "/certd.v1.ManagedCertificateService/GetManagedCertificate": Permission.MANAGED_CERTIFICATE_READ,
+    "/certd.v1.ManagedCertificateService/ListManagedCertificates": Permission.MANAGED_CERTIFICATE_READ,
+    "/certd.v1.ManagedCertificateService/ExportManagedCertificate": Permission.MANAGED_CERTIFICATE_EXPORT,
+    "/certd.v1.ServerService/GetServerInfo": Permission.SERVER_READ,
+    # Every caller may have the system root; for the roots of a tenant the service asks for more.
+    "/certd.v1.ServerService/GetTrustBundle": Admission.AUTHENTICATED,
+    "/grpc.health.v1.Health/Check": Admission.PUBLIC,
+    "/grpc.health.v1.Health/List": Admission.PUBLIC,
+    "/grpc.health.v1.Health/Watch": Admission.PUBLIC,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Admission.AUTHENTICATED,
+}
+"""What each method needs, by its full name."""

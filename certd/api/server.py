@@ -1,0 +1,206 @@
+"""The gRPC server: mutual TLS on one port, the services, health and reflection."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from certd.api import authorities, certificates, managed_certificates, server_info
+from certd.api.call import Methods, current_call
+from certd.api.credentials import Credentials, ReloadingCredentials
+from certd.api.interceptors import Gate
+from certd.api.streams import StreamSlots
+from certd.errors import field_invalid
+from certd.services.access import Access
+from certd.services.authorities import Authorities
+from certd.services.certificates import Certificates
+from certd.services.managed_certificates import ManagedCertificates
+from certd.services.server import Server
+from certd.v1 import (
+    authority_service_pb2,
+    certificate_service_pb2,
+    managed_certificate_service_pb2,
+    server_service_pb2,
+)
+
+_MEBIBYTE: Final = 1024 * 1024
+_SECOND: Final = 1000
+_MINUTE: Final = 60 * _SECOND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The use cases behind the API."""
+
+    access: Access
+    authorities: Authorities
+    certificates: Certificates
+    managed_certificates: ManagedCertificates
+    server: Server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much the server takes on."""
+
+    unary_workers: int = 32
+    """Threads for calls with one answer."""
+    streams: int = 256
+    """Streams open at once, over all callers."""
+    concurrent_calls: int = 1024
+    """Calls open at once, waiting ones included; past it gRPC answers RESOURCE_EXHAUSTED."""
+    message_bytes: int = 16 * _MEBIBYTE
+    connection_age: float = 1800.0
+    """Seconds after which a connection is asked to close, so that its certificate is looked at anew."""
+
+
+class GrpcServer:
+    """A server that is bound and answers; `set_serving` says so to those who ask for its health."""
+
+    def __init__(
+        self,
+        server: grpc.Server,
+        *,
+        port: int,
+        gate: Gate,
+        slots: StreamSlots,
+        credentials: ReloadingCredentials,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.port = port
+        self._server = server
+        self._gate = gate
+        self._slots = slots
+        self._credentials = credentials
+        self._pool = pool
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self.set_serving(serving=False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Sets what grpc.health.v1 answers, for the server as a whole and for every service."""
+        states = health_pb2.HealthCheckResponse
+        for name in ("", *(descriptor.full_name for descriptor in SERVICES)):
+            self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
+
+    def reload(self, credentials: Credentials) -> None:
+        """Takes new credentials for the handshakes to come; raises FIELD_INVALID and keeps the old ones."""
+        self._credentials.replace(credentials)
+
+    def stop(self, grace: float) -> None:
+        """Health NOT_SERVING, then no new calls; those that run have `grace` seconds. Returns when all has ended."""
+        self._health.enter_graceful_shutdown()
+        self._gate.stop()
+        stopped = self._server.stop(grace)
+        self._slots.close()
+        stopped.wait()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._slots.pool.shutdown(wait=True, cancel_futures=True)
+
+
+SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
+    authority_service_pb2.DESCRIPTOR.services_by_name["AuthorityService"],
+    certificate_service_pb2.DESCRIPTOR.services_by_name["CertificateService"],
+    managed_certificate_service_pb2.DESCRIPTOR.services_by_name["ManagedCertificateService"],
+    server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
+)
+"""The services of certd.v1."""
+
+
+def serve(
+    *, host: str, port: int, credentials: Credentials, services: Services, limits: Limits | None = None
+) -> GrpcServer:
+    """Binds and starts a server, whose health is NOT_SERVING at first. Port 0 takes a free one.
+
+    Raises FIELD_INVALID when the address cannot be bound or the credentials cannot work.
+    """
+    limits = limits or Limits()
+    slots = StreamSlots(limits.streams)
+    gate = Gate(access=services.access, slots=slots)
+    pool = ThreadPoolExecutor(max_workers=limits.unary_workers, thread_name_prefix="grpc")
+    server = grpc.server(
+        pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.concurrent_calls
+    )
+    for descriptor, methods in zip(SERVICES, _methods(services), strict=True):
+        add_service(server, descriptor, methods)
+    reloading = ReloadingCredentials(credentials)
+    bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", reloading.server_credentials)
+    running = GrpcServer(server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool)
+    names = [descriptor.full_name for descriptor in SERVICES]
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    server.start()
+    return running
+
+
+def add_service(server: grpc.Server, descriptor: ServiceDescriptor, methods: Methods) -> None:
+    """Registers the functions that answer a service; one for every method of the proto and none beside."""
+    if set(methods) != set(descriptor.methods_by_name):
+        raise NotImplementedError(f"{descriptor.full_name}: the functions are not those of the proto")
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            _answering(function),
+            request_deserializer=GetMessageClass(descriptor.methods_by_name[name].input_type).FromString,
+            response_serializer=GetMessageClass(descriptor.methods_by_name[name].output_type).SerializeToString,
+        )
+        for name, function in methods.items()
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
+
+
+def _answering(function: Any) -> Any:  # noqa: ANN401  # Each function takes and returns the messages of its own method.
+    def answer(request: object, _context: grpc.ServicerContext) -> object:
+        return function(request, current_call())
+
+    return answer
+
+
+def _methods(services: Services) -> tuple[Methods, ...]:
+    """Returns the functions of each of SERVICES, in their order."""
+    return (
+        authorities.methods(services.authorities),
+        certificates.methods(services.certificates),
+        managed_certificates.methods(services.managed_certificates),
+        server_info.methods(services.server),
+    )
+
+
+def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    try:
+        bound = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise _not_bound(address) from error
+    if bound == 0:
+        raise _not_bound(address)
+    return bound
+
+
+def _not_bound(address: str) -> Exception:
+    return field_invalid(
+        "listen.grpc", f"{address} cannot be bound; another program may have it, or the host is not of this machine"
+    )
+
+
+def _options(limits: Limits) -> list[tuple[str, Any]]:
+    options = {
+        # A second daemon on the port is an error to be seen, not a colleague.
+        "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": limits.message_bytes,
+        "grpc.max_send_message_length": limits.message_bytes,
+        "grpc.max_concurrent_streams": 512,
+        # Agents behind NAT keep their mapping alive by pings, with and without open calls; ours find the dead ones.
+        "grpc.keepalive_time_ms": _MINUTE,
+        "grpc.keepalive_timeout_ms": 20 * _SECOND,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.max_pings_without_data": 0,
+        "grpc.http2.min_ping_interval_without_data_ms": 5 * _SECOND,
+        # TLS is looked at in the handshake only, so connections end.
+        "grpc.max_connection_age_ms": int(limits.connection_age * _SECOND),
+        "grpc.max_connection_age_grace_ms": 2 * _MINUTE,
+        "grpc.server_handshake_timeout_ms": 20 * _SECOND,
+    }
+    return list(options.items())

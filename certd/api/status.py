@@ -1,0 +1,152 @@
+"""The one place where the error family becomes `google.rpc.Status`.
+
+Every failure carries ErrorInfo with the domain `certd`; where they fit, BadRequest with every field, RetryInfo,
+ResourceInfo and QuotaFailure. A status travels in the trailers, which gRPC begins to refuse at 8 KiB together with the
+message and the base64 of the details; so what is long is cut, and the cut is told.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from certd.errors import CertdError, Reason, Violation
+
+DOMAIN: Final = "certd"
+
+CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
+    Reason.FIELD_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.CSR_MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.CSR_SIGNATURE_INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.KEY_TOO_WEAK: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.NAME_NOT_ALLOWED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.PROFILE_FORBIDS: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.LINT_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.LIFETIME_EXCEEDS_AUTHORITY: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.AUTHORITY_NOT_ENABLED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.NOT_EXPORTABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.STATE_FORBIDS: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CREDENTIAL_MISSING: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.CREDENTIAL_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.CREDENTIAL_REVOKED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.PERMISSION_MISSING: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.TENANT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.CERTIFICATE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.PROFILE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.MANAGED_CERTIFICATE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.MANAGED_CERTIFICATE_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.REQUEST_IN_PROGRESS: grpc.StatusCode.ABORTED,
+    Reason.OWNERSHIP_LOST: grpc.StatusCode.ABORTED,
+    Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.SIGNING_QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOKEN_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.TOKEN_POLICY_FORBIDS: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+    Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+"""The code of each reason, as the comments of error_reason.proto promise it."""
+
+_RETRY_AFTER: Final[Mapping[Reason, float]] = {
+    Reason.REQUEST_IN_PROGRESS: 0.5,
+    Reason.OWNERSHIP_LOST: 0.1,
+    Reason.RATE_LIMITED: 10.0,
+    Reason.SIGNING_QUEUE_FULL: 0.5,
+    Reason.TOKEN_UNAVAILABLE: 1.0,
+    Reason.STORE_UNAVAILABLE: 1.0,
+    Reason.SHUTTING_DOWN: 1.0,
+}
+"""Seconds after which the same call may succeed, where the error does not say so itself."""
+
+_QUOTAS: Final = frozenset({Reason.RATE_LIMITED, Reason.SIGNING_QUEUE_FULL})
+
+_RESOURCE_TYPES: Final[Mapping[str, str]] = {
+    "tenants": "certd.v1.Tenant",
+    "authorities": "certd.v1.Authority",
+    "certificates": "certd.v1.Certificate",
+    "profiles": "certd.v1.Profile",
+    "managedCertificates": "certd.v1.ManagedCertificate",
+    "versions": "certd.v1.ManagedCertificateVersion",
+}
+
+_MESSAGE_BYTES: Final = 1024
+_VIOLATIONS_BYTES: Final = 2048
+_METADATA_BYTES: Final = 512
+
+
+def to_status(error: CertdError) -> grpc.Status:
+    """Returns the status of a failure that the caller may read."""
+    details: list[Message] = [_error_info(error.reason, error.metadata)]
+    if error.violations:
+        details.append(_bad_request(error.violations))
+    retry_after = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.reason)
+    if retry_after is not None:
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=retry_after))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.resource:
+        details.append(_resource_info(error.resource))
+    if error.reason in _QUOTAS:
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=_cut(error.resource or DOMAIN, _METADATA_BYTES), description=error.reason
+        )
+        details.append(error_details_pb2.QuotaFailure(violations=[violation]))
+    return _status(CODES[error.reason], error.message, details)
+
+
+def internal(error_id: str) -> grpc.Status:
+    """Returns the status of a defect: an id, under which the log tells more, and nothing else."""
+    message = f"a defect of the server; its log tells more under the error id {error_id}"
+    return _status(grpc.StatusCode.INTERNAL, message, [_error_info(Reason.INTERNAL, {"error_id": error_id})])
+
+
+def _status(code: grpc.StatusCode, message: str, details: Iterable[Message]) -> grpc.Status:
+    packed = []
+    for detail in details:
+        wrapped = AnyMessage()
+        wrapped.Pack(detail)
+        packed.append(wrapped)
+    status: grpc.Status = rpc_status.to_status(
+        status_pb2.Status(code=code.value[0], message=_cut(message, _MESSAGE_BYTES), details=packed)
+    )
+    return status
+
+
+def _error_info(reason: Reason, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:
+    kept = {key: _cut(value, _METADATA_BYTES) for key, value in list(metadata.items())[:8]}
+    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=kept)
+
+
+def _bad_request(violations: tuple[Violation, ...]) -> error_details_pb2.BadRequest:
+    request = error_details_pb2.BadRequest()
+    for number, violation in enumerate(violations):
+        request.field_violations.add(
+            field=_cut(violation.field, 256), description=_cut(violation.description, _METADATA_BYTES)
+        )
+        if request.ByteSize() > _VIOLATIONS_BYTES and number:
+            del request.field_violations[-1]
+            request.field_violations.add(description=f"and {len(violations) - number} more")
+            break
+    return request
+
+
+def _resource_info(name: str) -> error_details_pb2.ResourceInfo:
+    collections = [part for part in name.split("/")[::2] if part in _RESOURCE_TYPES]
+    resource_type = _RESOURCE_TYPES[collections[-1]] if collections else ""
+    return error_details_pb2.ResourceInfo(resource_type=resource_type, resource_name=_cut(name, _METADATA_BYTES))
+
+
+def _cut(text: str, longest: int) -> str:
+    """Returns `text`, cut to `longest` bytes of UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= longest else encoded[: longest - 4].decode(errors="ignore") + " …"

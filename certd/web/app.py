@@ -1,0 +1,95 @@
+"""The HTTP application: routes, and what happens to errors."""
+
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from certd.errors import CertdError, Reason
+from certd.web import authority_certificates, status
+from certd.web.authority_certificates import AuthorityChains, Endpoint
+
+LONGEST_PATH: Final = 2048
+
+_log = structlog.get_logger("certd.web")
+
+
+class Healthy(Protocol):
+    """Tells how the daemon is: `services.server.Health`."""
+
+    def problems(self) -> list[str]:
+        """Returns a sentence for everything that keeps the daemon from its work."""
+
+
+def application(*, chains: AuthorityChains, health: Healthy) -> Starlette:
+    """Returns the application: `/ca/…`, `/healthz` and `/readyz`."""
+    endpoints: dict[str, Endpoint] = {
+        **authority_certificates.endpoints(chains),
+        "/healthz": _alive,
+        "/readyz": _ready(health),
+    }
+    return Starlette(
+        # Starlette adds HEAD to GET, and answers every other method with 405.
+        routes=[Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()],
+        exception_handlers={HTTPException: _refused},
+    )
+
+
+def _alive(_request: Request) -> Response:
+    """The process answers."""
+    return JSONResponse({"status": "alive"}, headers={"Cache-Control": "no-store"})
+
+
+def _ready(health: Healthy) -> Endpoint:
+    def ready(_request: Request) -> Response:
+        problems = health.problems()
+        return JSONResponse(
+            {"status": "not ready" if problems else "ready", "problems": problems},
+            status_code=HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    return ready
+
+
+def _guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
+    """Returns the endpoint with the error family turned into responses; what is unexpected shows an id only."""
+
+    def guarded(request: Request) -> Response:
+        try:
+            if len(request.url.path) > LONGEST_PATH:
+                return status.problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"a path has at most {LONGEST_PATH} characters")
+            return endpoint(request)
+        except CertdError as error:
+            if error.reason is Reason.INTERNAL:
+                return _defect(request, error)
+            return status.to_response(error)
+        except Exception as error:  # noqa: BLE001  # The last resort: whatever it is, the caller learns an id only.
+            return _defect(request, error)
+
+    return guarded
+
+
+def _defect(request: Request, error: Exception) -> Response:
+    error_id = uuid.uuid4().hex
+    _log.error("defect", error_id=error_id, path=request.url.path, exc_info=error)
+    return status.internal(error_id)
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in the form of every other failure."""
+    if not isinstance(error, HTTPException):
+        raise error
+    code = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: "there is nothing under this path",
+        HTTPStatus.METHOD_NOT_ALLOWED: "only GET and HEAD are served here",
+    }.get(code, code.phrase)
+    return status.problem(code, detail, headers=error.headers)

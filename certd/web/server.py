@@ -1,0 +1,146 @@
+"""The HTTP listeners: the application in a thread of its own, metrics in another."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+import uvicorn
+from prometheus_client import REGISTRY, CollectorRegistry, start_wsgi_server
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from certd.errors import CertdError, Reason, field_invalid
+from certd.web.app import Healthy, application
+from certd.web.authority_certificates import AuthorityChains
+
+HEAD_BYTES: Final = 16 * 1024
+"""Request line and headers together."""
+CONNECTIONS: Final = 512
+_HEAD_SECONDS: Final = 10.0
+_KEEP_ALIVE_SECONDS: Final = 5
+_START_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 10
+
+
+class _ImpatientProtocol(H11Protocol):
+    """HTTP/1.1 that closes connections whose request does not come in time; uvicorn lets them stand for ever."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # As uvicorn has it.
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiting = self.conn.their_state is h11.IDLE
+        if waiting and self._head_timer is None and self.timeout_keep_alive_task is None:
+            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
+        elif not waiting:
+            self._forget_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _close(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and tells."""
+        await super().startup(sockets=sockets)
+        self.serving.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebServer:
+    """A listener that is bound and answers."""
+
+    port: int
+    stop: Callable[[], None]
+    """Answers what has begun, at most ten seconds long, and ends."""
+
+
+def serve_web(*, host: str, port: int, certificates: AuthorityChains, health: Healthy) -> WebServer:
+    """Binds and starts the listener of everybody; port 0 takes a free one. Raises FIELD_INVALID."""
+    return serve(application(chains=certificates, health=health), host=host, port=port)
+
+
+def serve(app: Starlette, *, host: str, port: int) -> WebServer:
+    """Binds and starts a listener for the application; port 0 takes a free one. Raises FIELD_INVALID."""
+    listener = _bound("listen.http", host, port)
+    config = uvicorn.Config(
+        app,
+        http=_ImpatientProtocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    server = _Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+    thread.start()
+    if not server.serving.wait(_START_SECONDS):
+        server.should_exit = True
+        listener.close()
+        raise CertdError(Reason.INTERNAL, "the HTTP listener did not start")
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+    return WebServer(port=listener.getsockname()[1], stop=stop)
+
+
+def serve_metrics(*, host: str, port: int, registry: CollectorRegistry = REGISTRY) -> WebServer:
+    """Binds and starts a listener for metrics in the text format of Prometheus. Raises FIELD_INVALID."""
+    try:
+        server, thread = start_wsgi_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise _not_bound("listen.metrics", host, port, error) from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return WebServer(port=server.server_port, stop=stop)
+
+
+def _bound(field: str, host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise _not_bound(field, host, port, error) from error
+
+
+def _not_bound(field: str, host: str, port: int, error: OSError) -> CertdError:
+    return field_invalid(field, f"{host}:{port} cannot be bound: {error.strerror or error}; choose another address")
