@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from certd.errors import CertdError, Reason, Violation, field_invalid
@@ -169,11 +168,10 @@ def admit_place(issuer: "Issuer", request: "CertificateRequest", profile: Profil
         return
     if issuer.public_key == request.public_key:
         raise _forbidden(profile, "the key is the authority's own; make one for the subject", field="csr.public_key")
-    if subject != distinguished_name.EMPTY and _comparable(issuer.name) == distinguished_name.comparable(subject):
+    if subject != distinguished_name.EMPTY and distinguished_name.comparable(
+        issuer.name
+    ) == distinguished_name.comparable(subject):
         raise _forbidden(profile, "the subject is the authority's own name; choose another", field="subject")
-
-
-_comparable = lru_cache(maxsize=256)(distinguished_name.comparable)
 
 
 def admit_path_length(issuer: "Issuer", request: "CertificateRequest", profile: Profile) -> int | None:

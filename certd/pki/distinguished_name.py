@@ -5,7 +5,8 @@ Text has the escapes of RFC 4514 but the order of the encoding, so that a name r
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from certd.errors import Violation, field_invalid
@@ -149,19 +150,28 @@ def decode(name: bytes, *, field: str = "subject") -> DistinguishedName:
 
 _RawAttribute: TypeAlias = tuple[str, str, bytes]
 """Identifier, value, and the DER of the whole attribute."""
+_RawRelative: TypeAlias = tuple[bytes, tuple[_RawAttribute, ...]]
+"""DER of the whole relative distinguished name, and its attributes."""
 
 
-def _relative_names(name: bytes, field: str) -> Iterator[tuple[bytes, list[_RawAttribute]]]:
-    """Yields each relative distinguished name: its DER and its attributes."""
+def _relative_names(name: bytes, field: str) -> tuple[_RawRelative, ...]:
     try:
-        outer = der.Reader(name)
-        reader = outer.enter(der.SEQUENCE)
-        outer.finish()
-        while reader.more:
-            whole = reader.read_whole(der.SET)
-            yield whole, _attributes(whole)
+        return _parsed(name)
     except (der.MalformedError, UnicodeDecodeError) as error:
         raise field_invalid(field, "is not the DER of a distinguished name") from error
+
+
+@lru_cache(maxsize=256)
+def _parsed(name: bytes) -> tuple[_RawRelative, ...]:
+    """Parses a name; cached, because issuing looks at the same subject from several sides."""
+    outer = der.Reader(name)
+    reader = outer.enter(der.SEQUENCE)
+    outer.finish()
+    relatives: list[_RawRelative] = []
+    while reader.more:
+        whole = reader.read_whole(der.SET)
+        relatives.append((whole, tuple(_attributes(whole))))
+    return tuple(relatives)
 
 
 def _attributes(relative: bytes) -> list[_RawAttribute]:
@@ -183,13 +193,18 @@ def _attributes(relative: bytes) -> list[_RawAttribute]:
 
 def violations(name: bytes, field: str) -> tuple[Violation, ...]:
     """Returns how a name breaks the bounds of RFC 5280, appendix A.1; FIELD_INVALID when it is none at all."""
-    found = [
-        Violation(field, f"{short_name(oid)} {problem}")
-        for relative in decode(name, field=field)
-        for oid, value in relative
+    relatives = _relative_names(name, field)
+    return tuple(Violation(field, problem) for problem in _problems(relatives))
+
+
+@lru_cache(maxsize=256)
+def _problems(relatives: tuple[_RawRelative, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"{short_name(oid)} {problem}"
+        for _, attributes in relatives
+        for oid, value, _ in attributes
         if (problem := _value_problem(oid, value)) is not None
-    ]
-    return tuple(found)
+    )
 
 
 def common_names(name: bytes) -> tuple[str, ...]:
@@ -209,6 +224,7 @@ def without_common_names(name: bytes, dropped: Sequence[str]) -> bytes:
     return der.sequence(*kept)
 
 
+@lru_cache(maxsize=256)
 def comparable(name: bytes) -> tuple[frozenset[Attribute], ...]:
     """Returns a form that is equal for names that a relying party takes for the same (RFC 5280, section 7.1).
 

@@ -4,9 +4,9 @@ Each lint is a function named by the section whose rule it checks; it returns th
 purpose what the builder and admission ensure: they judge the result and trust neither.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -33,7 +33,7 @@ class LintCopy:
 
     certificate: x509.Certificate
     tbs: ToBeSignedCertificate
-    extensions: x509.Extensions
+    extensions: Mapping[type[x509.ExtensionType], x509.Extension[x509.ExtensionType]]
     issuer_name: bytes
     issuer_key_identifier: bytes
     public_key: bytes
@@ -42,10 +42,7 @@ class LintCopy:
 
     def find(self, extension: type[_ExtensionType]) -> x509.Extension[_ExtensionType] | None:
         """Returns an extension, or None."""
-        try:
-            return self.extensions.get_extension_for_class(extension)
-        except x509.ExtensionNotFound:
-            return None
+        return cast("x509.Extension[_ExtensionType] | None", self.extensions.get(extension))
 
 
 Lint: TypeAlias = Callable[[LintCopy], str | None]
@@ -274,7 +271,7 @@ def check(
     copy = LintCopy(
         certificate=certificate,
         tbs=parse_tbs_certificate(certificate.tbs_certificate_bytes),
-        extensions=certificate.extensions,
+        extensions={type(extension.value): extension for extension in certificate.extensions},
         issuer_name=issuer_name,
         issuer_key_identifier=issuer_key_identifier,
         public_key=public_key,

@@ -7,6 +7,7 @@ the SPIFFE ID specification strictly.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 import idna
@@ -163,8 +164,12 @@ def _spiffe_id(text: str) -> SpiffeId:
     return SpiffeId(trust_domain, slash + path)
 
 
+@lru_cache(maxsize=4096)
 def _dns_name(text: str) -> str:
-    """Returns the normal form of a DNS name in preferred syntax (RFC 1034, section 3.5; RFC 5890 for its A-labels)."""
+    """Returns the normal form of a DNS name in preferred syntax (RFC 1034, section 3.5; RFC 5890 for its A-labels).
+
+    Cached, because issuing looks at the same names three times: at the edge, at admission and in the lint.
+    """
     if not text.isascii():
         raise _InvalidNameError("has characters outside ASCII; write it in A-labels (xn--…)")
     name = text.lower()

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address
 from threading import Lock
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -125,6 +126,7 @@ def prepare(
     not_before, not_after, warnings = admission.admit_validity(issuer, profile, validity, now)
     constraints = x509.BasicConstraints(ca=profile.authority, path_length=path_length)
     lint.check_serial_number(serial)
+    # The constructor takes what the setters would collect one copy at a time; this is the hot path, and the lints look.
     builder = x509.CertificateBuilder(
         issuer_name=_name("issuer", issuer.name),
         subject_name=_name("subject", admitted.subject),
@@ -132,14 +134,13 @@ def prepare(
         serial_number=serial,
         not_valid_before=not_before,
         not_valid_after=not_after,
+        extensions=[
+            *_profile_extensions(profile.key_usages[_family(public_key)], profile.extended_key_usages, constraints),
+            _extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key))),
+            *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
+            *_name_extensions(admitted.names, critical=admitted.subject == distinguished_name.EMPTY),
+        ],
     )
-    for extension, critical in (
-        *_profile_extensions(profile.key_usages[_family(public_key)], profile.extended_key_usages, constraints),
-        (x509.SubjectKeyIdentifier(key_identifier(request.public_key)), False),
-        *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
-        *_name_extensions(admitted.names, critical=admitted.subject == distinguished_name.EMPTY),
-    ):
-        builder = builder.add_extension(extension, critical)
     algorithm = issuer.signature_algorithm
     copy = builder.sign(_throw_away_key(family_of(algorithm)), hash_of(algorithm))
     lint.check(
@@ -168,8 +169,11 @@ def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> byt
 
 
 _SubjectPublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
-_Extension = tuple[x509.ExtensionType, bool]
-"""An extension, and whether it is critical."""
+_Extension: TypeAlias = x509.Extension[x509.ExtensionType]
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> _Extension:
+    return x509.Extension(value.oid, critical, value)
 
 
 def _admit_key(public_key_der: bytes, profile: Profile) -> _SubjectPublicKey:
@@ -225,23 +229,23 @@ def _profile_extensions(
     Basic constraints are in every certificate, critical: readers that find none look for other signs of an authority.
     """
     extensions: list[_Extension] = [
-        (constraints, True),
-        (key_usage_extension(key_usages), True),
+        _extension(constraints, critical=True),
+        _extension(key_usage_extension(key_usages), critical=True),
     ]
     if extended_key_usages:
         usages = [x509.ObjectIdentifier(oid) for oid in extended_key_usages]
-        extensions.append((x509.ExtendedKeyUsage(usages), False))
+        extensions.append(_extension(x509.ExtendedKeyUsage(usages)))
     return tuple(extensions)
 
 
 @lru_cache(maxsize=256)
-def _issuer_extensions(key_identifier: bytes, authority_information_url: str | None) -> tuple[_Extension, ...]:
+def _issuer_extensions(identifier: bytes, authority_information_url: str | None) -> tuple[_Extension, ...]:
     """Returns what leads to the issuer: its key identifier alone (RFC 5280, section 4.2.1.1), and where to fetch it."""
-    extensions: list[_Extension] = [(x509.AuthorityKeyIdentifier(key_identifier, None, None), False)]
+    extensions: list[_Extension] = [_extension(x509.AuthorityKeyIdentifier(identifier, None, None))]
     if authority_information_url is not None:
         location = x509.UniformResourceIdentifier(authority_information_url)
         description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
-        extensions.append((x509.AuthorityInformationAccess([description]), False))
+        extensions.append(_extension(x509.AuthorityInformationAccess([description])))
     return tuple(extensions)
 
 
@@ -255,7 +259,7 @@ def _name_extensions(names: SubjectAlternativeNames, *, critical: bool) -> tuple
         *map(x509.UniformResourceIdentifier, names.uris),
         *map(x509.RFC822Name, names.email_addresses),
     ]
-    return ((x509.SubjectAlternativeName(general), critical),)
+    return (_extension(x509.SubjectAlternativeName(general), critical=critical),)
 
 
 _THROW_AWAY_SPECS = {
