@@ -15,3 +15,5 @@ STORE_FAILED_COMMITS = Counter("certd_store_failed_commits", "Transactions that 
 STORE_RETRIES = Counter(
     "certd_store_retries", "Works that ran again after a serialization failure or a deadlock.", ["name"]
 )
+CALLS = Counter("certd_grpc_calls", "Calls that ended, by method and status code.", ["method", "code"])
+CALL_SECONDS = Histogram("certd_grpc_call_seconds", "Seconds from the arrival of a call to its answer.", ["method"])

@@ -18,21 +18,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from prometheus_client import Counter, Histogram
 
 from certd.api import peer, status
 from certd.api.call import Call, making
 from certd.api.methods import METHODS, Admission
 from certd.api.streams import StreamSlots
 from certd.errors import CertdError, Reason, field_invalid
+from certd.metrics import CALL_SECONDS, CALLS
 from certd.model.access import Caller, Permission
 
 LONGEST_CALL: Final = 120.0
 """Seconds after which the server gives up on a call whose caller set no deadline, or a later one."""
 
 _log = structlog.get_logger("certd.api")
-_CALLS = Counter("certd_grpc_calls", "Calls that ended, by method and status code.", ["method", "code"])
-_SECONDS = Histogram("certd_grpc_call_seconds", "Seconds from the arrival of a call to its answer.", ["method"])
 
 if TYPE_CHECKING:
     # Generic in the stubs alone.
@@ -168,8 +166,8 @@ class Gate(Interceptor):
             self._answer_defect(method, context, outcome, error)
         finally:
             seconds = time.perf_counter() - started
-            _CALLS.labels(method, outcome.code.name).inc()
-            _SECONDS.labels(method).observe(seconds)
+            CALLS.labels(method, outcome.code.name).inc()
+            CALL_SECONDS.labels(method).observe(seconds)
             _log.debug(
                 "call",
                 method=method,

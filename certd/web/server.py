@@ -14,8 +14,6 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from certd.errors import CertdError, Reason, field_invalid
-from certd.web.app import Healthy, application
-from certd.web.authority_certificates import AuthorityChains
 
 HEAD_BYTES: Final = 16 * 1024
 """Request line and headers together."""
@@ -78,11 +76,6 @@ class WebServer:
     port: int
     stop: Callable[[], None]
     """Answers what has begun, at most ten seconds long, and ends."""
-
-
-def serve_web(*, host: str, port: int, certificates: AuthorityChains, health: Healthy) -> WebServer:
-    """Binds and starts the listener of everybody; port 0 takes a free one. Raises FIELD_INVALID."""
-    return serve(application(chains=certificates, health=health), host=host, port=port)
 
 
 def serve(app: Starlette, *, host: str, port: int) -> WebServer:
