@@ -1,6 +1,7 @@
 """Writing to PostgreSQL: works run beside each other, and again where the server undid one for another's sake."""
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,12 +31,24 @@ class ConcurrentWriter:
     def __init__(self, engine: Engine, events_committed: Callable[[], None]) -> None:
         self._engine = engine
         self._events_committed = events_committed
+        self._changed = threading.Condition()
+        self._running = 0
         self._closing = False
 
     def write(self, name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # The type of the work's result; Store.write says it.
         """Returns the result of `work` once it is committed; raises what it raised, or STORE_UNAVAILABLE."""
-        if self._closing:
-            raise CertdError(Reason.SHUTTING_DOWN, "certd is shutting down; try again once it serves")
+        with self._changed:
+            if self._closing:
+                raise CertdError(Reason.SHUTTING_DOWN, "certd is shutting down; try again once it serves")
+            self._running += 1
+        try:
+            return self._write(name, work)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _write(self, name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # As above.
         for attempt in range(MOST_ATTEMPTS):
             try:
                 return self._attempt(work)
@@ -58,8 +71,10 @@ class ConcurrentWriter:
         )
 
     def close(self) -> None:
-        """Refuses further works; those that run come to their end."""
-        self._closing = True
+        """Refuses further works and waits for those that run."""
+        with self._changed:
+            self._closing = True
+            self._changed.wait_for(lambda: self._running == 0)
 
     def _attempt(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # As above.
         with self._engine.connect() as connection:

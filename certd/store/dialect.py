@@ -2,7 +2,8 @@
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ _CONNECTIONS = 24
 _POOL_TIMEOUT = 10.0
 
 _log = logging.getLogger("certd.store")
+
+_DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
 
 _SQLITE_ADVICE = {
     sqlite3.SQLITE_FULL: "the disk that holds the database is full. Free space there",
@@ -79,7 +82,8 @@ def shown(url: URL) -> str:
 
 def sqlite_file(url: URL) -> Path:
     """Returns the file of a SQLite database."""
-    return Path(url.database or "").absolute()
+    # Resolved, so that two ways to one file meet at one lock.
+    return Path(url.database or "").resolve()
 
 
 def sqlite_writer_engine(url: URL) -> Engine:
@@ -233,5 +237,17 @@ def _server_failed(error: DBAPIError) -> bool:
 
 def mapped(error: BaseException) -> BaseException:
     """Returns the error that the caller gets in place of `error`, which may be itself."""
-    known = isinstance(error, (SQLAlchemyError, sqlite3.Error))
+    known = isinstance(error, _DATABASE_ERRORS)
     return (unavailable(error) if known else None) or error
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Raises STORE_UNAVAILABLE in place of a failure of the database; mistakes of the program pass as they are."""
+    try:
+        yield
+    except _DATABASE_ERRORS as error:
+        failure = unavailable(error)
+        if failure is None:
+            raise
+        raise failure from error

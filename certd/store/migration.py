@@ -12,7 +12,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, literal_column, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL
 
 from certd.errors import CertdError, Reason
 from certd.store import dialect
@@ -34,30 +34,37 @@ def migrate(url: str) -> None:
     Runs in one transaction. Raises what `Store.open` raises; a SQLite file in use by a daemon is refused.
     """
     parsed = dialect.parse_url(url)
-    try:
+    with dialect.database_errors():
         if dialect.engine_name(parsed) == dialect.SQLITE:
-            lock = FileLock(dialect.sqlite_file(parsed))
-            try:
-                os.close(os.open(dialect.sqlite_file(parsed), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                engine = dialect.sqlite_writer_engine(parsed)
-                with engine.connect() as connection:
-                    raw = dialect.raw_sqlite(connection)
-                    raw.execute("BEGIN IMMEDIATE")
-                    _upgrade(connection, dialect.shown(parsed))
-                    raw.execute("COMMIT")
-            finally:
-                lock.release()
+            _migrate_sqlite(parsed)
         else:
-            engine = dialect.postgresql_engine(parsed)
-            try:
-                with dialect.postgresql_read_committed(engine).connect() as connection:
-                    connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-                    _upgrade(connection, dialect.shown(parsed))
-                    connection.commit()
-            finally:
-                engine.dispose()
-    except SQLAlchemyError as error:
-        raise (dialect.unavailable(error) or error) from error
+            _migrate_postgresql(parsed)
+
+
+def _migrate_sqlite(url: URL) -> None:
+    file = dialect.sqlite_file(url)
+    lock = FileLock(file)
+    try:
+        # Made before SQLite would make it, which leaves it readable by everyone.
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with dialect.sqlite_writer_engine(url).connect() as connection:
+            raw = dialect.raw_sqlite(connection)
+            raw.execute("BEGIN IMMEDIATE")
+            _upgrade(connection, str(file))
+            raw.execute("COMMIT")
+    finally:
+        lock.release()
+
+
+def _migrate_postgresql(url: URL) -> None:
+    engine = dialect.postgresql_engine(url)
+    try:
+        with dialect.postgresql_read_committed(engine).connect() as connection:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+            _upgrade(connection, dialect.shown(url))
+            connection.commit()
+    finally:
+        engine.dispose()
 
 
 def _upgrade(connection: Connection, shown: str) -> None:

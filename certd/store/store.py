@@ -8,7 +8,6 @@ from typing import Self, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
@@ -60,12 +59,10 @@ class Store:
         `certd migrate` or a newer certd, or is a SQLite file that another certd uses.
         """
         parsed = dialect.parse_url(url)
-        try:
+        with dialect.database_errors():
             if dialect.engine_name(parsed) == dialect.SQLITE:
                 return cls._open_sqlite(parsed)
             return cls._open_postgresql(parsed, clock)
-        except SQLAlchemyError as error:
-            raise (dialect.unavailable(error) or error) from error
 
     @classmethod
     def _open_sqlite(cls, url: URL) -> Self:
@@ -134,7 +131,7 @@ class Store:
             raise CertdError(Reason.SHUTTING_DOWN, "certd is shutting down; try again once it serves")
         start = time.perf_counter()
         try:
-            with self._readers.connect() as connection:
+            with dialect.database_errors(), self._readers.connect() as connection:
                 if self.engine_name == dialect.SQLITE:
                     dialect.raw_sqlite(connection).execute("BEGIN")
                 transaction = Transaction(connection, self.engine_name)
@@ -144,8 +141,6 @@ class Store:
                     transaction.end()
                     if self.engine_name == dialect.SQLITE:
                         dialect.raw_sqlite(connection).execute("ROLLBACK")
-        except SQLAlchemyError as error:
-            raise (dialect.unavailable(error) or error) from error
         finally:
             _observe("read", name, start)
 
