@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65rtd/internal/ipc.proto\x12\x0e\x63\x65rtd.internal\"\x90\x01\n\x05\x46rame\x12$\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x14.certd.internal.CallH\x00\x12&\n\x05reply\x18\x02 \x01(\x0b\x32\x15.certd.internal.ReplyH\x00\x12.\n\treadiness\x18\x03 \x01(\x0b\x32\x19.certd.internal.ReadinessH\x00\x42\t\n\x07\x63ontent\"F\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x1c\n\x14timeout_milliseconds\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"b\n\x05Reply\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x17.certd.internal.FailureH\x00\x42\t\n\x07outcome\"\xb6\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x37\n\x08metadata\x18\x03 \x03(\x0b\x32%.certd.internal.Failure.MetadataEntry\x12 \n\x18retry_after_milliseconds\x18\x04 \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\tReadiness\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0f\n\x07problem\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65rtd/internal/ipc.proto\x12\x0e\x63\x65rtd.internal\"\x90\x01\n\x05\x46rame\x12$\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x14.certd.internal.CallH\x00\x12&\n\x05reply\x18\x02 \x01(\x0b\x32\x15.certd.internal.ReplyH\x00\x12.\n\treadiness\x18\x03 \x01(\x0b\x32\x19.certd.internal.ReadinessH\x00\x42\t\n\x07\x63ontent\"F\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x1c\n\x14timeout_milliseconds\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"b\n\x05Reply\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x17.certd.internal.FailureH\x00\x42\t\n\x07outcome\"\xea\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x37\n\x08metadata\x18\x03 \x03(\x0b\x32%.certd.internal.Failure.MetadataEntry\x12 \n\x18retry_after_milliseconds\x18\x04 \x01(\r\x12\x32\n\nviolations\x18\x05 \x03(\x0b\x32\x1e.certd.internal.FieldViolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"+\n\tReadiness\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0f\n\x07problem\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLY']._serialized_start=263
   _globals['_REPLY']._serialized_end=361
   _globals['_FAILURE']._serialized_start=364
-  _globals['_FAILURE']._serialized_end=546
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=499
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=546
-  _globals['_READINESS']._serialized_start=548
-  _globals['_READINESS']._serialized_end=591
+  _globals['_FAILURE']._serialized_end=598
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=551
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=598
+  _globals['_FIELDVIOLATION']._serialized_start=600
+  _globals['_FIELDVIOLATION']._serialized_end=652
+  _globals['_READINESS']._serialized_start=654
+  _globals['_READINESS']._serialized_end=697
 # @@protoc_insertion_point(module_scope)

@@ -22,59 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from certd.internal import ipc_pb2 as certd_dot_internal_dot_ipc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/internal/token.proto\x12\x0e\x63\x65rtd.internal\"\xc5\x03\n\x0cTokenRequest\x12\x33\n\x08\x64\x65scribe\x18\x01 \x01(\x0b\x32\x1f.certd.internal.DescribeRequestH\x00\x12I\n\x14\x63reate_authority_key\x18\x02 \x01(\x0b\x32).certd.internal.CreateAuthorityKeyRequestH\x00\x12+\n\x04sign\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SignRequestH\x00\x12G\n\x13\x65nsure_wrapping_key\x18\x04 \x01(\x0b\x32(.certd.internal.EnsureWrappingKeyRequestH\x00\x12O\n\x17generate_subscriber_key\x18\x05 \x01(\x0b\x32,.certd.internal.GenerateSubscriberKeyRequestH\x00\x12/\n\x06\x65xport\x18\x06 \x01(\x0b\x32\x1d.certd.internal.ExportRequestH\x00\x12\x30\n\x07set_pin\x18\x07 \x01(\x0b\x32\x1d.certd.internal.SetPinRequestH\x00\x42\x0b\n\toperation\"\xca\x03\n\rTokenResponse\x12\x34\n\x08\x64\x65scribe\x18\x01 \x01(\x0b\x32 .certd.internal.DescribeResponseH\x00\x12J\n\x14\x63reate_authority_key\x18\x02 \x01(\x0b\x32*.certd.internal.CreateAuthorityKeyResponseH\x00\x12,\n\x04sign\x18\x03 \x01(\x0b\x32\x1c.certd.internal.SignResponseH\x00\x12H\n\x13\x65nsure_wrapping_key\x18\x04 \x01(\x0b\x32).certd.internal.EnsureWrappingKeyResponseH\x00\x12P\n\x17generate_subscriber_key\x18\x05 \x01(\x0b\x32-.certd.internal.GenerateSubscriberKeyResponseH\x00\x12\x30\n\x06\x65xport\x18\x06 \x01(\x0b\x32\x1e.certd.internal.ExportResponseH\x00\x12\x31\n\x07set_pin\x18\x07 \x01(\x0b\x32\x1e.certd.internal.SetPinResponseH\x00\x42\x08\n\x06result\"\xb8\x01\n\x12\x41uthorityKeyPolicy\x12,\n\x05kinds\x18\x01 \x03(\x0e\x32\x1d.certd.internal.SignatureKind\x12\x13\n\x0bissuer_name\x18\x02 \x01(\x0c\x12\x18\n\x0bpath_length\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12 \n\x18longest_lifetime_seconds\x18\x04 \x01(\x04\x12\x13\n\x0bself_signed\x18\x05 \x01(\x08\x42\x0e\n\x0c_path_length\"\x11\n\x0f\x44\x65scribeRequest\"\xaf\x01\n\x10\x44\x65scribeResponse\x12\x0e\n\x06module\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rserial_number\x18\x03 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nmechanisms\x18\x06 \x03(\t\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\x1b\n\x13\x61uthority_key_specs\x18\x08 \x03(\t\"M\n\x19\x43reateAuthorityKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x10\n\x08key_spec\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\x0c\"0\n\x1a\x43reateAuthorityKeyResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"6\n\x0bSignRequest\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.certd.internal.SignItem\"\x8a\x01\n\x08SignItem\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06policy\x18\x02 \x01(\x0c\x12+\n\x04kind\x18\x03 \x01(\x0e\x32\x1d.certd.internal.SignatureKind\x12\x1b\n\x13signature_algorithm\x18\x04 \x01(\t\x12\x14\n\x0cto_be_signed\x18\x05 \x01(\x0c\";\n\x0cSignResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.certd.internal.SignResult\"\\\n\nSignResult\x12\x13\n\tsignature\x18\x01 \x01(\x0cH\x00\x12.\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.certd.internal.SignFailureH\x00\x42\t\n\x07outcome\".\n\x0bSignFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"*\n\x18\x45nsureWrappingKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\",\n\x19\x45nsureWrappingKeyResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"\x95\x01\n\x0bSealContext\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12\x12\n\nexportable\x18\x06 \x01(\x08\x12\x19\n\x11public_key_sha256\x18\x07 \x01(\x0c\"w\n\x1cGenerateSubscriberKeyRequest\x12\x17\n\x0fwrapping_key_id\x18\x01 \x01(\x0c\x12\x10\n\x08key_spec\x18\x02 \x01(\t\x12,\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SealContext\"G\n\x1dGenerateSubscriberKeyResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x12\n\nsealed_key\x18\x02 \x01(\x0c\"\xae\x01\n\rExportRequest\x12\x17\n\x0fwrapping_key_id\x18\x01 \x01(\x0c\x12\x12\n\nsealed_key\x18\x02 \x01(\x0c\x12,\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SealContext\x12\x14\n\npassphrase\x18\x04 \x01(\x0cH\x00\x12\x1e\n\x14recipient_public_key\x18\x05 \x01(\x0cH\x00\x42\x0c\n\nprotection\"\'\n\x0e\x45xportResponse\x12\x15\n\rencrypted_key\x18\x01 \x01(\x0c\"\xa3\x01\n\rSetPinRequest\x12\x30\n\x04user\x18\x01 \x01(\x0e\x32\".certd.internal.SetPinRequest.User\x12\x0f\n\x07old_pin\x18\x02 \x01(\x0c\x12\x0f\n\x07new_pin\x18\x03 \x01(\x0c\">\n\x04User\x12\x14\n\x10USER_UNSPECIFIED\x10\x00\x12\n\n\x06NORMAL\x10\x01\x12\x14\n\x10SECURITY_OFFICER\x10\x02\"\x10\n\x0eSetPinResponse*\x93\x01\n\rSignatureKind\x12\x1e\n\x1aSIGNATURE_KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x45RTIFICATE\x10\x01\x12\x19\n\x15\x43\x45RTIFICATION_REQUEST\x10\x02\x12\x13\n\x0fREVOCATION_LIST\x10\x03\x12\x11\n\rOCSP_RESPONSE\x10\x04\x12\x0e\n\nCHECKPOINT\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/internal/token.proto\x12\x0e\x63\x65rtd.internal\x1a\x18\x63\x65rtd/internal/ipc.proto\"\xc5\x03\n\x0cTokenRequest\x12\x33\n\x08\x64\x65scribe\x18\x01 \x01(\x0b\x32\x1f.certd.internal.DescribeRequestH\x00\x12I\n\x14\x63reate_authority_key\x18\x02 \x01(\x0b\x32).certd.internal.CreateAuthorityKeyRequestH\x00\x12+\n\x04sign\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SignRequestH\x00\x12G\n\x13\x65nsure_wrapping_key\x18\x04 \x01(\x0b\x32(.certd.internal.EnsureWrappingKeyRequestH\x00\x12O\n\x17generate_subscriber_key\x18\x05 \x01(\x0b\x32,.certd.internal.GenerateSubscriberKeyRequestH\x00\x12/\n\x06\x65xport\x18\x06 \x01(\x0b\x32\x1d.certd.internal.ExportRequestH\x00\x12\x30\n\x07set_pin\x18\x07 \x01(\x0b\x32\x1d.certd.internal.SetPinRequestH\x00\x42\x0b\n\toperation\"\xca\x03\n\rTokenResponse\x12\x34\n\x08\x64\x65scribe\x18\x01 \x01(\x0b\x32 .certd.internal.DescribeResponseH\x00\x12J\n\x14\x63reate_authority_key\x18\x02 \x01(\x0b\x32*.certd.internal.CreateAuthorityKeyResponseH\x00\x12,\n\x04sign\x18\x03 \x01(\x0b\x32\x1c.certd.internal.SignResponseH\x00\x12H\n\x13\x65nsure_wrapping_key\x18\x04 \x01(\x0b\x32).certd.internal.EnsureWrappingKeyResponseH\x00\x12P\n\x17generate_subscriber_key\x18\x05 \x01(\x0b\x32-.certd.internal.GenerateSubscriberKeyResponseH\x00\x12\x30\n\x06\x65xport\x18\x06 \x01(\x0b\x32\x1e.certd.internal.ExportResponseH\x00\x12\x31\n\x07set_pin\x18\x07 \x01(\x0b\x32\x1e.certd.internal.SetPinResponseH\x00\x42\x08\n\x06result\"\xb8\x01\n\x12\x41uthorityKeyPolicy\x12,\n\x05kinds\x18\x01 \x03(\x0e\x32\x1d.certd.internal.SignatureKind\x12\x13\n\x0bissuer_name\x18\x02 \x01(\x0c\x12\x18\n\x0bpath_length\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12 \n\x18longest_lifetime_seconds\x18\x04 \x01(\x04\x12\x13\n\x0bself_signed\x18\x05 \x01(\x08\x42\x0e\n\x0c_path_length\"\x11\n\x0f\x44\x65scribeRequest\"\xaf\x01\n\x10\x44\x65scribeResponse\x12\x0e\n\x06module\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rserial_number\x18\x03 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nmechanisms\x18\x06 \x03(\t\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\x1b\n\x13\x61uthority_key_specs\x18\x08 \x03(\t\"M\n\x19\x43reateAuthorityKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x10\n\x08key_spec\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\x0c\"0\n\x1a\x43reateAuthorityKeyResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"6\n\x0bSignRequest\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.certd.internal.SignItem\"\x8a\x01\n\x08SignItem\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06policy\x18\x02 \x01(\x0c\x12+\n\x04kind\x18\x03 \x01(\x0e\x32\x1d.certd.internal.SignatureKind\x12\x1b\n\x13signature_algorithm\x18\x04 \x01(\t\x12\x14\n\x0cto_be_signed\x18\x05 \x01(\x0c\";\n\x0cSignResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.certd.internal.SignResult\"X\n\nSignResult\x12\x13\n\tsignature\x18\x01 \x01(\x0cH\x00\x12*\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x17.certd.internal.FailureH\x00\x42\t\n\x07outcome\"*\n\x18\x45nsureWrappingKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\",\n\x19\x45nsureWrappingKeyResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\"\x95\x01\n\x0bSealContext\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x05 \x01(\t\x12\x12\n\nexportable\x18\x06 \x01(\x08\x12\x19\n\x11public_key_sha256\x18\x07 \x01(\x0c\"w\n\x1cGenerateSubscriberKeyRequest\x12\x17\n\x0fwrapping_key_id\x18\x01 \x01(\x0c\x12\x10\n\x08key_spec\x18\x02 \x01(\t\x12,\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SealContext\"G\n\x1dGenerateSubscriberKeyResponse\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x12\n\nsealed_key\x18\x02 \x01(\x0c\"\xae\x01\n\rExportRequest\x12\x17\n\x0fwrapping_key_id\x18\x01 \x01(\x0c\x12\x12\n\nsealed_key\x18\x02 \x01(\x0c\x12,\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1b.certd.internal.SealContext\x12\x14\n\npassphrase\x18\x04 \x01(\x0cH\x00\x12\x1e\n\x14recipient_public_key\x18\x05 \x01(\x0cH\x00\x42\x0c\n\nprotection\"\'\n\x0e\x45xportResponse\x12\x15\n\rencrypted_key\x18\x01 \x01(\x0c\"\xa3\x01\n\rSetPinRequest\x12\x30\n\x04user\x18\x01 \x01(\x0e\x32\".certd.internal.SetPinRequest.User\x12\x0f\n\x07old_pin\x18\x02 \x01(\x0c\x12\x0f\n\x07new_pin\x18\x03 \x01(\x0c\">\n\x04User\x12\x14\n\x10USER_UNSPECIFIED\x10\x00\x12\n\n\x06NORMAL\x10\x01\x12\x14\n\x10SECURITY_OFFICER\x10\x02\"\x10\n\x0eSetPinResponse*\x93\x01\n\rSignatureKind\x12\x1e\n\x1aSIGNATURE_KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x45RTIFICATE\x10\x01\x12\x19\n\x15\x43\x45RTIFICATION_REQUEST\x10\x02\x12\x13\n\x0fREVOCATION_LIST\x10\x03\x12\x11\n\rOCSP_RESPONSE\x10\x04\x12\x0e\n\nCHECKPOINT\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.internal.token_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNATUREKIND']._serialized_start=2715
-  _globals['_SIGNATUREKIND']._serialized_end=2862
-  _globals['_TOKENREQUEST']._serialized_start=47
-  _globals['_TOKENREQUEST']._serialized_end=500
-  _globals['_TOKENRESPONSE']._serialized_start=503
-  _globals['_TOKENRESPONSE']._serialized_end=961
-  _globals['_AUTHORITYKEYPOLICY']._serialized_start=964
-  _globals['_AUTHORITYKEYPOLICY']._serialized_end=1148
-  _globals['_DESCRIBEREQUEST']._serialized_start=1150
-  _globals['_DESCRIBEREQUEST']._serialized_end=1167
-  _globals['_DESCRIBERESPONSE']._serialized_start=1170
-  _globals['_DESCRIBERESPONSE']._serialized_end=1345
-  _globals['_CREATEAUTHORITYKEYREQUEST']._serialized_start=1347
-  _globals['_CREATEAUTHORITYKEYREQUEST']._serialized_end=1424
-  _globals['_CREATEAUTHORITYKEYRESPONSE']._serialized_start=1426
-  _globals['_CREATEAUTHORITYKEYRESPONSE']._serialized_end=1474
-  _globals['_SIGNREQUEST']._serialized_start=1476
-  _globals['_SIGNREQUEST']._serialized_end=1530
-  _globals['_SIGNITEM']._serialized_start=1533
-  _globals['_SIGNITEM']._serialized_end=1671
-  _globals['_SIGNRESPONSE']._serialized_start=1673
-  _globals['_SIGNRESPONSE']._serialized_end=1732
-  _globals['_SIGNRESULT']._serialized_start=1734
-  _globals['_SIGNRESULT']._serialized_end=1826
-  _globals['_SIGNFAILURE']._serialized_start=1828
-  _globals['_SIGNFAILURE']._serialized_end=1874
-  _globals['_ENSUREWRAPPINGKEYREQUEST']._serialized_start=1876
-  _globals['_ENSUREWRAPPINGKEYREQUEST']._serialized_end=1918
-  _globals['_ENSUREWRAPPINGKEYRESPONSE']._serialized_start=1920
-  _globals['_ENSUREWRAPPINGKEYRESPONSE']._serialized_end=1964
-  _globals['_SEALCONTEXT']._serialized_start=1967
-  _globals['_SEALCONTEXT']._serialized_end=2116
-  _globals['_GENERATESUBSCRIBERKEYREQUEST']._serialized_start=2118
-  _globals['_GENERATESUBSCRIBERKEYREQUEST']._serialized_end=2237
-  _globals['_GENERATESUBSCRIBERKEYRESPONSE']._serialized_start=2239
-  _globals['_GENERATESUBSCRIBERKEYRESPONSE']._serialized_end=2310
-  _globals['_EXPORTREQUEST']._serialized_start=2313
-  _globals['_EXPORTREQUEST']._serialized_end=2487
-  _globals['_EXPORTRESPONSE']._serialized_start=2489
-  _globals['_EXPORTRESPONSE']._serialized_end=2528
-  _globals['_SETPINREQUEST']._serialized_start=2531
-  _globals['_SETPINREQUEST']._serialized_end=2694
-  _globals['_SETPINREQUEST_USER']._serialized_start=2632
-  _globals['_SETPINREQUEST_USER']._serialized_end=2694
-  _globals['_SETPINRESPONSE']._serialized_start=2696
-  _globals['_SETPINRESPONSE']._serialized_end=2712
+  _globals['_SIGNATUREKIND']._serialized_start=2689
+  _globals['_SIGNATUREKIND']._serialized_end=2836
+  _globals['_TOKENREQUEST']._serialized_start=73
+  _globals['_TOKENREQUEST']._serialized_end=526
+  _globals['_TOKENRESPONSE']._serialized_start=529
+  _globals['_TOKENRESPONSE']._serialized_end=987
+  _globals['_AUTHORITYKEYPOLICY']._serialized_start=990
+  _globals['_AUTHORITYKEYPOLICY']._serialized_end=1174
+  _globals['_DESCRIBEREQUEST']._serialized_start=1176
+  _globals['_DESCRIBEREQUEST']._serialized_end=1193
+  _globals['_DESCRIBERESPONSE']._serialized_start=1196
+  _globals['_DESCRIBERESPONSE']._serialized_end=1371
+  _globals['_CREATEAUTHORITYKEYREQUEST']._serialized_start=1373
+  _globals['_CREATEAUTHORITYKEYREQUEST']._serialized_end=1450
+  _globals['_CREATEAUTHORITYKEYRESPONSE']._serialized_start=1452
+  _globals['_CREATEAUTHORITYKEYRESPONSE']._serialized_end=1500
+  _globals['_SIGNREQUEST']._serialized_start=1502
+  _globals['_SIGNREQUEST']._serialized_end=1556
+  _globals['_SIGNITEM']._serialized_start=1559
+  _globals['_SIGNITEM']._serialized_end=1697
+  _globals['_SIGNRESPONSE']._serialized_start=1699
+  _globals['_SIGNRESPONSE']._serialized_end=1758
+  _globals['_SIGNRESULT']._serialized_start=1760
+  _globals['_SIGNRESULT']._serialized_end=1848
+  _globals['_ENSUREWRAPPINGKEYREQUEST']._serialized_start=1850
+  _globals['_ENSUREWRAPPINGKEYREQUEST']._serialized_end=1892
+  _globals['_ENSUREWRAPPINGKEYRESPONSE']._serialized_start=1894
+  _globals['_ENSUREWRAPPINGKEYRESPONSE']._serialized_end=1938
+  _globals['_SEALCONTEXT']._serialized_start=1941
+  _globals['_SEALCONTEXT']._serialized_end=2090
+  _globals['_GENERATESUBSCRIBERKEYREQUEST']._serialized_start=2092
+  _globals['_GENERATESUBSCRIBERKEYREQUEST']._serialized_end=2211
+  _globals['_GENERATESUBSCRIBERKEYRESPONSE']._serialized_start=2213
+  _globals['_GENERATESUBSCRIBERKEYRESPONSE']._serialized_end=2284
+  _globals['_EXPORTREQUEST']._serialized_start=2287
+  _globals['_EXPORTREQUEST']._serialized_end=2461
+  _globals['_EXPORTRESPONSE']._serialized_start=2463
+  _globals['_EXPORTRESPONSE']._serialized_end=2502
+  _globals['_SETPINREQUEST']._serialized_start=2505
+  _globals['_SETPINREQUEST']._serialized_end=2668
+  _globals['_SETPINREQUEST_USER']._serialized_start=2606
+  _globals['_SETPINREQUEST_USER']._serialized_end=2668
+  _globals['_SETPINRESPONSE']._serialized_start=2670
+  _globals['_SETPINRESPONSE']._serialized_end=2686
 # @@protoc_insertion_point(module_scope)

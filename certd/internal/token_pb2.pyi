@@ -3,6 +3,7 @@
 isort:skip_file
 What the daemon asks of the token process."""
 
+from certd.internal import ipc_pb2 as _ipc_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -447,14 +448,14 @@ class SignResult(_message.Message):
     signature: _builtins.bytes
     """The signature as X.509 wants it (DER for ECDSA)."""
     @_builtins.property
-    def failure(self) -> Global___SignFailure:
-        """The failure."""
+    def failure(self) -> _ipc_pb2.Failure:
+        """The failure, of this item alone."""
 
     def __init__(
         self,
         *,
         signature: _builtins.bytes = ...,
-        failure: Global___SignFailure | None = ...,
+        failure: _ipc_pb2.Failure | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -465,32 +466,6 @@ class SignResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___SignResult: _TypeAlias = SignResult  # noqa: Y015
-
-@_typing.final
-class SignFailure(_message.Message):
-    """Why an item was not signed."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REASON_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    reason: _builtins.str
-    """A reason of the error family."""
-    message: _builtins.str
-    """The failing check."""
-    def __init__(
-        self,
-        *,
-        reason: _builtins.str = ...,
-        message: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SignFailure: _TypeAlias = SignFailure  # noqa: Y015
 
 @_typing.final
 class EnsureWrappingKeyRequest(_message.Message):

@@ -1,0 +1,48 @@
+"""The token process as the daemon spawns it: `python -I -m certd.token --fd N --parent-process-id P …`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from certd.errors import CertdError
+from certd.ipc.child import InheritedSocket
+from certd.token.process import run
+from certd.token.settings import TokenSettings
+
+
+def main() -> int:
+    """Parses the command line and serves; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -I -m certd.token", description="The only program that holds the PIN."
+    )
+    parser.add_argument("--module", type=Path, required=True, help="the PKCS#11 module")
+    parser.add_argument("--label", required=True, help="label of the token")
+    parser.add_argument("--pin-file", type=Path, required=True, help="file with the user's PIN, mode 0600")
+    parser.add_argument("--softhsm-conf", type=Path, help="configuration of SoftHSM")
+    parser.add_argument("--lock-file", type=Path, help="lock shared by every certd program on the host")
+    parser.add_argument("--exports-per-minute", type=int, default=600, help="keys that may leave in a minute")
+    parser.add_argument("--queue-length", type=int, default=1024, help="calls that may wait")
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
+    parser.add_argument("--parent-process-id", type=int, required=True, help="whose death ends this process")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = TokenSettings(
+        module=arguments.module,
+        label=arguments.label,
+        pin_file=arguments.pin_file,
+        softhsm_conf=arguments.softhsm_conf,
+        lock_file=arguments.lock_file,
+        exports_per_minute=arguments.exports_per_minute,
+        queue_length=arguments.queue_length,
+    )
+    try:
+        run(settings, InheritedSocket(arguments.fd), parent_process_id=arguments.parent_process_id)
+    except CertdError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400  # The message says all; a traceback would hide it.
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The daemon's side of the token process. Every call raises TOKEN_UNAVAILABLE, with `retry_after`, while it is away."""
+
+import enum
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from certd.errors import CertdError
+from certd.internal import token_pb2 as messages
+from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
+from certd.ipc.frames import error_of
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.sealing import SealContext
+from certd.token.description import TokenDescription
+from certd.token.policy import SignatureKind
+from certd.token.settings import TokenSettings
+
+_NAME = "token process"
+_TIMEOUT = 30.0
+# Hardware takes its time for the primes of an RSA key.
+_KEY_GENERATION_TIMEOUT = 120.0
+
+
+class Isolation(enum.StrEnum):
+    """Whose process the token process is. The same names as the proto's `Isolation`."""
+
+    SAME_USER = "SAME_USER"
+    SEPARATE_USER = "SEPARATE_USER"
+
+
+class PinUser(enum.StrEnum):
+    """Whose PIN. The same names as the proto's `User`."""
+
+    NORMAL = "NORMAL"
+    SECURITY_OFFICER = "SECURITY_OFFICER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignItem:
+    """Something to sign."""
+
+    key_id: bytes
+    """CKA_ID of the authority key."""
+    policy: bytes
+    """The policy that was sealed with the key."""
+    kind: SignatureKind
+    signature_algorithm: SignatureAlgorithm
+    to_be_signed: bytes
+    """DER."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedKey:
+    """A subscriber's key pair, the private half sealed."""
+
+    public_key: bytes
+    """DER of the SubjectPublicKeyInfo."""
+    sealed_key: bytes
+
+
+class TokenClient:
+    """Calls the token process."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    @property
+    def ready(self) -> bool:
+        """Whether the token is open; no intent is written while it is not."""
+        return self._channel.ready
+
+    @property
+    def problem(self) -> str:
+        """Why it is not ready, and the remedy; empty when it is."""
+        return self._channel.problem
+
+    @property
+    def process_id(self) -> int | None:
+        """Process id of a spawned token process; None otherwise."""
+        return self._channel.process_id
+
+    def isolation(self) -> Isolation | None:
+        """Returns whether the token process belongs to another user than this one; None while there is none."""
+        user_id = self._channel.peer_user_id
+        if user_id is None:
+            return None
+        return Isolation.SAME_USER if user_id == os.geteuid() else Isolation.SEPARATE_USER
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Waits until the token is open, at most `timeout` seconds; returns whether it is."""
+        return self._channel.wait_ready(timeout)
+
+    def on_change(self, callback: Callable[[bool, str], None]) -> None:
+        """Calls `callback(ready, problem)` at every change, on a thread that must not be blocked."""
+        self._channel.on_change(callback)
+
+    def stop(self) -> None:
+        """Ends a spawned token process, or hangs up on one behind a unix socket. Waiting calls fail."""
+        self._channel.stop()
+
+    def describe(self) -> TokenDescription:
+        """Describes module and token."""
+        response = self._call(messages.TokenRequest(describe=messages.DescribeRequest()), _TIMEOUT).describe
+        return TokenDescription(
+            module=response.module,
+            label=response.label,
+            serial_number=response.serial_number,
+            manufacturer=response.manufacturer,
+            model=response.model,
+            mechanisms=tuple(response.mechanisms),
+            missing=tuple(response.missing),
+            authority_key_specs=tuple(KeySpec(name) for name in response.authority_key_specs),
+        )
+
+    def create_authority_key(self, *, key_id: bytes, key_spec: KeySpec, policy: bytes) -> bytes:
+        """Generates an authority's key in the token, or finds it; returns the DER of its SubjectPublicKeyInfo.
+
+        Args:
+            key_id: CKA_ID, 16 random bytes that a row allocated first.
+            key_spec: kind and size.
+            policy: of `token.policy.authority_key_policy`; sealed with the key.
+
+        Raises:
+            CertdError: TOKEN_POLICY_FORBIDS when the id has a key with another policy or spec; TOKEN_UNAVAILABLE,
+                without `retry_after`, when the token cannot make such a key.
+        """
+        request = messages.CreateAuthorityKeyRequest(key_id=key_id, key_spec=key_spec.value, policy=policy)
+        response = self._call(messages.TokenRequest(create_authority_key=request), _KEY_GENERATION_TIMEOUT)
+        return response.create_authority_key.public_key
+
+    def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
+        """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
+        request = messages.SignRequest(
+            items=[
+                messages.SignItem(
+                    key_id=item.key_id,
+                    policy=item.policy,
+                    kind=messages.SignatureKind.Value(item.kind.name),
+                    signature_algorithm=item.signature_algorithm.value,
+                    to_be_signed=item.to_be_signed,
+                )
+                for item in items
+            ]
+        )
+        response = self._call(messages.TokenRequest(sign=request), timeout)
+        return [
+            error_of(result.failure) if result.HasField("failure") else result.signature
+            for result in response.sign.results
+        ]
+
+    def ensure_wrapping_key(self, *, key_id: bytes) -> bool:
+        """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it."""
+        request = messages.EnsureWrappingKeyRequest(key_id=key_id)
+        return self._call(messages.TokenRequest(ensure_wrapping_key=request), _TIMEOUT).ensure_wrapping_key.created
+
+    def generate_subscriber_key(
+        self, *, wrapping_key_id: bytes, key_spec: KeySpec, context: SealContext
+    ) -> GeneratedKey:
+        """Generates a subscriber's key in the token process and seals it.
+
+        Args:
+            wrapping_key_id: CKA_ID of the tenant's wrapping key.
+            key_spec: kind and size.
+            context: what it is bound to; its `public_key_sha256` is empty, and the token process fills it in.
+        """
+        request = messages.GenerateSubscriberKeyRequest(
+            wrapping_key_id=wrapping_key_id, key_spec=key_spec.value, context=_context(context)
+        )
+        response = self._call(messages.TokenRequest(generate_subscriber_key=request), _KEY_GENERATION_TIMEOUT)
+        generated = response.generate_subscriber_key
+        return GeneratedKey(generated.public_key, generated.sealed_key)
+
+    def export_under_passphrase(
+        self, *, wrapping_key_id: bytes, sealed_key: bytes, context: SealContext, passphrase: bytes
+    ) -> bytes:
+        """Returns the DER of an EncryptedPrivateKeyInfo (PKCS#8).
+
+        Raises:
+            CertdError: FIELD_INVALID when the passphrase is out of its bounds; NOT_EXPORTABLE; RATE_LIMITED;
+                TOKEN_POLICY_FORBIDS when the sealed key does not open in this context.
+        """
+        request = messages.ExportRequest(
+            wrapping_key_id=wrapping_key_id, sealed_key=sealed_key, context=_context(context), passphrase=passphrase
+        )
+        return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
+
+    def export_to_recipient(
+        self, *, wrapping_key_id: bytes, sealed_key: bytes, context: SealContext, recipient_public_key: bytes
+    ) -> bytes:
+        """Returns an HPKE message to a raw X25519 key (`pki.sealing.hpke_decrypt`). Raises as the other export."""
+        request = messages.ExportRequest(
+            wrapping_key_id=wrapping_key_id,
+            sealed_key=sealed_key,
+            context=_context(context),
+            recipient_public_key=recipient_public_key,
+        )
+        return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
+
+    def set_pin(self, *, user: PinUser, old_pin: bytes, new_pin: bytes) -> None:
+        """Changes the PIN of the user or of the security officer; FIELD_INVALID when the token refuses one of them.
+
+        The token process reads the PIN file whenever it opens the token, so the file must hold the user's new PIN then.
+        """
+        number = messages.SetPinRequest.User.Value(user.value)
+        request = messages.SetPinRequest(user=number, old_pin=old_pin, new_pin=new_pin)
+        self._call(messages.TokenRequest(set_pin=request), _TIMEOUT)
+
+    def _call(self, request: messages.TokenRequest, timeout: float) -> messages.TokenResponse:
+        payload = self._channel.call(request.SerializeToString(), timeout=timeout)
+        return messages.TokenResponse.FromString(payload)
+
+
+def start_child(settings: TokenSettings) -> TokenClient:
+    """Spawns a token process and returns its client at once; `wait_ready` waits for the token."""
+    # -I: neither the working directory nor the environment chooses what the holder of the PIN imports.
+    argv = (sys.executable, "-I", "-m", "certd.token", *settings.arguments())
+    return _start(Channel(SpawnedChild(argv), name=_NAME))
+
+
+def connect(socket_path: Path) -> TokenClient:
+    """Connects to a token process behind a unix socket, and reconnects; returns the client at once."""
+    return _start(Channel(UnixSocket(socket_path), name=_NAME))
+
+
+def _start(channel: Channel) -> TokenClient:
+    channel.start()
+    return TokenClient(channel)
+
+
+def _context(context: SealContext) -> messages.SealContext:
+    return messages.SealContext(
+        tenant=context.tenant,
+        certificate=context.certificate,
+        version=context.version,
+        purpose=context.purpose.value,
+        consumer=context.consumer,
+        exportable=context.exportable,
+        public_key_sha256=context.public_key_sha256,
+    )

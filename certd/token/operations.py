@@ -1,0 +1,266 @@
+"""What the token process does for the daemon, operation by operation.
+
+Everything here runs on the one thread that may call the module, except what is handed back as `InHelper`.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from certd.errors import CertdError, Reason, field_invalid
+from certd.internal import token_pb2 as messages
+from certd.ipc.frames import failure_of
+from certd.pki import pkcs8, sealing
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm, verify_signature
+from certd.pki.sealing import Purpose, SealContext
+from certd.token.module import AUTHORITY_LABEL, Module
+from certd.token.pin import wipe
+from certd.token.policy import Policy, check, parse_policy
+from certd.token.rate import TokenBucket
+from certd.token.seal import generate, seal, unseal
+from certd.token.settings import TokenSettings
+
+_journal = logging.getLogger("certd.token.journal")
+
+_KEY_ID_BYTES = 16
+_SLOW_TO_GENERATE = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
+_POLICIES_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class InModule:
+    """The rest of an operation, for the thread of the module."""
+
+    work: Callable[[], messages.TokenResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class InHelper:
+    """The rest of an operation, for a thread that never touches the module."""
+
+    work: Callable[[], messages.TokenResponse | InModule]
+
+
+class Operations:
+    """The operations on a token."""
+
+    def __init__(self, module: Module, settings: TokenSettings) -> None:
+        self._module = module
+        self._exports = TokenBucket(settings.exports_per_minute)
+        self._policies: dict[bytes, Policy] = {}
+        self._handlers: dict[str, Callable[[messages.TokenRequest], messages.TokenResponse | InHelper]] = {
+            "describe": lambda _request: self._describe(),
+            "create_authority_key": lambda request: self._create_authority_key(request.create_authority_key),
+            "sign": lambda request: self._sign(request.sign),
+            "ensure_wrapping_key": lambda request: self._ensure_wrapping_key(request.ensure_wrapping_key),
+            "generate_subscriber_key": lambda request: self._generate_subscriber_key(request.generate_subscriber_key),
+            "export": lambda request: self._export(request.export),
+            "set_pin": lambda request: self._set_pin(request.set_pin),
+        }
+
+    def handle(self, payload: bytes) -> messages.TokenResponse | InHelper:
+        """Does what a serialised TokenRequest asks for; every error is a CertdError."""
+        try:
+            request = messages.TokenRequest.FromString(payload)
+        except DecodeError as error:
+            raise field_invalid("payload", "is not a TokenRequest") from error
+        operation = request.WhichOneof("operation")
+        if operation is None:
+            raise field_invalid("operation", "is one that this token process does not know; upgrade it first")
+        return self._handlers[operation](request)
+
+    def _describe(self) -> messages.TokenResponse:
+        found = self._module.describe()
+        described = messages.DescribeResponse(
+            module=found.module,
+            label=found.label,
+            serial_number=found.serial_number,
+            manufacturer=found.manufacturer,
+            model=found.model,
+            mechanisms=found.mechanisms,
+            missing=found.missing,
+            authority_key_specs=[spec.value for spec in found.authority_key_specs],
+        )
+        return messages.TokenResponse(describe=described)
+
+    def _create_authority_key(self, request: messages.CreateAuthorityKeyRequest) -> messages.TokenResponse:
+        _check_key_id("key_id", request.key_id)
+        spec = _key_spec(request.key_spec)
+        policy = parse_policy(request.policy)
+        label = AUTHORITY_LABEL + policy.sha256
+        key = self._module.create_authority_key(request.key_id, spec, label=label)
+        if key.label != label or key.spec is not spec:
+            message = (
+                f"The token has the key {request.key_id.hex()} already, with another policy or key spec. What was "
+                "sealed with a key does not change; create another key."
+            )
+            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+        _journal.info("authority key %s of kind %s with policy %s", request.key_id.hex(), spec, policy.sha256)
+        created = messages.CreateAuthorityKeyResponse(public_key=key.public_key)
+        return messages.TokenResponse(create_authority_key=created)
+
+    def _sign(self, request: messages.SignRequest) -> messages.TokenResponse:
+        results = []
+        for item in request.items:
+            try:
+                results.append(messages.SignResult(signature=self._sign_item(item)))
+            except CertdError as error:
+                _journal.warning("not signed with %s: %s", item.key_id.hex(), error)
+                results.append(messages.SignResult(failure=failure_of(error)))
+        return messages.TokenResponse(sign=messages.SignResponse(results=results))
+
+    def _sign_item(self, item: messages.SignItem) -> bytes:
+        _check_key_id("key_id", item.key_id)
+        algorithm = _signature_algorithm(item.signature_algorithm)
+        key = self._module.authority_key(item.key_id)
+        policy = self._policy(item.policy)
+        if key.label != AUTHORITY_LABEL + policy.sha256:
+            message = "The token process refuses to sign: this is not the policy that was sealed with the key."
+            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+        what = check(
+            policy,
+            kind=item.kind,
+            algorithm=algorithm,
+            to_be_signed=item.to_be_signed,
+            key_spec=key.spec,
+            public_key=key.public_key,
+        )
+        signature = self._module.sign(item.key_id, algorithm, item.to_be_signed)
+        # A signature that is wrong, by a fault or by design, may give the key away.
+        if not verify_signature(key.public_key, algorithm, signature=signature, data=item.to_be_signed):
+            message = f"The token made a wrong signature with the key {item.key_id.hex()}; it was withheld."
+            raise CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        digest = hashlib.sha256(item.to_be_signed).hexdigest()
+        _journal.info("signed with %s: %s sha256=%s", item.key_id.hex(), what, digest)
+        return signature
+
+    def _policy(self, encoded: bytes) -> Policy:
+        policy = self._policies.get(encoded)
+        if policy is None:
+            policy = parse_policy(encoded)
+            if len(self._policies) >= _POLICIES_REMEMBERED:
+                self._policies.clear()
+            self._policies[encoded] = policy
+        return policy
+
+    def _ensure_wrapping_key(self, request: messages.EnsureWrappingKeyRequest) -> messages.TokenResponse:
+        _check_key_id("key_id", request.key_id)
+        created = self._module.ensure_wrapping_key(request.key_id)
+        if created:
+            _journal.info("wrapping key %s", request.key_id.hex())
+        return messages.TokenResponse(ensure_wrapping_key=messages.EnsureWrappingKeyResponse(created=created))
+
+    def _generate_subscriber_key(
+        self, request: messages.GenerateSubscriberKeyRequest
+    ) -> messages.TokenResponse | InHelper:
+        _check_key_id("wrapping_key_id", request.wrapping_key_id)
+        spec = _key_spec(request.key_spec)
+        context = _context(request.context)
+        if context.public_key_sha256:
+            raise field_invalid("context.public_key_sha256", "must be empty; the token process fills it in")
+
+        def sealed(private_key: bytearray, public_key: bytes) -> messages.TokenResponse:
+            wrapping_key_id = request.wrapping_key_id
+            blob = seal(
+                self._module, private_key, wrapping_key_id=wrapping_key_id, context=context, public_key=public_key
+            )
+            _journal.info("subscriber key of kind %s for %s", spec, _whose(context))
+            generated = messages.GenerateSubscriberKeyResponse(public_key=public_key, sealed_key=blob)
+            return messages.TokenResponse(generate_subscriber_key=generated)
+
+        def generate_slowly() -> InModule:
+            private_key, public_key = generate(spec)
+            return InModule(lambda: sealed(private_key, public_key))
+
+        return InHelper(generate_slowly) if spec in _SLOW_TO_GENERATE else sealed(*generate(spec))
+
+    def _export(self, request: messages.ExportRequest) -> messages.TokenResponse | InHelper:
+        _check_key_id("wrapping_key_id", request.wrapping_key_id)
+        context = _context(request.context)
+        protection = request.WhichOneof("protection")
+        if protection == "passphrase":
+            pkcs8.check_passphrase(request.passphrase, "passphrase")
+        elif len(request.recipient_public_key) != sealing.RECIPIENT_PUBLIC_KEY_BYTES:
+            wanted = f"must be a raw X25519 key of {sealing.RECIPIENT_PUBLIC_KEY_BYTES} bytes"
+            raise field_invalid("recipient_public_key", wanted)
+        if not context.exportable:
+            message = f"The key of {_whose(context)} was sealed as not exportable, and that is for ever."
+            raise CertdError(Reason.NOT_EXPORTABLE, message)
+        if context.purpose is not Purpose.CUSTODY:
+            message = "The token process exports keys in custody; a copy for a consumer is leased to that consumer."
+            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+        retry_after = self._exports.take()
+        if retry_after:
+            message = f"The token process has exported as many keys as it may; try again in {retry_after:.1f} s."
+            raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
+        private_key = unseal(self._module, request.sealed_key, wrapping_key_id=request.wrapping_key_id, context=context)
+        _journal.info("exported the key of %s under a %s", _whose(context), protection)
+
+        def encrypted() -> messages.TokenResponse:
+            try:
+                if protection == "passphrase":
+                    result = pkcs8.encrypt(bytes(private_key), request.passphrase)
+                else:
+                    result = sealing.hpke_encrypt(
+                        bytes(private_key),
+                        recipient_public_key=request.recipient_public_key,
+                        info=sealing.export_info(context),
+                    )
+            finally:
+                wipe(private_key)
+            return messages.TokenResponse(export=messages.ExportResponse(encrypted_key=result))
+
+        return InHelper(encrypted) if protection == "passphrase" else encrypted()
+
+    def _set_pin(self, request: messages.SetPinRequest) -> messages.TokenResponse:
+        user = request.user
+        if user not in {messages.SetPinRequest.NORMAL, messages.SetPinRequest.SECURITY_OFFICER}:
+            raise field_invalid("user", "must be the token's user or its security officer")
+        try:
+            old_pin, new_pin = request.old_pin.decode(), request.new_pin.decode()
+        except UnicodeDecodeError:
+            raise field_invalid("new_pin", "must be UTF-8, and the old one too") from None
+        security_officer = user == messages.SetPinRequest.SECURITY_OFFICER
+        self._module.set_pin(security_officer=security_officer, old_pin=old_pin, new_pin=new_pin)
+        _journal.info("changed the PIN of the %s", "security officer" if security_officer else "user")
+        return messages.TokenResponse(set_pin=messages.SetPinResponse())
+
+
+def _check_key_id(field: str, key_id: bytes) -> None:
+    if len(key_id) != _KEY_ID_BYTES:
+        raise field_invalid(field, f"must be {_KEY_ID_BYTES} bytes")
+
+
+def _key_spec(name: str) -> KeySpec:
+    if name not in KeySpec.__members__:
+        raise field_invalid("key_spec", f"must be one of {', '.join(KeySpec)}")
+    return KeySpec(name)
+
+
+def _signature_algorithm(name: str) -> SignatureAlgorithm:
+    if name not in SignatureAlgorithm.__members__:
+        raise field_invalid("signature_algorithm", f"must be one of {', '.join(SignatureAlgorithm)}")
+    return SignatureAlgorithm(name)
+
+
+def _context(message: messages.SealContext) -> SealContext:
+    if message.purpose not in list(Purpose):
+        raise field_invalid("context.purpose", f"must be one of {', '.join(Purpose)}")
+    if not message.tenant or not message.certificate or not message.version:
+        raise field_invalid("context", "must name a tenant, a certificate and a version")
+    return SealContext(
+        tenant=message.tenant,
+        certificate=message.certificate,
+        version=message.version,
+        purpose=Purpose(message.purpose),
+        consumer=message.consumer,
+        exportable=message.exportable,
+        public_key_sha256=message.public_key_sha256,
+    )
+
+
+def _whose(context: SealContext) -> str:
+    return f"tenant {context.tenant} certificate {context.certificate} version {context.version}"

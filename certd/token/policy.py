@@ -1,0 +1,181 @@
+"""What an authority key may sign: built by the daemon when the key is made, enforced by the token process ever after.
+
+The bytes of a policy lie with the daemon; their SHA-256 is part of the key's label in the token, which cannot be
+changed. So the daemon can neither widen a policy nor pass off another.
+"""
+
+import enum
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from certd.errors import CertdError, Reason, field_invalid
+from certd.internal.token_pb2 import AuthorityKeyPolicy
+from certd.internal.token_pb2 import SignatureKind as SignatureKindNumber
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm, fits
+from certd.pki.tbs import ToBeSignedCertificate, parse_certification_request_info, parse_tbs_certificate
+
+
+class SignatureKind(enum.IntEnum):
+    """What is to be signed. The same numbers as the proto's `SignatureKind`."""
+
+    CERTIFICATE = 1
+    CERTIFICATION_REQUEST = 2
+    REVOCATION_LIST = 3
+    OCSP_RESPONSE = 4
+    CHECKPOINT = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A policy, parsed."""
+
+    kinds: frozenset[SignatureKind]
+    issuer_name: bytes
+    path_length: int | None
+    longest_lifetime: timedelta
+    self_signed: bool
+    sha256: str
+    """Of its bytes, in hexadecimal, as the label of the key has it."""
+
+
+def authority_key_policy(
+    *,
+    kinds: Collection[SignatureKind],
+    issuer_name: bytes,
+    path_length: int | None,
+    longest_lifetime: timedelta,
+    self_signed: bool,
+) -> bytes:
+    """Returns the bytes of a policy, to be given with `create_authority_key` and with every item to sign.
+
+    Args:
+        kinds: what the key may sign.
+        issuer_name: DER of the name that must stand as issuer, and as subject of the key's own requests.
+        path_length: how many authorities may stand below this one; None: it signs no certificates of authorities
+            except, with `self_signed`, its own.
+        longest_lifetime: from not_before to not_after, the backdate included.
+        self_signed: whether the key may sign its own certificate, as a root.
+    """
+    return AuthorityKeyPolicy(
+        kinds=[SignatureKindNumber.Value(kind.name) for kind in sorted(kinds)],
+        issuer_name=issuer_name,
+        path_length=path_length,
+        longest_lifetime_seconds=int(longest_lifetime.total_seconds()),
+        self_signed=self_signed,
+    ).SerializeToString(deterministic=True)
+
+
+def parse_policy(policy: bytes) -> Policy:
+    """Parses the bytes of a policy.
+
+    FIELD_INVALID when they are none, or allow nothing, or hold a rule that this version does not know: ignoring it
+    would allow what it forbids.
+    """
+    try:
+        message = AuthorityKeyPolicy.FromString(policy)
+    except DecodeError as error:
+        raise field_invalid("policy", "is not an AuthorityKeyPolicy") from error
+    known = {kind.value for kind in SignatureKind}
+    if len(UnknownFieldSet(message)) or not set(message.kinds) <= known:
+        raise field_invalid("policy", "has a rule that this token process does not know; upgrade it first")
+    if not message.kinds or not message.issuer_name or not message.longest_lifetime_seconds:
+        raise field_invalid("policy", "must name kinds, an issuer and a longest lifetime")
+    if message.path_length < 0 or message.longest_lifetime_seconds > timedelta.max // timedelta(seconds=1):
+        raise field_invalid("policy", "has a path length or a longest lifetime out of range")
+    return Policy(
+        kinds=frozenset(SignatureKind(kind) for kind in message.kinds),
+        issuer_name=message.issuer_name,
+        path_length=message.path_length if message.HasField("path_length") else None,
+        longest_lifetime=timedelta(seconds=message.longest_lifetime_seconds),
+        self_signed=message.self_signed,
+        sha256=hashlib.sha256(policy).hexdigest(),
+    )
+
+
+def check(
+    policy: Policy,
+    *,
+    kind: int,
+    algorithm: SignatureAlgorithm,
+    to_be_signed: bytes,
+    key_spec: KeySpec,
+    public_key: bytes,
+) -> str:
+    """Checks what is to be signed against the policy of the key.
+
+    Args:
+        policy: of the key.
+        kind: number of a `SignatureKind`, perhaps of none.
+        algorithm: that the caller asks for.
+        to_be_signed: DER.
+        key_spec: of the key.
+        public_key: DER of the key's own SubjectPublicKeyInfo.
+
+    Returns a short description of what would be signed, for the journal. Raises TOKEN_POLICY_FORBIDS with the rule that
+    is broken, and FIELD_INVALID when the bytes are not what they are said to be.
+    """
+    if kind not in policy.kinds or kind not in _DESCRIPTIONS:
+        raise _forbid(f"unknown kind {kind}: the key signs {', '.join(_DESCRIPTIONS[k] for k in _usable(policy))}")
+    if not fits(algorithm, key_spec):
+        raise _forbid(f"the algorithm {algorithm} does not fit a key of kind {key_spec}")
+    if kind == SignatureKind.CERTIFICATION_REQUEST:
+        return _check_request(policy, to_be_signed, public_key)
+    certificate = parse_tbs_certificate(to_be_signed)
+    if certificate.signature_algorithm is not algorithm:
+        raise _forbid(f"the certificate says {certificate.signature_algorithm} where {algorithm} is asked for")
+    if certificate.issuer != policy.issuer_name:
+        raise _forbid("the issuer of the certificate is not the name of this authority, byte for byte")
+    if certificate.not_after <= certificate.not_before:
+        raise _forbid("the certificate ends before it begins")
+    if certificate.not_after - certificate.not_before > policy.longest_lifetime:
+        raise _forbid(f"the certificate lives longer than {policy.longest_lifetime}, the most that this key signs")
+    if certificate.authority:
+        _check_authority(policy, certificate, public_key)
+    what = "authority certificate" if certificate.authority else "certificate"
+    return f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
+
+
+_DESCRIPTIONS: dict[int, str] = {
+    SignatureKind.CERTIFICATE: "certificates",
+    SignatureKind.CERTIFICATION_REQUEST: "certification requests",
+}
+"""The kinds that this version signs."""
+
+
+def _usable(policy: Policy) -> list[SignatureKind]:
+    return sorted(kind for kind in policy.kinds if kind in _DESCRIPTIONS)
+
+
+def _check_request(policy: Policy, to_be_signed: bytes, public_key: bytes) -> str:
+    subject, requested_key = parse_certification_request_info(to_be_signed)
+    if requested_key != public_key:
+        raise _forbid("a certification request is signed with the key that stands in it, and with no other")
+    if subject != policy.issuer_name:
+        raise _forbid("the subject of the certification request is not the name of this authority, byte for byte")
+    return "certification request"
+
+
+def _check_authority(policy: Policy, certificate: ToBeSignedCertificate, public_key: bytes) -> None:
+    if certificate.subject == policy.issuer_name:
+        # RFC 5280 does not count self-issued certificates in path lengths, so that none but its own may be signed.
+        if not policy.self_signed:
+            raise _forbid("this key is not that of a root and signs no certificate of its own name")
+        if certificate.public_key != public_key:
+            raise _forbid("a self-signed certificate must hold the key that signs it")
+        if certificate.path_length != policy.path_length:
+            raise _forbid(f"the root's own certificate must have the path length {policy.path_length}")
+        return
+    if policy.path_length is None:
+        raise _forbid("this key signs no certificates of authorities")
+    if certificate.path_length is None or certificate.path_length >= policy.path_length:
+        below = f"must have a path length below {policy.path_length}" if policy.path_length else "may not exist"
+        raise _forbid(f"an authority below this one {below}")
+
+
+def _forbid(finding: str) -> CertdError:
+    return CertdError(Reason.TOKEN_POLICY_FORBIDS, f"The token process refuses to sign: {finding}.")

@@ -1,0 +1,47 @@
+"""What the token process needs to know to find and open its token."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSettings:
+    """A token and how to use it."""
+
+    module: Path
+    """The PKCS#11 module, a shared library."""
+    label: str
+    """Label of the token."""
+    pin_file: Path
+    """File with the user's PIN, mode 0600 or 0400, owned by the user of the token process."""
+    softhsm_conf: Path | None = None
+    """Configuration of SoftHSM; None for other modules."""
+    lock_file: Path | None = None
+    """Lock held over login and key generation, shared by every program of certd on the host; beside the PIN if None."""
+    exports_per_minute: int = 600
+    """How many sealed keys may be opened for export in a minute; a minute's worth may come at once."""
+    queue_length: int = 1024
+    """How many calls may wait."""
+    refused_marker: Path = field(init=False)
+    """Remembers a PIN file that the token refused, so that no restart tries it again."""
+    lock: Path = field(init=False)
+    """The lock file in effect."""
+
+    def __post_init__(self) -> None:
+        name = self.pin_file.name
+        object.__setattr__(self, "refused_marker", self.pin_file.with_name(f"{name}.refused"))
+        object.__setattr__(self, "lock", self.lock_file or self.pin_file.with_name(f"{name}.lock"))
+
+    def arguments(self) -> tuple[str, ...]:
+        """Returns the command line of the token process that stands for these settings."""
+        arguments = [
+            *("--module", str(self.module)),
+            *("--label", self.label),
+            *("--pin-file", str(self.pin_file)),
+            *("--lock-file", str(self.lock)),
+            *("--exports-per-minute", str(self.exports_per_minute)),
+            *("--queue-length", str(self.queue_length)),
+        ]
+        if self.softhsm_conf is not None:
+            arguments += ["--softhsm-conf", str(self.softhsm_conf)]
+        return tuple(arguments)
