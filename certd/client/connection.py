@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
@@ -13,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from certd.client.credentials import Credentials
-from certd.client.failure import CallFailed, decode
+from certd.client.failure import CallFailed, decode, explain
 from certd.client.retry import RetryPolicy, delay_before_retry
 from certd.client.stubs import Stubs
 from certd.errors import Reason
@@ -132,7 +131,9 @@ class Client:
             try:
                 return method(message, timeout=limit)
             except grpc.RpcError as error:
-                failure = self._explain(decode(error), limit=limit)
+                failure = explain(
+                    decode(error), address=self.address, limit=limit, not_after=self._credentials.not_after
+                )
             if request_id:
                 failure = failure.with_metadata(request_id=request_id)
             delay = None
@@ -162,39 +163,6 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    def _explain(self, failure: CallFailed, *, limit: float) -> CallFailed:
-        """Puts what happened below the API into words that name the remedy."""
-        if failure.answered:
-            return failure
-        if failure.code == "DEADLINE_EXCEEDED":
-            return _reworded(
-                failure,
-                f"{self.address} gave no answer within {limit:.3g} seconds, and whether the call was done is unknown; "
-                "repeat it with a longer timeout and the same request id",
-            )
-        if failure.code != "UNAVAILABLE":
-            return failure
-        text = failure.message
-        if "CERTIFICATE_VERIFY_FAILED" in text or "is not in peer certificate" in text:
-            return _reworded(
-                failure,
-                f"the certificate of {self.address} is not vouched for by the trust bundle, or is for another host; "
-                f"check the address and the trust bundle ({_last_error(text)})",
-                reason=Reason.CREDENTIAL_INVALID,
-            )
-        if self._credentials.not_after < datetime.now(UTC):
-            return _reworded(
-                failure,
-                f"the client certificate expired at {self._credentials.not_after.isoformat()}; get a new one "
-                "(an administrator who has none left: `certd recover-admin` on the server)",
-                reason=Reason.CREDENTIAL_INVALID,
-            )
-        return _reworded(
-            failure,
-            f"no connection to {self.address}; check that the daemon runs, that the address is right and that it knows "
-            f"your client certificate ({_last_error(text)})",
-        )
-
 
 def _with_request_id(request: RequestT) -> tuple[RequestT, str]:
     """Returns the request with its `request_id`, and that; the request itself and an empty id when it has no such."""
@@ -205,12 +173,3 @@ def _with_request_id(request: RequestT) -> tuple[RequestT, str]:
     request_id = str(getattr(message, "request_id")) or str(uuid.uuid4())  # noqa: B009  # Messages have no common type with it.
     setattr(message, "request_id", request_id)  # noqa: B010  # As above.
     return message, request_id
-
-
-def _reworded(failure: CallFailed, message: str, *, reason: str | None = None) -> CallFailed:
-    return CallFailed(reason or failure.reason, message, metadata=failure.metadata, code=failure.code)
-
-
-def _last_error(text: str) -> str:
-    """Returns what failed last; grpc puts the addresses that it tried before it."""
-    return text.rsplit("last error: ", 1)[-1]

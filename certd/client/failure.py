@@ -1,6 +1,7 @@
 """What a failed call tells: `google.rpc.Status` decoded into one exception."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import grpc
@@ -9,7 +10,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from certd.errors import Violation
+from certd.errors import Reason, Violation
 
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
@@ -105,3 +106,46 @@ def _details(error: grpc.RpcError) -> list[AnyMessage]:
             except DecodeError:
                 return []
     return []
+
+
+def explain(failure: CallFailed, *, address: str, limit: float, not_after: datetime) -> CallFailed:
+    """Returns a failure of the transport in words that name the remedy; one that the server gave, as it is.
+
+    Args:
+        failure: how a try failed.
+        address: of the server.
+        limit: seconds that the try had.
+        not_after: end of the client certificate's validity.
+    """
+    if failure.answered or failure.code not in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}:
+        return failure
+    # grpc puts the addresses that it tried before what failed last.
+    cause = failure.message.rsplit("last error: ", 1)[-1]
+    reason: str = Reason.CREDENTIAL_INVALID
+    if failure.code == "DEADLINE_EXCEEDED":
+        reason = Reason.DEADLINE_EXCEEDED
+        message = (
+            f"{address} gave no answer within {limit:.3g} seconds, and whether the call was done is unknown; "
+            "repeat it with a longer timeout and the same request id"
+        )
+    elif "Hostname Verification Check failed" in cause:
+        message = (
+            f"the certificate of {address} is for another host; use the address that the server's certificate names"
+        )
+    elif "CERTIFICATE_VERIFY_FAILED" in cause:
+        message = (
+            f"the certificate of {address} is not vouched for by the trust bundle; check the address, the trust bundle "
+            f"and this machine's clock ({cause})"
+        )
+    elif not_after < datetime.now(UTC):
+        message = (
+            f"the client certificate expired at {not_after.isoformat()}; get a new one (an administrator who has none "
+            "left: `certd recover-admin` on the server)"
+        )
+    else:
+        reason = failure.code
+        message = (
+            f"no connection to {address}; check that the daemon runs, that the address is right and that it knows your "
+            f"client certificate ({cause})"
+        )
+    return CallFailed(reason, message, code=failure.code)
