@@ -1,0 +1,228 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certd.errors import CertdError, Reason
+from certd.pki import der
+from certd.pki import distinguished_name as dn
+
+CN, O, OU, C, DC = "2.5.4.3", "2.5.4.10", "2.5.4.11", "2.5.4.6", "0.9.2342.19200300.100.1.25"  # noqa: E741  # Its name.
+EMAIL = "1.2.840.113549.1.9.1"
+
+
+def test_order_of_text_is_order_of_encoding() -> None:
+    name = dn.parse_text("CN=Example Root,O=Example")
+    assert dn.decode(name) == (((CN, "Example Root"),), ((O, "Example"),))
+    assert dn.to_text(name) == "CN=Example Root,O=Example"
+    assert [a.value for a in x509.Name.from_bytes(name)] == ["Example Root", "Example"]
+
+
+def test_strings_have_the_types_of_rfc_5280() -> None:
+    name = dn.encode((((C, "DE"),), ((O, "Example"),), ((DC, "example"),), ((EMAIL, "a@example.com"),)))
+    tags = [attribute._type.value for attribute in x509.Name.from_bytes(name)]
+    assert tags == [der.PRINTABLE_STRING, der.UTF8_STRING, der.IA5_STRING, der.IA5_STRING]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("", ()),
+        ("  ", ()),
+        ("CN=a", (((CN, "a"),),)),
+        ("cn = a , o = b c ", (((CN, "a"),), ((O, "b c"),))),
+        ("CN=a+OU=b,O=c", (((CN, "a"), (OU, "b")), ((O, "c"),))),
+        (r"O=Sue\, Grabbit and Runn", (((O, "Sue, Grabbit and Runn"),),)),
+        (r"CN=a\+b\=c\;d\<e\>\"\\", (((CN, 'a+b=c;d<e>"\\'),),)),
+        (r"CN=\ a\ ", (((CN, " a "),),)),
+        (r"CN=\#a", (((CN, "#a"),),)),
+        (r"CN=Lu\C4\8Di\C4\87", (((CN, "Lučić"),),)),
+        ("CN=Lučić", (((CN, "Lučić"),),)),
+        ("2.5.4.3=a", (((CN, "a"),),)),
+        ("1.2.3.4=#0c0161", ((("1.2.3.4", "a"),),)),
+        ("1.2.3.4=b", ((("1.2.3.4", "b"),),)),
+        ("CN=a=b", (((CN, "a=b"),),)),
+    ],
+)
+def test_parse(text: str, name: dn.DistinguishedName) -> None:
+    assert dn.decode(dn.parse_text(text)) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("Example Root", "'='"),
+        ("CN=a,", "'='"),
+        ("CN=a,,O=b", "'='|attribute type"),
+        (",CN=a", "attribute type"),
+        ("XX=a", "attribute type"),
+        ("3.1=a", "attribute type"),
+        ("1.40=a", "attribute type"),
+        ("01.2=a", "attribute type"),
+        ("CN=", "1 to 64"),
+        ("CN=   ", "1 to 64"),
+        ("CN=" + "a" * 65, "1 to 64"),
+        ("O=" + "a" * 65, "1 to 64"),
+        ("L=" + "a" * 129, "1 to 128"),
+        ("UID=" + "a" * 257, "1 to 256"),
+        ("C=DEU", "two letters"),
+        ("C=Dé", "two letters"),
+        ("SERIALNUMBER=a_b", "PrintableString"),
+        ("DC=exämple", "ASCII"),
+        (r"CN=a\00b", "control characters"),
+        ("CN=a\nb", "control characters"),
+        ("CN=\ud800", "UTF-8"),
+        ("CN=a\\", "backslash"),
+        (r"CN=\g", "backslash"),
+        (r"CN=\C4", "UTF-8"),
+        ("CN=a;O=b", "without a backslash"),
+        ('CN="a"', "without a backslash"),
+        ("CN=#zz", "hexadecimal"),
+        ("CN=#0c", "hexadecimal"),
+        ("CN=#020101", "hexadecimal"),
+        ("CN=#0c0161ff", "hexadecimal"),
+        ("CN=a+CN=a", "twice"),
+        (",".join(["OU=a"] * 33), "32"),
+        ("+".join(f"OU={x}" for x in range(9)), "8 attributes"),
+    ],
+)
+def test_what_is_no_name(text: str, problem: str) -> None:
+    with pytest.raises(CertdError, match=problem) as caught:
+        dn.parse_text(text, field="authority.subject")
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.violations[0].field == "authority.subject"
+
+
+def test_types() -> None:
+    assert dn.short_name(CN) == "CN"
+    assert dn.short_name("1.2.3") == "1.2.3"
+    assert dn.oid_of("serialNumber") == "2.5.4.5"
+    assert dn.oid_of("1.2.3") == "1.2.3"
+    with pytest.raises(CertdError, match="attribute type"):
+        dn.oid_of("EMAILISH")
+
+
+def test_empty_name() -> None:
+    assert dn.encode(()) == dn.EMPTY == b"\x30\x00"
+    assert dn.to_text(dn.EMPTY) == ""
+
+
+def test_relative_name_without_attributes_is_refused() -> None:
+    with pytest.raises(CertdError, match="without"):
+        dn.encode(((),))
+
+
+def _raw(*attributes: bytes) -> bytes:
+    return der.sequence(*(der.set_of([der.sequence(der.object_identifier(CN), attribute)]) for attribute in attributes))
+
+
+def test_odd_strings_are_read_and_their_bytes_kept() -> None:
+    name = _raw(
+        der.encode(der.TELETEX_STRING, b"caf\xe9"),
+        der.encode(der.BMP_STRING, "é".encode("utf-16-be")),
+        der.encode(der.UNIVERSAL_STRING, "u".encode("utf-32-be")),
+        der.encode(der.PRINTABLE_STRING, b"*.example"),
+        der.encode(der.VISIBLE_STRING, b"v"),
+        der.encode(der.NUMERIC_STRING, b"1"),
+        der.bit_string(b"\x01"),
+    )
+    assert dn.common_names(name) == ("café", "é", "u", "*.example", "v", "1", "#03020001")
+    kept = dn.without_common_names(name, ["u", "1"])
+    assert dn.common_names(kept) == ("café", "é", "*.example", "v", "#03020001")
+    assert dn.without_common_names(name, []) == name
+    assert der.encode(der.BMP_STRING, "é".encode("utf-16-be")) in kept
+
+
+def test_dropping_from_a_multi_valued_relative_name_keeps_the_rest() -> None:
+    name = dn.parse_text("CN=a+OU=b,CN=c,O=d")
+    assert dn.to_text(dn.without_common_names(name, ["a", "c"])) == "OU=b,O=d"
+    assert dn.without_common_names(dn.parse_text("CN=a"), ["a"]) == dn.EMPTY
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"", b"\x30", b"\x31\x00", b"\x30\x00\x00", b"\x30\x02\x31\x00", b"\x30\x80\x00\x00",
+        _raw(der.encode(der.UTF8_STRING, b"\xff")), _raw(b"\x0c\x05a"), b"\x30\x04\x31\x02\x30\x00",
+    ],
+)  # fmt: skip
+def test_what_is_no_encoding(name: bytes) -> None:
+    with pytest.raises(CertdError, match="not the DER") as caught:
+        dn.decode(name, field="f")
+    assert caught.value.violations[0].field == "f"
+
+
+def test_violations_of_foreign_names() -> None:
+    name = _raw(der.encode(der.UTF8_STRING, b"a" * 65), der.encode(der.UTF8_STRING, b"a\x00"), der.encode(0x0C, b"ok"))
+    found = dn.violations(name, "subject")
+    assert [violation.field for violation in found] == ["subject", "subject"]
+    assert "1 to 64" in found[0].description
+    assert "control" in found[1].description
+    assert dn.violations(dn.parse_text("CN=a"), "subject") == ()
+
+
+def test_comparable_ignores_case_spaces_and_types() -> None:
+    printable = _raw(der.encode(der.PRINTABLE_STRING, b"Example  Root"))
+    assert dn.comparable(printable) == dn.comparable(dn.parse_text("CN=example root"))
+    assert dn.comparable(dn.parse_text("CN=a,O=b")) != dn.comparable(dn.parse_text("O=b,CN=a"))
+
+
+def test_unknown_types_are_shown_as_hexadecimal() -> None:
+    assert dn.to_text(dn.parse_text("1.2.3.4=b")) == "1.2.3.4=#0c0162"
+    odd = der.sequence(der.set_of([der.sequence(der.object_identifier("1.2.3"), der.integer(5))]))
+    assert dn.to_text(odd) == "1.2.3=#020105"
+
+
+_VALUES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=64)
+_ATTRIBUTES = st.one_of(
+    st.tuples(st.sampled_from([CN, O, OU, "2.5.4.7", "1.2.3.4.5"]), _VALUES),
+    st.tuples(st.just(C), st.sampled_from(["DE", "fr"])),
+)
+_NAMES = st.lists(st.lists(_ATTRIBUTES, min_size=1, max_size=4, unique=True).map(tuple), max_size=6).map(tuple)
+
+
+@given(_NAMES)
+def test_round_trips(name: dn.DistinguishedName) -> None:
+    encoded = dn.encode(name)
+    decoded = dn.decode(encoded)
+    assert [sorted(relative) for relative in decoded] == [sorted(relative) for relative in name]
+    assert dn.encode(decoded) == encoded
+    assert dn.parse_text(dn.to_text(encoded)) == encoded
+
+
+@given(_NAMES)
+def test_library_keeps_the_bytes(name: dn.DistinguishedName) -> None:
+    encoded = dn.encode(name)
+    assert x509.Name.from_bytes(encoded).public_bytes() == encoded
+
+
+@given(st.text(max_size=60))
+def test_text_parses_or_is_refused(text: str) -> None:
+    try:
+        encoded = dn.parse_text(text)
+    except CertdError as error:
+        assert error.reason is Reason.FIELD_INVALID
+    else:
+        assert dn.parse_text(dn.to_text(encoded)) == encoded
+
+
+@given(st.binary(max_size=60))
+def test_bytes_decode_or_are_refused(data: bytes) -> None:
+    try:
+        dn.to_text(data)
+    except CertdError as error:
+        assert error.reason is Reason.FIELD_INVALID
+
+
+def test_openssl_reads_the_name_the_same(tmp_path: Path) -> None:
+    name = dn.parse_text(r"CN=Exämple\, Root+OU=x,O=Example,C=DE,DC=internal")
+    certificate = tmp_path / "name.der"
+    certificate.write_bytes(name)
+    run = subprocess.run(
+        ["openssl", "asn1parse", "-inform", "DER", "-in", certificate], capture_output=True, text=True, check=True
+    )
+    for word in ("Ex", "PRINTABLESTRING   :DE", "IA5STRING         :internal", "commonName", "organizationalUnitName"):
+        assert word in run.stdout
