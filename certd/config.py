@@ -6,6 +6,7 @@ file holds no secrets, only paths of files that do.
 
 import ipaddress
 import json
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -274,22 +275,23 @@ _TEMPLATE: Final = """\
 
 [listen]
 # The API: gRPC over mutual TLS.
-grpc = {grpc}
+grpc = {listen.grpc}
 # Authority certificates and health, plain HTTP.
-http = {http}
+http = {listen.http}
 # Prometheus metrics.
-metrics = {metrics}
+metrics = {listen.metrics}
 
 [database]
 # SQLite, one daemon; or PostgreSQL: "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
-url = {database_url}
+url = {database.url}
 
 [token]
 # The PKCS#11 module and the token that keeps authority keys and wrapping keys.
-module = {module}
-label = {label}
-pin_file = {pin_file}
-{softhsm_conf}
+module = {token.module}
+label = {token.label}
+pin_file = {token.pin_file}
+# The configuration of SoftHSM, where the module is SoftHSM's.
+{token.softhsm_conf}
 # Socket of a token process under its own user (`certd token serve`). Without it the daemon starts the token process.
 # socket = "/run/certd/token.sock"
 # Users that `certd token serve` answers to, beside its own.
@@ -299,10 +301,10 @@ exports_per_minute = 600
 
 [tls]
 # The server certificate of the API and its key, written by `certd init`.
-certificate = {certificate}
-private_key = {private_key}
+certificate = {tls.certificate}
+private_key = {tls.private_key}
 # The SPIFFE trust domain of callers' identities. It stands in every credential: choose it once.
-trust_domain = {trust_domain}
+trust_domain = {tls.trust_domain}
 
 [web]
 # Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
@@ -321,37 +323,17 @@ format = "text"
 """
 
 
-def render(
-    *,
-    addresses: Mapping[str, str],
-    database_url: str,
-    module: Path,
-    label: str,
-    pin_file: Path,
-    softhsm_conf: Path | None,
-    certificate: Path,
-    private_key: Path,
-    trust_domain: str,
-) -> str:
+def render(values: Mapping[str, object]) -> str:
     """Returns the text of a commented certd.toml, as `certd init` writes it.
 
-    `addresses` goes by key of [listen]; what is not named there gets its default. Values are not checked here: `load`
-    is what checks.
+    `values` goes by key path: addresses of [listen] and `token.softhsm_conf` may be missing, the others that the
+    template names may not. Values are not checked here: `load` is what checks.
     """
-    listen = {key: addresses.get(key, str(field.default)) for key, field in Listen.model_fields.items()}
-    softhsm_line = "# The configuration of SoftHSM, where the module is SoftHSM's.\n"
-    softhsm_line += "# softhsm_conf =" if softhsm_conf is None else f"softhsm_conf = {_toml(softhsm_conf)}"
-    return _TEMPLATE.format(
-        **{key: _toml(address) for key, address in listen.items()},
-        database_url=_toml(database_url),
-        module=_toml(module),
-        label=_toml(label),
-        pin_file=_toml(pin_file),
-        softhsm_conf=softhsm_line,
-        certificate=_toml(certificate),
-        private_key=_toml(private_key),
-        trust_domain=_toml(trust_domain),
-    )
+    defaults = {f"listen.{key}": field.default for key, field in Listen.model_fields.items()}
+    literals = {key: _toml(value) for key, value in {**defaults, **values}.items()}
+    softhsm_conf = literals.get("token.softhsm_conf")
+    literals["token.softhsm_conf"] = "# softhsm_conf =" if softhsm_conf is None else f"softhsm_conf = {softhsm_conf}"
+    return re.sub(r"\{([a-z_.]+)\}", lambda found: literals[found[1]], _TEMPLATE)
 
 
 def _toml(value: object) -> str:

@@ -232,17 +232,19 @@ def test_files_that_serving_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("softhsm", [True, False])
 def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> None:
     odd = tmp_path / 'a "quoted" \\ folder with é\x7f'
-    text = render(
-        addresses={"grpc": "[::1]:1"},
-        database_url=f"sqlite:///{odd}/certd.db",
-        module=odd / "m.so",
-        label='the "label"',
-        pin_file=odd / "pin",
-        softhsm_conf=odd / "softhsm2.conf" if softhsm else None,
-        certificate=odd / "c",
-        private_key=odd / "k",
-        trust_domain="example.org",
-    )
+    values = {
+        "listen.grpc": "[::1]:1",
+        "database.url": f"sqlite:///{odd}/certd.db",
+        "token.module": odd / "m.so",
+        "token.label": 'the "label"',
+        "token.pin_file": odd / "pin",
+        "tls.certificate": odd / "c",
+        "tls.private_key": odd / "k",
+        "tls.trust_domain": "example.org",
+    }
+    if softhsm:
+        values["token.softhsm_conf"] = odd / "softhsm2.conf"
+    text = render(values)
     config = load(_write(tmp_path, text))
     assert config.listen == Listen(grpc=Address("::1", 1))
     assert config.database.url == f"sqlite:///{odd}/certd.db"
@@ -253,18 +255,9 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> N
     assert config.tls.trust_domain == "example.org"
 
 
-def test_the_commented_file_shows_every_key(tmp_path: Path) -> None:
-    text = render(
-        addresses={},
-        database_url="sqlite:////x.db",
-        module=tmp_path,
-        label="x",
-        pin_file=tmp_path,
-        softhsm_conf=None,
-        certificate=tmp_path,
-        private_key=tmp_path,
-        trust_domain="x",
-    )
+def test_the_commented_file_shows_every_key() -> None:
+    names = ["database.url", "token.module", "token.label", "token.pin_file"]
+    text = render(dict.fromkeys([*names, "tls.certificate", "tls.private_key", "tls.trust_domain"], "x"))
     for section, field in Config.model_fields.items():
         assert f"[{section}]" in text
         assert field.annotation is not None
