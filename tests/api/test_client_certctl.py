@@ -1,0 +1,531 @@
+"""certctl against a server of our own: what it asks, what it prints, how it ends."""
+
+import json
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
+from certd.cli.certctl import run
+from certd.client.messages import timestamp
+from certd.v1.authority_pb2 import Authority
+from certd.v1.authority_service_pb2 import ListAuthoritiesResponse
+from certd.v1.certificate_pb2 import Certificate
+from certd.v1.certificate_service_pb2 import ListCertificatesResponse
+from certd.v1.managed_certificate_pb2 import Condition, ManagedCertificate
+from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesResponse
+from certd.v1.server_service_pb2 import ServerInfo, TokenInfo, TrustBundle
+from certd.v1.x509_pb2 import (
+    CertificateDescription,
+    EncodedCertificate,
+    KeySpec,
+    SubjectAlternativeNames,
+)
+from certd.v1.x509_pb2 import (
+    Warning as ApiWarning,
+)
+from tests.api.test_client_export import UID, exporting
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running, write_credentials
+
+CA = "tenants/default/authorities/web-ca"
+WEB = "tenants/default/managedCertificates/web"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run of certctl ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Certctl:
+    """Runs certctl in this process."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self._captured = captured
+
+    def __call__(self, *arguments: str | Path) -> Ended:
+        code = run([str(argument) for argument in arguments])
+        out, err = self._captured.readouterr()
+        return Ended(code, out, err)
+
+
+@pytest.fixture(scope="module")
+def root() -> Issued:
+    return make_root()
+
+
+@pytest.fixture(scope="module")
+def server_leaf(root: Issued) -> Issued:
+    return make_leaf(root, "localhost")
+
+
+@pytest.fixture
+def fake(root: Issued, server_leaf: Issued) -> Iterator[FakeServer]:
+    with running(FakeServer(), server_leaf, root) as server:
+        yield server
+
+
+@pytest.fixture
+def certctl(
+    fake: FakeServer,
+    root: Issued,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Certctl:
+    home = tmp_path / "home"
+    write_credentials(home / ".config" / "certd", make_leaf(root, "client.internal"), root)
+    (home / ".config" / "certd" / "certctl.toml").write_text(
+        f'address = "{fake.address}"\n'
+        'certificate = "client.pem"\nprivate_key = "client.key"\ntrust_bundle = "root.pem"\n'
+    )
+    for name in ("ADDRESS", "CERTIFICATE", "PRIVATE_KEY", "TRUST_BUNDLE", "TENANT", "CONFIG"):
+        monkeypatch.delenv(f"CERTCTL_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    return Certctl(capsys)
+
+
+def encoded(issued: Issued) -> EncodedCertificate:
+    certificate = issued.certificate
+    return EncodedCertificate(
+        der=certificate.public_bytes(Encoding.DER), pem=certificate.public_bytes(Encoding.PEM).decode()
+    )
+
+
+def described(days: int = 89) -> CertificateDescription:
+    return CertificateDescription(
+        subject_text="CN=www.example.internal",
+        serial_number="0a1b",
+        not_after_time=timestamp(datetime.now(UTC) + timedelta(days=days, hours=1)),
+        subject_alternative_names=SubjectAlternativeNames(dns_names=["a.example", "b.example", "c.example"]),
+    )
+
+
+def test_create_authority_sends_what_the_examples_say(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("CreateAuthority", Authority(name="tenants/default/authorities/web-root", state=Authority.ENABLED))
+    ended = certctl(
+        *("authority", "create", "web-root", "--type", "root", "--key", "EC_P384"),
+        *("--subject", "CN=Example Root,O=Example", "--lifetime", "10y", "--label", "team=web"),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert "ENABLED" in ended.out
+    (request,) = fake.requests("CreateAuthority")
+    assert (request.parent, request.authority_id) == ("tenants/default", "web-root")
+    assert request.authority.type == Authority.ROOT
+    assert request.authority.key_spec == KeySpec.EC_P384
+    assert request.authority.lifetime.ToTimedelta() == timedelta(days=3650)
+    assert [
+        [(attribute.type, attribute.value) for attribute in rdn.attributes]
+        for rdn in request.authority.subject.relative_distinguished_names
+    ] == [[("CN", "Example Root")], [("O", "Example")]]
+    assert dict(request.authority.labels) == {"team": "web"}
+    assert not request.authority.HasField("path_length")
+    UUID(request.request_id)
+
+
+def test_create_subordinate_names_its_issuer_in_full(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("CreateAuthority", Authority(name="tenants/acme/authorities/web-ca"))
+    given = "0b2f3e0a-6f0c-4c8e-9d53-0f3f4d6f7a11"
+    ended = certctl(
+        *("authority", "create", "web-ca", "--type", "subordinate", "--issuer", "web-root", "--subject", "CN=CA"),
+        *("--path-length", "0", "--tenant", "acme", "--request-id", given, "--validate-only"),
+    )
+    assert ended.code == 0
+    assert "nothing was changed" in ended.err
+    (request,) = fake.requests("CreateAuthority")
+    assert request.authority.issuer == "tenants/acme/authorities/web-root"
+    assert request.authority.path_length == 0
+    assert request.authority.HasField("path_length")
+    assert (request.request_id, request.validate_only) == (given, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("authority", "create", "a", "--type", "subordinate", "--subject", "CN=a"),
+        ("authority", "create", "a", "--type", "root", "--issuer", "b", "--subject", "CN=a"),
+        ("authority", "create", "a", "--type", "root", "--subject", "no equals sign"),
+        ("authority", "create", "a", "--type", "root", "--subject", "CN=a", "--lifetime", "soon"),
+        ("authority", "create", "a", "--type", "root", "--subject", "CN=a", "--key", "RSA_512"),
+        ("authority", "create", "a", "--type", "root", "--subject", "CN=a", "--request-id", "7"),
+        ("certificate", "get", "0a1b"),
+        (
+            "certificate",
+            "issue",
+            "--authority",
+            "a",
+            "--csr",
+            "-",
+            "--lifetime",
+            "1d",
+            "--not-after",
+            "2027-01-01T00:00:00Z",
+        ),
+        ("managed", "request", "web", "--authority", "a"),
+        ("managed", "export", "web", "--passphrase-file", "x", "--passphrase", "secret"),
+        ("completion", "tcsh"),
+        ("no-such-noun",),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_asks_nothing(
+    fake: FakeServer, certctl: Certctl, arguments: tuple[str, ...]
+) -> None:
+    ended = certctl(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage:" in ended.err
+    as_json = certctl(*arguments, "-o", "json")
+    assert as_json.code == 2
+    assert json.loads(as_json.err)["reason"] == "USAGE"
+    assert not fake.calls
+
+
+def test_a_failure_is_one_line_with_its_remedy(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "GetAuthority",
+        Failing(
+            code=grpc.StatusCode.NOT_FOUND,
+            reason="AUTHORITY_NOT_FOUND",
+            message="there is no authority web-ca; see certctl authority list",
+            violations=[("name", "names nothing")],
+            metadata={"hint": "look"},
+            resource=CA,
+        ),
+    )
+    ended = certctl("authority", "get", "web-ca")
+    line = "certctl: AUTHORITY_NOT_FOUND: there is no authority web-ca; see certctl authority list\n"
+    assert (ended.code, ended.out, ended.err) == (1, "", line)
+    verbose = certctl("authority", "get", "web-ca", "-v")
+    assert verbose.err.startswith(line)
+    for detail in ("NOT_FOUND", CA, "names nothing", "look"):
+        assert detail in verbose.err.removeprefix(line)
+
+
+def test_a_failure_under_json_is_one_object(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "CreateAuthority",
+        Failing(
+            code=grpc.StatusCode.INVALID_ARGUMENT,
+            reason="FIELD_INVALID",
+            message="authority.subject: is empty",
+            violations=[("authority.subject", "is empty")],
+        ),
+    )
+    ended = certctl("-o", "json", "authority", "create", "a", "--type", "root", "--subject", "CN=a")
+    assert (ended.code, ended.out) == (1, "")
+    failure = json.loads(ended.err)
+    assert set(failure) == {"reason", "message", "metadata", "violations"}
+    assert failure["reason"] == "FIELD_INVALID"
+    assert failure["violations"] == [{"field": "authority.subject", "description": "is empty"}]
+    assert failure["metadata"]["request_id"] == fake.requests("CreateAuthority")[0].request_id
+
+
+def test_no_credentials_is_a_failure_that_names_the_file(certctl: Certctl, tmp_path: Path) -> None:
+    (tmp_path / "home" / ".config" / "certd" / "client.key").unlink()
+    ended = certctl("authority", "list")
+    assert ended.code == 1
+    assert ended.err.startswith("certctl: CREDENTIAL_MISSING: ")
+    assert "client.key" in ended.err
+
+
+def test_lists_follow_pages_and_show_days_left(fake: FakeServer, certctl: Certctl) -> None:
+    pages = (
+        ListAuthoritiesResponse(
+            authorities=[Authority(name=CA, state=Authority.ENABLED, description=described())], next_page_token="2"
+        ),
+        ListAuthoritiesResponse(authorities=[Authority(name=CA + "-2", description=described(-3))]),
+    )
+    fake.answer("ListAuthorities", *pages)
+    ended = certctl("authority", "list")
+    header, first, second = ended.out.splitlines()
+    assert header.endswith("DAYS LEFT")
+    assert first.split()[0] == "web-ca"
+    assert first.endswith("89")
+    assert second.endswith("expired")
+    fake.answer("ListAuthorities", *pages)
+    lines = [json.loads(line) for line in certctl("authority", "list", "-o", "json").out.splitlines()]
+    assert [line["name"] for line in lines] == [CA, CA + "-2"]
+
+
+def test_pem_prints_one_certificate_alone(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
+    fake.answer("GetAuthority", Authority(name=CA, certificate=encoded(root), chain=[encoded(root)]))
+    assert certctl("authority", "get", "web-ca", "-o", "pem").out == root.certificate_pem.decode()
+
+
+def test_issue_sends_the_csr_and_writes_leaf_and_chain(
+    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path
+) -> None:
+    leaf = make_leaf(root, "www.example.internal")
+    fake.answer(
+        "IssueCertificate",
+        Certificate(
+            name=f"{CA}/certificates/0a1b",
+            state=Certificate.ISSUED,
+            certificate=encoded(leaf),
+            chain=[encoded(root)],
+            description=described(),
+            warnings=[ApiWarning(field="csr.extensions", message="2.5.29.99 was dropped")],
+        ),
+    )
+    csr, out, chain = tmp_path / "req.pem", tmp_path / "leaf.pem", tmp_path / "chain.pem"
+    csr.write_bytes(b"a request")
+    arguments = ("certificate", "issue", "--authority", "web-ca", "--csr", csr, "--profile", "server")
+    ended = certctl(*arguments, "--lifetime", "90d", "--out", out, "--chain-out", chain)
+    assert ended.code == 0
+    assert ended.err == "certctl: warning: csr.extensions: 2.5.29.99 was dropped\n"
+    assert "(89 days left)" in ended.out
+    assert (out.read_bytes(), chain.read_bytes()) == (leaf.certificate_pem, root.certificate_pem)
+    (request,) = fake.requests("IssueCertificate")
+    assert (request.parent, request.profile, request.csr) == (CA, "tenants/default/profiles/server", b"a request")
+    assert request.lifetime.ToTimedelta() == timedelta(days=90)
+    as_json = certctl(*arguments, "--not-after", "2027-01-31T12:00:00Z", "-o", "json")
+    assert as_json.err == ""
+    assert json.loads(as_json.out)["warnings"][0]["field"] == "csr.extensions"
+    assert fake.requests("IssueCertificate")[1].not_after_time.ToJsonString() == "2027-01-31T12:00:00Z"
+
+
+def test_a_validated_certificate_is_not_written(
+    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path
+) -> None:
+    fake.answer("IssueCertificate", Certificate(certificate=encoded(root), description=described()))
+    csr, out = tmp_path / "req.pem", tmp_path / "leaf.pem"
+    csr.write_bytes(b"a request")
+    ended = certctl("certificate", "issue", "--authority", "a", "--csr", csr, "--validate-only", "--out", out)
+    assert ended.code == 0
+    assert not out.exists()
+    assert fake.requests("IssueCertificate")[0].validate_only
+
+
+def test_certificates_are_listed_up_to_the_limit(fake: FakeServer, certctl: Certctl) -> None:
+    certificates = [Certificate(name=f"{CA}/certificates/0{n}", description=described()) for n in range(4)]
+    fake.answer("ListCertificates", ListCertificatesResponse(certificates=certificates, next_page_token="more"))
+    ended = certctl("certificate", "list", "--limit", "3")
+    assert [line.split()[0] for line in ended.out.splitlines()] == ["SERIAL", "00", "01", "02"]
+    assert "a.example, b.example and 1 more" in ended.out
+    (request,) = fake.requests("ListCertificates")
+    assert (request.parent, request.page_size) == ("tenants/default/authorities/-", 3)
+
+
+def test_a_lost_certificate_has_no_validity(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("GetCertificate", Certificate(name=f"{CA}/certificates/0a", state=Certificate.LOST))
+    ended = certctl("certificate", "get", "0A", "--authority", "web-ca")
+    assert ended.code == 0
+    assert "LOST" in ended.out
+    assert fake.requests("GetCertificate")[0].name == f"{CA}/certificates/0A"
+    assert certctl("certificate", "get", "0A", "--authority", "web-ca", "-o", "pem").code == 2
+
+
+def pending(reason: str = "") -> ManagedCertificate:
+    condition = Condition(type="Issued", status=Condition.FALSE, reason=reason, message="the token does not answer")
+    return ManagedCertificate(name=WEB, state=ManagedCertificate.PENDING, conditions=[condition])
+
+
+REQUEST = (
+    "managed",
+    "request",
+    "web",
+    "--authority",
+    "web-ca",
+    "--dns",
+    "www.example.internal",
+    "--dns",
+    "example.internal",
+)
+
+
+def test_request_waits_until_it_is_active(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("RequestManagedCertificate", pending())
+    fake.answer("GetManagedCertificate", pending(), ManagedCertificate(name=WEB, state=ManagedCertificate.ACTIVE))
+    ended = certctl(*REQUEST)
+    assert ended.code == 0
+    assert "ACTIVE" in ended.out
+    (request,) = fake.requests("RequestManagedCertificate")
+    managed = request.managed_certificate
+    assert (request.parent, request.managed_certificate_id, managed.authority) == ("tenants/default", "web", CA)
+    assert list(managed.subject_alternative_names.dns_names) == ["www.example.internal", "example.internal"]
+    assert managed.export_policy == ManagedCertificate.EXPORTABLE
+
+
+def test_request_does_not_wait_when_told(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("RequestManagedCertificate", pending())
+    ended = certctl(*REQUEST, "--no-wait", "--not-exportable")
+    assert ended.code == 0
+    assert "PENDING" in ended.out
+    assert not fake.requests("GetManagedCertificate")
+    policy = fake.requests("RequestManagedCertificate")[0].managed_certificate.export_policy
+    assert policy == ManagedCertificate.NOT_EXPORTABLE
+
+
+def test_a_request_that_can_never_be_issued_fails_with_its_reason(fake: FakeServer, certctl: Certctl) -> None:
+    failed = pending("LIFETIME_EXCEEDS_AUTHORITY")
+    failed.state = ManagedCertificate.FAILED
+    fake.answer("RequestManagedCertificate", pending())
+    fake.answer("GetManagedCertificate", failed)
+    ended = certctl(*REQUEST)
+    assert ended.code == 1
+    assert ended.err.startswith("certctl: LIFETIME_EXCEEDS_AUTHORITY: ")
+
+
+def test_a_request_that_waits_too_long_says_for_what(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("RequestManagedCertificate", pending())
+    fake.answer("GetManagedCertificate", pending("TOKEN_UNAVAILABLE"))
+    ended = certctl(*REQUEST, "--timeout", "2s")
+    assert ended.code == 1
+    *progress, last = ended.err.splitlines()
+    assert last.startswith("certctl: DEADLINE_EXCEEDED: ")
+    assert "certctl managed get web" in last
+    # What it waits for is told once, after a second.
+    assert [line for line in progress if "TOKEN_UNAVAILABLE: the token does not answer" in line] == progress
+    assert len(progress) == 1
+
+
+def test_managed_certificates_are_shown_and_listed(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
+    item = ManagedCertificate(
+        name=WEB,
+        state=ManagedCertificate.ACTIVE,
+        authority=CA,
+        current_version=2,
+        certificate=encoded(root),
+        description=described(),
+        subject_alternative_names=described().subject_alternative_names,
+    )
+    fake.answer("GetManagedCertificate", item)
+    fake.answer("ListManagedCertificates", ListManagedCertificatesResponse(managed_certificates=[item]))
+    assert certctl("managed", "get", "web", "-o", "pem").out == root.certificate_pem.decode()
+    assert json.loads(certctl("managed", "get", "web", "-o", "json").out)["currentVersion"] == "2"
+    row = certctl("managed", "list").out.splitlines()[1].split()
+    assert (row[0], row[1], row[-1]) == ("web", "ACTIVE", "89")
+
+
+@pytest.fixture
+def passphrase_file(tmp_path: Path) -> Path:
+    file = tmp_path / "pass.txt"
+    file.write_text("correct horse\n")
+    file.chmod(0o600)
+    return file
+
+
+def test_export_encrypts_here_and_writes_three_files(
+    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path, passphrase_file: Path
+) -> None:
+    web = make_leaf(root, "www.example.internal")
+    fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
+
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        response = exporting(web, tenant="default")(request, context)
+        response.certificate.CopyFrom(encoded(web))
+        response.chain.append(encoded(root))
+        return response
+
+    fake.answer("ExportManagedCertificate", answer)
+    out = tmp_path / "deep" / "out"
+    arguments = ("managed", "export", "web", "--passphrase-file", passphrase_file, "--format", "pkcs8")
+    ended = certctl(*arguments, "--out-dir", out)
+    assert (ended.code, ended.err) == (0, "")
+    assert str(out / "key.pem") in ended.out
+    assert (out / "cert.pem").read_bytes() == web.certificate_pem
+    assert (out / "chain.pem").read_bytes() == root.certificate_pem
+    key = load_pem_private_key((out / "key.pem").read_bytes(), b"correct horse")
+    assert key.public_key() == web.key.public_key()
+    assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
+    # Neither the passphrase nor the plain key travelled or was printed.
+    assert not any(request.HasField("passphrase") for request in fake.requests("ExportManagedCertificate"))
+    pem = certctl(*arguments, "-o", "pem").out
+    assert pem.count("BEGIN CERTIFICATE") == 2
+    assert pem.count("BEGIN ENCRYPTED PRIVATE KEY") == 1
+
+
+def test_an_export_for_people_needs_a_directory(fake: FakeServer, certctl: Certctl, passphrase_file: Path) -> None:
+    ended = certctl("managed", "export", "web", "--passphrase-file", passphrase_file)
+    assert ended.code == 2
+    assert "--out-dir" in ended.err
+    assert not fake.calls
+
+
+def test_nothing_is_written_when_the_export_does_not_fit(
+    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path, passphrase_file: Path
+) -> None:
+    fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
+    fake.answer("ExportManagedCertificate", exporting(make_leaf(root, "www.example.internal"), tenant="other"))
+    ended = certctl("managed", "export", "web", "--passphrase-file", passphrase_file, "--out-dir", tmp_path / "out")
+    assert ended.code == 1
+    assert ended.err.startswith("certctl: ANSWER_INCONSISTENT: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_server_info_says_how_far_the_token_is_kept_apart(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "GetServerInfo",
+        ServerInfo(version="9.9", isolation=ServerInfo.SAME_USER, token=TokenInfo(label="certd", ready=True)),
+    )
+    ended = certctl("server", "info")
+    assert ended.code == 0
+    assert "SAME_USER" in ended.out
+    assert json.loads(certctl("server", "info", "-o", "json").out)["isolation"] == "SAME_USER"
+    assert certctl("server", "info", "-o", "pem").code == 2
+
+
+def test_the_trust_bundle_for_relying_parties_has_no_system_root(
+    fake: FakeServer, certctl: Certctl, root: Issued
+) -> None:
+    system = make_root("System Root")
+    bundle = TrustBundle(system_roots=[encoded(system)], tenant_roots=[encoded(root)])
+    fake.answer("GetTrustBundle", bundle)
+    assert certctl("server", "trust-bundle", "-o", "pem").out == root.certificate_pem.decode()
+    table = certctl("server", "trust-bundle").out
+    assert "CN=System Root" in table
+    assert "CN=Test Root" in table
+    assert [request.tenant for request in fake.requests("GetTrustBundle")] == ["tenants/default"] * 2
+    fake.answer("GetTrustBundle", TrustBundle(system_roots=[encoded(system)]))
+    ended = certctl("server", "trust-bundle", "-o", "pem", "--roots", "system")
+    assert ended.out == system.certificate_pem.decode()
+    assert fake.requests("GetTrustBundle")[-1].tenant == ""
+
+
+def test_flags_before_the_verb_choose_the_server(fake: FakeServer, certctl: Certctl, tmp_path: Path) -> None:
+    fake.answer("GetServerInfo", ServerInfo(version="9.9"))
+    settings = tmp_path / "home" / ".config" / "certd" / "certctl.toml"
+    other = tmp_path / "home" / ".config" / "certd" / "other.toml"
+    other.write_text(settings.read_text().replace(fake.address, "localhost:1"))
+    assert certctl("--config", other, "--address", fake.address, "server", "info").code == 0
+    assert certctl("--config", other, "--timeout", "300ms", "server", "info").code == 2
+    ended = certctl("--config", other, "server", "info", "--timeout", "1s")
+    assert ended.code == 1
+    assert "localhost:1" in ended.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed(certctl: Certctl, shell: str) -> None:
+    ended = certctl("completion", shell)
+    assert ended.code == 0
+    assert "_CERTCTL_COMPLETE" in ended.out
+
+
+def test_every_command_has_examples_in_its_help(certctl: Certctl) -> None:
+    from certd.cli.certctl import cli  # The tree of commands itself, to miss none.
+
+    def walk(command: Any, path: tuple[str, ...]) -> None:
+        if not hasattr(command, "commands"):
+            ended = certctl(*path, "--help")
+            assert ended.code == 0
+            assert "Examples:" in ended.out, path
+            return
+        for name, inner in command.commands.items():
+            walk(inner, (*path, name))
+
+    walk(cli, ())
+
+
+def test_version_is_printed(certctl: Certctl) -> None:
+    ended = certctl("--version")
+    assert ended.code == 0
+    assert ended.out.startswith("certctl, version ")

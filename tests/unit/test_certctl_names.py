@@ -1,0 +1,39 @@
+import pytest
+
+from certd.cli.certctl import names
+
+
+def test_short_forms_become_full_names() -> None:
+    assert names.tenant_name("acme") == "tenants/acme"
+    assert names.authority_name("web-ca", "default") == "tenants/default/authorities/web-ca"
+    assert names.authority_name("authorities/web-ca", "acme") == "tenants/acme/authorities/web-ca"
+    assert names.profile_name("server", "default") == "tenants/default/profiles/server"
+    assert names.managed_certificate_name("web", "default") == "tenants/default/managedCertificates/web"
+
+
+def test_a_full_name_wins_over_the_tenant() -> None:
+    assert names.authority_name("tenants/acme/authorities/a", "default") == "tenants/acme/authorities/a"
+    assert names.tenant_name("tenants/acme") == "tenants/acme"
+
+
+@pytest.mark.parametrize(
+    ("text", "authority"),
+    [
+        ("0a:1B", "web-ca"),
+        ("web-ca/certificates/0a:1B", None),
+        ("authorities/web-ca/certificates/0a:1B", None),
+        ("tenants/default/authorities/web-ca/certificates/0a:1B", "another"),
+    ],
+)
+def test_a_certificate_is_named_by_serial_or_name(text: str, authority: str | None) -> None:
+    expected = "tenants/default/authorities/web-ca/certificates/0a:1B"
+    assert names.certificate_name(text, "default", authority) == expected
+
+
+def test_a_serial_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="--authority"):
+        names.certificate_name("0a1b", "default", None)
+
+
+def test_a_new_resource_has_parent_and_id() -> None:
+    assert names.parent_and_id("tenants/acme/authorities/a") == ("tenants/acme", "a")
