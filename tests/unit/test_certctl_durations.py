@@ -36,7 +36,7 @@ def test_a_duration_past_all_bounds_is_refused() -> None:
         parse_duration("999999999y")
 
 
-@given(st.integers(1, 10**9))
+@given(st.integers(1, 10**9 - 1))
 def test_a_duration_reads_as_it_is_written(seconds: int) -> None:
     value = timedelta(seconds=seconds)
     assert parse_duration(format_duration(value)) == value
