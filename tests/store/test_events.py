@@ -1,0 +1,284 @@
+"""Events: one order without gaps, a chain that shows every change, and readers that miss none."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from sqlalchemy import text
+
+from certd.clock import SystemClock
+from certd.model.event import EventType, NumberedEvent
+from certd.store import dialect, events
+from certd.store.event_chain import CHAIN_START, ChainHead, chain_hash, verify
+from certd.store.sequencer import Sequencer
+from certd.store.store import Store, Transaction
+from tests.store.samples import NOW, event
+from tests.store.waiting import run_together, wait_until
+
+WRITERS = 8
+
+
+def record(store: Store, resource: str, tenant: str | None = "default") -> None:
+    store.write("test", lambda tx: tx.event(event(resource, tenant=tenant)))
+
+
+def execute(store: Store, statement: str) -> None:
+    def work(tx: Transaction) -> None:
+        tx.execute(text(statement))
+
+    store.write("test", work)
+
+
+def numbered(store: Store, count: int) -> list[NumberedEvent]:
+    def all_numbered() -> bool:
+        with store.read("test") as tx:
+            return events.head(tx).seq >= count
+
+    wait_until(all_numbered, f"{count} events are numbered")
+    with store.read("test") as tx:
+        return events.page(tx, after_seq=0, limit=count + 1)
+
+
+def test_events_are_numbered_in_order_and_read_back_whole(store: Store) -> None:
+    samples = [
+        event("a"),
+        event("b", tenant=None, details={}),
+        event("c", type=EventType.CERTIFICATE_ISSUED, time=NOW + timedelta(microseconds=1), principal="spiffe://x/y"),
+    ]
+
+    def work(tx: Transaction) -> None:
+        for sample in samples:
+            tx.event(sample)
+
+    store.write("test", work)
+    rows = numbered(store, 3)
+    assert [row.event for row in rows] == samples
+    assert [row.seq for row in rows] == [1, 2, 3]
+    assert verify(rows, CHAIN_START) == []
+    with store.read("test") as tx:
+        assert events.last(tx) == rows[-1]
+        assert events.head(tx) == ChainHead(3, rows[-1].chain_hash)
+        assert events.verify_all(tx) == []
+
+
+def test_there_is_no_last_event_before_the_first(store: Store) -> None:
+    with store.read("test") as tx:
+        assert events.last(tx) is None
+        assert events.head(tx) == CHAIN_START
+        assert events.verify_all(tx) == []
+
+
+def test_pages_go_on_behind_a_number_and_show_a_tenant_its_part(store: Store) -> None:
+    for number in range(10):
+        record(store, f"r{number}", [None, "one", "two"][number % 3])
+    numbered(store, 10)
+    with store.read("test") as tx:
+        assert [row.seq for row in events.page(tx, after_seq=3, limit=4)] == [4, 5, 6, 7]
+        assert events.page(tx, after_seq=10, limit=4) == []
+        ones = events.page(tx, after_seq=0, limit=2, tenant="one")
+        assert [row.event.resource for row in ones] == ["r1", "r4"]
+        assert [row.event.resource for row in events.page(tx, after_seq=ones[-1].seq, limit=9, tenant="one")] == ["r7"]
+
+
+def test_the_numbers_go_on_after_a_restart(database_url: str, open_store: Callable[[str], Store]) -> None:
+    for number in range(3):
+        store = open_store(database_url)
+        record(store, f"r{number}")
+        assert [row.seq for row in numbered(store, number + 1)] == list(range(1, number + 2))
+        with store.read("test") as tx:
+            assert events.verify_all(tx) == []
+        store.close()
+
+
+def test_closing_numbers_what_was_committed(postgres_url: str, open_store: Callable[[str], Store]) -> None:
+    store = open_store(postgres_url)
+    for number in range(20):
+        record(store, f"r{number}")
+    store.close()
+    reopened = open_store(postgres_url)
+    with reopened.read("test") as tx:
+        assert events.head(tx).seq == 20
+
+
+def test_a_reader_with_a_cursor_misses_none_of_concurrent_writers(store: Store) -> None:
+    each = 40
+    running = threading.Event()
+    running.set()
+
+    def writer(name: int) -> Callable[[], list[str]]:
+        def run() -> list[str]:
+            for number in range(each):
+                record(store, f"{name}-{number}")
+            return []
+
+        return run
+
+    def reader() -> list[str]:
+        seen: list[str] = []
+        cursor = 0
+
+        def read_on() -> bool:
+            nonlocal cursor
+            with store.read("test") as tx:
+                rows = events.page(tx, after_seq=cursor, limit=7)
+            if rows:
+                cursor = rows[-1].seq
+            seen.extend(row.event.resource for row in rows)
+            return len(seen) >= each * WRITERS
+
+        wait_until(read_on, "the reader has as many events as were written")
+        return seen
+
+    seen = run_together([reader, *(writer(name) for name in range(WRITERS))])[0]
+    assert sorted(seen) == sorted(f"{name}-{number}" for name in range(WRITERS) for number in range(each))
+    with store.read("test") as tx:
+        assert events.verify_all(tx) == []
+
+
+def test_a_work_that_commits_late_gets_a_late_number(postgres_store: Store) -> None:
+    began, may_commit = threading.Event(), threading.Event()
+
+    def late(tx: Transaction) -> None:
+        tx.event(event("late"))
+        began.set()
+        assert may_commit.wait(30)
+
+    def early() -> None:
+        assert began.wait(30)
+        record(postgres_store, "early")
+        # Read before the late one commits: the cursor stands behind the early one.
+        assert [row.event.resource for row in numbered(postgres_store, 1)] == ["early"]
+        may_commit.set()
+
+    run_together([lambda: postgres_store.write("test", late), early])
+    numbered(postgres_store, 2)
+    with postgres_store.read("test") as tx:
+        assert [row.event.resource for row in events.page(tx, after_seq=1, limit=9)] == ["late"]
+
+
+def test_two_daemons_number_one_order(postgres_url: str, open_store: Callable[[str], Store]) -> None:
+    stores = [open_store(postgres_url), open_store(postgres_url)]
+
+    def many(store: Store) -> None:
+        for number in range(50):
+            record(store, f"{id(store)}-{number}")
+
+    run_together([partial(many, store) for store in stores * 2])
+    rows = numbered(stores[0], 200)
+    assert [row.seq for row in rows] == list(range(1, 201))
+    assert verify(rows, CHAIN_START) == []
+
+
+def test_whoever_does_not_hold_the_lease_does_not_number(postgres_url: str, open_store: Callable[[str], Store]) -> None:
+    store = open_store(postgres_url)
+
+    def held_by_another(tx: Transaction) -> None:
+        tx.execute(text("UPDATE event_sequence SET holder = 'another', lease_until = 9000000000000000"))
+        tx.event(event("waits"))
+
+    store.write("test", held_by_another)
+    engine = dialect.postgresql_engine(dialect.parse_url(postgres_url))
+    sequencer = Sequencer(dialect.postgresql_read_committed(engine), SystemClock())
+    assert sequencer._number() == 0
+    with store.read("test") as tx:
+        assert events.head(tx).seq == 0
+    execute(store, "UPDATE event_sequence SET lease_until = 1")
+    assert [row.event.resource for row in numbered(store, 1)] == ["waits"]
+    sequencer.close()
+    engine.dispose()
+
+
+CHANGES: dict[str, Callable[[NumberedEvent], NumberedEvent]] = {
+    "time": lambda row: replace(row, event=replace(row.event, time=NOW + timedelta(microseconds=1))),
+    "type": lambda row: replace(row, event=replace(row.event, type=EventType.GRANT_CREATED)),
+    "tenant": lambda row: replace(row, event=replace(row.event, tenant="other")),
+    "no tenant": lambda row: replace(row, event=replace(row.event, tenant=None)),
+    "principal": lambda row: replace(row, event=replace(row.event, principal="another")),
+    "resource": lambda row: replace(row, event=replace(row.event, resource="another")),
+    "details": lambda row: replace(row, event=replace(row.event, details={"b": "2", "a": "u"})),
+    "moved details": lambda row: replace(row, event=replace(row.event, details={"b": "2a", "": "ü"})),
+    "hash": lambda row: replace(row, chain_hash=bytes(32)),
+}
+
+
+def chain(count: int) -> list[NumberedEvent]:
+    rows: list[NumberedEvent] = []
+    previous = CHAIN_START
+    for number in range(1, count + 1):
+        sample = event(f"resource-{number}")
+        previous = ChainHead(number, chain_hash(previous.chain_hash, number, sample))
+        rows.append(NumberedEvent(seq=number, event=sample, chain_hash=previous.chain_hash))
+    return rows
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_verification_finds_a_changed_row(change: str) -> None:
+    rows = chain(5)
+    assert verify(rows, CHAIN_START) == []
+    changed = CHANGES[change](rows[2])
+    assert changed != rows[2]
+    found = verify([*rows[:2], changed, *rows[3:]], CHAIN_START)
+    # A wrong hash breaks the link to the next row as well.
+    assert [one.seq for one in found] == ([3, 4] if change == "hash" else [3])
+
+
+def test_verification_finds_missing_reordered_and_repeated_rows() -> None:
+    rows = chain(5)
+    assert [one.seq for one in verify(rows[1:], CHAIN_START)] == [2]
+    assert [one.seq for one in verify([*rows[:2], *rows[3:]], CHAIN_START)] == [4]
+    assert verify([rows[0], rows[2], rows[1], *rows[3:]], CHAIN_START)
+    assert verify([*rows, rows[-1]], CHAIN_START)
+    swapped = [*rows[:2], replace(rows[3], seq=3), replace(rows[2], seq=4), rows[4]]
+    assert {one.seq for one in verify(swapped, CHAIN_START)} >= {3, 4}
+    renumbered = [*rows[:2], *(replace(row, seq=row.seq - 1) for row in rows[3:])]
+    assert verify(renumbered, CHAIN_START)[0].seq == 3
+
+
+def test_verification_goes_on_from_any_event() -> None:
+    rows = chain(5)
+    assert verify(rows[3:], ChainHead(3, rows[2].chain_hash)) == []
+    assert verify(rows[3:], ChainHead(3, bytes(32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ("UPDATE events SET principal = 'another' WHERE seq = 2", 2),
+        ("DELETE FROM events WHERE seq = 2", 3),
+        ("DELETE FROM events WHERE seq = 5", 5),
+        ("UPDATE event_sequence SET last_seq = 4", 6),
+    ],
+)
+def test_verification_of_the_whole_record(store: Store, change: str, broken: int) -> None:
+    for number in range(5):
+        record(store, f"r{number}")
+    numbered(store, 5)
+    with store.read("test") as tx:
+        assert events.verify_all(tx) == []
+    execute(store, change)
+    with store.read("test") as tx:
+        assert events.verify_all(tx)[0].seq == broken
+
+
+def test_an_event_that_cannot_be_encoded_fails_its_own_work(store: Store) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        record(store, "\ud800")
+    record(store, "fine")
+    assert len(numbered(store, 1)) == 1
+
+
+def test_an_event_of_a_type_that_only_a_newer_daemon_knows_is_numbered(postgres_store: Store) -> None:
+    execute(
+        postgres_store,
+        "INSERT INTO unnumbered_events (time, type, principal, resource, details) VALUES (1, 'new', 'p', 'r', '{}')",
+    )
+    record(postgres_store, "known")
+
+    def both_are_numbered() -> bool:
+        with postgres_store.read("test") as tx:
+            return events.head(tx).seq == 2
+
+    wait_until(both_are_numbered, "both events are numbered")

@@ -1,0 +1,95 @@
+"""Jobs are claimed by one at a time."""
+
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from certd.model.job import Job, JobKind
+from certd.store import jobs
+from certd.store.store import Store, Transaction
+from tests.store.samples import NOW
+from tests.store.waiting import run_together
+
+KIND = JobKind.ADVANCE_MANAGED_CERTIFICATE
+LEASE = timedelta(minutes=1)
+
+
+def job(subject: str, due_time: datetime = NOW, attempt: int = 0) -> Job:
+    return Job(kind=KIND, subject=subject, due_time=due_time, attempt=attempt)
+
+
+def put(store: Store, *several: Job) -> None:
+    def work(tx: Transaction) -> None:
+        for one in several:
+            jobs.put(tx, one)
+
+    store.write("test", work)
+
+
+def claim(store: Store, now: datetime = NOW, limit: int = 10) -> list[Job]:
+    return store.write("claim", lambda tx: jobs.claim(tx, now, now + LEASE, limit))
+
+
+def next_due(store: Store) -> datetime | None:
+    with store.read("test") as tx:
+        return jobs.next_due(tx)
+
+
+def test_jobs_are_claimed_when_they_are_due_the_longest_due_first(store: Store) -> None:
+    assert next_due(store) is None
+    put(store, job("later", NOW + timedelta(hours=1)), job("b", NOW), job("a", NOW - timedelta(seconds=1)))
+    assert next_due(store) == NOW - timedelta(seconds=1)
+    assert claim(store, limit=1) == [replace(job("a", NOW - timedelta(seconds=1)), attempt=1)]
+    assert claim(store) == [replace(job("b"), attempt=1)]
+    assert claim(store) == []
+    # The leases are what passes next.
+    assert next_due(store) == NOW + LEASE
+
+
+def test_a_job_whose_lease_has_passed_is_claimed_again_and_counts_its_attempts(store: Store) -> None:
+    put(store, job("a"))
+    assert claim(store) == [replace(job("a"), attempt=1)]
+    assert claim(store, NOW + LEASE - timedelta(microseconds=1)) == []
+    assert claim(store, NOW + LEASE) == [replace(job("a"), attempt=2)]
+
+
+def test_a_finished_job_is_gone(store: Store) -> None:
+    put(store, job("a"), job("b"))
+    claim(store)
+    assert store.write("test", lambda tx: jobs.finish(tx, KIND, "a"))
+    assert not store.write("test", lambda tx: jobs.finish(tx, KIND, "a"))
+    assert not store.write("test", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, "b"))
+    assert claim(store, NOW + LEASE) == [replace(job("b"), attempt=2)]
+
+
+def test_putting_a_job_again_replaces_its_time(store: Store) -> None:
+    put(store, job("a"))
+    (claimed,) = claim(store)
+    again = replace(claimed, due_time=NOW + timedelta(minutes=5))
+    put(store, again)
+    assert next_due(store) == again.due_time
+    assert claim(store, NOW + LEASE) == []
+    assert claim(store, again.due_time) == [replace(again, attempt=2)]
+
+
+def test_a_job_that_was_put_again_meanwhile_is_not_finished(store: Store) -> None:
+    put(store, job("a"))
+    (claimed,) = claim(store)
+    put(store, job("a", NOW + timedelta(seconds=1)))
+    assert not store.write("test", lambda tx: jobs.finish(tx, KIND, "a", due_time=claimed.due_time))
+    assert [one.subject for one in claim(store, NOW + timedelta(seconds=1))] == ["a"]
+    assert store.write("test", lambda tx: jobs.finish(tx, KIND, "a", due_time=NOW + timedelta(seconds=1)))
+
+
+def test_no_job_is_claimed_twice_by_many_threads(store: Store) -> None:
+    count = 100
+    put(store, *(job(f"{number}", NOW - timedelta(seconds=number)) for number in range(count)))
+
+    def worker() -> list[str]:
+        mine: list[str] = []
+        while found := claim(store, limit=3):
+            mine += [one.subject for one in found]
+        return mine
+
+    claimed = Counter(subject for mine in run_together([worker] * 8) for subject in mine)
+    assert claimed == Counter(f"{number}" for number in range(count))

@@ -1,0 +1,130 @@
+"""Migrations make what the schema says, and say who may use it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, inspect, text
+
+from certd.clock import SystemClock
+from certd.errors import CertdError, Reason
+from certd.store import dialect, schema
+from certd.store.migration import migrate
+from certd.store.store import Store
+from tests.store.samples import add_tenant
+from tests.store.waiting import run_together
+
+
+@pytest.fixture
+def engine(database_url: str) -> Any:
+    """An engine on the empty database, apart from the store."""
+    url = dialect.parse_url(database_url)
+    is_sqlite = dialect.engine_name(url) == dialect.SQLITE
+    made = dialect.sqlite_writer_engine(url) if is_sqlite else dialect.postgresql_engine(url)
+    yield made
+    made.dispose()
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """Everything that can be told of the tables, in a form that can be compared."""
+    inspector = inspect(connection)
+    tables: dict[str, Any] = {}
+    for name in inspector.get_table_names():
+        if name == "alembic_version":
+            continue
+        tables[name] = {
+            "columns": [
+                {**column, "type": str(column["type"]), "comment": None} for column in inspector.get_columns(name)
+            ],
+            "primary key": inspector.get_pk_constraint(name),
+            "foreign keys": sorted(inspector.get_foreign_keys(name), key=str),
+            "unique": sorted(inspector.get_unique_constraints(name), key=str),
+            "checks": sorted(inspector.get_check_constraints(name), key=str),
+        }
+    if connection.dialect.name == "sqlite":
+        indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    else:
+        indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    indexes += " AND {} <> 'alembic_version'".format("tbl_name" if "sqlite" in indexes else "tablename")
+    tables["indexes"] = sorted((row[0], " ".join(row[1].split())) for row in connection.execute(text(indexes)))
+    return tables
+
+
+def test_the_migrations_make_what_the_schema_says(database_url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        schema.metadata.create_all(connection)
+        from_schema = shape(connection)
+        schema.metadata.drop_all(connection)
+        connection.commit()
+    assert len(from_schema) == len(schema.metadata.tables) + 1
+    migrate(database_url)
+    with engine.connect() as connection:
+        migrated = shape(connection)
+    assert migrated == from_schema
+
+
+def test_migrating_twice_changes_nothing(database_url: str, open_store: Callable[[str], Store], engine: Engine) -> None:
+    store = open_store(database_url)
+    add_tenant(store)
+    store.close()
+    with engine.connect() as connection:
+        before = shape(connection)
+    migrate(database_url)
+    with engine.connect() as connection:
+        assert shape(connection) == before
+        assert connection.execute(text("SELECT tenant_id FROM tenants")).scalars().all() == ["default"]
+
+
+def test_migrations_beside_each_other_wait(postgres_url: str) -> None:
+    run_together([lambda: migrate(postgres_url)] * 4)
+    Store.open(postgres_url, clock=SystemClock()).close()
+
+
+def test_a_database_without_tables_is_refused(database_url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE something (id INTEGER)"))
+        connection.commit()
+    with pytest.raises(CertdError, match="run `certd migrate`") as caught:
+        Store.open(database_url, clock=SystemClock())
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    migrate(database_url)
+    Store.open(database_url, clock=SystemClock()).close()
+
+
+@pytest.mark.parametrize(
+    ("schema_number", "oldest_code", "message"),
+    [
+        (schema.SCHEMA_NUMBER - 1, 1, "run `certd migrate`"),
+        (schema.SCHEMA_NUMBER + 2, schema.SCHEMA_NUMBER + 1, "install the newer release"),
+        (schema.SCHEMA_NUMBER + 1, schema.SCHEMA_NUMBER, None),
+    ],
+)
+def test_the_database_says_which_code_may_use_it(
+    database_url: str, engine: Engine, schema_number: int, oldest_code: int, message: str | None
+) -> None:
+    migrate(database_url)
+    with engine.connect() as connection:
+        connection.execute(
+            text(f"UPDATE schema_compatibility SET schema_number = {schema_number}, oldest_code = {oldest_code}")
+        )
+        connection.commit()
+    if message is None:
+        Store.open(database_url, clock=SystemClock()).close()
+        # The migrations of a newer release are left alone.
+        migrate(database_url)
+        return
+    with pytest.raises(CertdError, match=message) as caught:
+        Store.open(database_url, clock=SystemClock())
+    assert caught.value.reason is Reason.STORE_UNAVAILABLE
+    if oldest_code > schema.SCHEMA_NUMBER:
+        with pytest.raises(CertdError, match=message):
+            migrate(database_url)
+
+
+def test_the_newest_migration_says_the_number_of_the_schema(database_url: str, engine: Engine) -> None:
+    migrate(database_url)
+    with engine.connect() as connection:
+        number, revision = connection.execute(
+            text("SELECT schema_number, version_num FROM schema_compatibility, alembic_version")
+        ).one()
+    assert number == schema.SCHEMA_NUMBER == int(revision)
