@@ -34,7 +34,9 @@ from certd.store.migration import migrate
 from certd.store.store import Store
 from certd.token.client import TokenClient, connect, start_child
 from certd.token.settings import TokenSettings
-from certd.web.server import WebServer, serve_metrics, serve_web
+from certd.web.app import application
+from certd.web.server import WebServer, serve_metrics
+from certd.web.server import serve as serve_http
 
 _log = logging.getLogger("certd.main")
 
@@ -66,7 +68,6 @@ class Core:
 
     def start(self) -> None:
         """Starts what works without being asked, after recovery of what the last run left half done."""
-        self.token.start()
         if not self.token.wait_ready(_TOKEN_START_SECONDS):
             _log.error(
                 "the token does not answer; certd serves what needs no key until it does: %s", self.token.problem
@@ -191,11 +192,20 @@ class Daemon:
         Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for a listener that cannot be bound or credentials that
         cannot work.
         """
+        try:
+            credentials = self._credentials()
+            self._core.start()
+            return self._listen(credentials)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _listen(self, credentials: Credentials) -> Ready:
         core, listen = self._core, self._config.listen
-        credentials = self._credentials()
-        core.start()
-        http = serve_web(
-            host=listen.http.host, port=listen.http.port, certificates=core.public_certificates, health=core.health
+        http = serve_http(
+            application(chains=core.public_certificates, health=core.health),
+            host=listen.http.host,
+            port=listen.http.port,
         )
         self._listeners.append(http)
         metrics = serve_metrics(host=listen.metrics.host, port=listen.metrics.port)
@@ -218,7 +228,7 @@ class Daemon:
             ),
         )
         self._grpc = grpc
-        core.token.on_change(lambda ready: grpc.set_serving(serving=ready))
+        core.token.on_change(lambda ready, _problem: grpc.set_serving(serving=ready))
         grpc.set_serving(serving=core.token.ready)
         return Ready(
             grpc=_address(listen.grpc.host, grpc.port),

@@ -176,16 +176,13 @@ class Certificates:
                 after=None if after is None else (datetime.fromisoformat(after[0]), after[1]),
                 limit=request.size + 1,
             )
-            views = [
+            page = page_of(rows, request, query, key=lambda row: [row.create_time.isoformat(), row.serial])
+            views = tuple(
                 _view(row, by_uid[row.authority_uid], managed=_managed_version(tx, row), with_chain=False)
-                for row in rows
-            ]
-        return page_of(
-            views,
-            request,
-            query,
-            key=lambda view: [view.certificate.create_time.isoformat(), view.certificate.serial],
-        )
+                for row in page.items
+                if row.state not in _HIDDEN
+            )
+        return Page(views, page.next_page_token)
 
     def _replayed(self, tx: Transaction, key: str) -> CertificateView:
         """Reads again what an earlier call with the same request id made."""

@@ -103,6 +103,11 @@ class IssuingLoop:
             self._queue.put(None)
             self._thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """How many certificates wait for their round."""
+        return self._queue.qsize()
+
     def issue(self, issuance: Issuance, *, timeout: float | None = None) -> Issued | Replayed:
         """Writes, signs and completes; returns after the commit.
 

@@ -13,7 +13,8 @@ from certd.services.authorities import every_authority
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
 from certd.store.store import Store
-from certd.token.client import Isolation, TokenClient, TokenDescription
+from certd.token.client import Isolation, TokenClient
+from certd.token.description import TokenDescription
 
 _SERVER = "server"
 """The resource on which a caller needs `server.read`; only the scope of everything holds it."""

@@ -1,0 +1,166 @@
+"""A core on a real store and a real token, with a fake clock and a step hook to stop the world by."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certd import main
+from certd.config import Config, Database, Listen, Tls, Token, Web
+from certd.model.access import Caller
+from certd.model.authority import AuthorityType
+from certd.model.event import Event
+from certd.model.names import AuthorityName, ManagedCertificateName
+from certd.pki import distinguished_name
+from certd.pki.credential_request import new_credential_request
+from certd.pki.names import SubjectAlternativeNames
+from certd.services.authorities import AuthorityView, NewAuthority
+from certd.services.certificates import CertificateView, NewCertificate
+from certd.services.idempotency import RequestKey
+from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate
+from certd.store import events
+from certd.store.migration import migrate
+from certd.token.settings import TokenSettings
+from tests.fakes import FakeClock
+from tests.softhsm import make_token
+
+TRUST_DOMAIN = "test.internal"
+ADMINISTRATOR = Caller(principal=f"spiffe://{TRUST_DOMAIN}/identities/admin", serial="01")
+STRANGER = Caller(principal=f"spiffe://{TRUST_DOMAIN}/identities/stranger", serial="02")
+
+
+class CrashError(Exception):
+    """Stands for the death of the process."""
+
+
+def crash() -> None:
+    """To be done at a step: the use case ends there, and nothing after it happens."""
+    raise CrashError
+
+
+@dataclass
+class Steps:
+    """A step hook: remembers the steps and does at one of them what a test says."""
+
+    seen: list[str] = field(default_factory=list)
+    at: dict[str, Callable[[], None]] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> None:
+        self.seen.append(name)
+        action = self.at.pop(name, None)
+        if action is not None:
+            action()
+
+
+@dataclass(kw_only=True)
+class World:
+    """The server without listeners, and short ways to use it."""
+
+    core: main.Core
+    clock: FakeClock
+    steps: Steps
+
+    def create_root(self, authority_id: str = "root", **changes: Any) -> AuthorityView:
+        wanted: dict[str, Any] = {
+            "name": AuthorityName("default", authority_id),
+            "type": AuthorityType.ROOT,
+            "subject": distinguished_name.parse_text(f"CN=Test {authority_id},O=Example"),
+        }
+        new = NewAuthority(**(wanted | changes))
+        return self.core.authorities.create(ADMINISTRATOR, new, key=None, validate_only=False)
+
+    def create_subordinate(self, authority_id: str = "ca", issuer: str = "root", **changes: Any) -> AuthorityView:
+        return self.create_root(
+            authority_id, type=AuthorityType.SUBORDINATE, issuer=AuthorityName("default", issuer), **changes
+        )
+
+    def issue(
+        self,
+        *dns_names: str,
+        authority: str = "ca",
+        csr: bytes | None = None,
+        key: RequestKey | None = None,
+        lifetime: timedelta | None = None,
+    ) -> CertificateView:
+        new = NewCertificate(
+            authority=AuthorityName("default", authority), csr=csr or csr_for(*dns_names), lifetime=lifetime
+        )
+        return self.core.certificates.issue(ADMINISTRATOR, new, key=key, validate_only=False, timeout=30)
+
+    def request(self, managed_id: str = "web", **changes: Any) -> ManagedCertificateView:
+        wanted: dict[str, Any] = {
+            "name": ManagedCertificateName("default", managed_id),
+            "authority": AuthorityName("default", "ca"),
+            "subject": distinguished_name.EMPTY,
+            "names": SubjectAlternativeNames(dns_names=("www.example.internal",)),
+        }
+        new = NewManagedCertificate(**(wanted | changes))
+        return self.core.managed_certificates.request(ADMINISTRATOR, new, key=None, validate_only=False)
+
+    def events(self) -> list[Event]:
+        with self.core.store.read("test.events") as tx:
+            rows = events.page(tx, after_seq=0, limit=10_000)
+        return [row.event for row in rows]
+
+
+def csr_for(*dns_names: str, subject: str | None = None) -> bytes:
+    """Returns a CSR of a new P-256 key, as openssl would make it."""
+    name = x509.Name([] if subject is None else [x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    if dns_names:
+        names = x509.SubjectAlternativeName([x509.DNSName(name) for name in dns_names])
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.fixture(scope="session")
+def token_settings(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
+    return make_token(tmp_path_factory.mktemp("token"))
+
+
+def configuration(folder: Path, token: TokenSettings) -> Config:
+    """Returns the configuration of a server whose files are all in `folder`, on free ports."""
+    return Config(
+        listen=Listen(**dict.fromkeys(("grpc", "http", "metrics"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
+        database=Database(url=f"sqlite:///{folder}/certd.db"),
+        token=Token(
+            module=str(token.module),  # type: ignore[arg-type]  # Parsed.
+            label=token.label,
+            pin_file=str(token.pin_file),  # type: ignore[arg-type]  # Parsed.
+            softhsm_conf=str(token.softhsm_conf),  # type: ignore[arg-type]  # Parsed.
+        ),
+        tls=Tls(
+            certificate=str(folder / "server.pem"),  # type: ignore[arg-type]  # Parsed.
+            private_key=str(folder / "server.key"),  # type: ignore[arg-type]  # Parsed.
+            trust_domain=TRUST_DOMAIN,
+        ),
+        web=Web(base_url="http://pki.example.internal"),
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
+    config = configuration(tmp_path, token_settings)
+    migrate(config.database.url)
+    clock, steps = FakeClock(), Steps()
+    core = main.assemble(config, clock=clock, step=steps)
+    core.start()
+    try:
+        core.bootstrap.run(
+            trust_domain=TRUST_DOMAIN,
+            server_names=SubjectAlternativeNames(dns_names=("localhost",)),
+            server_csr=new_credential_request().csr,
+            administrator_id="admin",
+            administrator_csr=new_credential_request().csr,
+        )
+        steps.seen.clear()
+        yield World(core=core, clock=clock, steps=steps)
+    finally:
+        core.stop()
