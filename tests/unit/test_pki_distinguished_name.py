@@ -193,6 +193,8 @@ def test_round_trips(name: dn.DistinguishedName) -> None:
     assert dn.parse_text(dn.to_text(encoded)) == encoded
 
 
+# RFC 5280 bounds a CN in characters, and so does certd; the library counts octets, warns, and goes on.
+@pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
 @given(_NAMES)
 def test_library_keeps_the_bytes(name: dn.DistinguishedName) -> None:
     encoded = dn.encode(name)
@@ -201,20 +203,24 @@ def test_library_keeps_the_bytes(name: dn.DistinguishedName) -> None:
 
 @given(st.text(max_size=60))
 def test_text_parses_or_is_refused(text: str) -> None:
+    reason = Reason.FIELD_INVALID
     try:
         encoded = dn.parse_text(text)
     except CertdError as error:
-        assert error.reason is Reason.FIELD_INVALID
+        reason = error.reason
     else:
         assert dn.parse_text(dn.to_text(encoded)) == encoded
+    assert reason is Reason.FIELD_INVALID
 
 
 @given(st.binary(max_size=60))
 def test_bytes_decode_or_are_refused(data: bytes) -> None:
+    reason = Reason.FIELD_INVALID
     try:
         dn.to_text(data)
     except CertdError as error:
-        assert error.reason is Reason.FIELD_INVALID
+        reason = error.reason
+    assert reason is Reason.FIELD_INVALID
 
 
 def test_openssl_reads_the_name_the_same(tmp_path: Path) -> None:

@@ -125,8 +125,8 @@ def test_email_address_has_a_normal_form(address: str, normal: str) -> None:
     "address",
     [
         "", "a", "@example.com", "a@", "a b@example.com", ".a@example.com", "a..b@example.com", '"a"@example.com',
-        "a@b@example.com", "ö@example.com", "a@exämple.com", "a" * 65 + "@example.com", "a@*.example.com", "a@[192.0.2.1]",
-        "a@" + ".".join(["b" * 62] * 4),
+        "a@b@example.com", "ö@example.com", "a@exämple.com", "a" * 65 + "@example.com", "a@*.example.com",
+        "a@[192.0.2.1]", "abcd@" + ".".join(["b" * 62] * 4),
     ],
 )  # fmt: skip
 def test_what_is_no_email_address(address: str) -> None:
@@ -210,12 +210,14 @@ def test_normal_form_is_stable(labels: list[str], wildcard: bool) -> None:  # no
 @given(st.text(max_size=80))
 def test_text_is_normal_or_refused_and_never_anything_else(text: str) -> None:
     for kind in ("dns_names", "ip_addresses", "uris", "email_addresses"):
+        reason = Reason.NAME_NOT_ALLOWED
         try:
             once = normalise(SubjectAlternativeNames(**{kind: (text,)}), field="n")
         except CertdError as error:
-            assert error.reason is Reason.NAME_NOT_ALLOWED
+            reason = error.reason
         else:
             assert normalise(once, field="n") == once
+        assert reason is Reason.NAME_NOT_ALLOWED
 
 
 @given(st.ip_addresses())
