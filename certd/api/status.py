@@ -147,6 +147,8 @@ def _resource_info(name: str) -> error_details_pb2.ResourceInfo:
 
 
 def _cut(text: str, longest: int) -> str:
-    """Returns `text`, cut to `longest` bytes of UTF-8."""
+    """Returns `text`, cut to `longest` bytes of UTF-8; what has no UTF-8 becomes question marks."""
     encoded = text.encode(errors="replace")
-    return text if len(encoded) <= longest else encoded[: longest - 4].decode(errors="ignore") + " …"
+    if len(encoded) <= longest:
+        return encoded.decode()
+    return encoded[: longest - 4].decode(errors="ignore") + " …"

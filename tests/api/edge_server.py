@@ -1,0 +1,464 @@
+"""The gRPC edge on a loopback port over real mutual TLS, with small services behind it that do as they are told."""
+
+import contextlib
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from google.rpc import error_details_pb2, status_pb2
+
+from certd.api.credentials import Credentials
+from certd.api.server import GrpcServer, Limits, Services, serve
+from certd.errors import CertdError, Reason
+from certd.model.access import Caller
+from certd.model.authority import Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.certificate import Certificate, CertificateState
+from certd.model.managed_certificate import Condition, ManagedCertificate, ManagedCertificateState
+from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName, TenantName
+from certd.pki import distinguished_name
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.preparation import Warning as PreparationWarning
+from certd.services.access import Access
+from certd.services.authorities import Authorities, AuthorityView, NewAuthority
+from certd.services.certificates import Certificates, CertificateView, NewCertificate
+from certd.services.idempotency import RequestKey
+from certd.services.managed_certificates import (
+    Exported,
+    ManagedCertificates,
+    ManagedCertificateView,
+    NewManagedCertificate,
+    PassphraseExport,
+    RecipientExport,
+)
+from certd.services.paging import Page, PageRequest
+from certd.services.server import Server, ServerDescription, TrustBundle
+from certd.token.client import Isolation
+from certd.token.description import TokenDescription
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+ALICE = "spiffe://certd.test/identities/alice"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate with its key and the chain above it, PEM."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.DER)
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def issue(
+    subject: str,
+    *,
+    names: tuple[x509.GeneralName, ...] = (),
+    issuer: Identity | None = None,
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> Identity:
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
+    now = datetime.now(UTC).replace(microsecond=0)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer.certificate.subject if issuer else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if issuer is not None:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return Identity(builder.sign(issuer.key if issuer else key, SHA256()), key)
+
+
+def identity_of(spiffe_id: str, root: Identity) -> Identity:
+    return issue("", names=(x509.UniformResourceIdentifier(spiffe_id),), issuer=root)
+
+
+SYSTEM_ROOT = issue("System")
+FOREIGN_ROOT = issue("System")
+SERVER = issue(
+    "server",
+    names=(x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))),
+    issuer=SYSTEM_ROOT,
+)
+CLIENT = identity_of(ALICE, SYSTEM_ROOT)
+UNKNOWN_CLIENT = identity_of("spiffe://certd.test/identities/mallory", SYSTEM_ROOT)
+REVOKED_CLIENT = identity_of("spiffe://certd.test/identities/bob", SYSTEM_ROOT)
+FOREIGN_CLIENT = identity_of(ALICE, FOREIGN_ROOT)
+TENANT_ROOT = issue("Example Root")
+LEAF = issue("", names=(x509.DNSName("www.example.internal"),), issuer=TENANT_ROOT)
+
+CREDENTIALS = Credentials(certificate_chain=SERVER.pem, private_key=SERVER.key_pem, client_roots=SYSTEM_ROOT.pem)
+
+AUTHORITY = Authority(
+    uid="5f0c",
+    tenant="default",
+    authority_id="web-ca",
+    type=AuthorityType.ROOT,
+    state=AuthorityState.ENABLED,
+    key_spec=KeySpec.EC_P256,
+    signature_algorithm=SignatureAlgorithm.ECDSA_WITH_SHA256,
+    subject=distinguished_name.parse_text("CN=Example Root,O=Example+OU=Trust"),
+    lifetime=timedelta(days=3650),
+    path_length=0,
+    issuer_uid="5f0c",
+    key=AuthorityKey(
+        number=1,
+        key_id=bytes(range(16)),
+        policy=b"policy",
+        public_key=TENANT_ROOT.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    ),
+    certificate=TENANT_ROOT.der,
+    chain=(),
+    not_after=TENANT_ROOT.certificate.not_valid_after_utc,
+    labels={"team": "web"},
+    create_time=NOW,
+    update_time=NOW,
+    revision=3,
+)
+CERTIFICATE = Certificate(
+    authority_uid="5f0c",
+    key_number=1,
+    serial="0a1b",
+    state=CertificateState.ISSUED,
+    der=LEAF.der,
+    profile="end-entity",
+    subject_text="",
+    not_before=NOW,
+    not_after=NOW,
+    public_key_sha256=bytes(32),
+    managed_certificate_uid=None,
+    managed_certificate_version=None,
+    labels={"team": "web"},
+    create_time=NOW,
+    revoke_time=None,
+    revocation_reason=None,
+)
+MANAGED = ManagedCertificate(
+    uid="77aa",
+    tenant="default",
+    managed_certificate_id="web",
+    authority_uid="5f0c",
+    authority_name="tenants/default/authorities/web-ca",
+    profile="end-entity",
+    key_spec=KeySpec.EC_P256,
+    subject=distinguished_name.EMPTY,
+    names=SubjectAlternativeNames(dns_names=("www.example.internal",), ip_addresses=("192.0.2.1",)),
+    lifetime=timedelta(days=90),
+    exportable=True,
+    state=ManagedCertificateState.ACTIVE,
+    current_version=2,
+    not_after=NOW,
+    conditions=(
+        Condition(type="Issued", status=True, reason="ISSUED", message="issued", last_transition_time=NOW),
+        Condition(type="Renewed", status=False, reason="LINT_FAILED", message="not", last_transition_time=NOW),
+    ),
+    next_attempt_time=NOW,
+    labels={},
+    create_time=NOW,
+    update_time=NOW,
+    revision=5,
+)
+WARNING = PreparationWarning(field="csr.extensions", message="1.2.3 was dropped")
+
+
+class Told:
+    """What a service does: raise, or answer; and what it was called with."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.calls: list[tuple[Any, ...]] = []
+        self.before: Any = None
+
+    def take(self, *arguments: object) -> None:
+        self.calls.append(arguments)
+        if self.before is not None:
+            self.before()
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def last(self) -> tuple[Any, ...]:
+        return self.calls[-1]
+
+
+class FakeAccess(Access):
+    def __init__(self) -> None:
+        self.callers: dict[bytes, Caller | CertdError] = {
+            CLIENT.der: Caller(principal=ALICE, serial="01"),
+            REVOKED_CLIENT.der: CertdError(Reason.CREDENTIAL_REVOKED, "the client certificate 02 was revoked"),
+        }
+
+    def authenticate(self, certificate_der: bytes) -> Caller:
+        found = self.callers.get(certificate_der)
+        if found is None:
+            raise CertdError(Reason.CREDENTIAL_INVALID, "the client certificate is not in the books of this server")
+        if isinstance(found, CertdError):
+            raise found
+        return found
+
+
+class FakeAuthorities(Authorities):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self.view = AuthorityView(
+            authority=AUTHORITY,
+            state=AuthorityState.ENABLED,
+            issuer_name="",
+            token_label="certd",
+            mechanism="CKM_ECDSA",
+            warnings=(WARNING,),
+        )
+        self.many = 1
+
+    def create(
+        self, caller: Caller, new: NewAuthority, *, key: RequestKey | None, validate_only: bool
+    ) -> AuthorityView:
+        self._told.take(caller, new, key, validate_only)
+        return self.view
+
+    def get(self, caller: Caller, name: AuthorityName) -> AuthorityView:
+        self._told.take(caller, name)
+        return self.view
+
+    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[AuthorityView]:
+        self._told.take(caller, parent, request)
+        return Page((self.view,) * min(request.size, self.many), "next")
+
+
+class FakeCertificates(Certificates):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self.view = CertificateView(
+            name="tenants/default/authorities/web-ca/certificates/0a1b",
+            certificate=CERTIFICATE,
+            der=LEAF.der,
+            profile_name="tenants/default/profiles/end-entity",
+            managed_certificate_version="",
+            chain=(TENANT_ROOT.der,),
+            warnings=(WARNING,),
+        )
+
+    def issue(
+        self, caller: Caller, new: NewCertificate, *, key: RequestKey | None, validate_only: bool, timeout: float | None
+    ) -> CertificateView:
+        self._told.take(caller, new, key, validate_only, timeout)
+        return self.view
+
+    def get(self, caller: Caller, name: CertificateName) -> CertificateView:
+        self._told.take(caller, name)
+        return self.view
+
+    def page(self, caller: Caller, parent: AuthorityName, request: PageRequest) -> Page[CertificateView]:
+        self._told.take(caller, parent, request)
+        lost = replace(
+            self.view, certificate=replace(CERTIFICATE, state=CertificateState.LOST, revoke_time=NOW), der=None
+        )
+        return Page((replace(self.view, chain=()), replace(lost, chain=())), "")
+
+
+class FakeManagedCertificates(ManagedCertificates):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self.view = ManagedCertificateView(
+            managed_certificate=MANAGED,
+            state=ManagedCertificateState.ACTIVE,
+            certificate=LEAF.der,
+            chain=(TENANT_ROOT.der,),
+            profile_name="tenants/default/profiles/end-entity",
+            warnings=(WARNING,),
+        )
+
+    def request(
+        self, caller: Caller, new: NewManagedCertificate, *, key: RequestKey | None, validate_only: bool
+    ) -> ManagedCertificateView:
+        self._told.take(caller, new, key, validate_only)
+        pending = replace(MANAGED, current_version=0, next_attempt_time=None, conditions=(), lifetime=None)
+        return replace(
+            self.view, managed_certificate=pending, state=ManagedCertificateState.PENDING, certificate=None, chain=()
+        )
+
+    def get(self, caller: Caller, name: ManagedCertificateName) -> ManagedCertificateView:
+        self._told.take(caller, name)
+        return self.view
+
+    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[ManagedCertificateView]:
+        self._told.take(caller, parent, request)
+        return Page((self.view,), "")
+
+    def export(
+        self,
+        caller: Caller,
+        name: ManagedCertificateName,
+        *,
+        version: int | None,
+        protection: PassphraseExport | RecipientExport,
+        reason: str,
+    ) -> Exported:
+        self._told.take(caller, name, version, protection, reason)
+        return Exported(
+            version=2,
+            certificate=LEAF.der,
+            chain=(TENANT_ROOT.der,),
+            encrypted_key=b"\x30\x03encrypted",
+            hpke_info=b"info" if isinstance(protection, RecipientExport) else b"",
+        )
+
+
+class FakeServer(Server):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+        self.description = ServerDescription(
+            version="1.2.3",
+            token=TokenDescription(
+                module="/usr/lib/softhsm/libsofthsm2.so",
+                label="certd",
+                serial_number="0001",
+                manufacturer="SoftHSM project",
+                model="SoftHSM v2",
+                mechanisms=("CKM_ECDSA",),
+                missing=("CKM_EDDSA is missing: no Ed25519 authorities",),
+                authority_key_specs=(KeySpec.EC_P256,),
+            ),
+            token_ready=False,
+            token_problem="gone",
+            isolation=Isolation.SEPARATE_USER,
+            database_engine="sqlite",
+            start_time=NOW,
+            trust_domain="certd.test",
+        )
+
+    def describe(self, caller: Caller) -> ServerDescription:
+        self._told.take(caller)
+        return self.description
+
+    def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
+        self._told.take(caller, tenant)
+        return TrustBundle((SYSTEM_ROOT.der,), (TENANT_ROOT.der,) if tenant else ())
+
+
+@dataclass
+class Edge:
+    """A running edge and what stands behind it."""
+
+    server: GrpcServer
+    told: Told
+    access: FakeAccess
+    authorities: FakeAuthorities
+    certificates: FakeCertificates
+    managed_certificates: FakeManagedCertificates
+    description: FakeServer
+    channels: list[grpc.Channel] = field(default_factory=list)
+
+    def channel(
+        self, client: Identity | None = CLIENT, *, roots: Identity = SYSTEM_ROOT, **options: Any
+    ) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(
+            roots.pem, client.key_pem if client else None, client.pem if client else None
+        )
+        arguments = [(f"grpc.{name}", value) for name, value in options.items()]
+        # A channel of its own, not one that shares the connection of another test.
+        arguments.append(("grpc.use_local_subchannel_pool", 1))
+        channel = grpc.secure_channel(f"localhost:{self.server.port}", credentials, arguments)
+        self.channels.append(channel)
+        return channel
+
+    def stub(self, kind: Callable[..., Any], client: Identity = CLIENT, **options: Any) -> Any:
+        """A stub of a generated class, which protoc leaves untyped."""
+        return kind(self.channel(client, **options))
+
+    def method(self, name: str, client: Identity = CLIENT) -> Callable[..., Any]:
+        """A method by its full name, which takes and returns bytes."""
+        call: Callable[..., Any] = self.channel(client).unary_unary(name, bytes, bytes)
+        return call
+
+
+@contextlib.contextmanager
+def running_edge(*, limits: Limits | None = None, credentials: Credentials = CREDENTIALS) -> Iterator[Edge]:
+    told = Told()
+    access, authorities, certificates = FakeAccess(), FakeAuthorities(told), FakeCertificates(told)
+    managed, description = FakeManagedCertificates(told), FakeServer(told)
+    services = Services(
+        access=access,
+        authorities=authorities,
+        certificates=certificates,
+        managed_certificates=managed,
+        server=description,
+    )
+    server = serve(host="127.0.0.1", port=0, credentials=credentials, services=services, limits=limits)
+    edge = Edge(server, told, access, authorities, certificates, managed, description)
+    try:
+        yield edge
+    finally:
+        for channel in edge.channels:
+            channel.close()
+        server.stop(0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed call, decoded."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str = ""
+    domain: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[tuple[str, str], ...] = ()
+    retry_after: float | None = None
+    resource: tuple[str, str] | None = None
+    quota: tuple[tuple[str, str], ...] | None = None
+
+
+def failure_of(error: grpc.RpcError) -> Failure:
+    """Decodes the status of a failed call; every detail must be one that is known here."""
+    failure = Failure(error.code(), error.details() or "")
+    for trailer in error.trailing_metadata() or ():
+        if trailer.key != "grpc-status-details-bin":
+            continue
+        status = status_pb2.Status.FromString(trailer.value)
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+        for detail in status.details:
+            failure = replace(failure, **_decoded(detail))
+    return failure
+
+
+def _decoded(detail: Any) -> dict[str, Any]:
+    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    resource, quota = error_details_pb2.ResourceInfo(), error_details_pb2.QuotaFailure()
+    if detail.Unpack(info):
+        return {"reason": info.reason, "domain": info.domain, "metadata": dict(info.metadata)}
+    if detail.Unpack(request):
+        return {"violations": tuple((violation.field, violation.description) for violation in request.field_violations)}
+    if detail.Unpack(retry):
+        return {"retry_after": retry.retry_delay.ToTimedelta().total_seconds()}
+    if detail.Unpack(resource):
+        return {"resource": (resource.resource_type, resource.resource_name)}
+    assert detail.Unpack(quota), detail.type_url
+    return {"quota": tuple((violation.subject, violation.description) for violation in quota.violations)}
