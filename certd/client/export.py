@@ -53,7 +53,7 @@ def export_to_one_time_key(client: Client, name: str, *, version: int = 0, reaso
         reason: why, for the event.
 
     Raises CallFailed: the server's, or ANSWER_INCONSISTENT when the context under which the key was encrypted names
-    another tenant, certificate, version or key than the answer, or the private key does not belong to the certificate.
+    another certificate, version or key than the answer, or the private key does not belong to the certificate.
     """
     managed = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=name))
     one_time_key = X25519PrivateKey.generate()
@@ -69,12 +69,12 @@ def export_to_one_time_key(client: Client, name: str, *, version: int = 0, reaso
             reason=reason,
         ),
     )
-    if version not in {0, response.version}:
-        raise _inconsistent(name, f"version {response.version} came instead of {version}")
+    if version not in {0, response.version} or response.version < 1:
+        raise _inconsistent(name, f"version {response.version} came instead of {version or 'the current one'}")
     public_key = _public_key(name, response.certificate.der)
     info = export_info(
         SealContext(
-            tenant=name.split("/")[1],
+            tenant=_tenant(name, response.hpke_info),
             certificate=managed.uid,
             version=response.version,
             purpose=Purpose.CUSTODY,
@@ -83,7 +83,7 @@ def export_to_one_time_key(client: Client, name: str, *, version: int = 0, reaso
         )
     )
     if response.hpke_info != info:
-        raise _inconsistent(name, "the private key was encrypted for another certificate, version or tenant")
+        raise _inconsistent(name, "the private key was encrypted for another certificate or version")
     try:
         private_key_info = hpke_decrypt(response.sealed_private_key, private_key=one_time_key, info=info)
     except CertdError as error:
@@ -120,6 +120,20 @@ def export_under_passphrase(
     if own != _public_key(name, response.certificate.der):
         raise _inconsistent(name, "the private key does not belong to the certificate")
     return response
+
+
+def _tenant(name: str, info: bytes) -> str:
+    """Returns the tenant that an HPKE info names: the second of its fields, each behind its length in four bytes.
+
+    It is the tenant's opaque id, which the API does not tell, so the answer's own is taken. The certificate's uid is
+    compared, and belongs to one tenant for ever.
+    """
+    domain_end = 4 + int.from_bytes(info[:4])
+    tenant_at = domain_end + 4
+    try:
+        return info[tenant_at : tenant_at + int.from_bytes(info[domain_end:tenant_at])].decode()
+    except UnicodeDecodeError as error:
+        raise _inconsistent(name, "the context of the private key cannot be read") from error
 
 
 def _public_key(name: str, certificate: bytes) -> bytes:

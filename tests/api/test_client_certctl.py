@@ -421,7 +421,7 @@ def test_export_encrypts_here_and_writes_three_files(
     fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        response = exporting(web, tenant="default")(request, context)
+        response = exporting(web)(request, context)
         response.certificate.CopyFrom(encoded(web))
         response.chain.append(encoded(root))
         return response
@@ -455,7 +455,7 @@ def test_nothing_is_written_when_the_export_does_not_fit(
     fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path, passphrase_file: Path
 ) -> None:
     fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
-    fake.answer("ExportManagedCertificate", exporting(make_leaf(root, "www.example.internal"), tenant="other"))
+    fake.answer("ExportManagedCertificate", exporting(make_leaf(root, "www.example.internal"), uid="another"))
     ended = certctl("managed", "export", "web", "--passphrase-file", passphrase_file, "--out-dir", tmp_path / "out")
     assert ended.code == 1
     assert ended.err.startswith("certctl: ANSWER_INCONSISTENT: ")

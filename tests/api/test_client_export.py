@@ -63,7 +63,7 @@ def spki_hash(key: ec.EllipticCurvePrivateKey) -> bytes:
 def exporting(
     web: Issued,
     *,
-    tenant: str = "acme",
+    tenant: str = "opaque-id-of-acme",
     uid: str = UID,
     version: int = 3,
     sealed_version: int = 3,
@@ -121,19 +121,31 @@ def test_every_export_has_a_key_of_its_own(fake: FakeServer, client: Client, web
 @pytest.mark.parametrize(
     "lie",
     [
-        {"tenant": "other"},
         {"uid": "uid-of-another"},
         {"sealed_version": 2},
         {"flip": True},
         {"key": ec.generate_private_key(ec.SECP256R1())},
         {"plaintext": b"no key at all"},
     ],
-    ids=["tenant", "certificate", "version", "bit", "key", "garbage"],
+    ids=["certificate", "version", "bit", "key", "garbage"],
 )
 def test_an_export_of_something_else_is_refused(
     fake: FakeServer, client: Client, web: Issued, lie: dict[str, Any]
 ) -> None:
     fake.answer("ExportManagedCertificate", exporting(web, **lie))
+    with pytest.raises(CallFailed) as caught:
+        export_to_one_time_key(client, NAME)
+    assert caught.value.reason == ANSWER_INCONSISTENT
+
+
+@pytest.mark.parametrize("info", [b"", b"\xff" * 40, b"\x00\x00\x00\x00\x00\x00\x00\x02\xff\xfe"])
+def test_a_context_that_is_none_is_refused(fake: FakeServer, client: Client, web: Issued, info: bytes) -> None:
+    def answer(request: Any, context: grpc.ServicerContext) -> ExportManagedCertificateResponse:
+        response = exporting(web)(request, context)
+        response.hpke_info = info
+        return response
+
+    fake.answer("ExportManagedCertificate", answer)
     with pytest.raises(CallFailed) as caught:
         export_to_one_time_key(client, NAME)
     assert caught.value.reason == ANSWER_INCONSISTENT
