@@ -204,6 +204,9 @@ def _new(config_file: Path, wanted: Mapping[str, object]) -> Config:
     }
     if wanted["token.module"] is None:
         values |= _softhsm_token(data)
+    elif not Path(str(wanted["token.module"])).is_file():
+        # The token process would tell as well, but only after it has tried for a while.
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"there is no PKCS#11 module at {wanted['token.module']}")
     values |= {key: value for key, value in wanted.items() if value is not None}
     # Written under another name first: a value that certd itself would refuse must not be left behind.
     draft = config_file.with_name("certd.toml.new")
