@@ -17,6 +17,8 @@ from certd.web import authority_certificates, status
 from certd.web.authority_certificates import AuthorityChains, Endpoint
 
 LONGEST_PATH: Final = 2048
+LARGEST_HEADERS: Final = 16 * 1024
+"""Bytes of names and values together."""
 
 _log = structlog.get_logger("certd.web")
 
@@ -35,11 +37,14 @@ def application(*, chains: AuthorityChains, health: Healthy) -> Starlette:
         "/healthz": _alive,
         "/readyz": _ready(health),
     }
-    return Starlette(
+    app = Starlette(
         # Starlette adds HEAD to GET, and answers every other method with 405.
         routes=[Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()],
         exception_handlers={HTTPException: _refused},
     )
+    # A redirect would repeat the Host that the client made up.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _alive(_request: Request) -> Response:
@@ -66,6 +71,11 @@ def _guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
         try:
             if len(request.url.path) > LONGEST_PATH:
                 return status.problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"a path has at most {LONGEST_PATH} characters")
+            if sum(len(name) + len(value) for name, value in request.headers.raw) > LARGEST_HEADERS:
+                # The parser of HTTP limits only what it waits for, not what comes in one piece.
+                return status.problem(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers have at most {LARGEST_HEADERS} bytes"
+                )
             return endpoint(request)
         except CertdError as error:
             if error.reason is Reason.INTERNAL:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from certd.errors import CertdError, Reason, field_invalid
 
 HEAD_BYTES: Final = 16 * 1024
-"""Request line and headers together."""
+"""Most of a request's head that is waited for."""
 CONNECTIONS: Final = 512
 _HEAD_SECONDS: Final = 10.0
 _KEEP_ALIVE_SECONDS: Final = 5
