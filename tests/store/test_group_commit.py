@@ -139,7 +139,7 @@ def test_a_full_disk_fails_the_whole_batch_and_heals(sqlite_store: Store) -> Non
         with pytest.raises(Exception, match="full"):
             fill(tx)
 
-    for filler in (fill, hidden):
+    for filler, words in ((fill, "disk that holds the database is full"), (hidden, "nothing was changed")):
         answers = write_together(
             sqlite_store,
             [
@@ -149,6 +149,7 @@ def test_a_full_disk_fails_the_whole_batch_and_heals(sqlite_store: Store) -> Non
             ],
         )
         assert [answer.reason for answer in answers if isinstance(answer, CertdError)] == [Reason.STORE_UNAVAILABLE] * 3
+        assert all(words in str(answer) for answer in answers)
         assert len({id(answer) for answer in answers}) == 3
         assert all(answer.retry_after for answer in answers if isinstance(answer, CertdError))
         with sqlite_store.read("test") as tx:

@@ -232,6 +232,36 @@ def test_the_database_file_is_its_owners_alone(tmp_path: Path, sqlite_store: Sto
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_what_is_committed_on_sqlite_is_on_the_disk(sqlite_store: Store) -> None:
+    def settings(tx: Transaction) -> list[object]:
+        names = ("synchronous", "journal_mode", "foreign_keys", "query_only")
+        return [tx.execute(text(f"PRAGMA {name}")).scalar() for name in names]
+
+    full = 2
+    assert sqlite_store.write("test", settings) == [full, "wal", 1, 0]
+    with sqlite_store.read("test") as tx:
+        assert settings(tx) == [full, "wal", 1, 1]
+
+
+def test_what_is_committed_on_postgresql_is_on_the_disk(
+    postgres_server: PostgresServer, postgres_url: str, open_store: Callable[[str], Store]
+) -> None:
+    # Whatever the server's administrator has set for the database.
+    name = postgres_url.rpartition("?")[0].rpartition("/")[2]
+    with postgres_server.connect("postgres") as connection:
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+
+    def settings(tx: Transaction) -> list[object]:
+        names = ("synchronous_commit", "transaction_isolation", "transaction_read_only")
+        return [tx.execute(text(f"SHOW {name}")).scalar() for name in names]
+
+    store = open_store(postgres_url)
+    assert store.write("test", settings) == ["on", "serializable", "off"]
+    with store.read("test") as tx:
+        assert settings(tx) == ["on", "repeatable read", "on"]
+    assert store.write("test", settings) == ["on", "serializable", "off"]
+
+
 def test_a_write_outlives_broken_connections(postgres_store: Store) -> None:
     add_tenant(postgres_store)
 
