@@ -83,6 +83,8 @@ def _running() -> Iterator[Web]:
     try:
         yield running
     finally:
+        for connection in running.connections:
+            connection.close()
         running.listener.stop()
 
 
