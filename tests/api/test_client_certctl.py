@@ -1,62 +1,27 @@
 """certctl against a server of our own: what it asks, what it prints, how it ends."""
 
 import json
-import stat
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from certd.cli.certctl import run
-from certd.client.messages import timestamp
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import ListAuthoritiesResponse
 from certd.v1.certificate_pb2 import Certificate
 from certd.v1.certificate_service_pb2 import ListCertificatesResponse
-from certd.v1.managed_certificate_pb2 import Condition, ManagedCertificate
-from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesResponse
 from certd.v1.server_service_pb2 import ServerInfo, TokenInfo, TrustBundle
-from certd.v1.x509_pb2 import (
-    CertificateDescription,
-    EncodedCertificate,
-    KeySpec,
-    SubjectAlternativeNames,
-)
-from certd.v1.x509_pb2 import (
-    Warning as ApiWarning,
-)
-from tests.api.test_client_export import UID, exporting
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running, write_credentials
-
-CA = "tenants/default/authorities/web-ca"
-WEB = "tenants/default/managedCertificates/web"
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run of certctl ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Certctl:
-    """Runs certctl in this process."""
-
-    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
-        self._captured = captured
-
-    def __call__(self, *arguments: str | Path) -> Ended:
-        code = run([str(argument) for argument in arguments])
-        out, err = self._captured.readouterr()
-        return Ended(code, out, err)
+from certd.v1.x509_pb2 import KeySpec
+from certd.v1.x509_pb2 import Warning as ApiWarning
+from tests.certctl import CA, Certctl, described, encoded, settle
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -83,32 +48,8 @@ def certctl(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Certctl:
-    home = tmp_path / "home"
-    write_credentials(home / ".config" / "certd", make_leaf(root, "client.internal"), root)
-    (home / ".config" / "certd" / "certctl.toml").write_text(
-        f'address = "{fake.address}"\n'
-        'certificate = "client.pem"\nprivate_key = "client.key"\ntrust_bundle = "root.pem"\n'
-    )
-    for name in ("ADDRESS", "CERTIFICATE", "PRIVATE_KEY", "TRUST_BUNDLE", "TENANT", "CONFIG"):
-        monkeypatch.delenv(f"CERTCTL_{name}", raising=False)
-    monkeypatch.setenv("HOME", str(home))
+    settle(tmp_path / "home", fake, root, monkeypatch)
     return Certctl(capsys)
-
-
-def encoded(issued: Issued) -> EncodedCertificate:
-    certificate = issued.certificate
-    return EncodedCertificate(
-        der=certificate.public_bytes(Encoding.DER), pem=certificate.public_bytes(Encoding.PEM).decode()
-    )
-
-
-def described(days: int = 89) -> CertificateDescription:
-    return CertificateDescription(
-        subject_text="CN=www.example.internal",
-        serial_number="0a1b",
-        not_after_time=timestamp(datetime.now(UTC) + timedelta(days=days, hours=1)),
-        subject_alternative_names=SubjectAlternativeNames(dns_names=["a.example", "b.example", "c.example"]),
-    )
 
 
 def test_create_authority_sends_what_the_examples_say(fake: FakeServer, certctl: Certctl) -> None:
@@ -324,144 +265,6 @@ def test_a_lost_certificate_has_no_validity(fake: FakeServer, certctl: Certctl) 
     assert certctl("certificate", "get", "0A", "--authority", "web-ca", "-o", "pem").code == 2
 
 
-def pending(reason: str = "") -> ManagedCertificate:
-    condition = Condition(type="Issued", status=Condition.FALSE, reason=reason, message="the token does not answer")
-    return ManagedCertificate(name=WEB, state=ManagedCertificate.PENDING, conditions=[condition])
-
-
-REQUEST = (
-    "managed",
-    "request",
-    "web",
-    "--authority",
-    "web-ca",
-    "--dns",
-    "www.example.internal",
-    "--dns",
-    "example.internal",
-)
-
-
-def test_request_waits_until_it_is_active(fake: FakeServer, certctl: Certctl) -> None:
-    fake.answer("RequestManagedCertificate", pending())
-    fake.answer("GetManagedCertificate", pending(), ManagedCertificate(name=WEB, state=ManagedCertificate.ACTIVE))
-    ended = certctl(*REQUEST)
-    assert ended.code == 0
-    assert "ACTIVE" in ended.out
-    (request,) = fake.requests("RequestManagedCertificate")
-    managed = request.managed_certificate
-    assert (request.parent, request.managed_certificate_id, managed.authority) == ("tenants/default", "web", CA)
-    assert list(managed.subject_alternative_names.dns_names) == ["www.example.internal", "example.internal"]
-    assert managed.export_policy == ManagedCertificate.EXPORTABLE
-
-
-def test_request_does_not_wait_when_told(fake: FakeServer, certctl: Certctl) -> None:
-    fake.answer("RequestManagedCertificate", pending())
-    ended = certctl(*REQUEST, "--no-wait", "--not-exportable")
-    assert ended.code == 0
-    assert "PENDING" in ended.out
-    assert not fake.requests("GetManagedCertificate")
-    policy = fake.requests("RequestManagedCertificate")[0].managed_certificate.export_policy
-    assert policy == ManagedCertificate.NOT_EXPORTABLE
-
-
-def test_a_request_that_can_never_be_issued_fails_with_its_reason(fake: FakeServer, certctl: Certctl) -> None:
-    failed = pending("LIFETIME_EXCEEDS_AUTHORITY")
-    failed.state = ManagedCertificate.FAILED
-    fake.answer("RequestManagedCertificate", pending())
-    fake.answer("GetManagedCertificate", failed)
-    ended = certctl(*REQUEST)
-    assert ended.code == 1
-    assert ended.err.startswith("certctl: LIFETIME_EXCEEDS_AUTHORITY: ")
-
-
-def test_a_request_that_waits_too_long_says_for_what(fake: FakeServer, certctl: Certctl) -> None:
-    fake.answer("RequestManagedCertificate", pending())
-    fake.answer("GetManagedCertificate", pending("TOKEN_UNAVAILABLE"))
-    ended = certctl(*REQUEST, "--timeout", "2s")
-    assert ended.code == 1
-    *progress, last = ended.err.splitlines()
-    assert last.startswith("certctl: DEADLINE_EXCEEDED: ")
-    assert "certctl managed get web" in last
-    # What it waits for is told once, after a second.
-    assert [line for line in progress if "TOKEN_UNAVAILABLE: the token does not answer" in line] == progress
-    assert len(progress) == 1
-
-
-def test_managed_certificates_are_shown_and_listed(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
-    item = ManagedCertificate(
-        name=WEB,
-        state=ManagedCertificate.ACTIVE,
-        authority=CA,
-        current_version=2,
-        certificate=encoded(root),
-        description=described(),
-        subject_alternative_names=described().subject_alternative_names,
-    )
-    fake.answer("GetManagedCertificate", item)
-    fake.answer("ListManagedCertificates", ListManagedCertificatesResponse(managed_certificates=[item]))
-    assert certctl("managed", "get", "web", "-o", "pem").out == root.certificate_pem.decode()
-    assert json.loads(certctl("managed", "get", "web", "-o", "json").out)["currentVersion"] == "2"
-    row = certctl("managed", "list").out.splitlines()[1].split()
-    assert (row[0], row[1], row[-1]) == ("web", "ACTIVE", "89")
-
-
-@pytest.fixture
-def passphrase_file(tmp_path: Path) -> Path:
-    file = tmp_path / "pass.txt"
-    file.write_text("correct horse\n")
-    file.chmod(0o600)
-    return file
-
-
-def test_export_encrypts_here_and_writes_three_files(
-    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path, passphrase_file: Path
-) -> None:
-    web = make_leaf(root, "www.example.internal")
-    fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
-
-    def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        response = exporting(web)(request, context)
-        response.certificate.CopyFrom(encoded(web))
-        response.chain.append(encoded(root))
-        return response
-
-    fake.answer("ExportManagedCertificate", answer)
-    out = tmp_path / "deep" / "out"
-    arguments = ("managed", "export", "web", "--passphrase-file", passphrase_file, "--format", "pkcs8")
-    ended = certctl(*arguments, "--out-dir", out)
-    assert (ended.code, ended.err) == (0, "")
-    assert str(out / "key.pem") in ended.out
-    assert (out / "cert.pem").read_bytes() == web.certificate_pem
-    assert (out / "chain.pem").read_bytes() == root.certificate_pem
-    key = load_pem_private_key((out / "key.pem").read_bytes(), b"correct horse")
-    assert key.public_key() == web.key.public_key()
-    assert stat.S_IMODE((out / "key.pem").stat().st_mode) == 0o600
-    # Neither the passphrase nor the plain key travelled or was printed.
-    assert not any(request.HasField("passphrase") for request in fake.requests("ExportManagedCertificate"))
-    pem = certctl(*arguments, "-o", "pem").out
-    assert pem.count("BEGIN CERTIFICATE") == 2
-    assert pem.count("BEGIN ENCRYPTED PRIVATE KEY") == 1
-
-
-def test_an_export_for_people_needs_a_directory(fake: FakeServer, certctl: Certctl, passphrase_file: Path) -> None:
-    ended = certctl("managed", "export", "web", "--passphrase-file", passphrase_file)
-    assert ended.code == 2
-    assert "--out-dir" in ended.err
-    assert not fake.calls
-
-
-def test_nothing_is_written_when_the_export_does_not_fit(
-    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path, passphrase_file: Path
-) -> None:
-    fake.answer("GetManagedCertificate", ManagedCertificate(name=WEB, uid=UID))
-    fake.answer("ExportManagedCertificate", exporting(make_leaf(root, "www.example.internal"), uid="another"))
-    ended = certctl("managed", "export", "web", "--passphrase-file", passphrase_file, "--out-dir", tmp_path / "out")
-    assert ended.code == 1
-    assert ended.err.startswith("certctl: ANSWER_INCONSISTENT: ")
-    assert not (tmp_path / "out").exists()
-
-
 def test_server_info_says_how_far_the_token_is_kept_apart(fake: FakeServer, certctl: Certctl) -> None:
     fake.answer(
         "GetServerInfo",
@@ -501,6 +304,51 @@ def test_flags_before_the_verb_choose_the_server(fake: FakeServer, certctl: Cert
     ended = certctl("--config", other, "server", "info", "--timeout", "1s")
     assert ended.code == 1
     assert "localhost:1" in ended.err
+
+
+def start_program(*arguments: str, stderr: Any = subprocess.PIPE) -> "subprocess.Popen[bytes]":
+    code = "from certd.cli.certctl import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=stderr)
+
+
+@pytest.mark.usefixtures("certctl")
+def test_a_slow_call_shows_what_runs(fake: FakeServer, tmp_path: Path) -> None:
+    log = tmp_path / "stderr"
+
+    def answer(_: Any, __: grpc.ServicerContext) -> ServerInfo:
+        eventually(log.read_text)
+        return ServerInfo(version="9.9")
+
+    fake.answer("GetServerInfo", answer)
+    with log.open("wb") as stderr, start_program("server", "info", stderr=stderr) as program:
+        assert program.wait(30) == 0
+    assert log.read_text() == "certctl: asking the server …\n"
+
+
+@pytest.mark.usefixtures("certctl")
+def test_a_reader_that_goes_away_is_no_accident(fake: FakeServer) -> None:
+    names = [Authority(name=f"{CA}-{number}") for number in range(5000)]
+    fake.answer("ListAuthorities", ListAuthoritiesResponse(authorities=names))
+    with start_program("authority", "list", "-o", "json") as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.readline()
+        program.stdout.close()
+        assert program.wait(30) == 1
+        assert program.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("certctl man", "managed"), ("certctl managed ex", "export"), ("certctl authority create --ty", "--type")],
+)
+def test_the_shell_is_told_how_words_go_on(words: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CERTCTL_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    with start_program() as program:
+        out, _ = program.communicate(timeout=30)
+    assert out.decode().split() == [f"plain,{expected}"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

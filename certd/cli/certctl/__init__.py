@@ -97,10 +97,6 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         output.note("interrupted; what the server had begun, it may still finish")
         return FAILED
-    except BrokenPipeError:
-        # Who read us has gone, as `head` does. The descriptor is replaced so that the last flush has somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     return result if isinstance(result, int) else 0
 
 
