@@ -153,7 +153,7 @@ def test_a_managed_certificate_is_requested_exported_and_served(
         *("pkcs8", "-in", tmp_path / "server-side" / "key.pem", "-passin", f"file:{passphrase_file}", "-out", again)
     )
     assert again.read_bytes() == plain.read_bytes()
-    assert must(daemon, "managed", "list").splitlines()[1].split()[0] == "web"
+    assert "web" in {line.split()[0] for line in must(daemon, "managed", "list").splitlines()[1:]}
 
 
 def serve_once(out: Path, key: Path, root: Path) -> str:
