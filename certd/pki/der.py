@@ -183,7 +183,8 @@ def set_of(elements: Iterable[bytes]) -> bytes:
 
 def integer(value: int) -> bytes:
     """Returns an INTEGER."""
-    return encode(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, signed=True))
+    magnitude = value if value >= 0 else ~value
+    return encode(INTEGER, value.to_bytes(magnitude.bit_length() // 8 + 1, signed=True))
 
 
 def octet_string(content: bytes) -> bytes:

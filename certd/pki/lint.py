@@ -141,8 +141,6 @@ def rfc5280_4_2_1_3_key_usage(copy: LintCopy) -> str | None:
     if extension is None or not extension.critical:
         return "key usage is missing or not critical"
     usages = key_usages_of(extension.value)
-    if not usages:
-        return "key usage has no bit set"
     if _is_authority(copy):
         return None if usages >= _SIGNING else "key usage of an authority lacks keyCertSign or cRLSign"
     if usages & _SIGNING:
@@ -253,7 +251,7 @@ def check_serial_number(serial: int) -> None:
     """Checks a serial number before anything is built with it; LINT_FAILED."""
     problem = _serial_number_problem(serial)
     if problem is not None:
-        raise _failed(((rfc5280_4_1_2_2_serial_number, problem),))
+        raise _failed(((rfc5280_4_1_2_2_serial_number.__name__, problem),))
 
 
 def check(
@@ -266,27 +264,31 @@ def check(
 ) -> None:
     """Runs every lint. LINT_FAILED with the names of those that failed, separated by commas, in the metadata `lint`.
 
-    FIELD_INVALID when what is to be signed is not in the form that the token process accepts.
+    What the token process would not even read fails as `rfc5280_4_1_encoding`.
     """
+    try:
+        tbs = parse_tbs_certificate(certificate.tbs_certificate_bytes)
+    except CertdError as error:
+        raise _failed((("rfc5280_4_1_encoding", error.message),)) from error
     copy = LintCopy(
         certificate=certificate,
-        tbs=parse_tbs_certificate(certificate.tbs_certificate_bytes),
+        tbs=tbs,
         extensions={type(extension.value): extension for extension in certificate.extensions},
         issuer_name=issuer_name,
         issuer_key_identifier=issuer_key_identifier,
         public_key=public_key,
         signature_algorithm=signature_algorithm,
     )
-    found = tuple((lint, problem) for lint in LINTS if (problem := lint(copy)) is not None)
+    found = tuple((lint.__name__, problem) for lint in LINTS if (problem := lint(copy)) is not None)
     if found:
         raise _failed(found)
 
 
-def _failed(found: tuple[tuple[Lint, str], ...]) -> CertdError:
-    identifiers = [lint.__name__ for lint, _ in found]
+def _failed(found: tuple[tuple[str, str], ...]) -> CertdError:
+    identifiers = [identifier for identifier, _ in found]
     return CertdError(
         Reason.LINT_FAILED,
         f"the certificate would break a rule: {found[0][1]} ({', '.join(identifiers)}); change the request",
         metadata={"lint": ",".join(identifiers)},
-        violations=tuple(Violation("certificate", f"{lint.__name__}: {problem}") for lint, problem in found),
+        violations=tuple(Violation("certificate", f"{identifier}: {problem}") for identifier, problem in found),
     )

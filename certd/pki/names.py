@@ -242,8 +242,9 @@ def _host_and_port(text: str) -> str:
     host, port = match[1].lower(), match[2] or ""
     if host.startswith("["):
         return f"[{_ip_address(host[1:-1])}]{port}"
-    if normalise_ip_address(host) is None and _dns_name(host) != host:
-        raise _InvalidNameError("has no host after //")
+    host = normalise_ip_address(host) or _dns_name(host)
+    if is_wildcard(host):
+        raise _InvalidNameError("has a wildcard for a host")
     return host + port
 
 

@@ -195,7 +195,7 @@ def test_after_2050() -> None:
         ({"lifetime": timedelta(0)}, Reason.PROFILE_FORBIDS, "lifetime"),
         ({"lifetime": timedelta(days=-1)}, Reason.PROFILE_FORBIDS, "lifetime"),
         ({"lifetime": timedelta(days=824, seconds=1)}, Reason.PROFILE_FORBIDS, "lifetime"),
-        ({"lifetime": timedelta.max.__class__(days=999_999_999)}, Reason.PROFILE_FORBIDS, "lifetime"),
+        ({"lifetime": timedelta(days=999_999_999)}, Reason.PROFILE_FORBIDS, "lifetime"),
         ({"lifetime": timedelta(hours=1, microseconds=1)}, Reason.FIELD_INVALID, "lifetime"),
         ({"not_after": _SECOND - timedelta(seconds=1)}, Reason.PROFILE_FORBIDS, "lifetime"),
         ({"not_after": datetime.max.replace(microsecond=0, tzinfo=UTC)}, Reason.PROFILE_FORBIDS, "lifetime"),
@@ -356,7 +356,7 @@ def test_subject_that_is_none(authority: MemoryAuthority) -> None:
 def test_extensions_of_the_csr_are_dropped_each_with_a_warning(authority: MemoryAuthority) -> None:
     prepared = prepare_leaf(authority, ignored=("2.5.29.19", "1.2.3"))
     assert [field for field, _ in _warnings(prepared)] == ["csr.extensions", "csr.extensions"]
-    assert [oid in message for oid, (_, message) in zip(("2.5.29.19", "1.2.3"), _warnings(prepared), strict=True)]
+    assert all(oid in message for oid, (_, message) in zip(("2.5.29.19", "1.2.3"), _warnings(prepared), strict=True))
     assert not _described(prepared).authority
 
 
