@@ -1,22 +1,12 @@
-"""Vocabulary of extensions (RFC 5280, section 4.2): key usages, and the object identifiers that certd uses."""
+"""Vocabulary of extensions (RFC 5280, section 4.2): key usages, and what extended ones are called."""
 
 import enum
 from collections.abc import Set as AbstractSet
 
 from cryptography import x509
 
-BASIC_CONSTRAINTS = "2.5.29.19"
-KEY_USAGE = "2.5.29.15"
-SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
-SUBJECT_KEY_IDENTIFIER = "2.5.29.14"
-AUTHORITY_KEY_IDENTIFIER = "2.5.29.35"
-EXTENDED_KEY_USAGE = "2.5.29.37"
-AUTHORITY_INFORMATION_ACCESS = "1.3.6.1.5.5.7.1.1"
-
 SERVER_AUTHENTICATION = "1.3.6.1.5.5.7.3.1"
 CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
-ANY_EXTENDED_KEY_USAGE = "2.5.29.37.0"
-CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
 
 
 class KeyUsage(enum.StrEnum):
