@@ -105,6 +105,7 @@ class Channel:
         self._last_call_id = 0
         self._callbacks: list[Callable[[bool, str], None]] = []
         self._stopping = threading.Event()
+        self._grace_of_stop = _GRACE_OF_STOP
         self._thread: threading.Thread | None = None
 
     @property
@@ -135,6 +136,7 @@ class Channel:
 
     def start(self) -> None:
         """Begins to watch; returns at once."""
+        self._problem = f"The {self._name} is starting."
         self._thread = threading.Thread(target=self._watch, name=f"{self._name} watch", daemon=True)
         self._thread.start()
 
@@ -143,8 +145,9 @@ class Channel:
         with self._state:
             return self._state.wait_for(lambda: self._ready, timeout)
 
-    def stop(self) -> None:
-        """Closes the socket, so that the child ends by itself; kills it after a grace. Waiting calls fail."""
+    def stop(self, *, grace: float = _GRACE_OF_STOP) -> None:
+        """Closes the socket, so that the child ends by itself; kills it after `grace` seconds. Waiting calls fail."""
+        self._grace_of_stop = grace
         self._stopping.set()
         with self._state:
             link = self._link
@@ -214,7 +217,10 @@ class Channel:
                 self._change(ready=False, problem=f"The {self._name} cannot be reached: {error}.")
             else:
                 served = self._read_until_death(link)
-                self._bury(link)
+                status = self._bury(link)
+                if status is not None and not served and not self._last_words and not self._stopping.is_set():
+                    problem = f"The {self._name} ended with status {status} before it said anything; see its log."
+                    self._change(ready=False, problem=problem)
             # The first restart after a child that worked is immediate; one that never does is tried less and less.
             failures = 0 if served else failures + 1
             if failures:
@@ -253,7 +259,6 @@ class Channel:
         with self._state:
             self._link = link
         self._last_words = ""
-        self._change(ready=False, problem=f"The {self._name} is starting.")
         if self._stopping.is_set():
             link.shut()
         return link
@@ -285,8 +290,8 @@ class Channel:
         else:
             waiting.finish(payload=reply.payload)
 
-    def _bury(self, link: _Link) -> None:
-        """Tells everybody that waits, then makes sure that nothing is left of the child."""
+    def _bury(self, link: _Link) -> int | None:
+        """Tells everybody that waits, makes sure that nothing is left of the child, and returns its exit status."""
         with self._state:
             self._link = None
             waiting, self._waiting = self._waiting, {}
@@ -297,10 +302,12 @@ class Channel:
         for call in waiting.values():
             call.finish(error=CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
         link.connection.close()
-        if link.process is not None:
-            status = _reap(link.process, _GRACE_OF_STOP if stopping else _GRACE_OF_DEATH)
-            if not stopping:
-                _logger.warning("the %s (process %d) ended with status %d", self._name, link.process.pid, status)
+        if link.process is None:
+            return None
+        status = _reap(link.process, self._grace_of_stop if stopping else _GRACE_OF_DEATH)
+        if not stopping:
+            _logger.warning("the %s (process %d) ended with status %d", self._name, link.process.pid, status)
+        return status
 
     def _change(self, *, ready: bool, problem: str) -> None:
         with self._state:

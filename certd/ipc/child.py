@@ -146,7 +146,6 @@ class Child:
     def __init__(self, endpoint: Endpoint, *, queue_length: int = 1024) -> None:
         self._endpoint = endpoint
         self._queue_length = queue_length
-        # SimpleQueue.put may run inside a signal handler; nothing with a lock of Python's own may.
         self._queue: queue.SimpleQueue[ReceivedCall | Step | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
@@ -187,7 +186,7 @@ class Child:
         self._queue.put(step)
 
     def request_stop(self) -> None:
-        """Makes `take` return None once what waits has been taken. From any thread or signal handler."""
+        """Makes `take` return None once what waits has been taken. From any thread."""
         self._queue.put(None)
 
     def set_readiness(self, *, ready: bool, problem: str = "") -> None:

@@ -3,16 +3,18 @@
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from certd.errors import CertdError
 from certd.ipc.child import InheritedSocket
+from certd.token.module import Module
 from certd.token.process import run
 from certd.token.settings import TokenSettings
 
 
-def main() -> int:
-    """Parses the command line and serves; returns the exit code."""
+def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
+    """Parses the command line and serves; returns the exit code. Tests give a module that fails."""
     parser = argparse.ArgumentParser(
         prog="python -I -m certd.token", description="The only program that holds the PIN."
     )
@@ -37,7 +39,12 @@ def main() -> int:
         queue_length=arguments.queue_length,
     )
     try:
-        run(settings, InheritedSocket(arguments.fd), parent_process_id=arguments.parent_process_id)
+        run(
+            settings,
+            InheritedSocket(arguments.fd),
+            parent_process_id=arguments.parent_process_id,
+            make_module=make_module,
+        )
     except CertdError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400  # The message says all; a traceback would hide it.
         return 1

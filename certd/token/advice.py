@@ -35,7 +35,7 @@ ADVICE: dict[str, str] = {
     "CKR_OPERATION_ACTIVE": "The session is busy with something unfinished; it is opened again.",
     "CKR_OPERATION_NOT_INITIALIZED": "The session lost its place; it is opened again.",
     "CKR_PIN_EXPIRED": "The PIN has expired; change it with the token's own tool and write it to the PIN file.",
-    "CKR_PIN_INCORRECT": "The PIN is wrong; write the right one to the PIN file. It is not tried again until then.",
+    "CKR_PIN_INCORRECT": "The PIN is wrong; write the right one to the PIN file.",
     "CKR_PIN_INVALID": "The token does not accept this PIN; it may hold characters that the token forbids.",
     "CKR_PIN_LEN_RANGE": "The PIN is too short or too long for this token; SoftHSM wants 4 to 255 characters.",
     "CKR_PIN_LOCKED": "The PIN is locked after too many attempts; unlock it, then write the PIN file.",

@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 import pkcs11
@@ -34,7 +34,7 @@ from certd.pki.key_spec import (
 from certd.token import lock
 from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain
 from certd.token.description import TokenDescription
-from certd.token.pin import Fingerprint, forget_refused, read_pin, recall_refused, remember_refused, wipe
+from certd.token.pin import Refusal, forget_refusal, read_pin, recall_refusal, remember_refusal, wipe
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 from certd.token.settings import TokenSettings
 
@@ -50,12 +50,6 @@ _RETRY_AFTER = 1.0
 _T = TypeVar("_T")
 
 _KEY_GONE = (pkcs11.KeyHandleInvalid, pkcs11.ObjectHandleInvalid)
-_CURVE_MECHANISMS: dict[KeySpec, tuple[KeyType, Mechanism]] = {
-    KeySpec.EC_P256: (KeyType.EC, Mechanism.EC_KEY_PAIR_GEN),
-    KeySpec.EC_P384: (KeyType.EC, Mechanism.EC_KEY_PAIR_GEN),
-    KeySpec.EC_P521: (KeyType.EC, Mechanism.EC_KEY_PAIR_GEN),
-    KeySpec.ED25519: (KeyType.EC_EDWARDS, Mechanism.EC_EDWARDS_KEY_PAIR_GEN),
-}
 _RSA_BITS = {KeySpec.RSA_2048: 2048, KeySpec.RSA_3072: 3072, KeySpec.RSA_4096: 4096}
 _KEY_BITS = {**_RSA_BITS, KeySpec.EC_P256: 256, KeySpec.EC_P384: 384, KeySpec.EC_P521: 521}
 _RSA_MECHANISMS = {
@@ -107,7 +101,7 @@ class Module:
         self._authority_keys: dict[bytes, AuthorityKey] = {}
         self._wrapping_keys: dict[bytes, _Handle] = {}
         self._unfit: dict[bytes, str] = {}
-        self._refused: Fingerprint | None = None
+        self._refusal: Refusal | None = None
 
     @property
     def is_open(self) -> bool:
@@ -124,24 +118,26 @@ class Module:
         pin = read_pin(settings.pin_file)
         try:
             # In memory too, for the case that the marker cannot be written.
-            if pin.fingerprint in {self._refused, recall_refused(settings.refused_marker)}:
-                raise self._pin_refused("The token refused the PIN in this file before.")
+            for refusal in (self._refusal, recall_refusal(settings.refused_marker)):
+                if refusal is not None and refusal.is_of(pin.fingerprint):
+                    raise self._pin_refused(refusal.code)
             with self._speaking(), lock.held(settings.lock):
                 token = self._find_token()
                 try:
                     self._open_session = token.open(rw=True, user_pin=pin.text())
                 except pkcs11.PKCS11Error as error:
-                    if code_of(error) not in PIN_REFUSED:
+                    code = code_of(error)
+                    if code not in PIN_REFUSED:
                         raise
-                    self._refused = pin.fingerprint
+                    self._refusal = Refusal(**asdict(pin.fingerprint), code=code)
                     try:
-                        remember_refused(settings.refused_marker, pin.fingerprint)
+                        remember_refusal(settings.refused_marker, self._refusal)
                     except OSError:
                         _logger.exception("%s cannot be written", settings.refused_marker)
-                    raise self._pin_refused(explain(code_of(error)), code_of(error)) from None
+                    raise self._pin_refused(code) from None
         finally:
             wipe(pin.value)
-        forget_refused(settings.refused_marker)
+        forget_refusal(settings.refused_marker)
         self._test_keys()
 
     def close(self) -> None:
@@ -188,7 +184,7 @@ class Module:
     def authority_key(self, key_id: bytes) -> AuthorityKey:
         """Returns the authority key with this CKA_ID; TOKEN_UNAVAILABLE when there is none, or it failed its test."""
         if key_id in self._unfit:
-            raise CertdError(Reason.TOKEN_UNAVAILABLE, self._unfit[key_id])
+            raise _unavailable(self._unfit[key_id])
         key = self._authority_keys.get(key_id) or self._find_authority_key(key_id)
         if key is None:
             raise self._no_key("authority", key_id)
@@ -285,14 +281,12 @@ class Module:
                 self._abandon()
             message = f"The token {self._settings.label} failed. {explain(code)}"
             retry_after = None if self.is_open else _RETRY_AFTER
-            raise CertdError(
-                Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code}, retry_after=retry_after
-            ) from error
+            raise _unavailable(message, code, retry_after=retry_after) from error
 
     def _session(self) -> pkcs11.Session:
         if self._open_session is None:
             message = f"The token {self._settings.label} is not open at the moment."
-            raise CertdError(Reason.TOKEN_UNAVAILABLE, message, retry_after=_RETRY_AFTER)
+            raise _unavailable(message, retry_after=_RETRY_AFTER)
         return self._open_session
 
     def _abandon(self) -> None:
@@ -314,7 +308,7 @@ class Module:
             if type(error) is not pkcs11.PKCS11Error:
                 raise
             message = f"The module {settings.module} cannot be loaded: {error}. Install it or correct token.module."
-            raise CertdError(Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code_of(error)}) from error
+            raise _unavailable(message, code_of(error)) from error
         try:
             return self._library.get_token(token_label=settings.label)
         except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
@@ -323,16 +317,14 @@ class Module:
                 f"The module {settings.module} has {found} labelled {settings.label}. Connect or initialise it, or "
                 "correct token.label, token.module or the module's own configuration."
             )
-            raise CertdError(
-                Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": "CKR_TOKEN_NOT_PRESENT"}, retry_after=_RETRY_AFTER
-            ) from error
+            raise _unavailable(message, "CKR_TOKEN_NOT_PRESENT", retry_after=_RETRY_AFTER) from error
 
-    def _pin_refused(self, finding: str, code: str = "CKR_PIN_INCORRECT") -> CertdError:
+    def _pin_refused(self, code: str) -> CertdError:
         message = (
-            f"No login to the token {self._settings.label}. {finding} certd tries again as soon as the file "
-            f"{self._settings.pin_file} changes, and not before, because tokens lock after a few wrong PINs."
+            f"The token {self._settings.label} refused the PIN in {self._settings.pin_file}. {explain(code)} It is "
+            "tried again as soon as that file changes, and not before, because tokens lock after a few wrong PINs."
         )
-        return CertdError(Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code})
+        return _unavailable(message, code)
 
     def _test_keys(self) -> None:
         """Has every authority key sign and verifies it; one that fails is set aside, and `describe` says so."""
@@ -396,16 +388,18 @@ class Module:
         self.probe()
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
-        return CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        return _unavailable(message)
+
+
+def _unavailable(message: str, code: str = "", *, retry_after: float | None = None) -> CertdError:
+    return CertdError(Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code}, retry_after=retry_after)
 
 
 def _supports(slot: pkcs11.Slot, spec: KeySpec, available: set[Mechanism]) -> bool:
     needed = _FAMILY_MECHANISMS[family_of(default_signature_algorithm(spec))]
-    if not set(needed) <= available:
-        return False
-    if spec not in _KEY_BITS:
+    if spec not in _KEY_BITS or not set(needed) <= available:
         # Ed25519 has one size, of which modules disagree whether it is 255 or 256 bits.
-        return True
+        return set(needed) <= available
     information = slot.get_mechanism_info(needed[0])
     # Zero means that the module does not say.
     shortest, longest = information.min_key_length or 0, information.max_key_length or 0
@@ -424,7 +418,7 @@ def _only(session: pkcs11.Session, attributes: Mapping[Attribute, object]) -> _H
         message = (
             f"The token has {len(found)} keys of one kind with the id {key_id!r}. Remove the one that is not used."
         )
-        raise CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        raise _unavailable(message)
     return found[0] if found else None
 
 
@@ -440,12 +434,12 @@ def _read_pair(session: pkcs11.Session, handle: _Handle, key_id: bytes) -> Autho
     public = _only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
     if public is None:
         message = f"The token lacks the public half of the key {key_id.hex()}. Restore the token from its backup."
-        raise CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        raise _unavailable(message)
     loaded = _load_public_key(public)
     spec = key_spec_of(loaded)
     if spec is None:
         message = f"The key {key_id.hex()} in the token is of a kind that certd does not use."
-        raise CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        raise _unavailable(message)
     encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return AuthorityKey(key_id, spec, encoded, _label(handle), handle)
 
@@ -468,7 +462,9 @@ def _generate_pair(session: pkcs11.Session, spec: KeySpec, *, key_id: bytes, lab
     if spec in _RSA_BITS:
         session.generate_keypair(KeyType.RSA, _RSA_BITS[spec], **common)
         return
-    key_type, mechanism = _CURVE_MECHANISMS[spec]
+    key_type, mechanism = KeyType.EC, Mechanism.EC_KEY_PAIR_GEN
+    if spec is KeySpec.ED25519:
+        key_type, mechanism = KeyType.EC_EDWARDS, Mechanism.EC_EDWARDS_KEY_PAIR_GEN
     parameters = {Attribute.EC_PARAMS: CURVE_PARAMETERS[spec]}
     domain = session.create_domain_parameters(key_type, parameters, local=True)
     domain.generate_keypair(mechanism=mechanism, **common)

@@ -27,6 +27,21 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A PIN file whose PIN the token refused."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+    code: str
+    """CKR name of the answer."""
+
+    def is_of(self, fingerprint: Fingerprint) -> bool:
+        """Returns whether the file is still the same."""
+        return fingerprint == Fingerprint(self.inode, self.mtime_ns, self.size)
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """A PIN and the file it came from."""
 
@@ -56,7 +71,7 @@ def read_pin(path: Path) -> Pin:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _refuse(path, f"cannot be opened: {error.strerror}", "Write the token's PIN to it, mode 0600") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _refuse(path, "is not a regular file", "Write the token's PIN to a file, mode 0600")
@@ -64,8 +79,9 @@ def read_pin(path: Path) -> Pin:
             raise _refuse(path, "belongs to another user", f"Run chown {os.geteuid()} on it")
         if stat.S_IMODE(status.st_mode) not in {0o600, 0o400}:
             raise _refuse(path, f"has mode {stat.S_IMODE(status.st_mode):04o}", "Run chmod 600 on it")
-        value = bytearray(_LONGEST_PIN + 1)
-        del value[file.readinto(value) :]
+        value = bytearray(os.read(descriptor, _LONGEST_PIN + 1))
+    finally:
+        os.close(descriptor)
     if value.endswith(b"\n"):
         del value[-1:]
     if not 0 < len(value) < _LONGEST_PIN:
@@ -77,26 +93,26 @@ def read_pin(path: Path) -> Pin:
     return Pin(value, _fingerprint(status))
 
 
-def recall_refused(marker: Path) -> Fingerprint | None:
+def recall_refusal(marker: Path) -> Refusal | None:
     """Returns which PIN file the token refused last, if any."""
     try:
-        return Fingerprint(**json.loads(marker.read_text()))
+        return Refusal(**json.loads(marker.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def remember_refused(marker: Path, fingerprint: Fingerprint) -> None:
-    """Remembers that the token refused the PIN of a file; raises OSError when it cannot be written."""
+def remember_refusal(marker: Path, refusal: Refusal) -> None:
+    """Remembers a refusal across restarts; raises OSError when it cannot be written."""
     unfinished = marker.with_name(f"{marker.name}.new")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        json.dump(asdict(fingerprint), file)
+        json.dump(asdict(refusal), file)
         file.flush()
         os.fsync(descriptor)
     unfinished.replace(marker)
 
 
-def forget_refused(marker: Path) -> None:
+def forget_refusal(marker: Path) -> None:
     """Forgets a refusal, after a login that succeeded."""
     with contextlib.suppress(OSError):
         marker.unlink(missing_ok=True)

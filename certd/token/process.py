@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -49,13 +50,31 @@ def run(
     if settings.softhsm_conf is not None:
         os.environ["SOFTHSM2_CONF"] = str(settings.softhsm_conf)
     child = Child(endpoint, queue_length=settings.queue_length)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: child.request_stop())
+    _stop_on_signals(child)
     child.start()
     try:
         _TokenProcess(settings, child, make_module(settings)).run()
     finally:
         child.close()
+
+
+def _stop_on_signals(child: Child) -> None:
+    """Has SIGTERM and SIGINT end the child.
+
+    A handler in Python runs between two bytecodes of the main thread, so one that comes just before that thread begins
+    to wait would be heard only after the wait. The byte that the interpreter writes at once is heard at once.
+    """
+    listening, speaking = socket.socketpair()
+    speaking.setblocking(False)
+    signal.set_wakeup_fd(speaking.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+
+    def listen() -> None:
+        listening.recv(1)
+        child.request_stop()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
 
 
 class _TokenProcess:

@@ -44,12 +44,14 @@ class SoftHsmToken:
         return self.directory / "softhsm2.conf"
 
 
-def find_module(candidates: tuple[str, ...] = _MODULES) -> Path:
-    """Returns the path of SoftHSM's module; TOKEN_UNAVAILABLE, with what to install, when there is none."""
-    # Debian also installs it under the directory of the architecture.
-    for path in [Path(candidate) for candidate in candidates] + sorted(
-        Path("/usr/lib").glob("*/softhsm/libsofthsm2.so")
-    ):
+def find_module(candidates: tuple[str, ...] = _MODULES, *, architectures: Path = Path("/usr/lib")) -> Path:
+    """Returns the path of SoftHSM's module; TOKEN_UNAVAILABLE, with what to install, when there is none.
+
+    Args:
+        candidates: where to look first.
+        architectures: parent of the directories per architecture, where Debian installs it too.
+    """
+    for path in [*map(Path, candidates), *sorted(architectures.glob("*/softhsm/libsofthsm2.so"))]:
         if path.is_file():
             return path
     message = (
