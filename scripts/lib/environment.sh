@@ -147,10 +147,37 @@ find_python() {
   return 1
 }
 
+# Installs the newest Python that the package manager has: where its default one is too old, one of another name.
+install_python() {
+  local version
+  case "$(package_manager)" in
+    apt)
+      as_root apt-get -o DPkg::Lock::Timeout=300 -qq update >&2 || true
+      package_lists_are_fresh=1
+      for version in 3.14 3.13 3.12 3.11; do
+        if apt-cache show "python$version-venv" >/dev/null 2>&1; then
+          install_packages "Python $version" "python$version python$version-venv" "" ""
+          return 0
+        fi
+      done
+      ;;
+    dnf)
+      for version in 3.14 3.13 3.12 3.11; do
+        if dnf -q list "python$version" >/dev/null 2>&1; then
+          install_packages "Python $version" "" "python$version" ""
+          return 0
+        fi
+      done
+      ;;
+  esac
+  install_packages Python "python3 python3-venv" python3 python@3.13
+}
+
 make_virtual_environment() {
   local python
   if ! python="$(find_python)"; then
-    install_packages "Python 3.11 or later" "python3 python3-venv" python3 python@3.13
+    if [ "$CERTD_NO_INSTALL" = 1 ]; then fail "Python 3.11 or later is missing, and nothing may be installed" "install it"; fi
+    install_python
     hash -r
     python="$(find_python)" ||
       fail "no Python from 3.11 to 3.14 is here, and the package manager has none" "install one from https://www.python.org/downloads/"
