@@ -9,10 +9,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason
+from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority
 from certd.model.certificate import Certificate, CertificateState
@@ -173,7 +173,7 @@ class Certificates:
             rows = certificates.page(
                 tx,
                 list(by_uid),
-                after=None if after is None else (datetime.fromisoformat(after[0]), after[1]),
+                after=None if after is None else _page_key(after),
                 limit=request.size + 1,
             )
             page = page_of(rows, request, query, key=lambda row: [row.create_time.isoformat(), row.serial])
@@ -191,6 +191,15 @@ class Certificates:
         if authority is None or row.state is CertificateState.PENDING:
             raise in_progress("the certificate")
         return _view(row, authority, managed=_managed_version(tx, row))
+
+
+def _page_key(key: list[str]) -> tuple[datetime, str]:
+    """Returns creation and serial after which a page begins; raises FIELD_INVALID for a forged token."""
+    try:
+        create_time, serial = key
+        return datetime.fromisoformat(create_time).astimezone(UTC), serial
+    except (ValueError, OverflowError) as error:
+        raise field_invalid("page_token", "is not a token that this server gave") from error
 
 
 def _row(tx: Transaction, key: str) -> Certificate:

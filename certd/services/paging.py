@@ -29,7 +29,7 @@ class PageRequest:
             return None
         try:
             digest, *key = json.loads(base64.urlsafe_b64decode(self.token.encode()))
-        except (ValueError, binascii.Error) as error:
+        except (ValueError, TypeError, binascii.Error) as error:
             raise field_invalid("page_token", "is not a token that this server gave") from error
         if digest != _digest(query) or not key or not all(isinstance(part, str) for part in key):
             raise field_invalid("page_token", "belongs to another query; repeat the call without it")

@@ -3,7 +3,10 @@
 A whole daemon in this process: real token, real store, real mutual TLS.
 """
 
+import base64
+import hashlib
 import http.client
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -371,3 +374,53 @@ def test_certificates_of_authorities_are_public_also_the_system_authoritys(insta
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, expected)
         connection.close()
+
+
+def _token(*key: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+
+
+_QUERY = hashlib.sha256(b"certificates tenants/default/authorities/ca").hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "?",
+        "NQ==",
+        "bnVsbA==",
+        base64.urlsafe_b64encode(b"[" * 700).decode(),
+        _token(),
+        _token("0" * 16, "x"),
+        _token(_QUERY),
+        _token(_QUERY, 5),
+        _token(_QUERY, "x"),
+        _token(_QUERY, "x", "y"),
+        _token(_QUERY, "2030-01-01T00:00:00", "y", "z"),
+        _token(_QUERY, "0001-01-01T00:00:00+14:00", "0a"),
+    ],
+)
+def test_a_page_token_of_the_callers_own_making_is_refused(installed: Installed, token: str) -> None:
+    request = certificate_service_pb2.ListCertificatesRequest(parent="tenants/default/authorities/ca", page_token=token)
+    failure = _failure(installed.administrator, _named("ListCertificates"), request)
+    assert failure is not None
+    assert failure.reason == "FIELD_INVALID"
+    assert [field for field, _ in failure.violations] == ["page_token"]
+
+
+def test_pages_follow_one_another(installed: Installed) -> None:
+    request = certificate_service_pb2.IssueCertificateRequest(parent="tenants/default/authorities/ca", csr=_CSR)
+    for _ in range(3):
+        _call(installed.administrator, _named("IssueCertificate"), request)
+    listing = certificate_service_pb2.ListCertificatesRequest(parent="tenants/default/authorities/ca")
+    whole: Any = _call(installed.administrator, _named("ListCertificates"), listing)
+    listing.page_size = 2
+    names: list[str] = []
+    while True:
+        page: Any = _call(installed.administrator, _named("ListCertificates"), listing)
+        names += [each.name for each in page.certificates]
+        if not page.next_page_token:
+            break
+        listing.page_token = page.next_page_token
+    assert names == [each.name for each in whole.certificates]
+    assert len(names) == len(set(names)) > 3
