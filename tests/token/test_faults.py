@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ import pkcs11
 import pytest
 
 from certd.errors import CertdError, Reason
+from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild
+from certd.pki.key_spec import KeySpec
 from certd.token import lock
 from certd.token.advice import ADVICE, PIN_REFUSED, REQUEST_REFUSED, code_of, explain
 from certd.token.client import TokenClient, start_child
+from certd.token.module import Module
 from certd.token.settings import TokenSettings
 from tests.softhsm import USER_PIN, make_token
 from tests.token.material import Authority, make_authority, make_certificate, run_python, verifies
@@ -86,6 +90,115 @@ def test_every_code_reaches_the_caller_with_advice_and_the_token_serves_again(
     assert verifies(authority, item, faulty.client.sign([item], timeout=20)[0])
     eventually(lambda: changes == ([False, True] if reopened else []))
     assert faulty.client.process_id == process_id
+
+
+def test_a_wrong_signature_is_withheld(faulty: Faulty, authority: Authority) -> None:
+    eventually(lambda: faulty.client.ready)
+    item = authority.item(make_certificate())
+    faulty.fail_with("wrong signature")
+    failure, signature = faulty.client.sign([item, item], timeout=20)
+    assert isinstance(failure, CertdError)
+    assert "wrong signature" in failure.message
+    assert failure.reason is Reason.TOKEN_UNAVAILABLE
+    assert verifies(authority, item, signature)
+
+
+def test_a_bug_fails_one_call_and_tells_no_more_than_an_id(
+    settings: TokenSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = Faulty(settings, tmp_path / "fault")
+    own.channel.start()
+    try:
+        assert own.client.wait_ready(20), own.client.problem
+        process_id = own.client.process_id
+        own.fail_with("bug")
+        with pytest.raises(CertdError, match="error id") as caught:
+            own.client.describe()
+        assert caught.value.reason is Reason.INTERNAL
+        assert "secret" not in caught.value.message
+        assert own.client.describe().label == settings.label
+        assert own.client.process_id == process_id
+    finally:
+        own.channel.stop()
+    error_id = caught.value.message.rstrip(".").split()[-1]
+    assert error_id in capfd.readouterr().err
+
+
+def test_what_a_token_lacks_is_said_in_a_sentence_and_stops_nothing_else(settings: TokenSettings) -> None:
+    assert settings.softhsm_conf is not None
+    with settings.softhsm_conf.open("a") as configuration:
+        # The first of the list is kept by some versions of SoftHSM.
+        configuration.write("slots.mechanisms = -CKM_MD5,CKM_AES_KEY_GEN,CKM_EC_EDWARDS_KEY_PAIR_GEN\n")
+    client = start_child(settings)
+    try:
+        assert client.wait_ready(20), client.problem
+        found = client.describe()
+        assert found.missing == (
+            "The token lacks CKM_EC_EDWARDS_KEY_PAIR_GEN: no authority can have a key of kind ED25519.",
+            "The token lacks CKM_AES_KEY_GEN: private keys cannot be sealed, so there are no managed certificates.",
+        )
+        assert set(KeySpec) - set(found.authority_key_specs) == {KeySpec.ED25519}
+        assert "CKM_AES_KEY_GEN" not in found.mechanisms
+        authority = make_authority(client)
+        item = authority.item(make_certificate())
+        assert verifies(authority, item, client.sign([item], timeout=20)[0])
+    finally:
+        client.stop()
+
+
+def test_the_module_refuses_a_second_thread(settings: TokenSettings) -> None:
+    module = Module(settings)
+    errors: list[CertdError] = []
+
+    def call() -> None:
+        try:
+            module.probe()
+        except CertdError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(20)
+    assert [error.reason for error in errors] == [Reason.INTERNAL]
+    # The thread that made it is heard, and told that nothing is open.
+    with pytest.raises(CertdError, match="not open"):
+        module.probe()
+
+
+_REQUESTS = {
+    "no message": b"\xff",
+    "no operation": b"",
+    "an operation of the future": b"\xfa\x06\x00",
+    "a key spec of the future": messages.TokenRequest(
+        create_authority_key=messages.CreateAuthorityKeyRequest(key_id=bytes(16), key_spec="EC_P111", policy=b"")
+    ).SerializeToString(),
+    "a purpose of the future": messages.TokenRequest(
+        export=messages.ExportRequest(wrapping_key_id=bytes(16), context=messages.SealContext(purpose="theft"))
+    ).SerializeToString(),
+    "nobody's PIN": messages.TokenRequest(set_pin=messages.SetPinRequest()).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("request_bytes", _REQUESTS.values(), ids=_REQUESTS.keys())
+def test_a_request_that_makes_no_sense_is_refused(faulty: Faulty, request_bytes: bytes) -> None:
+    eventually(lambda: faulty.client.ready)
+    with pytest.raises(CertdError) as caught:
+        faulty.channel.call(request_bytes, timeout=20)
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.violations
+
+
+def test_an_algorithm_of_the_future_is_refused(faulty: Faulty, authority: Authority) -> None:
+    item = messages.SignItem(
+        key_id=authority.key_id,
+        policy=authority.policy,
+        kind=messages.CERTIFICATE,
+        signature_algorithm="MD5_WITH_RSA",
+        to_be_signed=make_certificate(),
+    )
+    request = messages.TokenRequest(sign=messages.SignRequest(items=[item]))
+    answer = messages.TokenResponse.FromString(faulty.channel.call(request.SerializeToString(), timeout=20))
+    assert answer.sign.results[0].failure.reason == "FIELD_INVALID"
 
 
 def test_advice_is_one_sentence_for_every_code_of_the_binding() -> None:
