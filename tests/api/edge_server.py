@@ -45,6 +45,7 @@ from certd.token.client import Isolation
 from certd.token.description import TokenDescription
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+_CN, _O, _OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
 ALICE = "spiffe://certd.test/identities/alice"
 
 
@@ -124,7 +125,7 @@ AUTHORITY = Authority(
     state=AuthorityState.ENABLED,
     key_spec=KeySpec.EC_P256,
     signature_algorithm=SignatureAlgorithm.ECDSA_WITH_SHA256,
-    subject=distinguished_name.parse_text("CN=Example Root,O=Example+OU=Trust"),
+    subject=distinguished_name.encode((((_CN, "Example Root"),), ((_O, "Example"), (_OU, "Trust")))),
     lifetime=timedelta(days=3650),
     path_length=0,
     issuer_uid="5f0c",
