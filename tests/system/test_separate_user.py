@@ -1,0 +1,317 @@
+"""The token process under its own user: what is out of reach for code that runs as the daemon's user.
+
+Three users that have no name on the machine: of the token process, of the daemon, and of a stranger. Their files lie
+outside of pytest's folder, which only its own user may enter.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import site
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import Installation, RunningDaemon, initialise
+from tests.waiting import eventually
+
+TOKEN_USER, DAEMON_USER, STRANGER = 61001, 61002, 61003
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0,
+    reason="becoming other users takes root, and reading /proc takes Linux",
+)
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether every user may enter a folder."""
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """An interpreter with everything that certd needs, for every user."""
+
+    executable: Path
+    search_path: str
+
+    def run(self, user: int, program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        """Runs a program as a user, to its end."""
+        return subprocess.run(
+            [str(self.executable), "-c", program, *map(str, arguments)],
+            env=self.environment(),
+            user=user,
+            group=user,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def start(self, user: int, log: Path, *arguments: str | Path) -> "subprocess.Popen[str]":
+        """Starts `certd` as a user."""
+        program = "import sys; sys.argv[0] = 'certd'; from certd.cli.server import main; main()"
+        with log.open("a") as errors:
+            return subprocess.Popen(
+                [str(self.executable), "-c", program, *map(str, arguments)],
+                env=self.environment(),
+                user=user,
+                group=user,
+                extra_groups=[],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.defpath,
+            "HOME": "/nonexistent",
+            "PYTHONPATH": self.search_path,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # An interpreter that was built as a library finds that beside itself, not where it once lay.
+            "LD_LIBRARY_PATH": str(self.executable.parent.parent / "lib"),
+        }
+
+
+@pytest.fixture(scope="module")
+def public_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="certd-users-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        # Never through a mount that would not go away.
+        assert str(folder) not in Path("/proc/self/mounts").read_text()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def python(public_folder: Path) -> Iterator[Python]:
+    """Shows interpreter, packages and repository where every user may enter, when they lie where only root may."""
+    with contextlib.ExitStack() as mounted:
+
+        def shown(path: Path, name: str) -> Path:
+            if _open_to_all(path):
+                return path
+            place = public_folder / name
+            place.mkdir()
+            bound = subprocess.run(
+                ["mount", "--bind", "-o", "ro", str(path), str(place)], capture_output=True, text=True, check=False
+            )
+            if bound.returncode != 0:
+                pytest.skip(f"{path} is closed to other users and cannot be mounted elsewhere: {bound.stderr.strip()}")
+            mounted.callback(subprocess.run, ["umount", "--lazy", str(place)], check=True)
+            return place
+
+        base = Path(sys.base_prefix)
+        binary = Path(os.path.realpath(sys.executable)).relative_to(base)
+        packages = [shown(Path(path), f"packages-{n}") for n, path in enumerate(site.getsitepackages())]
+        search_path = [shown(REPOSITORY, "repository"), *packages]
+        yield Python(shown(base, "python") / binary, os.pathsep.join(map(str, search_path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Separated:
+    """A daemon and a token process, each under a user of its own."""
+
+    daemon: RunningDaemon
+    token_pid: int
+    keys: Path
+    """Folder of the token process: PIN, token, configuration."""
+    socket: Path
+
+
+def _give(folder: Path, user: int) -> None:
+    """Makes a user the owner of a folder and of all in it, and closes it to everybody else."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user, user)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def _separate(made: Installation, keys: Path, socket: Path) -> None:
+    """Does what an operator does: what holds keys goes to a folder of the token process's user."""
+    data = made.data
+    keys.mkdir()
+    for name in ("token", "token-pin", "token-so-pin"):
+        shutil.move(data / name, keys / name)
+    configuration = keys / "token" / "softhsm2.conf"
+    configuration.write_text(configuration.read_text().replace(str(data), str(keys)))
+    text = made.config.read_text()
+    for name in ("token/softhsm2.conf", "token-pin"):
+        text = text.replace(str(data / name), str(keys / name))
+    text = text.replace('# socket = "/run/certd/token.sock"', f'socket = "{socket}"')
+    text = text.replace('# allowed_users = ["certd"]', f'allowed_users = ["{DAEMON_USER}"]')
+    made.config.write_text(text)
+    shutil.copy(made.config, keys / "certd.toml")
+    _give(keys, TOKEN_USER)
+    _give(data, DAEMON_USER)
+
+
+@pytest.fixture(scope="module")
+def separated(public_folder: Path, python: Python) -> Iterator[Separated]:
+    made = initialise(public_folder / "daemon-user")
+    made.data.parent.chmod(0o755)
+    keys = public_folder / "keys"
+    run = public_folder / "run"
+    run.mkdir()
+    run.chmod(0o755)
+    os.chown(run, TOKEN_USER, TOKEN_USER)
+    socket = run / "token.sock"
+    _separate(made, keys, socket)
+    logs = public_folder / "token.log"
+    token = python.start(TOKEN_USER, logs, "token", "serve", "--config", keys / "certd.toml")
+    try:
+        eventually(lambda: socket.exists() or token.poll() is not None, within=START_SECONDS)
+        assert token.poll() is None, logs.read_text()
+        process = python.start(DAEMON_USER, made.log, "serve", "--config", made.config)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("READY "), made.log.read_text() + logs.read_text()
+            ready = json.loads(line.removeprefix("READY "))
+            daemon = RunningDaemon(
+                installation=made,
+                process=process,  # type: ignore[arg-type]  # Of text instead of bytes; the tests read neither.
+                grpc=ready["grpc"],
+                http=ready["http"],
+                metrics=ready["metrics"],
+                pid=ready["daemon_pid"],
+                token_pid=token.pid,
+            )
+            yield Separated(daemon, token.pid, keys, socket)
+            assert daemon.stop() == 0, made.log.read_text()[-4000:]
+        finally:
+            process.kill()
+            process.communicate()
+    finally:
+        token.terminate()
+        token.communicate(timeout=STOP_SECONDS)
+
+
+def must(daemon: RunningDaemon, *arguments: str) -> str:
+    ended = daemon.certctl(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def user_of(process_id: int) -> int:
+    (line,) = [line for line in Path(f"/proc/{process_id}/status").read_text().splitlines() if line.startswith("Uid:")]
+    users = {int(user) for user in line.split()[1:]}
+    assert len(users) == 1
+    return users.pop()
+
+
+def test_issuing_works_between_two_users(separated: Separated) -> None:
+    daemon = separated.daemon
+    assert (user_of(daemon.pid), user_of(separated.token_pid)) == (DAEMON_USER, TOKEN_USER)
+    must(daemon, "authority", "create", "apart-root", "--type", "root", "--subject", "CN=Apart Root")
+    must(
+        daemon,
+        *("authority", "create", "apart-ca", "--type", "subordinate", "--issuer", "apart-root"),
+        *("--subject", "CN=Apart CA"),
+    )
+    requested = must(
+        daemon, *("managed", "request", "apart", "--authority", "apart-ca", "--dns", "www.example.internal")
+    )
+    assert "ACTIVE" in requested
+
+
+def test_the_server_says_that_the_users_are_separate(separated: Separated) -> None:
+    info = json.loads(must(separated.daemon, "server", "info", "-o", "json"))
+    assert info["isolation"] == "SEPARATE_USER"
+    assert info["token"]["ready"] is True
+
+
+_REACH = """
+import os, sys
+
+def outcome(work):
+    try:
+        work()
+    except PermissionError:
+        return "refused"
+    except OSError as error:
+        return type(error).__name__
+    return "reached"
+
+own, *others = sys.argv[1:]
+print("own", outcome(lambda: open(own).close()))
+for path in others:
+    print(path, outcome((lambda: os.listdir(path)) if path.endswith("/") else (lambda: open(path, "rb").read(1))))
+"""
+
+
+def test_the_daemon_s_user_reaches_neither_pin_nor_token_nor_memory(separated: Separated, python: Python) -> None:
+    keys, token = separated.keys, Path(f"/proc/{separated.token_pid}")
+    pin, tokens = keys / "token-pin", keys / "token"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (keys, tokens, pin)] == [0o700, 0o700, 0o600]
+    (object_file, *_) = tokens.glob("tokens/*/token.object")
+    others = [str(pin), str(keys / "token-so-pin"), f"{keys}/", f"{tokens}/", str(object_file)]
+    others += [str(token / name) for name in ("mem", "environ", "maps")]
+    own = str(separated.daemon.installation.config)
+    # The positive control: the same program, as the user that owns them, reaches the files; as root, the memory too.
+    controls = (
+        (DAEMON_USER, others, "refused"),
+        (STRANGER, others, "refused"),
+        (TOKEN_USER, others[:5], "reached"),
+        (0, [others[0], others[7]], "reached"),
+    )
+    for user, paths, expected in controls:
+        ended = python.run(user, _REACH, own, *paths)
+        assert ended.returncode == 0, ended.stderr
+        answers = dict(line.rsplit(" ", 1) for line in ended.stdout.splitlines())
+        assert (answers.pop("own") == "reached") is (user in {DAEMON_USER, 0})
+        assert answers == dict.fromkeys(paths, expected), user
+
+
+def test_not_even_its_own_user_reads_the_token_process_s_memory(separated: Separated, python: Python) -> None:
+    """It makes itself not dumpable, so the kernel keeps everybody but root from its memory."""
+    memory = f"/proc/{separated.token_pid}/mem"
+    ended = python.run(TOKEN_USER, _REACH, separated.keys / "token-pin", memory)
+    assert ended.stdout.splitlines() == ["own reached", f"{memory} refused"]
+
+
+_CONNECT = """
+import sys
+from pathlib import Path
+from certd.errors import CertdError
+from certd.token.client import connect
+
+client = connect(Path(sys.argv[1]))
+if client.wait_ready(float(sys.argv[2])):
+    print("ready", client.describe().label)
+else:
+    print(client.problem)
+    try:
+        client.describe()
+    except CertdError as error:
+        print(error.reason)
+client.stop()
+"""
+
+
+def test_the_socket_serves_the_daemon_s_user_and_no_third(separated: Separated, python: Python) -> None:
+    allowed = python.run(DAEMON_USER, _CONNECT, separated.socket, "30")
+    assert allowed.stdout == "ready certd\n", allowed.stderr
+    for user in (STRANGER, 0):
+        refused = python.run(user, _CONNECT, separated.socket, "2")
+        problem, reason = refused.stdout.splitlines()
+        assert f"does not serve the user with id {user}" in problem
+        assert reason == "TOKEN_UNAVAILABLE"
+    # The daemon goes on as before.
+    assert json.loads(must(separated.daemon, "server", "info", "-o", "json"))["token"]["ready"] is True
