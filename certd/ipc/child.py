@@ -269,7 +269,7 @@ class Child:
         if user_id not in endpoint.allowed_user_ids:
             return (
                 f"The process behind {endpoint.path} does not serve the user with id {user_id}. "
-                "Start it with --allow-user for the daemon's user."
+                "Name the daemon's user in [token] allowed_users of the certd.toml with which that process runs."
             )
         with self._lock:
             if len(self._connections) >= endpoint.maximum_connections:
