@@ -1,0 +1,391 @@
+"""Certificates per second over mutual TLS, by number of callers, beside what the token alone could sign.
+
+A closed loop against a daemon of its own, made by `certd init` in a temporary folder: every caller has a connection,
+calls, waits for the answer and calls again. Nothing is shared with an installation. At the end every certificate that
+was answered must be in the books, and no serial there twice.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from certd.config import load
+from certd.main import token_settings
+from certd.pki.key_spec import KeySpec
+from certd.token.settings import TokenSettings
+from tests.bench.load.messages import Connect, Listing, Outcome, Run, Target
+from tests.daemon import RunningDaemon, initialise, running
+
+AUTHORITY = "tenants/default/authorities/bench-ca"
+LEVELS = (1, 8, 32, 128)
+_START_DELAY = 0.2
+"""Seconds for the order to reach the load generators."""
+_ANSWER_SECONDS = 120.0
+_ROLES = ("daemon", "token process", "load generators")
+_PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repetition:
+    """What one level was once."""
+
+    certificates_per_second: float
+    latency_ms: dict[str, float]
+    """By percentile."""
+    cpu_ms_per_certificate: dict[str, float]
+    cores: dict[str, float]
+    """CPU seconds per second; by role, as is the field before."""
+    raw_token_share: float
+    """Certificates per second by the raw token's signatures per second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """A load generator that runs."""
+
+    connection: Connection
+    process: psutil.Process
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints, and returns 1 when a call failed or the books are not right."""
+    options = _parser().parse_args(arguments)
+    # Read by gRPC when a load generator imports it; its own support for forks has hung children before.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    with tempfile.TemporaryDirectory(prefix="certd-bench-", dir=options.folder) as folder:
+        report = _measure(Path(folder), options)
+    sys.stdout.write("".join(f"{line}\n" for line in _lines(report)))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    books = report["books"]
+    return 1 if report["failures"] or books["missing"] or books["twice"] else 0
+
+
+def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    installation = initialise(folder)
+    with ExitStack() as stack:
+        daemon = stack.enter_context(running(installation))
+        key_id = _make_authorities(daemon, options.key)
+        target = Target(
+            address=daemon.grpc,
+            certificate=installation.certificate,
+            private_key=installation.private_key,
+            trust_bundle=installation.trust_bundle,
+            authority=AUTHORITY,
+        )
+        generators = [stack.enter_context(_generator(target)) for _ in range(options.generators)]
+        settings = token_settings(load(installation.config))
+        measured: dict[int, list[Repetition]] = {callers: [] for callers in options.levels}
+        raw_token: list[float] = []
+        outcomes: list[Outcome] = []
+        # Level after level and again, so that a machine that changes its pace does so for all of them.
+        for number in range(1, options.repetitions + 1):
+            raw_token.append(_raw_token(settings, key_id, options.seconds))
+            _say(f"repetition {number}: the raw token signs {raw_token[-1]:,.0f} times a second")
+            for callers in options.levels:
+                found, repetition = _run(daemon, generators, callers, options=options, raw_token=raw_token[-1])
+                outcomes += found
+                measured[callers].append(repetition)
+                _say(f"repetition {number}: {callers} callers: {repetition.certificates_per_second:,.0f}/s")
+        _say("listing the books")
+        listed = _ask(generators[0], Listing())
+        retries = sum(outcome.retries for outcome in outcomes)
+        failures = [failure for outcome in outcomes for failure in outcome.failures]
+        return {
+            "bench": "issue",
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": _machine(folder),
+            "parameters": {
+                "seconds": options.seconds,
+                "warm_up": options.warm_up,
+                "repetitions": options.repetitions,
+                "authority_key": options.key,
+                "load_generators": options.generators,
+            },
+            "raw_token_signatures_per_second": {"median": statistics.median(raw_token), "repetitions": raw_token},
+            "levels": [_level(callers, repetitions) for callers, repetitions in measured.items()],
+            "books": _books([serial for outcome in outcomes for serial in outcome.serials], listed),
+            "retries": retries,
+            "failures": failures,
+        }
+
+
+def _make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
+    """Makes the authority that issues, below a root, and returns the CKA_ID of its key."""
+    for arguments in (
+        ("bench-root", "--type", "root", "--subject", "CN=Bench Root"),
+        ("bench-ca", "--type", "subordinate", "--issuer", "bench-root", "--key", key_spec, "--subject", "CN=Bench CA"),
+    ):
+        ended = daemon.certctl("authority", "create", *arguments, "-o", "json")
+        if ended.returncode != 0:
+            raise SystemExit(f"bench issue: the authority could not be made: {ended.stderr}")
+    return bytes.fromhex(json.loads(ended.stdout)["key"]["keyId"])
+
+
+@contextmanager
+def _generator(target: Target) -> Iterator[Generator]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_generate, args=(theirs, target), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Generator(ours, psutil.Process(process.pid))
+        ours.send(None)
+        process.join(_ANSWER_SECONDS)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _generate(connection: Connection, target: Target) -> None:
+    """Main of a load generator."""
+    # Only here, so that gRPC is not loaded into the process that starts others.
+    from tests.bench.load.callers import serve
+
+    serve(connection, target)
+
+
+def _raw_token(settings: TokenSettings, key_id: bytes, seconds: float) -> float:
+    """Returns signatures per second, measured in a process of its own while the daemon has nothing to do."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_sign, args=(theirs, settings), kwargs={"key_id": key_id, "seconds": seconds}, daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        return float(_receive(ours, "the raw token"))
+    finally:
+        process.join(_ANSWER_SECONDS)
+
+
+def _sign(connection: Connection, settings: TokenSettings, *, key_id: bytes, seconds: float) -> None:
+    """Main of the process that signs."""
+    # Only here, so that the PKCS#11 module is loaded by the process that uses it alone.
+    from tests.bench.load.raw_token import measure
+
+    measure(connection, settings, key_id=key_id, seconds=seconds)
+
+
+def _run(
+    daemon: RunningDaemon,
+    generators: Sequence[Generator],
+    callers: int,
+    *,
+    options: argparse.Namespace,
+    raw_token: float,
+) -> tuple[list[Outcome], Repetition]:
+    """Has so many callers call, and measures."""
+    shares = [callers // len(generators) + (place < callers % len(generators)) for place in range(len(generators))]
+    busy = [(generator, share) for generator, share in zip(generators, shares, strict=True) if share]
+    for generator, share in busy:
+        _ask(generator, Connect(share))
+    start = time.monotonic() + _START_DELAY
+    measure_from = start + options.warm_up
+    until = measure_from + options.seconds
+    for generator, _ in busy:
+        generator.connection.send(Run(start=start, measure_from=measure_from, until=until))
+    processes = {
+        "daemon": [psutil.Process(daemon.pid)],
+        "token process": [psutil.Process(daemon.token_pid)],
+        "load generators": [generator.process for generator, _ in busy],
+    }
+    began, before = _cpu_at(measure_from, processes)
+    ended, after = _cpu_at(until, processes)
+    outcomes: list[Outcome] = [_receive(generator.connection, "a load generator") for generator, _ in busy]
+    latencies = [latency for outcome in outcomes for latency in outcome.latencies]
+    if not latencies:
+        failures = [failure for outcome in outcomes for failure in outcome.failures]
+        raise SystemExit(f"bench issue: no call of {callers} callers was answered in time; {failures[:1]}")
+    # The samples of CPU time are some milliseconds off the window's ends; certificates are scaled to their distance.
+    issued = len(latencies) * (ended - began) / options.seconds
+    rate = len(latencies) / options.seconds
+    spent = {role: after[role] - before[role] for role in _ROLES}
+    return outcomes, Repetition(
+        certificates_per_second=rate,
+        latency_ms={f"p{percent}": 1000 * _percentile(latencies, percent) for percent in _PERCENTILES},
+        cpu_ms_per_certificate={role: 1000 * spent[role] / issued for role in _ROLES},
+        cores={role: spent[role] / (ended - began) for role in _ROLES},
+        raw_token_share=rate / raw_token,
+    )
+
+
+def _cpu_at(moment: float, processes: dict[str, list[psutil.Process]]) -> tuple[float, dict[str, float]]:
+    """Waits for the moment and returns the time and the CPU seconds spent by then, by role."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+    now = time.monotonic()
+    spent = {}
+    for role, members in processes.items():
+        times = [member.cpu_times() for member in members]
+        spent[role] = sum(each.user + each.system for each in times)
+    return now, spent
+
+
+def _ask(generator: Generator, order: Connect | Listing) -> Any:
+    generator.connection.send(order)
+    return _receive(generator.connection, "a load generator")
+
+
+def _receive(connection: Connection, who: str) -> Any:
+    try:
+        if connection.poll(_ANSWER_SECONDS):
+            return connection.recv()
+    except EOFError:
+        raise SystemExit(f"bench issue: {who} died; its error is above") from None
+    raise SystemExit(f"bench issue: {who} did not answer within {_ANSWER_SECONDS:.0f} s")
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    """Returns the smallest value that so many per cent of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def _level(callers: int, repetitions: Sequence[Repetition]) -> dict[str, Any]:
+    """Returns the medians of a level, and what they were taken from."""
+    rates = [repetition.certificates_per_second for repetition in repetitions]
+    return {
+        "callers": callers,
+        "certificates_per_second": statistics.median(rates),
+        "latency_ms": _medians([repetition.latency_ms for repetition in repetitions]),
+        "cpu_ms_per_certificate": _medians([repetition.cpu_ms_per_certificate for repetition in repetitions]),
+        "cores": _medians([repetition.cores for repetition in repetitions]),
+        "raw_token_share": statistics.median(repetition.raw_token_share for repetition in repetitions),
+        "repetitions": [asdict(repetition) for repetition in repetitions],
+    }
+
+
+def _medians(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(each[key] for each in measured) for key in measured[0]}
+
+
+def _books(answered: Sequence[str], listed: Sequence[str]) -> dict[str, int]:
+    """Compares what was answered with what the server lists."""
+    return {
+        "answered": len(answered),
+        "listed": len(listed),
+        "missing": len(set(answered) - set(listed)),
+        "twice": len(answered) - len(set(answered)) + len(listed) - len(set(listed)),
+    }
+
+
+def _machine(folder: Path) -> dict[str, Any]:
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "file_system": _file_system(folder),
+    }
+
+
+def _file_system(folder: Path) -> str:
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.is_relative_to(mount.mountpoint)]
+    return max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """Yields what a person reads."""
+    machine, parameters, books = report["machine"], report["parameters"], report["books"]
+    raw_token = report["raw_token_signatures_per_second"]["median"]
+    yield (
+        f"{machine['cpus']} CPUs, {machine['system']}, Python {machine['python']}, SQLite on {machine['file_system']}, "
+        f"authority key {parameters['authority_key']}"
+    )
+    yield (
+        f"closed loop over mutual TLS, load on the same machine; medians of {parameters['repetitions']} x "
+        f"{parameters['seconds']:g} s"
+    )
+    yield ""
+    yield "           certificates      latency ms          CPU ms per certificate    cores of   of the raw"
+    yield "  callers      a second   p50    p95    p99    daemon   token    load     the daemon       token"
+    for level in report["levels"]:
+        latency, cpu = level["latency_ms"], level["cpu_ms_per_certificate"]
+        yield (
+            f"{level['callers']:9}{level['certificates_per_second']:14,.0f}"
+            f"{latency['p50']:6.1f}{latency['p95']:7.1f}{latency['p99']:7.1f}"
+            f"{cpu['daemon']:10.2f}{cpu['token process']:8.2f}{cpu['load generators']:8.2f}"
+            f"{level['cores']['daemon']:15.2f}{level['raw_token_share']:12.1%}"
+        )
+    yield ""
+    yield f"The same token alone, one thread: {raw_token:,.0f} signatures a second."
+    yield (
+        f"{books['answered']:,} certificates were answered; {books['missing']} of them are missing in the books, "
+        f"{books['twice']} serials are there twice."
+    )
+    if report["retries"] or report["failures"]:
+        yield f"{report['retries']} calls were tried again, {len(report['failures'])} failed: {report['failures'][:3]}"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"bench issue: {line}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench issue",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  scripts/bench issue
+  scripts/bench issue --json issue.json
+  scripts/bench issue --levels 32 --seconds 10 --repetitions 5
+  scripts/bench issue --key RSA_2048 --levels 1,32
+""",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
+    parser.add_argument(
+        "--levels", type=_levels, default=LEVELS, metavar="N,…", help="numbers of callers (default 1,8,32,128)"
+    )
+    parser.add_argument("--seconds", type=_positive, default=4.0, help="measured of each level, each time (default 4)")
+    parser.add_argument("--warm-up", type=_positive, default=1.0, help="seconds before that (default 1)")
+    parser.add_argument("--repetitions", type=_count, default=3, metavar="N", help="of every level (default 3)")
+    parser.add_argument("--generators", type=_count, default=2, metavar="N", help="processes of callers (default 2)")
+    parser.add_argument(
+        "--key", choices=list(KeySpec), default=KeySpec.EC_P256, help="of the authority (default EC_P256)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("/var/tmp") if Path("/var/tmp").is_dir() else None,  # Unlike /tmp, it lies on a disk.
+        help="where the daemon's data lie meanwhile; a disk, for its commits are part of the measurement",
+    )
+    return parser
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(word) for word in text.split(",")))
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

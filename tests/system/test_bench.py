@@ -1,0 +1,51 @@
+"""The measurements run: short, and without looking at the figures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """What scripts/bench runs once everything is installed."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.bench.issue", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(tmp_path: Path) -> None:
+    report_file = tmp_path / "issue.json"
+    ended = bench(
+        *("--seconds", "0.5", "--warm-up", "0.2", "--levels", "1,4", "--repetitions", "2"),
+        *("--json", report_file, "--folder", tmp_path),
+    )
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(report_file.read_text())
+    assert [level["callers"] for level in report["levels"]] == [1, 4]
+    for level in report["levels"]:
+        assert level["certificates_per_second"] > 0
+        assert 0 < level["latency_ms"]["p50"] <= level["latency_ms"]["p95"] <= level["latency_ms"]["p99"]
+        assert level["cpu_ms_per_certificate"]["daemon"] > 0
+        assert level["raw_token_share"] > 0
+        assert len(level["repetitions"]) == 2
+    books = report["books"]
+    assert books["answered"] == books["listed"] > 0
+    assert (books["missing"], books["twice"], report["retries"], report["failures"]) == (0, 0, 0, [])
+    raw_token = f"{report['raw_token_signatures_per_second']['median']:,.0f} signatures a second"
+    assert raw_token in ended.stdout
+    assert f"{books['answered']:,} certificates were answered" in ended.stdout
+    # The daemon and its data are gone.
+    assert list(tmp_path.iterdir()) == [report_file]
+
+
+def test_bench_issue_names_a_wrong_argument() -> None:
+    ended = bench("--levels", "0")
+    assert ended.returncode == 2
+    assert "must be 1 or more" in ended.stderr
