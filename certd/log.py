@@ -63,6 +63,8 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.captureWarnings(True)
+    # It tells of its own plug-ins at every start, which would hide the one line that matters when a start is refused.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     set_level(level)
 
 
