@@ -1,5 +1,6 @@
 """Tokens and token processes for the tests of this directory."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,13 @@ def _no_process_left() -> Iterator[None]:
 
 
 def _token_processes() -> list[psutil.Process]:
-    children = psutil.Process(os.getpid()).children(recursive=True)
-    return [child for child in children if "certd.token" in child.cmdline()]
+    found = []
+    for child in psutil.Process(os.getpid()).children(recursive=True):
+        # One that ends while it is looked at is not left over.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "certd.token" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture
