@@ -47,9 +47,12 @@ def server_info_message(described: ServerDescription) -> server_service_pb2.Serv
         start_time=x509.timestamp(described.start_time),
         trust_domain=described.trust_domain,
     )
+    # Always: while the token is away, why is all that there is to tell.
+    message.token.ready = described.token_ready
+    message.token.problem = described.token_problem
     token = described.token
     if token is not None:
-        message.token.CopyFrom(
+        message.token.MergeFrom(
             server_service_pb2.TokenInfo(
                 module=token.module,
                 label=token.label,
@@ -58,8 +61,6 @@ def server_info_message(described: ServerDescription) -> server_service_pb2.Serv
                 model=token.model,
                 mechanisms=token.mechanisms,
                 missing=token.missing,
-                ready=described.token_ready,
-                problem=described.token_problem,
             )
         )
     return message

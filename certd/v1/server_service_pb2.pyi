@@ -83,7 +83,7 @@ class ServerInfo(_message.Message):
     """Output only. SPIFFE trust domain of identities."""
     @_builtins.property
     def token(self) -> Global___TokenInfo:
-        """Output only. The token; absent while the token process has not answered."""
+        """Output only. The token; while it does not answer, only `ready` and `problem` are set."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:

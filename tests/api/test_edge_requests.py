@@ -509,7 +509,7 @@ def test_server_info(edge: Edge) -> None:
     )
     edge.description.description = replace(edge.description.description, token=None, isolation=None)
     answer = _call(edge, server_service_pb2.GetServerInfoRequest())
-    assert not answer.HasField("token")
+    assert answer.token == server_service_pb2.TokenInfo(ready=False, problem="gone")
     assert answer.isolation == server_service_pb2.ServerInfo.ISOLATION_UNSPECIFIED
 
 

@@ -119,7 +119,7 @@ type ServerInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. Version of certd.
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// Output only. The token; absent while the token process has not answered.
+	// Output only. The token; while it does not answer, only `ready` and `problem` are set.
 	Token *TokenInfo `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// Output only. The isolation.
 	Isolation ServerInfo_Isolation `protobuf:"varint,3,opt,name=isolation,proto3,enum=certd.v1.ServerInfo_Isolation" json:"isolation,omitempty"`
