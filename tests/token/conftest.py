@@ -16,8 +16,10 @@ from tests.waiting import eventually
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_left() -> Iterator[None]:
+    # Whoever started one before this, as a daemon for the whole session does, also ends it later.
+    before = _token_processes()
     yield
-    eventually(lambda: not _token_processes())
+    eventually(lambda: all(process in before for process in _token_processes()))
 
 
 def _token_processes() -> list[psutil.Process]:
