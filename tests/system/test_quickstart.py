@@ -67,7 +67,9 @@ class _Quickstart:
 
 
 def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CERTCTL_", "CERTD_"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CERTCTL_", "CERTD_"))}
+    # As in a narrow terminal whose width is exported, to which ps cuts its lines.
+    return {**kept, "COLUMNS": "80"}
 
 
 @pytest.fixture
