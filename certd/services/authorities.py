@@ -24,12 +24,12 @@ from certd.model.names import AuthorityName, TenantName
 from certd.pki import key_spec as key_specs
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import CertificateRequest, Issuer, Validity, Warning
+from certd.pki.preparation import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
 from certd.services.access import Access
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
-from certd.services.issuing_loop import IssuingLoop
+from certd.services.issuing_loop import IssuingLoop, token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.steps import StepHook
 from certd.services.system import SYSTEM_AUTHORITY_ID
@@ -128,6 +128,9 @@ class Authorities:
         warnings = self._rehearse(planned, issuer, now)
         if validate_only:
             return self._view(planned, issuer)
+        if not self._token.ready:
+            # Nothing is begun that cannot go on; a token that goes away later leaves the rest to the scheduler.
+            raise token_unavailable(self._token.problem)
         record = None if key is None else record_of(caller, _METHOD, key, resource=planned.uid, now=now)
         found = self._store.write(
             "authorities.create", lambda tx: self._begin(tx, planned, caller.principal, record, now)

@@ -187,7 +187,7 @@ class IssuingLoop:
                     CertdError(Reason.DEADLINE_EXCEEDED, "the deadline passed in the queue; try again")
                 )
             elif not self._token.ready:
-                item.future.set_exception(_token_unavailable(self._token.problem))
+                item.future.set_exception(token_unavailable(self._token.problem))
             else:
                 fresh.append(item)
         return fresh
@@ -349,7 +349,8 @@ def _event(issuance: Issuance, type_: EventType, principal: str, now: datetime) 
     )
 
 
-def _token_unavailable(problem: str) -> CertdError:
+def token_unavailable(problem: str) -> CertdError:
+    """Returns the error of a call that needs a token that is away; `problem` as the token's client tells it."""
     return CertdError(
         Reason.TOKEN_UNAVAILABLE,
         f"the token does not answer ({problem or 'starting'}); try again",

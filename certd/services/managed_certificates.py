@@ -23,11 +23,12 @@ from certd.pki import key_spec as key_specs
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import Issuer, Warning
+from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authorities import enabled_authority, information_url
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import issuer_of, prepare
+from certd.services.issuing_loop import token_unavailable
 from certd.services.managed_certificate_steps import ISSUED, event_of, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE, existing_profile
@@ -228,6 +229,9 @@ class ManagedCertificates:
         context = seal_context(
             tenant.uid, managed, chosen.number, public_key_sha256=hashlib.sha256(chosen.public_key).digest()
         )
+        if not self._token.ready:
+            # No event of an export that cannot be.
+            raise token_unavailable(self._token.problem)
         now = self._clock.now()
         event = Event(
             time=now,
