@@ -48,6 +48,7 @@ from tests.system.books import (
     unchanged,
 )
 from tests.token.material import Authority
+from tests.waiting import eventually
 
 NAME = "www.example.internal"
 CA = "tenants/default/authorities/bad-ca"
@@ -95,6 +96,8 @@ def server(daemon: RunningDaemon) -> Iterator[Server]:
         *("--lifetime", "2d"),
     )
     must(daemon, "managed", "request", "bad-web", "--authority", "bad-ca", "--dns", NAME, "--lifetime", "1d")
+    # What other tests left to the scheduler is done before the books are watched.
+    eventually(lambda: not rows(database_of(daemon.installation), "SELECT 1 FROM jobs"))
     with calling(administrator(daemon)) as caller:
         yield Server(daemon, caller)
     assert not defects(daemon.installation.log.read_text()[already:])

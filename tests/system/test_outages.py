@@ -275,6 +275,22 @@ def test_a_wrong_pin_is_tried_once_however_often_the_token_process_starts(server
     assert not marker.exists()
 
 
+def test_a_daemon_that_starts_without_its_token_serves_what_needs_none_and_heals(installation: Installation) -> None:
+    with contextlib.ExitStack() as outage:
+        outage.enter_context(wrong_pin(installation.data))
+        with running(installation) as daemon, calling(administrator(daemon)) as caller:
+            assert not caller.serving()
+            info = caller.stubs.get_server_info(GetServerInfoRequest(), timeout=CALL_SECONDS)
+            assert (info.token.ready, "CKR_PIN_INCORRECT" in info.token.problem) == (False, True)
+            with unchanged(database_of(installation)):
+                failure = refused(caller.stubs.create_authority, CREATE)
+            assert (failure.code, failure.reason) == ("UNAVAILABLE", Reason.TOKEN_UNAVAILABLE)
+            outage.close()
+            eventually(caller.serving)
+            assert caller.stubs.create_authority(CREATE, timeout=CALL_SECONDS).name.endswith("/outage-later")
+    assert not defects(installation.log.read_text())
+
+
 @dataclass(slots=True)
 class Load:
     """Sixteen callers who issue without a pause, and what became of it."""
