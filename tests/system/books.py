@@ -1,19 +1,13 @@
-"""What a daemon's books hold, read past the daemon, and calls to it with no client between that would try again."""
+"""What a daemon's books and its log hold, read past the daemon."""
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from certd.client.failure import CallFailed, decode
-from certd.client.stubs import Stubs
-from tests.daemon import Installation, RunningDaemon
+from tests.daemon import Installation
 
 _TABLES = (
     "tenants",
@@ -29,7 +23,6 @@ _TABLES = (
     "jobs",
     "events",
 )
-_CALL_SECONDS = 60.0
 
 
 def rows(database: Path, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -59,64 +52,6 @@ def unchanged(database: Path) -> Iterator[None]:
     before = books(database)
     yield
     assert books(database) == before
-
-
-class Caller:
-    """A caller over mutual TLS that tries once.
-
-    Args:
-        address: host:port.
-        root: PEM of the root that vouches for the server.
-        certificate: PEM, the caller's; None shows none.
-        private_key: PEM.
-    """
-
-    def __init__(
-        self, address: str, *, root: bytes, certificate: bytes | None = None, private_key: bytes | None = None
-    ) -> None:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=root, private_key=private_key, certificate_chain=certificate
-        )
-        self._channel = grpc.secure_channel(address, credentials, options=[("grpc.enable_retries", 0)])
-        self.stubs = Stubs(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
-
-    def close(self) -> None:
-        self._channel.close()
-
-    def serving(self, service: str = "") -> bool:
-        """Asks grpc.health.v1."""
-        answer = self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=_CALL_SECONDS)
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
-def administrator(daemon: RunningDaemon) -> Caller:
-    """Returns a caller with the first administrator's credentials."""
-    made = daemon.installation
-    return Caller(
-        daemon.grpc,
-        root=made.trust_bundle.read_bytes(),
-        certificate=made.certificate.read_bytes(),
-        private_key=made.private_key.read_bytes(),
-    )
-
-
-@contextmanager
-def calling(caller: Caller) -> Iterator[Caller]:
-    """Closes the caller at the end."""
-    with closing(caller):
-        yield caller
-
-
-def refused(method: Callable[..., Any], request: Message) -> CallFailed:
-    """Makes a call that must fail and returns how; a defect of the server is never the answer."""
-    try:
-        answer = method(request, timeout=_CALL_SECONDS)
-    except grpc.RpcError as error:
-        failure = decode(error)
-        assert failure.code not in {"INTERNAL", "UNKNOWN"}, failure
-        return failure
-    raise AssertionError(f"the call succeeded: {answer}")
 
 
 def defects(log: str) -> list[str]:

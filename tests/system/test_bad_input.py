@@ -37,20 +37,11 @@ from certd.v1.managed_certificate_service_pb2 import (
 from certd.v1.server_service_pb2 import GetServerInfoRequest
 from certd.v1.x509_pb2 import SubjectAlternativeNames
 from tests.daemon import RunningDaemon, run_program
-from tests.system.books import (
-    Caller,
-    administrator,
-    calling,
-    database_of,
-    defects,
-    refused,
-    rows,
-    unchanged,
-)
+from tests.system.books import database_of, defects, rows, unchanged
+from tests.system.calls import NAME, Caller, administrator, calling, make_csr, must, refused
 from tests.token.material import Authority
 from tests.waiting import eventually
 
-NAME = "www.example.internal"
 CA = "tenants/default/authorities/bad-ca"
 MANAGED = "tenants/default/managedCertificates/bad-web"
 DAY = 86_400
@@ -62,12 +53,6 @@ class Ended(Protocol):
     returncode: int
     stdout: str
     stderr: str
-
-
-def must(daemon: RunningDaemon, *arguments: str | Path) -> str:
-    ended = daemon.certctl(*arguments)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +86,6 @@ def server(daemon: RunningDaemon) -> Iterator[Server]:
     with calling(administrator(daemon)) as caller:
         yield Server(daemon, caller)
     assert not defects(daemon.installation.log.read_text()[already:])
-
-
-def make_csr(*names: x509.GeneralName, encoding: Encoding = Encoding.DER) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    alternative = x509.SubjectAlternativeName(names or [x509.DNSName(NAME)])
-    return builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256()).public_bytes(encoding)
 
 
 def _wrongly_signed() -> bytes:

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -29,7 +28,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 
 from certd.client.connection import Client
 from certd.client.credentials import read_credentials
@@ -46,12 +44,12 @@ from certd.token.policy import SignatureKind
 from certd.token.settings import TokenSettings
 from certd.v1.managed_certificate_service_pb2 import ExportManagedCertificateRequest, PassphraseProtection
 from tests.daemon import Installation, RunningDaemon, initialise, running
-from tests.system.books import administrator, books, calling, database_of, defects, refused, rows
+from tests.system.books import books, database_of, defects, rows
+from tests.system.calls import NAME, administrator, calling, make_csr, must, refused
 from tests.system.memory import number_needles, private_key_needles, scan
 from tests.system.softhsm_objects import SecretObject, secret_objects
 from tests.token.material import Authority, make_certificate, run_python, verifies
 
-NAME = "www.example.internal"
 PASSPHRASE = b"correct horse battery staple"
 AUTHORITIES = {"isolated-ca": KeySpec.EC_P256, "isolated-rsa": KeySpec.RSA_2048, "isolated-ed": KeySpec.ED25519}
 MANAGED = {"isolated-ec": KeySpec.EC_P256, "isolated-rsa": KeySpec.RSA_2048, "isolated-ed": KeySpec.ED25519}
@@ -90,18 +88,8 @@ class Worked:
         return Authority(key_id, KeySpec(spec), policy, public_key)
 
     def subject(self, authority_id: str) -> x509.Name:
-        ((der, subject),) = rows(
-            self.database, "SELECT certificate, subject FROM authorities WHERE authority_id = ?", [authority_id]
-        )
-        name = x509.load_der_x509_certificate(der).subject
-        assert name.public_bytes() == subject
-        return name
-
-
-def must(daemon: RunningDaemon, *arguments: str | Path, stdin: bytes = b"") -> str:
-    ended = daemon.certctl(*arguments, stdin=stdin)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+        ((der,),) = rows(self.database, "SELECT certificate FROM authorities WHERE authority_id = ?", [authority_id])
+        return x509.load_der_x509_certificate(der).subject
 
 
 @pytest.fixture(scope="module")
@@ -116,22 +104,13 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
                 *("--key", spec, "--subject", f"CN={authority}", "--lifetime", "1y"),
             )
         for _ in range(3):
-            must(daemon, "certificate", "issue", "--authority", "isolated-ca", "--csr", "-", stdin=_csr())
+            must(daemon, "certificate", "issue", "--authority", "isolated-ca", "--csr", "-", stdin=make_csr())
         must(
             daemon,
             *("managed", "request", "isolated-kept", "--authority", "isolated-ca", "--dns", NAME, "--not-exportable"),
         )
         yield Worked(daemon, token_settings(load(made.config)), dict(_exported(daemon)))
     assert not defects(made.log.read_text())
-
-
-def _csr() -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = x509.CertificateSigningRequestBuilder().subject_name(
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-    )
-    names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
-    return builder.add_extension(names, critical=False).sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def _exported(daemon: RunningDaemon) -> Iterator[tuple[str, bytes]]:

@@ -22,10 +22,6 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import Message  # noqa: TC002  # Types stand beside what they are of, in tests too.
 
 from certd.client.failure import CallFailed, decode
@@ -52,27 +48,13 @@ from certd.v1.x509_pb2 import (
     SubjectAlternativeNames,
 )
 from tests.daemon import Installation, RunningDaemon, initialise, run_program, running
-from tests.system.books import Caller, administrator, calling, database_of, defects, refused, rows, unchanged
+from tests.system.books import database_of, defects, rows, unchanged
+from tests.system.calls import NAME, Caller, administrator, calling, make_csr, must, refused
 from tests.waiting import eventually
 
-NAME = "www.example.internal"
 CA = "tenants/default/authorities/outage-ca"
 MANAGED = "tenants/default/managedCertificates/outage-web"
 CALL_SECONDS = 30.0
-
-
-def must(daemon: RunningDaemon, *arguments: str) -> None:
-    ended = daemon.certctl(*arguments)
-    assert ended.returncode == 0, ended.stderr
-
-
-def make_csr() -> bytes:
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    names = x509.SubjectAlternativeName([x509.DNSName(NAME)])
-    request = builder.add_extension(names, critical=False).sign(
-        ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()
-    )
-    return request.public_bytes(Encoding.DER)
 
 
 ISSUE = IssueCertificateRequest(parent=CA, csr=make_csr())

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import Installation, RunningDaemon, initialise
+from tests.system.calls import must
 from tests.waiting import eventually
 
 TOKEN_USER, DAEMON_USER, STRANGER = 61001, 61002, 61003
@@ -201,12 +202,6 @@ def separated(public_folder: Path, python: Python) -> Iterator[Separated]:
     finally:
         token.terminate()
         token.communicate(timeout=STOP_SECONDS)
-
-
-def must(daemon: RunningDaemon, *arguments: str) -> str:
-    ended = daemon.certctl(*arguments)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 def user_of(process_id: int) -> int:
