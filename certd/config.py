@@ -108,9 +108,9 @@ def _database_url(value: object, info: ValidationInfo) -> str:
 def _base_url(value: object) -> str:
     text = value if isinstance(value, str) else ""
     scheme, separator, rest = text.partition("://")
-    if scheme not in {"http", "https"} or not separator or not rest.strip("/") or set(text) & set(' ?#"<>'):
+    if scheme != "http" or not separator or not rest.strip("/") or set(text) & set(' ?#"<>'):
         raise _invalid(
-            'write the URL under which others reach [listen] http, for example "http://pki.example.internal"'
+            'write the http URL under which others reach [listen] http, for example "http://pki.example.internal"'
         )
     return text.rstrip("/")
 

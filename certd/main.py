@@ -109,6 +109,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         clock=clock,
         access=access,
         loop=loop,
+        epoch=ownership.epoch,
         token_label=config.token.label,
         base_url=base_url,
         step=step,
@@ -124,6 +125,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance,
         },
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
+        epoch=ownership.epoch,
         beats=(ownership.renew, recovery.run),
         step=step,
     )
@@ -190,15 +192,11 @@ class Daemon:
         """Starts everything and returns when it serves.
 
         Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for a listener that cannot be bound or credentials that
-        cannot work.
+        cannot work. Call `stop` also then.
         """
-        try:
-            credentials = self._credentials()
-            self._core.start()
-            return self._listen(credentials)
-        except BaseException:
-            self.stop()
-            raise
+        credentials = self._credentials()
+        self._core.start()
+        return self._listen(credentials)
 
     def _listen(self, credentials: Credentials) -> Ready:
         core, listen = self._core, self._config.listen

@@ -18,8 +18,8 @@ from certd.store.store import Store
 _log = logging.getLogger("certd.scheduler")
 
 WORKERS = 4
-_LEASE = timedelta(minutes=2)
-"""After this a job that was claimed and not finished is due again: its daemon died."""
+_LEASE = timedelta(minutes=10)
+"""After this a job that was claimed and not finished is due again, should its daemon hang and yet live."""
 _LONGEST_SLEEP = 10.0
 _FIRST_RETRY = timedelta(seconds=1)
 _LONGEST_RETRY = timedelta(minutes=10)
@@ -38,6 +38,7 @@ class Scheduler:
         clock: tells what is due.
         runs: what to do for each kind of job.
         blocked: what to tell the subject of a job that failed.
+        epoch: returns the owner epoch of this daemon.
         beats: called every few seconds: leases, recovery.
         step: is called with the name of each step when it is done.
     """
@@ -49,6 +50,7 @@ class Scheduler:
         clock: Clock,
         runs: Mapping[JobKind, Run],
         blocked: Mapping[JobKind, Blocked],
+        epoch: Callable[[], int],
         beats: tuple[Callable[[], object], ...],
         step: StepHook,
     ) -> None:
@@ -56,6 +58,7 @@ class Scheduler:
         self._clock = clock
         self._runs = runs
         self._blocked = blocked
+        self._epoch = epoch
         self._beats = beats
         self._step = step
         self._woken = threading.Event()
@@ -106,7 +109,10 @@ class Scheduler:
         """Claims as much as there are free workers and returns how long nothing will be due, in seconds."""
         now = self._clock.now()
         while self._free.acquire(blocking=False):
-            claimed = self._store.write("jobs.claim", lambda tx: jobs.claim(tx, now, now + _LEASE, 1))
+            claimed = self._store.write(
+                "jobs.claim",
+                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=1),
+            )
             if not claimed:
                 self._free.release()
                 break

@@ -11,7 +11,7 @@ from typing import Self
 from certd.errors import field_invalid
 
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-_SERIAL = re.compile(r"[0-9a-fA-F:]{1,64}")
+_SERIAL = re.compile(r"(?=.*[0-9a-fA-F])[0-9a-fA-F:]{1,128}")
 WILDCARD = "-"
 
 
@@ -26,8 +26,8 @@ def check_id(field: str, value: str) -> str:
 
 def normalise_serial(field: str, text: str) -> str:
     """Returns a serial in even-length lower-case hexadecimal without leading zero bytes; raises FIELD_INVALID."""
-    digits = text.replace(":", "").lower()
-    if not _SERIAL.fullmatch(text) or not digits or len(digits) > 42:
+    digits = text.replace(":", "").lstrip("0") or "0"
+    if not _SERIAL.fullmatch(text) or len(digits) > 40:
         raise field_invalid(field, "must be a serial number of at most 20 bytes in hexadecimal")
     return serial_text(int(digits, 16))
 

@@ -1,7 +1,7 @@
 """Distinguished names (RFC 5280, section 4.1.2.4). The DER is the name: it is kept, copied and compared as bytes.
 
-Text has the escapes of RFC 4514 but the order of the encoding, so that a name reads as it was written:
-`CN=Example Root,O=Example` encodes CN first.
+Text is that of RFC 4514, which begins with the last relative name of the encoding: `CN=Example Root,O=Example` is O, then
+CN, in DER, as every other tool writes and reads it.
 """
 
 import re
@@ -236,10 +236,12 @@ def comparable(name: bytes) -> tuple[frozenset[Attribute], ...]:
 
 
 def to_text(name: bytes) -> str:
-    """Returns the text of a name, in the order of the encoding; FIELD_INVALID when it is not the DER of a name."""
+    """Returns the text of a name (RFC 4514, section 2); FIELD_INVALID when it is not the DER of a name."""
     if name == EMPTY:
         return ""
-    return ",".join("+".join(_attribute_text(*attribute) for attribute in relative) for relative in decode(name))
+    return ",".join(
+        "+".join(_attribute_text(*attribute) for attribute in relative) for relative in reversed(decode(name))
+    )
 
 
 def _attribute_text(oid: str, value: str) -> str:
@@ -265,7 +267,7 @@ def _escape(value: str) -> str:
 
 
 def parse_text(text: str, *, field: str = "subject") -> bytes:
-    r"""Returns the DER of a name in text form, relative names in the order written; an empty text is the empty name.
+    r"""Returns the DER of a name in text form, the last relative name first; an empty text is the empty name.
 
     RFC 4514: `+` between the attributes of one relative name, `\` before special characters or two hexadecimal digits,
     `#` before the hexadecimal DER of a string. Spaces around separators are ignored. FIELD_INVALID with `field`.
@@ -283,7 +285,7 @@ def parse_text(text: str, *, field: str = "subject") -> bytes:
             name.append(tuple(relative))
             relative = []
         if not separator:
-            return encode(tuple(name), field=field)
+            return encode(tuple(reversed(name)), field=field)
         at += 1
 
 

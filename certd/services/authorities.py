@@ -8,9 +8,10 @@ An authority comes to be one committed step at a time, and whoever finds it unfi
     4. issue its certificate by the five steps of the issuing loop; the completion enables it and ends the job.
 """
 
+import contextlib
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -44,8 +45,10 @@ _METHOD = "CreateAuthority"
 _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=40 * 365)
 _PAGE_LENGTH = 200
-_JOB_DELAY = timedelta(seconds=30)
-"""How long the call that creates an authority has before the scheduler takes over."""
+_LEASE = timedelta(minutes=10)
+"""How long the call that creates an authority has before another daemon may take over, should this one hang and live."""
+_HAND_OVER_DELAY = timedelta(seconds=1)
+"""After this the scheduler takes over from a call that failed for a while."""
 _SYSTEM_LIFETIME = timedelta(days=20 * 365)
 _TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
               Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip
@@ -91,6 +94,7 @@ class Authorities:
         clock: Clock,
         access: Access,
         loop: IssuingLoop,
+        epoch: Callable[[], int],
         token_label: str,
         base_url: str | None,
         step: StepHook,
@@ -100,6 +104,7 @@ class Authorities:
         self._clock = clock
         self._access = access
         self._loop = loop
+        self._epoch = epoch
         self._token_label = token_label
         self._base_url = base_url
         self._step = step
@@ -138,7 +143,12 @@ class Authorities:
         if found is not None:
             return self._replayed(found)
         self._step("authority.1.requested")
-        finished = self.finish(planned.uid, principal=caller.principal)
+        try:
+            finished = self.finish(planned.uid, principal=caller.principal)
+        except CertdError as error:
+            if error.reason in _TRANSIENT:
+                self._hand_over(planned.uid)
+            raise
         return replace(self._view(finished, issuer), warnings=warnings)
 
     def get(self, caller: Caller, name: AuthorityName) -> AuthorityView:
@@ -229,9 +239,15 @@ class Authorities:
         if authorities.get(tx, authority.tenant, authority.authority_id) is not None:
             raise _exists(authority.name)
         authorities.insert(tx, authority)
-        jobs.put(tx, Job(kind=JobKind.ADVANCE_AUTHORITY, subject=authority.uid, due_time=now + _JOB_DELAY))
+        jobs.put_claimed(tx, _job(authority.uid, now), lease_until=now + _LEASE, owner_epoch=self._epoch())
         tx.event(_event(EventType.AUTHORITY_REQUESTED, authority, principal, now))
         return None
+
+    def _hand_over(self, uid: str) -> None:
+        """Leaves the rest to the scheduler; when that cannot be written, to whoever comes when the lease has ended."""
+        due = self._clock.now() + _HAND_OVER_DELAY
+        with contextlib.suppress(CertdError):
+            self._store.write("authorities.hand-over", lambda tx: jobs.put(tx, _job(uid, due)))
 
     def _make_key(self, authority: Authority) -> bytes:
         """Steps 2 and 3."""
@@ -452,6 +468,10 @@ def _planned(new: NewAuthority, issuer: Authority | None, now: datetime) -> Auth
         create_time=now,
         update_time=now,
     )
+
+
+def _job(uid: str, due_time: datetime) -> Job:
+    return Job(kind=JobKind.ADVANCE_AUTHORITY, subject=uid, due_time=due_time)
 
 
 def _exists(name: str) -> CertdError:

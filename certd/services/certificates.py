@@ -95,10 +95,9 @@ class Certificates:
         now = self._clock.now()
         # 1. Read.
         authority_name = str(new.authority)
-        profile = existing_profile(
-            new.profile or ProfileName(new.authority.tenant, DEFAULT_PROFILE), new.authority.tenant
-        )
-        self._access.require(caller, Permission.CERTIFICATE_ISSUE, authority_name, profile=profile.profile_id)
+        profile_name = new.profile or ProfileName(new.authority.tenant, DEFAULT_PROFILE)
+        self._access.require(caller, Permission.CERTIFICATE_ISSUE, authority_name, profile=profile_name.profile)
+        profile = existing_profile(profile_name, new.authority.tenant)
         if profile.authority:
             # What yields an authority is for those who operate authorities.
             self._access.require(caller, Permission.AUTHORITY_CREATE, authority_name)

@@ -139,8 +139,9 @@ class ManagedCertificates:
         """
         name = str(new.name)
         now = self._clock.now()
-        profile = existing_profile(new.profile or ProfileName(new.name.tenant, DEFAULT_PROFILE), new.name.tenant)
-        self._access.require(caller, Permission.MANAGED_CERTIFICATE_REQUEST, name, profile=profile.profile_id)
+        profile_name = new.profile or ProfileName(new.name.tenant, DEFAULT_PROFILE)
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_REQUEST, name, profile=profile_name.profile)
+        profile = existing_profile(profile_name, new.name.tenant)
         if profile.authority:
             raise CertdError(
                 Reason.PROFILE_FORBIDS, f"the profile {profile.profile_id} yields an authority; use CreateAuthority"

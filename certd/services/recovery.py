@@ -8,7 +8,7 @@ from certd.clock import Clock
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.services.issuance import row_key
 from certd.services.steps import StepHook
-from certd.store import authorities, certificates, owners, request_records
+from certd.store import authorities, certificates, jobs, owners, request_records
 from certd.store.store import Store, Transaction
 
 _log = logging.getLogger("certd.recovery")
@@ -54,7 +54,10 @@ class Ownership:
 
 
 class Recovery:
-    """Marks what died half done as lost and revoked, and forgets its request records, so that a retry issues afresh."""
+    """Marks what died half done as lost and revoked, and forgets its request records, so that a retry issues afresh.
+
+    Jobs of the dead are due again at once.
+    """
 
     def __init__(self, *, store: Store, clock: Clock, step: StepHook) -> None:
         self._store = store
@@ -63,6 +66,8 @@ class Recovery:
 
     def run(self) -> int:
         """Recovers every pending row whose owner's lease has ended; returns how many there were."""
+        now = self._clock.now()
+        self._store.write("recovery.jobs", lambda tx: jobs.release_of_ended_owners(tx, now))
         recovered = 0
         while True:
             batch = self._store.write("recovery.batch", self._batch)

@@ -16,6 +16,7 @@ from certd.errors import CertdError, Reason
 from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
 from certd.store import schema
 from certd.store.dialect import insert_if_absent
+from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import labels_of, labels_text, microseconds, optional_time_of, time_of
 
@@ -111,9 +112,6 @@ _MARK_LOST = (
     .where(*_KEY_FITS, _IS_PENDING)
     .values(state=CertificateState.LOST.value, revoke_time=bindparam("now"))
 )
-_LIVE_EPOCHS = select(schema.owners.c.epoch).where(
-    schema.owners.c.ended.is_(False), schema.owners.c.lease_until > bindparam("now")
-)
 _PENDING_OF_ENDED: Select[Any] = (
     select(
         _certificates.c.authority_uid,
@@ -132,7 +130,7 @@ _PENDING_OF_ENDED: Select[Any] = (
         _certificates.c.owner_epoch,
         _certificates.c.create_time,
     )
-    .where(_IS_PENDING, _certificates.c.owner_epoch.not_in(_LIVE_EPOCHS))
+    .where(_IS_PENDING, _certificates.c.owner_epoch.not_in(LIVE_EPOCHS))
     .order_by(_certificates.c.owner_epoch)
     .limit(bindparam("most"))
 )

@@ -8,11 +8,14 @@ from sqlalchemy import Select, bindparam, delete, select, update
 from certd.model.job import Job, JobKind
 from certd.store import schema
 from certd.store.dialect import insert_or_replace
+from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import microseconds, optional_time_of, time_of
 
 _jobs = schema.jobs
-_PUT = insert_or_replace(_jobs, key=["kind", "subject"], replaced=["due_time", "available_time", "attempt"])
+_PUT = insert_or_replace(
+    _jobs, key=["kind", "subject"], replaced=["due_time", "available_time", "attempt", "owner_epoch"]
+)
 _AVAILABLE: Select[Any] = (
     select(_jobs.c.kind, _jobs.c.subject, _jobs.c.due_time, _jobs.c.attempt)
     .where(_jobs.c.available_time <= bindparam("now"))
@@ -22,7 +25,16 @@ _AVAILABLE: Select[Any] = (
     .with_for_update(skip_locked=True)
 )
 _KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
-_TAKE = update(_jobs).where(*_KEY_FITS).values(available_time=bindparam("lease_until"), attempt=_jobs.c.attempt + 1)
+_TAKE = (
+    update(_jobs)
+    .where(*_KEY_FITS)
+    .values(available_time=bindparam("lease_until"), owner_epoch=bindparam("of_owner"), attempt=_jobs.c.attempt + 1)
+)
+_RELEASE = (
+    update(_jobs)
+    .where(_jobs.c.owner_epoch.is_not(None), _jobs.c.owner_epoch.not_in(LIVE_EPOCHS))
+    .values(available_time=_jobs.c.due_time, owner_epoch=None)
+)
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
 _NEXT = select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1)
@@ -30,33 +42,54 @@ _NEXT = select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1)
 
 def put(tx: Transaction, job: Job) -> None:
     """Inserts a job, or gives the one of the same kind and subject this due time and attempt and ends its lease."""
-    due = microseconds(job.due_time)
+    _put(tx, job, available_time=job.due_time, owner_epoch=None)
+
+
+def put_claimed(tx: Transaction, job: Job, *, lease_until: datetime, owner_epoch: int) -> None:
+    """As `put`, for a job that whoever puts it begins at once; others come to it only when that one has died."""
+    _put(tx, job, available_time=lease_until, owner_epoch=owner_epoch)
+
+
+def _put(tx: Transaction, job: Job, *, available_time: datetime, owner_epoch: int | None) -> None:
     tx.execute(
         _PUT,
         {
             "kind": job.kind.value,
             "subject": job.subject,
-            "due_time": due,
-            "available_time": due,
+            "due_time": microseconds(job.due_time),
+            "available_time": microseconds(available_time),
             "attempt": job.attempt,
+            "owner_epoch": owner_epoch,
         },
     )
 
 
-def claim(tx: Transaction, now: datetime, lease_until: datetime, limit: int) -> list[Job]:
+def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch: int, limit: int) -> list[Job]:
     """Claims up to `limit` jobs that are due, the longest due first, and keeps others off them until `lease_until`.
 
-    A job whose claimer neither finished it nor put it again is due once the lease has passed. The attempt of a job that
-    is returned counts this one: 1 the first time.
+    A job whose claimer neither finished it nor put it again is due once the lease has passed, or once the claimer's
+    epoch has ended, see `release_of_ended_owners`. The attempt of a job that is returned counts this one: 1 the first
+    time.
     """
     rows = tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit}).all()
     if rows:
         lease = microseconds(lease_until)
-        tx.execute(_TAKE, [{"of_kind": row.kind, "of_subject": row.subject, "lease_until": lease} for row in rows])
+        tx.execute(
+            _TAKE,
+            [
+                {"of_kind": row.kind, "of_subject": row.subject, "lease_until": lease, "of_owner": owner_epoch}
+                for row in rows
+            ],
+        )
     return [
         Job(kind=JobKind(row.kind), subject=row.subject, due_time=time_of(row.due_time), attempt=row.attempt + 1)
         for row in rows
     ]
+
+
+def release_of_ended_owners(tx: Transaction, now: datetime) -> int:
+    """Makes due again what was claimed by a daemon whose epoch has ended or whose lease has passed; returns how many."""
+    return tx.execute(_RELEASE, {"now": microseconds(now)}).rowcount
 
 
 def finish(tx: Transaction, kind: JobKind, subject: str, *, due_time: datetime | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, insert, select, update
 
 from certd.store import schema
 from certd.store.dialect import SQLITE
@@ -10,6 +10,8 @@ from certd.store.transaction import Transaction
 from certd.store.values import microseconds
 
 _owners = schema.owners
+LIVE_EPOCHS = select(_owners.c.epoch).where(_owners.c.ended.is_(False), _owners.c.lease_until > bindparam("now"))
+"""For conditions of other tables: the epochs of daemons that live at `now`."""
 _BEGIN = insert(_owners).returning(_owners.c.epoch)
 _END_ALL = update(_owners).where(_owners.c.ended.is_(False)).values(ended=True)
 _IS_LIVE = (_owners.c.epoch == bindparam("of_epoch"), _owners.c.ended.is_(False))

@@ -255,9 +255,12 @@ jobs = Table(
     # When it may be claimed: at its due time, or once the lease of a claim has passed.
     _time("available_time"),
     _number("attempt"),
+    # Epoch of the daemon that claimed it; NULL: nobody has.
+    _number("owner_epoch", null=True),
     PrimaryKeyConstraint("kind", "subject", name="jobs_key"),
 )
 Index("jobs_available_time", jobs.c.available_time)
+Index("jobs_claimed", jobs.c.owner_epoch)
 
 grants = Table(
     "grants",

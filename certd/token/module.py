@@ -34,6 +34,7 @@ from certd.pki.key_spec import (
 from certd.token import lock
 from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain
 from certd.token.description import TokenDescription
+from certd.token.durable import sync_softhsm
 from certd.token.pin import Refusal, forget_refusal, read_pin, recall_refusal, remember_refusal, wipe
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 from certd.token.settings import TokenSettings
@@ -201,6 +202,7 @@ class Module:
             for half in list(session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})):
                 half.destroy()
             _generate_pair(session, spec, key_id=key_id, label=label)
+            sync_softhsm(self._settings.softhsm_conf)
             return self.authority_key(key_id)
 
     def sign(self, key_id: bytes, algorithm: SignatureAlgorithm, data: bytes) -> bytes:
@@ -226,6 +228,7 @@ class Module:
                 capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
                 template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False},
             )
+            sync_softhsm(self._settings.softhsm_conf)
             return True
 
     def encrypt(self, key_id: bytes, *, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
@@ -415,9 +418,7 @@ def _only(session: pkcs11.Session, attributes: Mapping[Attribute, object]) -> _H
     found = _search(session, attributes)
     if len(found) > 1:
         key_id = attributes[Attribute.ID]
-        message = (
-            f"The token has {len(found)} keys of one kind with the id {key_id!r}. Remove the one that is not used."
-        )
+        message = f"The token has {len(found)} keys of one kind with the id {key_id!r}. Remove what is not used."
         raise _unavailable(message)
     return found[0] if found else None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from certd.errors import CertdError, Reason
 from certd.token.client import PinUser, start_child
+from certd.token.durable import make_durable
 from certd.token.settings import TokenSettings
 
 _MODULES = (
@@ -128,9 +129,9 @@ def create_softhsm_token(
     _set_pins(settings, throw_away.encode(), user_pin=user_pin, so_pin=so_pin)
     shutil.rmtree(work)
     write_configuration(unfinished / "softhsm2.conf", tokens=directory / "tokens")
-    _make_durable(unfinished)
+    make_durable(unfinished)
     unfinished.rename(directory)
-    _make_durable(directory.parent, deep=False)
+    make_durable(directory.parent, deep=False)
     return token
 
 
@@ -144,12 +145,3 @@ def _set_pins(settings: TokenSettings, throw_away: bytes, *, user_pin: bytes, so
         client.set_pin(user=PinUser.NORMAL, old_pin=throw_away, new_pin=user_pin)
     finally:
         client.stop()
-
-
-def _make_durable(directory: Path, *, deep: bool = True) -> None:
-    for path in [directory, *(directory.rglob("*") if deep else ())]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

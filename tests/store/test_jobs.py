@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certd.model.job import Job, JobKind
-from certd.store import jobs
+from certd.store import jobs, owners
 from certd.store.store import Store, Transaction
 from tests.store.samples import NOW
 from tests.store.waiting import run_together
@@ -26,8 +26,11 @@ def put(store: Store, *several: Job) -> None:
     store.write("test", work)
 
 
-def claim(store: Store, now: datetime = NOW, limit: int = 10) -> list[Job]:
-    return store.write("claim", lambda tx: jobs.claim(tx, now, now + LEASE, limit))
+def claim(store: Store, now: datetime = NOW, limit: int = 10, owner_epoch: int = 1) -> list[Job]:
+    return store.write(
+        "claim",
+        lambda tx: jobs.claim(tx, now, lease_until=now + LEASE, owner_epoch=owner_epoch, limit=limit),
+    )
 
 
 def next_due(store: Store) -> datetime | None:
@@ -51,6 +54,19 @@ def test_a_job_whose_lease_has_passed_is_claimed_again_and_counts_its_attempts(s
     assert claim(store) == [replace(job("a"), attempt=1)]
     assert claim(store, NOW + LEASE - timedelta(microseconds=1)) == []
     assert claim(store, NOW + LEASE) == [replace(job("a"), attempt=2)]
+
+
+def test_what_the_dead_had_claimed_is_due_again_at_once(store: Store) -> None:
+    put(store, job("of the dead"), job("of the living"))
+    dead = store.write("test", lambda tx: owners.begin(tx, NOW, NOW + timedelta(hours=1)))
+    claim(store, limit=1, owner_epoch=dead)
+    assert store.write("test", lambda tx: jobs.release_of_ended_owners(tx, NOW)) == 0
+    store.write("test", lambda tx: owners.end(tx, dead))
+    living = store.write("test", lambda tx: owners.begin(tx, NOW, NOW + timedelta(hours=1)))
+    claim(store, limit=1, owner_epoch=living)
+    assert claim(store) == []
+    assert store.write("test", lambda tx: jobs.release_of_ended_owners(tx, NOW)) == 1
+    assert [(one.subject, one.attempt) for one in claim(store)] == [("of the dead", 2)]
 
 
 def test_a_finished_job_is_gone(store: Store) -> None:

@@ -45,7 +45,7 @@ def test_openssl_request_as_pem_with_text_around_it(tmp_path: Path) -> None:
         capture_output=True, check=True,
     )  # fmt: skip
     parsed = parse_csr(run.stdout)
-    assert dn.to_text(parsed.subject) == "C=DE,O=Exämple,CN=WWW.example.internal"
+    assert dn.to_text(parsed.subject) == "CN=WWW.example.internal,O=Exämple,C=DE"
     assert parsed.names == SubjectAlternativeNames(
         dns_names=("www.example.internal", "*.example.internal"),
         ip_addresses=("192.0.2.1", "2001:db8::1"),

@@ -14,11 +14,11 @@ CN, O, OU, C, DC = "2.5.4.3", "2.5.4.10", "2.5.4.11", "2.5.4.6", "0.9.2342.19200
 EMAIL = "1.2.840.113549.1.9.1"
 
 
-def test_order_of_text_is_order_of_encoding() -> None:
+def test_text_begins_with_the_last_of_the_encoding() -> None:
     name = dn.parse_text("CN=Example Root,O=Example")
-    assert dn.decode(name) == (((CN, "Example Root"),), ((O, "Example"),))
-    assert dn.to_text(name) == "CN=Example Root,O=Example"
-    assert [a.value for a in x509.Name.from_bytes(name)] == ["Example Root", "Example"]
+    assert dn.decode(name) == (((O, "Example"),), ((CN, "Example Root"),))
+    assert dn.to_text(name) == "CN=Example Root,O=Example" == x509.Name.from_bytes(name).rfc4514_string()
+    assert [a.value for a in x509.Name.from_bytes(name)] == ["Example", "Example Root"]
 
 
 def test_strings_have_the_types_of_rfc_5280() -> None:
@@ -33,8 +33,8 @@ def test_strings_have_the_types_of_rfc_5280() -> None:
         ("", ()),
         ("  ", ()),
         ("CN=a", (((CN, "a"),),)),
-        ("cn = a , o = b c ", (((CN, "a"),), ((O, "b c"),))),
-        ("CN=a+OU=b,O=c", (((CN, "a"), (OU, "b")), ((O, "c"),))),
+        ("cn = a , o = b c ", (((O, "b c"),), ((CN, "a"),))),
+        ("CN=a+OU=b,O=c", (((O, "c"),), ((CN, "a"), (OU, "b")))),
         (r"O=Sue\, Grabbit and Runn", (((O, "Sue, Grabbit and Runn"),),)),
         (r"CN=a\+b\=c\;d\<e\>\"\\", (((CN, 'a+b=c;d<e>"\\'),),)),
         (r"CN=\ a\ ", (((CN, " a "),),)),

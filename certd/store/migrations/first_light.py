@@ -250,9 +250,11 @@ def _work() -> None:
         _number("due_time"),
         _number("available_time"),
         _number("attempt"),
+        _number("owner_epoch", null=True),
         sa.PrimaryKeyConstraint("kind", "subject", name="jobs_key"),
     )
     op.create_index("jobs_available_time", "jobs", ["available_time"])
+    op.create_index("jobs_claimed", "jobs", ["owner_epoch"])
     op.create_table(
         "owners",
         sa.Column("epoch", _COUNTER, autoincrement=True, nullable=False),

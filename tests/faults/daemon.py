@@ -1,0 +1,69 @@
+"""`certd serve` with a step hook that kills: a program, run by `rounds.py`.
+
+A line on standard input arms it: `STEP OCCURRENCE VICTIM`, with the victim `daemon` or `token`. When the step is done
+for that many times from then on, the victim gets SIGKILL.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc reads it at its import.
+
+from certd import config, log, main
+from certd.clock import SystemClock
+
+
+class Killer:
+    """The hook."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._step = ""
+        self._left = 0
+        self._victim = ""
+        self.core: main.Core | None = None
+
+    def listen(self) -> None:
+        for line in sys.stdin:
+            with self._lock:
+                self._step, left, self._victim = line.split()
+                self._left = int(left)
+
+    def __call__(self, name: str) -> None:
+        with self._lock:
+            if name != self._step:
+                return
+            self._left -= 1
+            if self._left > 0:
+                return
+            self._step = ""
+            pid = os.getpid() if self._victim == "daemon" else self.core.token.process_id if self.core else None
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+
+def run(config_file: Path) -> None:
+    settings = config.load(config_file)
+    log.configure(level="warning", style="text")
+    killer = Killer()
+    core = main.assemble(settings, clock=SystemClock(), step=killer)
+    killer.core = core
+    daemon = main.Daemon(core)
+    signal.signal(signal.SIGTERM, lambda *_: daemon.request_stop())
+    try:
+        ready = daemon.start()
+        sys.stdout.write(f"READY {json.dumps(asdict(ready))}\n")
+        sys.stdout.flush()
+        threading.Thread(target=killer.listen, daemon=True).start()
+        daemon.wait()
+    finally:
+        daemon.stop()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
