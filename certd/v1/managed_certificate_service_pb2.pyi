@@ -294,8 +294,9 @@ class ExportManagedCertificateResponse(_message.Message):
     sealed_private_key: _builtins.bytes
     """HPKE encapsulated key followed by the ciphertext of the PKCS#8 PrivateKeyInfo DER, when a recipient was given."""
     hpke_info: _builtins.bytes
-    """HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names tenant, managed certificate,
-    version and the SHA-256 of the public key. A client recomputes it and compares.
+    """HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names the opaque uid of the
+    tenant, the uid of the managed certificate, the version and the SHA-256 of the public key. A client compares the last
+    three with what it asked for and received.
     """
     @_builtins.property
     def certificate(self) -> _x509_pb2.EncodedCertificate:

@@ -608,8 +608,9 @@ type ExportManagedCertificateResponse struct {
 	//	*ExportManagedCertificateResponse_EncryptedPrivateKeyPem
 	//	*ExportManagedCertificateResponse_SealedPrivateKey
 	PrivateKey isExportManagedCertificateResponse_PrivateKey `protobuf_oneof:"private_key"`
-	// HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names tenant, managed certificate,
-	// version and the SHA-256 of the public key. A client recomputes it and compares.
+	// HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names the opaque uid of the
+	// tenant, the uid of the managed certificate, the version and the SHA-256 of the public key. A client compares the last
+	// three with what it asked for and received.
 	HpkeInfo      []byte `protobuf:"bytes,6,opt,name=hpke_info,json=hpkeInfo,proto3" json:"hpke_info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
