@@ -1,7 +1,7 @@
 """Distinguished names (RFC 5280, section 4.1.2.4). The DER is the name: it is kept, copied and compared as bytes.
 
-Text is that of RFC 4514, which begins with the last relative name of the encoding: `CN=Example Root,O=Example` is O, then
-CN, in DER, as every other tool writes and reads it.
+Text is that of RFC 4514, which begins with the last relative name of the encoding: `CN=Example Root,O=Example` is O,
+then CN, in DER, as every other tool writes and reads it.
 """
 
 import re

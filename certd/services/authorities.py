@@ -46,7 +46,7 @@ _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=40 * 365)
 _PAGE_LENGTH = 200
 _LEASE = timedelta(minutes=10)
-"""How long the call that creates an authority has before another daemon may take over, should this one hang and live."""
+"""How long the call that creates an authority has before another daemon takes over, should this one hang and live."""
 _HAND_OVER_DELAY = timedelta(seconds=1)
 """After this the scheduler takes over from a call that failed for a while."""
 _SYSTEM_LIFETIME = timedelta(days=20 * 365)

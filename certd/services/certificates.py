@@ -18,7 +18,7 @@ from certd.model.authority import Authority
 from certd.model.certificate import Certificate, CertificateState
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName, serial_text
 from certd.pki import csr
-from certd.pki.preparation import CertificateRequest, Prepared, Validity, Warning
+from certd.pki.preparation import CertificateRequest, Prepared, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.profiles import Profile
 from certd.services.access import Access
 from certd.services.authorities import enabled_authority, every_authority, existing_authority, information_url

@@ -88,7 +88,7 @@ def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch:
 
 
 def release_of_ended_owners(tx: Transaction, now: datetime) -> int:
-    """Makes due again what was claimed by a daemon whose epoch has ended or whose lease has passed; returns how many."""
+    """Makes due again what a daemon had claimed whose epoch has ended or whose lease has passed; returns how many."""
     return tx.execute(_RELEASE, {"now": microseconds(now)}).rowcount
 
 
