@@ -40,7 +40,7 @@ from certd.web.server import serve as serve_http
 
 _log = logging.getLogger("certd.main")
 
-_TOKEN_START_SECONDS = 20.0
+_TOKEN_START_SECONDS = 5.0
 _GRACE_SECONDS = 10.0
 
 
