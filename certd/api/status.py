@@ -79,8 +79,8 @@ _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "versions": "certd.v1.ManagedCertificateVersion",
 }
 
-# Together below 8 KiB, base64 included, past which gRPC drops trailers at random; the message counts once as it is and once with three
-# characters for each byte that is not ASCII.
+# Together below 8 KiB, base64 included, past which gRPC drops trailers at random. The message counts twice: once as it
+# is, and once with three characters for each byte that is not ASCII.
 _MESSAGE_BYTES: Final = 512
 _VIOLATIONS_BYTES: Final = 1536
 _DESCRIPTION_BYTES: Final = 512
