@@ -1,6 +1,7 @@
 """A core on a real store and a real token, with a fake clock and a step hook to stop the world by."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -125,11 +126,11 @@ def token_settings(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
     return make_token(tmp_path_factory.mktemp("token"))
 
 
-def configuration(folder: Path, token: TokenSettings) -> Config:
-    """Returns the configuration of a server whose files are all in `folder`, on free ports."""
+def configuration(folder: Path, token: TokenSettings, *, database_url: str = "") -> Config:
+    """Returns the configuration of a server whose files are all in `folder`, on free ports, on SQLite unless told."""
     return Config(
         listen=Listen(**dict.fromkeys(("grpc", "http", "metrics"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
-        database=Database(url=f"sqlite:///{folder}/certd.db"),
+        database=Database(url=database_url or f"sqlite:///{folder}/certd.db"),
         token=Token(
             module=str(token.module),  # type: ignore[arg-type]  # Parsed.
             label=token.label,
@@ -145,11 +146,11 @@ def configuration(folder: Path, token: TokenSettings) -> Config:
     )
 
 
-@pytest.fixture
-def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
-    config = configuration(tmp_path, token_settings)
+@contextmanager
+def running_world(config: Config, clock: FakeClock) -> Iterator[World]:
+    """Runs a core on the database of `config`; several may share one PostgreSQL."""
     migrate(config.database.url)
-    clock, steps = FakeClock(), Steps()
+    steps = Steps()
     core = main.assemble(config, clock=clock, step=steps)
     core.start()
     try:
@@ -164,3 +165,9 @@ def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
         yield World(core=core, clock=clock, steps=steps)
     finally:
         core.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
+    with running_world(configuration(tmp_path, token_settings), FakeClock()) as running:
+        yield running
