@@ -25,11 +25,10 @@ from typing import Any
 import psutil
 
 from certd.config import load
-from certd.main import token_settings
 from certd.pki.key_spec import KeySpec
 from certd.token.settings import TokenSettings
 from tests.bench.load.messages import Connect, Listing, Outcome, Run, Target
-from tests.daemon import RunningDaemon, initialise, running
+from tests.daemon import Installation, RunningDaemon, initialise, running
 
 AUTHORITY = "tenants/default/authorities/bench-ca"
 LEVELS = (1, 8, 32, 128)
@@ -89,7 +88,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             authority=AUTHORITY,
         )
         generators = [stack.enter_context(_generator(target)) for _ in range(options.generators)]
-        settings = token_settings(load(installation.config))
+        settings = _token_settings(installation)
         measured: dict[int, list[Repetition]] = {callers: [] for callers in options.levels}
         raw_token: list[float] = []
         outcomes: list[Outcome] = []
@@ -123,6 +122,13 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             "retries": retries,
             "failures": failures,
         }
+
+
+def _token_settings(installation: Installation) -> TokenSettings:
+    token = load(installation.config).token
+    return TokenSettings(
+        module=token.module, label=token.label, pin_file=token.pin_file, softhsm_conf=token.softhsm_conf
+    )
 
 
 def _make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
@@ -201,7 +207,7 @@ def _run(
     measure_from = start + options.warm_up
     until = measure_from + options.seconds
     for generator, _ in busy:
-        generator.connection.send(Run(start=start, measure_from=measure_from, until=until))
+        _send(generator, Run(start=start, measure_from=measure_from, until=until))
     processes = {
         "daemon": [psutil.Process(daemon.pid)],
         "token process": [psutil.Process(daemon.token_pid)],
@@ -239,8 +245,15 @@ def _cpu_at(moment: float, processes: dict[str, list[psutil.Process]]) -> tuple[
 
 
 def _ask(generator: Generator, order: Connect | Listing) -> Any:
-    generator.connection.send(order)
+    _send(generator, order)
     return _receive(generator.connection, "a load generator")
+
+
+def _send(generator: Generator, order: Connect | Run | Listing) -> None:
+    try:
+        generator.connection.send(order)
+    except OSError:
+        raise SystemExit("bench issue: a load generator died; its error is above") from None
 
 
 def _receive(connection: Connection, who: str) -> Any:
