@@ -96,7 +96,9 @@ class Scheduler:
             except Exception:  # noqa: BLE001  # A defect in one round must not end all schedules.
                 _log.exception("the scheduler failed and goes on")
                 sleep = 1.0
-            self._woken.wait(sleep)
+            # Whoever stopped us before `clear` set this first, and would else be waited for in vain.
+            if not self._stopping.is_set():
+                self._woken.wait(sleep)
 
     def _beat(self) -> None:
         now = self._clock.now()
@@ -109,20 +111,29 @@ class Scheduler:
         """Claims as much as there are free workers and returns how long nothing will be due, in seconds."""
         now = self._clock.now()
         while self._free.acquire(blocking=False):
-            claimed = self._store.write(
-                "jobs.claim",
-                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=1),
-            )
-            if not claimed:
-                self._free.release()
+            job = self._claim_for_free_worker(now)
+            if job is None:
                 break
-            self._workers.submit(self._work, claimed[0])
+            self._workers.submit(self._work, job)
         else:
             # All are at work; the next one that is free wakes us.
             return _LONGEST_SLEEP
         with self._store.read("jobs.next") as tx:
             due = jobs.next_due(tx)
         return _LONGEST_SLEEP if due is None else min(_LONGEST_SLEEP, max(0.0, (due - now).total_seconds()))
+
+    def _claim_for_free_worker(self, now: datetime) -> Job | None:
+        """Claims one job; without one, and when the claim fails, the worker is free again."""
+        claimed: list[Job] = []
+        try:
+            claimed = self._store.write(
+                "jobs.claim",
+                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=1),
+            )
+        finally:
+            if not claimed:
+                self._free.release()
+        return claimed[0] if claimed else None
 
     def _work(self, job: Job) -> None:
         try:
