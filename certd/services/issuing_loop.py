@@ -89,7 +89,9 @@ class IssuingLoop:
         self._step = step
         self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_LENGTH)
         self._unrecorded: list[_Item] = []
-        self._stopping = threading.Event()
+        self._accepting = threading.Lock()
+        """Held by whoever puts an item or closes the queue, so that nothing comes after its end."""
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="issuing-loop", daemon=True)
 
     def start(self) -> None:
@@ -98,7 +100,8 @@ class IssuingLoop:
 
     def stop(self) -> None:
         """Finishes what was accepted, refuses what comes, and ends the thread."""
-        self._stopping.set()
+        with self._accepting:
+            self._stopping = True
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
@@ -116,10 +119,11 @@ class IssuingLoop:
         may yet be issued: a repeated call with the same request id finds it.
         """
         item = _Item(issuance, None if timeout is None else time.monotonic() + timeout)
-        if self._stopping.is_set():
-            raise _shutting_down()
         try:
-            self._queue.put_nowait(item)
+            with self._accepting:
+                if self._stopping:
+                    raise _shutting_down()
+                self._queue.put_nowait(item)
         except queue.Full:
             raise CertdError(
                 Reason.SIGNING_QUEUE_FULL,
@@ -145,7 +149,6 @@ class IssuingLoop:
             if last:
                 self._round(signed, [])
                 break
-        self._refuse_rest()
 
     def _take(self, *, wait: bool) -> tuple[list[_Item], bool]:
         """Returns all that waits, up to a round, and whether the loop is to end."""
@@ -302,25 +305,22 @@ class IssuingLoop:
         ]
         try:
             results = self._token.sign(frame, timeout=_SIGN_TIMEOUT)
+            answered = list(zip(items, results, strict=True))
         except CertdError as error:
             for item in items:
                 item.error = error
             return
-        for item, result in zip(items, results, strict=True):
+        except Exception:  # noqa: BLE001  # A bad answer must not end the loop that all others need.
+            _log.exception("the token process answered what makes no sense")
+            for item in items:
+                item.error = CertdError(Reason.INTERNAL, "the token process answered what makes no sense")
+            return
+        for item, result in answered:
             if isinstance(result, CertdError):
                 item.error = result
             else:
                 # The certificate is made of the very bytes that the books hold.
                 item.der = assemble(item.issuance.intent.tbs, item.issuance.signature_algorithm, result)
-
-    def _refuse_rest(self) -> None:
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if item is not None and item.future.set_running_or_notify_cancel():
-                item.future.set_exception(_shutting_down())
 
 
 @dataclass(eq=False, slots=True)
