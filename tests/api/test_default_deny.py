@@ -398,6 +398,8 @@ _QUERY = hashlib.sha256(b"certificates tenants/default/authorities/ca").hexdiges
         _token(_QUERY, "x", "y"),
         _token(_QUERY, "2030-01-01T00:00:00", "y", "z"),
         _token(_QUERY, "0001-01-01T00:00:00+14:00", "0a"),
+        _token(_QUERY, "2030-01-01T00:00:00", "\ud800"),
+        _token(_QUERY, "2030-01-01T00:00:00", "\0"),
     ],
 )
 def test_a_page_token_of_the_callers_own_making_is_refused(installed: Installed, token: str) -> None:
