@@ -103,6 +103,6 @@ def _is_fresh(request: Request, document: _Document) -> bool:
         return False
     try:
         moment = parsedate_to_datetime(since)
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     return document.modified <= (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
