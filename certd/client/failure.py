@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from certd.errors import Reason, Violation
+
+if TYPE_CHECKING:
+    # certctl tells gRPC to be quiet before it loads it, and --help does without.
+    import grpc
 
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 
@@ -68,7 +71,7 @@ class CallFailed(Exception):  # noqa: N818  # It names what happened, as CertdEr
         )
 
 
-def decode(error: grpc.RpcError) -> CallFailed:
+def decode(error: "grpc.RpcError") -> CallFailed:
     """Returns the failure that an error of grpc stands for, with whatever details the server attached."""
     code = error.code().name
     info = ErrorInfo()
@@ -97,7 +100,7 @@ def decode(error: grpc.RpcError) -> CallFailed:
     )
 
 
-def _details(error: grpc.RpcError) -> list[AnyMessage]:
+def _details(error: "grpc.RpcError") -> list[AnyMessage]:
     """Returns the details of the error's status; none when the trailer is missing or mangled, as by a proxy."""
     for trailer in error.trailing_metadata() or ():
         if trailer.key == _STATUS_DETAILS:

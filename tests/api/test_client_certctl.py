@@ -12,12 +12,13 @@ from uuid import UUID
 import grpc
 import pytest
 
+from certd.client.messages import duration
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import ListAuthoritiesResponse
 from certd.v1.certificate_pb2 import Certificate
 from certd.v1.certificate_service_pb2 import ListCertificatesResponse
 from certd.v1.server_service_pb2 import ServerInfo, TokenInfo, TrustBundle
-from certd.v1.x509_pb2 import KeySpec
+from certd.v1.x509_pb2 import AttributeTypeAndValue, DistinguishedName, KeySpec, RelativeDistinguishedName
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, described, encoded, settle
 from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
@@ -68,7 +69,7 @@ def test_create_authority_sends_what_the_examples_say(fake: FakeServer, certctl:
     assert [
         [(attribute.type, attribute.value) for attribute in rdn.attributes]
         for rdn in request.authority.subject.relative_distinguished_names
-    ] == [[("CN", "Example Root")], [("O", "Example")]]
+    ] == [[("O", "Example")], [("CN", "Example Root")]]
     assert dict(request.authority.labels) == {"team": "web"}
     assert not request.authority.HasField("path_length")
     UUID(request.request_id)
@@ -116,6 +117,7 @@ def test_create_subordinate_names_its_issuer_in_full(fake: FakeServer, certctl: 
         ("managed", "export", "web", "--passphrase-file", "x", "--passphrase", "secret"),
         ("completion", "tcsh"),
         ("no-such-noun",),
+        (),
     ],
 )
 def test_wrong_usage_ends_with_2_and_asks_nothing(
@@ -244,6 +246,69 @@ def test_a_validated_certificate_is_not_written(
     assert ended.code == 0
     assert not out.exists()
     assert fake.requests("IssueCertificate")[0].validate_only
+
+
+def test_a_check_shows_nothing_that_could_be_looked_for(
+    fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path
+) -> None:
+    made_up = Authority(
+        name=CA,
+        uid="0badc0de",
+        state=Authority.AWAITING_CERTIFICATE,
+        subject=DistinguishedName(
+            relative_distinguished_names=[
+                RelativeDistinguishedName(attributes=[AttributeTypeAndValue(type="CN", value="Example, Inc.")])
+            ]
+        ),
+        lifetime=duration(timedelta(days=10 * 365)),
+        key=Authority.Key(number=1, key_id="0badc0de"),
+    )
+    fake.answer("CreateAuthority", made_up)
+    arguments = ("authority", "create", "web-ca", "--type", "root", "--subject", "CN=x", "--validate-only")
+    checked = certctl(*arguments)
+    assert checked.code == 0
+    assert "CN=Example\\, Inc." in checked.out
+    assert "10y" in checked.out
+    csr = tmp_path / "req.pem"
+    csr.write_bytes(b"a request")
+    description = described()
+    description.serial_number = "0badc0de"
+    fake.answer("IssueCertificate", Certificate(certificate=encoded(root), description=description))
+    issued = certctl("certificate", "issue", "--authority", "a", "--csr", csr, "--validate-only")
+    assert issued.code == 0
+    for invented in ("0badc0de", "AWAITING_CERTIFICATE", "STATE_UNSPECIFIED", "Created"):
+        assert invented not in checked.out + issued.out
+
+
+@pytest.mark.parametrize("option", ["--out", "--chain-out"])
+def test_where_nothing_can_be_written_nothing_is_issued(
+    fake: FakeServer, certctl: Certctl, tmp_path: Path, option: str
+) -> None:
+    csr = tmp_path / "req.pem"
+    csr.write_bytes(b"a request")
+    ended = certctl("certificate", "issue", "--authority", "a", "--csr", csr, option, tmp_path / "no" / "leaf.pem")
+    assert ended.code == 1
+    assert "leaf.pem cannot be written: there is no directory" in ended.err
+    assert not fake.calls
+
+
+def test_every_violation_is_told(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "GetAuthority",
+        Failing(
+            code=grpc.StatusCode.INVALID_ARGUMENT,
+            reason="NAME_NOT_ALLOWED",
+            message="dns_names[0]: 'a_b' has a label (and 1 more)",
+            violations=[("dns_names[0]", "'a_b' has a label"), ("dns_names[1]", "'c_d' has a label")],
+        ),
+    )
+    assert "'c_d'" in certctl("authority", "get", "web-ca").err
+
+
+def test_grpc_is_loaded_only_to_call() -> None:
+    # main() silences it before: what it logs would stand between the answers.
+    code = "import certd.cli.certctl, sys; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_certificates_are_listed_up_to_the_limit(fake: FakeServer, certctl: Certctl) -> None:

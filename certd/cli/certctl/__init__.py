@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import click
@@ -36,9 +37,9 @@ _COMPLETION_VARIABLE: Final = "_CERTCTL_COMPLETE"
 def cli() -> None:
     """Speak to a certd server.
 
-    Names may be short: web-ca stands for tenants/default/authorities/web-ca. Durations are 90d, 12h, 10y; times are
-    RFC 3339. The connection comes from flags, then CERTCTL_ADDRESS, CERTCTL_CERTIFICATE, CERTCTL_PRIVATE_KEY and
-    CERTCTL_TRUST_BUNDLE, then ~/.config/certd/certctl.toml.
+    Names may be short: web-ca stands for tenants/default/authorities/web-ca. Durations are 30s, 12h, 90d, 10y (of
+    365 days each); times are RFC 3339. The connection comes from flags, then CERTCTL_ADDRESS, CERTCTL_CERTIFICATE,
+    CERTCTL_PRIVATE_KEY and CERTCTL_TRUST_BUNDLE, then ~/.config/certd/certctl.toml.
     """
 
 
@@ -102,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     """Whether the arguments ask for JSON; used where they could not be parsed."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = pairwise([*arguments, ""])
     return any(
         (word in {"-o", "--output"} and following == "json") or word in {"-ojson", "--output=json"}
         for word, following in pairs

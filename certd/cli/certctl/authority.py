@@ -9,9 +9,11 @@ from uuid import UUID
 import click
 
 from certd.cli.certctl import files, names, output
+from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SIGNATURE_ALGORITHM, SUBJECT
 from certd.client.messages import duration, enum_text
+from certd.pki.distinguished_name import encode, oid_of, to_text
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import CreateAuthorityRequest, GetAuthorityRequest, ListAuthoritiesRequest
 from certd.v1.x509_pb2 import DistinguishedName, KeySpec, SignatureAlgorithm
@@ -42,10 +44,14 @@ def authority() -> None:
     help="root signs its own certificate; subordinate has it signed by --issuer.",
 )
 @click.option("--issuer", metavar="AUTHORITY", help="Authority that signs the certificate of a subordinate.")
-@click.option("--subject", type=SUBJECT, required=True, help='Its subject, in this order: "CN=Example Root,O=Example".')
-@click.option("--key", "key_spec", type=KEY_SPEC, help="Kind and size of its key.")
-@click.option("--signature-algorithm", type=SIGNATURE_ALGORITHM, help="Algorithm of its signatures.")
-@click.option("--lifetime", type=DURATION, help="Lifetime of its certificate, for example 10y.")
+@click.option("--subject", type=SUBJECT, required=True, help='Its subject (RFC 4514): "CN=Example Root,O=Example".')
+@click.option(
+    "--key", "key_spec", type=KEY_SPEC, help="Kind and size of its key.  [default: EC_P384 for a root, EC_P256 else]"
+)
+@click.option(
+    "--signature-algorithm", type=SIGNATURE_ALGORITHM, help="Algorithm of its signatures.  [default: by its key]"
+)
+@click.option("--lifetime", type=DURATION, help="Lifetime of its certificate.  [default: 10y for a root, 5y else]")
 @click.option("--path-length", type=click.IntRange(0, 4), help="How many authorities may stand below it in a chain.")
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="File for its certificate (PEM).")
@@ -90,6 +96,7 @@ def create(
         request_id=str(request_id),
         validate_only=validate_only,
     )
+    files.check_writable([] if out is None else [out])
     with run.connect() as client, run.progress(f"creating the authority {authority_id}"):
         made = client.call(client.stubs.create_authority, request)
     output.print_warnings(made.warnings, run.output)
@@ -97,7 +104,7 @@ def create(
         run.tell("every check passed; nothing was changed")
     elif out is not None:
         files.write([files.Output(path=out, content=made.certificate.pem.encode())])
-    _print(made, run)
+    _print(made, run, exists=not validate_only)
 
 
 @verb(authority, "get", examples="certctl authority get web-ca\ncertctl authority get web-root -o pem > root.pem")
@@ -136,24 +143,35 @@ def _row(item: Authority) -> Sequence[str]:
     )
 
 
-def _print(item: Authority, run: Invocation) -> None:
+def _print(item: Authority, run: Invocation, *, exists: bool = True) -> None:
+    # What was only checked has no key, no certificate and no place in the books, whatever the answer made up for it.
     card = [
         ("Name", item.name),
         ("Type", enum_text(item, "type")),
-        ("State", enum_text(item, "state")),
-        ("Subject", item.description.subject_text),
+        ("State", enum_text(item, "state") if exists else ""),
+        ("Subject", item.description.subject_text or _subject_text(item)),
         ("Issuer", item.issuer or item.description.issuer_text),
         *output.validity_rows(item.description),
+        ("Lifetime", "" if exists else format_duration(item.lifetime.ToTimedelta())),
         ("Serial number", item.description.serial_number),
         ("Path length", str(item.path_length) if item.HasField("path_length") else ""),
-        ("Key", _key_text(item)),
+        ("Key", _key_text(item) if exists else enum_text(item, "key_spec")),
         ("Signs with", enum_text(item, "signature_algorithm")),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
-        ("Uid", item.uid),
+        ("Uid", item.uid if exists else ""),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
-        ("Created", output.time_text(item.create_time)),
+        ("Created", output.time_text(item.create_time) if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _subject_text(item: Authority) -> str:
+    """Returns the subject that was asked for, as text; certificates tell theirs in their description."""
+    name = tuple(
+        tuple((oid_of(attribute.type), attribute.value) for attribute in relative.attributes)
+        for relative in item.subject.relative_distinguished_names
+    )
+    return to_text(encode(name))
 
 
 def _key_text(item: Authority) -> str:

@@ -13,6 +13,7 @@ from certd.cli.certctl import files, names, output
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import DURATION, LABEL, TIME
 from certd.client.messages import duration, enum_text, timestamp
+from certd.errors import CertdError
 from certd.v1.certificate_pb2 import Certificate
 from certd.v1.certificate_service_pb2 import GetCertificateRequest, IssueCertificateRequest, ListCertificatesRequest
 
@@ -31,7 +32,7 @@ def certificate() -> None:
     "issue",
     examples="""
     certctl certificate issue --authority web-ca --csr req.pem --lifetime 90d --out leaf.pem --chain-out chain.pem
-    certctl certificate issue --authority web-ca --csr req.pem --profile server --not-after 2027-01-31T12:00:00Z
+    certctl certificate issue --authority web-ca --csr req.pem --label team=web --not-after 2027-01-31T12:00:00Z
     openssl req -new -key key.pem -config req.cnf | certctl certificate issue --authority web-ca --csr - -o pem
     """,
 )
@@ -74,15 +75,21 @@ def issue(
         request_id=str(request_id),
         validate_only=validate_only,
     )
+    files.check_writable([path for path in (out, chain_out) if path is not None])
     with run.connect() as client, run.progress("issuing the certificate"):
         issued = client.call(client.stubs.issue_certificate, request)
     output.print_warnings(issued.warnings, run.output)
     if validate_only:
         # The certificate in the answer has a throw-away signature, so it is neither written nor printed as PEM.
         run.tell("every check passed; nothing was changed")
-        _print(issued, run, pem="")
+        _print(issued, run, pem="", exists=False)
         return
-    _write(issued, out, chain_out)
+    try:
+        _write(issued, out, chain_out)
+    except CertdError as error:
+        # The certificate exists all the same, and nobody should issue it again for want of its name.
+        message = f"{error.message}; {issued.name} is issued: certctl certificate get {issued.name} --out FILE"
+        raise CertdError(error.reason, message) from error
     _print(issued, run, pem=issued.certificate.pem)
 
 
@@ -158,30 +165,33 @@ def _row(item: Certificate) -> Sequence[str]:
         names.short(item.name),
         item.name.split("/")[3],
         enum_text(item, "state"),
-        ", ".join(all_names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else ""),
+        # An authority's certificate has no alternative names.
+        ", ".join(all_names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        or item.description.subject_text,
         names.short(item.profile),
         output.time_text(item.description.not_after_time),
         output.days_left_text(item.description),
     )
 
 
-def _print(item: Certificate, run: Invocation, *, pem: str) -> None:
+def _print(item: Certificate, run: Invocation, *, pem: str, exists: bool = True) -> None:
     described = item.description
     card = [
         ("Name", item.name),
-        ("State", enum_text(item, "state")),
+        ("State", enum_text(item, "state") if exists else ""),
         ("Subject", described.subject_text),
         ("Names", output.names_text(described.subject_alternative_names, "\n")),
         ("Issuer", described.issuer_text),
         *output.validity_rows(described),
-        ("Serial number", described.serial_number),
+        # Without a certificate these are made up, and would be looked for in vain.
+        ("Serial number", described.serial_number if exists else ""),
         ("Key", enum_text(described, "key_spec")),
         ("Signed with", enum_text(described, "signature_algorithm")),
-        ("SHA-256", described.sha256_fingerprint.hex()),
+        ("SHA-256", described.sha256_fingerprint.hex() if exists else ""),
         ("Profile", names.short(item.profile)),
         ("Managed by", item.managed_certificate_version),
         ("Revoked", output.time_text(item.revoke_time)),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
-        ("Created", output.time_text(item.create_time)),
+        ("Created", output.time_text(item.create_time) if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=pem)

@@ -100,6 +100,18 @@ def write(outputs: Sequence[Output]) -> None:
                 beside.unlink()
 
 
+def check_writable(paths: Sequence[Path]) -> None:
+    """Raises FIELD_INVALID when a file could not be written, to be asked before anything is made for it."""
+    for path in paths:
+        place = path.resolve()
+        if place.exists() and not place.is_file():
+            raise CertdError(Reason.FIELD_INVALID, f"{path} is no regular file; name another")
+        if not place.parent.is_dir():
+            raise CertdError(Reason.FIELD_INVALID, f"{path} cannot be written: there is no directory {place.parent}")
+        if not os.access(place.parent, os.W_OK | os.X_OK):
+            raise CertdError(Reason.FIELD_INVALID, f"{path} cannot be written: {place.parent} is closed to you")
+
+
 def make_directory(path: Path) -> None:
     """Makes a directory, and those above it, where they do not exist."""
     try:

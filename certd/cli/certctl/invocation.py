@@ -135,7 +135,7 @@ def shared_options(command: CommandT) -> CommandT:
                 type=DURATION,
                 expose_value=False,
                 callback=_set("timeout"),
-                help="Longest time for a call with all its tries, for example 30s.",
+                help="Longest time for a call with all its tries.  [default: 1m for each, none after 10s]",
             ),
             click.option(
                 "-v",

@@ -101,9 +101,12 @@ def print_failure(failure: CallFailed | CertdError, output: Format, *, verbose: 
         )
         return
     note(f"{failure.reason}: {failure.message}")
-    if not verbose:
-        return
     details = [(f"  {v.field}", v.description) for v in failure.violations]
+    if not verbose:
+        # The message has the first alone, and a person wants to correct all of them at once.
+        if len(details) > 1:
+            click.echo(format_card(details), err=True)
+        return
     details += [(f"  {key}", value) for key, value in sorted(failure.metadata.items())]
     if isinstance(failure, CallFailed):
         details += [("  status code", failure.code), ("  resource", failure.resource)]
