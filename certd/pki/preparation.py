@@ -207,7 +207,8 @@ def _name(field: str, name: bytes) -> x509.Name:
     try:
         parsed = x509.Name.from_bytes(name)
         kept = parsed.public_bytes() == name
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
+        # TypeError: a bit string in an attribute other than the one that the library knows it in.
         raise _unkept(field) from error
     if not kept:
         raise _unkept(field)

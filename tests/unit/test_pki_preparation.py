@@ -135,7 +135,15 @@ def test_issuer_name_is_copied_byte_for_byte(tag: int, encoded: bytes) -> None:
     assert prepared.issuer_name_sha256 == hashlib.sha256(name).digest()
 
 
-@pytest.mark.parametrize("content", [(der.TELETEX_STRING, b"Ex\xe4mple"), (der.PRINTABLE_STRING, b"a*b")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        (der.TELETEX_STRING, b"Ex\xe4mple"),
+        (der.PRINTABLE_STRING, b"a*b"),
+        (der.BIT_STRING, b"\x00a"),
+        (der.BIT_STRING, b""),
+    ],
+)
 def test_name_that_cannot_be_copied_is_refused(content: tuple[int, bytes]) -> None:
     name = der.sequence(der.set_of([der.sequence(der.object_identifier("2.5.4.3"), der.encode(*content))]))
     authority = root()
