@@ -20,6 +20,7 @@ from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificates import Certificates
+from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.managed_certificate_steps import ManagedCertificateSteps
@@ -126,7 +127,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         },
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
         epoch=ownership.epoch,
-        beats=(ownership.renew, recovery.run),
+        beats=(ownership.renew, recovery.run, RequestRecords(store=store, clock=clock).forget_old),
         step=step,
     )
     managed_certificates = ManagedCertificates(

@@ -187,7 +187,8 @@ class Certificates:
         """Reads again what an earlier call with the same request id made."""
         row = _row(tx, key)
         authority = authorities.get_by_uid(tx, row.authority_uid)
-        if authority is None or row.state is CertificateState.PENDING:
+        # What was lost since the record was read has lost its record too: the next call issues afresh.
+        if authority is None or row.state in {CertificateState.PENDING, CertificateState.LOST}:
             raise in_progress("the certificate")
         return _view(row, authority, managed=_managed_version(tx, row))
 

@@ -1,13 +1,18 @@
 """Repeated requests (AIP-155): the same `request_id` never makes a thing twice."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller
 from certd.store import request_records
 from certd.store.request_records import RequestRecord
-from certd.store.store import Transaction
+from certd.store.store import Store, Transaction
+
+KEPT = timedelta(hours=24)
+"""How long a request is remembered."""
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +69,21 @@ def in_progress(resource: str) -> CertdError:
         retry_after=0.2,
         resource=resource,
     )
+
+
+class RequestRecords:
+    """Forgets requests that nobody repeats any more."""
+
+    def __init__(self, *, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def forget_old(self) -> None:
+        """Deletes what was kept long enough; called by the scheduler every few seconds."""
+        before = self._clock.now() - KEPT
+        while True:
+            deleted = self._store.write(
+                "request-records.forget", lambda tx: request_records.delete_older(tx, before, _BATCH)
+            )
+            if deleted < _BATCH:
+                return

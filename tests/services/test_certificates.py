@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING, Caller, Grant, Role
@@ -138,6 +138,35 @@ def test_a_repeated_request_issues_once(ca: World) -> None:
     with pytest.raises(CertdError) as refused:
         ca.issue("other.example.internal", key=RequestKey(repeated.request_id, b"another"))
     assert refused.value.reason is Reason.REQUEST_ID_REUSED
+
+
+def test_a_request_is_remembered_for_a_day(ca: World) -> None:
+    repeated, csr = key(), csr_for("www.example.internal")
+    first = ca.issue(csr=csr, key=repeated)
+    remembered = select(schema.request_records.c.request_id)
+
+    def forgotten() -> bool:
+        ca.core.scheduler.wake()
+        with ca.core.store.read("test.records") as tx:
+            return tx.execute(remembered).all() == []
+
+    ca.clock.advance(timedelta(hours=23, minutes=59))
+    assert ca.issue(csr=csr, key=repeated).name == first.name
+    ca.clock.advance(timedelta(minutes=2))
+    eventually(forgotten)
+    assert ca.issue(csr=csr, key=repeated).name != first.name
+
+
+def test_a_repeated_request_whose_first_try_is_lost_meanwhile_is_told_to_try_again(ca: World) -> None:
+    """It finds the record of the first one in the round of both, and its row lost when it reads it."""
+    repeated, csr = key(), csr_for("www.example.internal")
+    first = ca.issue(csr=csr, key=repeated)
+    lost = update(schema.certificates).where(schema.certificates.c.serial == first.certificate.serial)
+    ca.core.store.write("test.lose", lambda tx: tx.execute(lost, {"state": "LOST", "der": None}))
+    with pytest.raises(CertdError) as waiting:
+        ca.issue(csr=csr, key=repeated)
+    assert waiting.value.reason is Reason.REQUEST_IN_PROGRESS
+    assert waiting.value.retry_after is not None
 
 
 def test_repeated_requests_at_once_issue_once(ca: World) -> None:
