@@ -123,16 +123,16 @@ class Authorities:
         with self._store.read("authorities.create") as tx:
             existing_tenant(tx, new.name.tenant)
             made = None if validate_only else replay(tx, caller, _METHOD, key)
-            issuer = self._issuer(tx, new)
-            taken = made is None and authorities.get(tx, new.name.tenant, new.name.authority) is not None
+            if made is None:
+                issuer = self._issuer(tx, new)
+                if authorities.get(tx, new.name.tenant, new.name.authority) is not None:
+                    raise _exists(name)
         if made is not None:
             return self._replayed(made)
-        if taken:
-            raise _exists(name)
         planned = _planned(new, issuer, now)
         warnings = self._rehearse(planned, issuer, now)
         if validate_only:
-            return self._view(planned, issuer)
+            return replace(self._view(planned, issuer), warnings=warnings)
         if not self._token.ready:
             # Nothing is begun that cannot go on; a token that goes away later leaves the rest to the scheduler.
             raise token_unavailable(self._token.problem)
@@ -146,7 +146,7 @@ class Authorities:
         try:
             finished = self.finish(planned.uid, principal=caller.principal)
         except CertdError as error:
-            if error.reason in _TRANSIENT:
+            if _may_pass(error):
                 self._hand_over(planned.uid)
             raise
         return replace(self._view(finished, issuer), warnings=warnings)
@@ -194,7 +194,7 @@ class Authorities:
         try:
             self.finish(uid, principal=SYSTEM_PRINCIPAL)
         except CertdError as error:
-            if error.reason in _TRANSIENT:
+            if _may_pass(error):
                 raise
         self._store.write("authorities.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, uid))
 
@@ -216,7 +216,7 @@ class Authorities:
             public_key = authority.key.public_key or self._make_key(authority)
             self._issue_own_certificate(authority, public_key, issuer, principal)
         except CertdError as error:
-            if error.reason not in _TRANSIENT:
+            if not _may_pass(error):
                 self._abandon(authority, error, principal)
             raise
         with self._store.read("authorities.finished") as tx:
@@ -352,6 +352,11 @@ _MECHANISMS = {
     SignatureAlgorithm.ECDSA_WITH_SHA512: "CKM_ECDSA",
     SignatureAlgorithm.PURE_ED25519: "CKM_EDDSA",
 }
+
+
+def _may_pass(error: CertdError) -> bool:
+    """Returns whether a later attempt may succeed; a token that is there and says no will always say it."""
+    return error.reason in _TRANSIENT and (error.retry_after is not None or error.reason != Reason.TOKEN_UNAVAILABLE)
 
 
 def existing_authority(tx: Transaction, name: AuthorityName) -> Authority:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from sqlalchemy import select
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityState, AuthorityType
@@ -16,6 +17,8 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authorities import AuthorityView, NewAuthority
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
+from certd.store import schema
+from certd.token.client import TokenClient
 from tests.services.conftest import ADMINISTRATOR, STRANGER, CrashError, World, crash
 from tests.waiting import eventually
 
@@ -157,6 +160,51 @@ def test_a_repeated_request_returns_the_same_authority(world: World) -> None:
     with pytest.raises(CertdError) as refused:
         world.core.authorities.create(ADMINISTRATOR, new_root("other"), key=other, validate_only=False)
     assert refused.value.reason is Reason.REQUEST_ID_REUSED
+
+
+def test_a_repeated_request_is_answered_whatever_became_of_the_issuer(world: World) -> None:
+    world.create_root(lifetime=timedelta(hours=2))
+    repeated = key()
+    new = NewAuthority(
+        name=AuthorityName("default", "ca"),
+        type=AuthorityType.SUBORDINATE,
+        issuer=AuthorityName("default", "root"),
+        subject=distinguished_name.parse_text("CN=Test CA,O=Example"),
+        lifetime=timedelta(hours=1),
+    )
+    first = world.core.authorities.create(ADMINISTRATOR, new, key=repeated, validate_only=False)
+    world.clock.advance(timedelta(hours=3))
+    again = world.core.authorities.create(ADMINISTRATOR, new, key=repeated, validate_only=False)
+    assert again.authority == first.authority
+
+
+class UnableToken(TokenClient):
+    """A token that is there and cannot make such keys."""
+
+    def __init__(self) -> None:
+        """Needs no channel."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    def create_authority_key(self, *, key_id: bytes, key_spec: KeySpec, policy: bytes) -> bytes:
+        assert key_id
+        assert policy
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"The token has no mechanism for {key_spec}.")
+
+
+def test_a_key_that_the_token_can_never_make_leaves_nothing_behind(world: World) -> None:
+    """Its id is free again, and no job tries for ever."""
+    token, world.core.authorities._token = world.core.authorities._token, UnableToken()
+    with pytest.raises(CertdError) as refused:
+        world.create_root()
+    assert refused.value.reason is Reason.TOKEN_UNAVAILABLE
+    assert world.events()[-1].type is EventType.AUTHORITY_FAILED
+    with world.core.store.read("test.jobs") as tx:
+        assert tx.execute(select(schema.jobs.c.subject)).all() == []
+    world.core.authorities._token = token
+    assert world.create_root().state is AuthorityState.ENABLED
 
 
 @pytest.mark.parametrize("step", ["authority.1.requested", "authority.2.key-made", "authority.3.key-recorded"])
