@@ -32,6 +32,7 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _drop_colours,
         redact,
     ]
     renderer: list[structlog.types.Processor]
@@ -71,6 +72,12 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
 def set_level(level: Level) -> None:
     """Changes the level of a running process."""
     logging.getLogger().setLevel(level.upper())
+
+
+def _drop_colours(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
+    """Drops uvicorn's second copy of its message, which is for terminals."""
+    event.pop("color_message", None)
+    return event
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
