@@ -41,7 +41,7 @@ from certd.web.server import serve as serve_http
 
 _log = logging.getLogger("certd.main")
 
-_TOKEN_START_SECONDS = 5.0
+_TOKEN_START_SECONDS = 20.0
 _GRACE_SECONDS = 10.0
 
 
@@ -69,7 +69,7 @@ class Core:
 
     def start(self) -> None:
         """Starts what works without being asked, after recovery of what the last run left half done."""
-        if not self.token.wait_ready(_TOKEN_START_SECONDS):
+        if not self.token.wait_settled(_TOKEN_START_SECONDS):
             _log.error(
                 "the token does not answer; certd serves what needs no key until it does: %s", self.token.problem
             )

@@ -101,6 +101,7 @@ class Channel:
         self._ready = False
         self._problem = f"The {name} has not been started."
         self._last_words = ""
+        self._heard = False
         self._waiting: dict[int, _Waiting] = {}
         self._last_call_id = 0
         self._callbacks: list[Callable[[bool, str], None]] = []
@@ -144,6 +145,12 @@ class Channel:
         """Waits until the child is ready, at most `timeout` seconds; returns whether it is."""
         with self._state:
             return self._state.wait_for(lambda: self._ready, timeout)
+
+    def wait_settled(self, timeout: float) -> bool:
+        """Waits until the child has said whether it is ready, at most `timeout` seconds; returns whether it is."""
+        with self._state:
+            self._state.wait_for(lambda: self._ready or self._heard, timeout)
+            return self._ready
 
     def stop(self, *, grace: float = _GRACE_OF_STOP) -> None:
         """Closes the socket, so that the child ends by itself; kills it after `grace` seconds. Waiting calls fail."""
@@ -275,6 +282,7 @@ class Channel:
                     elif frame.HasField("readiness"):
                         served |= frame.readiness.ready
                         self._last_words = frame.readiness.problem
+                        self._heard = True
                         self._change(ready=frame.readiness.ready, problem=frame.readiness.problem)
         except OSError as error:
             _logger.warning("the connection to the %s broke: %s", self._name, error)

@@ -149,7 +149,8 @@ class Child:
         self._queue: queue.SimpleQueue[ReceivedCall | Step | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
-        self._readiness = Readiness(ready=False, problem="It is starting.")
+        self._readiness: Readiness | None = None
+        """None while nothing is known yet; nothing is told then."""
         self._listener: socket.socket | None = None
         self._stopped = False
 
@@ -215,7 +216,8 @@ class Child:
         connection = Connection(accepted)
         with self._lock:
             self._connections.add(connection)
-            connection.send([Frame(readiness=self._readiness)])
+            if self._readiness is not None:
+                connection.send([Frame(readiness=self._readiness)])
         arguments = (accepted, connection, ends_child)
         threading.Thread(target=self._read, args=arguments, name="reader", daemon=True).start()
 

@@ -2,38 +2,20 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.pki import distinguished_name, names
+from certd.pki.certificate_request import (
+    CertificateRequest,
+    Issuer,
+    Validity,
+    Warning,  # noqa: A004  # The API's word.
+)
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.profiles import NameKind, Profile, SubjectRule
 
-if TYPE_CHECKING:
-    from certd.pki.preparation import CertificateRequest, Issuer
-
 _SECOND = timedelta(seconds=1)
 _NAMES_FIELD = "subject_alternative_names"
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:  # noqa: A001  # The API's word.
-    """Something that was dropped, overridden or truncated."""
-
-    field: str
-    """Path of the request's field, or of a part of the CSR such as `csr.extensions`."""
-    message: str
-    """What happened, and why, in a sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validity:
-    """How long a certificate shall live; with neither, as long as the profile says."""
-
-    lifetime: timedelta | None = None
-    """From now, in whole seconds; the certificate ends one second early, for both ends count."""
-    not_after: datetime | None = None
-    """Exact end, inclusive, aware, to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +27,7 @@ class AdmittedNames:
     warnings: tuple[Warning, ...]
 
 
-def admit_names(request: "CertificateRequest", profile: Profile) -> AdmittedNames:
+def admit_names(request: CertificateRequest, profile: Profile) -> AdmittedNames:
     """Returns subject and names as the profile allows them.
 
     NAME_NOT_ALLOWED with every violation: of RFC 5280's bounds, of the kinds of names that the profile allows, of
@@ -156,7 +138,7 @@ def _forbidden(profile: Profile, problem: str, *, field: str) -> CertdError:
     )
 
 
-def admit_place(issuer: "Issuer", request: "CertificateRequest", profile: Profile, subject: bytes) -> None:
+def admit_place(issuer: Issuer, request: CertificateRequest, profile: Profile, subject: bytes) -> None:
     """Checks who would stand below whom. PROFILE_FORBIDS when the profile is not for that.
 
     A self-signed profile certifies the issuer's own key under the issuer's own name. Any other one never does: a
@@ -174,7 +156,7 @@ def admit_place(issuer: "Issuer", request: "CertificateRequest", profile: Profil
         raise _forbidden(profile, "the subject is the authority's own name; choose another", field="subject")
 
 
-def admit_path_length(issuer: "Issuer", request: "CertificateRequest", profile: Profile) -> int | None:
+def admit_path_length(issuer: Issuer, request: CertificateRequest, profile: Profile) -> int | None:
     """Returns the path length of the certificate, None for one that is no authority's.
 
     An authority that asked for none gets 0: none may stand below it. PROFILE_FORBIDS when the certificate is no
@@ -199,7 +181,7 @@ def admit_path_length(issuer: "Issuer", request: "CertificateRequest", profile: 
 
 
 def admit_validity(
-    issuer: "Issuer", profile: Profile, validity: Validity, now: datetime
+    issuer: Issuer, profile: Profile, validity: Validity, now: datetime
 ) -> tuple[datetime, datetime, tuple[Warning, ...]]:
     """Returns not_before, not_after and warnings. `now` is truncated to the second.
 

@@ -22,7 +22,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.errors import CertdError, Reason, Violation
 from certd.pki import admission, der, distinguished_name, lint
-from certd.pki.admission import Validity, Warning  # noqa: A004  # The API's word.
+from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import key_problem
 from certd.pki.extensions import KeyUsage, key_usage_extension
 from certd.pki.key_spec import (
@@ -50,41 +50,6 @@ __all__ = [
     "key_identifier",
     "prepare",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issuer:
-    """The authority that will sign."""
-
-    name: bytes
-    """DER of its subject, copied byte for byte."""
-    public_key: bytes
-    """DER of the SubjectPublicKeyInfo of the key that will sign."""
-    subject_key_identifier: bytes
-    """As its certificate has it; for a root in the making `key_identifier` of its key."""
-    key_spec: KeySpec
-    signature_algorithm: SignatureAlgorithm
-    not_after: datetime | None
-    """End of its certificate; None for a root in the making."""
-    path_length: int | None
-    """Of its certificate; None when that has no constraint."""
-    authority_information_url: str | None = None
-    """Where its certificate can be fetched; None leaves the extension out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateRequest:
-    """What is to be certified."""
-
-    public_key: bytes
-    """DER of the SubjectPublicKeyInfo."""
-    subject: bytes
-    """DER of the distinguished name; EMPTY when there is none."""
-    names: SubjectAlternativeNames
-    ignored_extension_oids: tuple[str, ...] = ()
-    """Extensions that the CSR asked for and that are not passed on."""
-    path_length: int | None = None
-    """Of an authority."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

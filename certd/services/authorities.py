@@ -411,6 +411,7 @@ def _profile(authority: Authority) -> Profile:
 
 def _order(authority: Authority, public_key: bytes) -> Order:
     return Order(
+        origin="authority",
         request=CertificateRequest(
             public_key=public_key,
             subject=authority.subject,

@@ -8,22 +8,21 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority
-from certd.model.certificate import Certificate, CertificateState
-from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName, serial_text
+from certd.model.certificate import Certificate, CertificateState, Intent
+from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
 from certd.pki import csr
-from certd.pki.preparation import CertificateRequest, Prepared, Validity, Warning  # noqa: A004  # The API's word.
-from certd.pki.profiles import Profile
+from certd.pki.preparation import CertificateRequest, Validity, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authorities import enabled_authority, every_authority, existing_authority, information_url
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
-from certd.services.issuance import Order, issuance_of, issuer_of, prepare, row_key
+from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import Issued, IssuingLoop
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE, existing_profile
@@ -110,6 +109,7 @@ class Certificates:
         # 2. Prepare.
         parsed = csr.parse_csr(new.csr)
         order = Order(
+            origin="csr",
             request=CertificateRequest(
                 public_key=parsed.public_key,
                 subject=parsed.subject,
@@ -126,10 +126,6 @@ class Certificates:
             information_url=information_url(self._base_url, authority),
         )
         prepared = prepare(order, issuer, now=now)
-        if validate_only:
-            return _would_be(prepared, authority, profile, now, new.labels)
-        self._step("issue.2.prepared")
-        # 3 to 5.
         issuance = issuance_of(
             prepared,
             order,
@@ -140,12 +136,18 @@ class Certificates:
             if key is None
             else lambda resource: record_of(caller, _METHOD, key, resource=resource, now=now),
         )
+        if validate_only:
+            # What would be issued, with the signature of a throw-away key.
+            row = _row_of(issuance.intent, prepared.lint_certificate, CertificateState.PENDING)
+            return replace(_view(row, authority, warnings=prepared.warnings), name="")
+        self._step("issue.2.prepared")
+        # 3 to 5.
         outcome = self._loop.issue(issuance, timeout=timeout)
-        with self._store.read("certificates.issued") as tx:
-            if not isinstance(outcome, Issued):
-                return self._replayed(tx, outcome.resource)
-            row = _row(tx, row_key(authority.uid, serial_text(prepared.serial)))
-        return _view(row, authority, warnings=prepared.warnings)
+        if isinstance(outcome, Issued):
+            row = _row_of(issuance.intent, outcome.der, CertificateState.ISSUED)
+            return _view(row, authority, warnings=prepared.warnings)
+        with self._store.read("certificates.replay") as tx:
+            return self._replayed(tx, outcome.resource)
 
     def get(self, caller: Caller, name: CertificateName) -> CertificateView:
         """Returns a certificate with its chain; raises CERTIFICATE_NOT_FOUND or AUTHORITY_NOT_FOUND."""
@@ -241,34 +243,23 @@ def _view(
     )
 
 
-def _would_be(
-    prepared: Prepared, authority: Authority, profile: Profile, now: datetime, labels: Mapping[str, str]
-) -> CertificateView:
-    """Returns what would have been issued; its signature is of a throw-away key."""
-    row = Certificate(
-        authority_uid=authority.uid,
-        key_number=authority.key.number,
-        serial=serial_text(prepared.serial),
-        state=CertificateState.PENDING,
-        der=prepared.lint_certificate,
-        profile=profile.profile_id,
-        subject_text=prepared.subject_text,
-        not_before=prepared.not_before,
-        not_after=prepared.not_after,
-        public_key_sha256=prepared.public_key_sha256,
-        managed_certificate_uid=None,
-        managed_certificate_version=None,
-        labels=labels,
-        create_time=now,
+def _row_of(intent: Intent, der: bytes, state: CertificateState) -> Certificate:
+    """Returns the row that an intent became, without reading it again."""
+    return Certificate(
+        authority_uid=intent.authority_uid,
+        key_number=intent.key_number,
+        serial=intent.serial,
+        state=state,
+        der=der,
+        profile=intent.profile,
+        subject_text=intent.subject_text,
+        not_before=intent.not_before,
+        not_after=intent.not_after,
+        public_key_sha256=intent.public_key_sha256,
+        managed_certificate_uid=intent.managed_certificate_uid,
+        managed_certificate_version=intent.managed_certificate_version,
+        labels=intent.labels,
+        create_time=intent.create_time,
         revoke_time=None,
         revocation_reason=None,
-    )
-    return CertificateView(
-        name="",
-        certificate=row,
-        der=row.der,
-        profile_name=str(ProfileName(authority.tenant or "", profile.profile_id)),
-        managed_certificate_version="",
-        chain=authority.full_chain,
-        warnings=prepared.warnings,
     )

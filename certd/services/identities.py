@@ -60,6 +60,7 @@ class Identities:
         ):
             return Credential(found.der, created=False)
         order = Order(
+            origin="csr",
             request=CertificateRequest(public_key=public_key, subject=distinguished_name.EMPTY, names=names),
             profile=profile,
             validity=Validity(lifetime=None, not_after=None),

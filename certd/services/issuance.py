@@ -3,9 +3,10 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from certd.errors import CertdError
 from certd.model.authority import Authority
 from certd.model.certificate import Intent
 from certd.model.names import serial_text
@@ -49,6 +50,8 @@ class ManagedVersion:
 class Order:
     """What is asked of an authority."""
 
+    origin: str
+    """Path of the request field that the names and the key came from: `csr`, `authority`, `managed_certificate`."""
     request: CertificateRequest
     profile: Profile
     validity: Validity
@@ -76,18 +79,34 @@ def issuer_of(authority: Authority, *, public_key: bytes, information_url: str |
 
 
 def prepare(order: Order, issuer: Issuer, *, now: datetime) -> Prepared:
-    """Admits, builds and lints; raises what `certd.pki.preparation.prepare` raises."""
-    return preparation.prepare(
-        issuer=issuer,
-        request=order.request,
-        profile=order.profile,
-        validity=order.validity,
-        serial=new_serial(),
-        now=now,
-    )
+    """Admits, builds and lints; raises what `certd.pki.preparation.prepare` raises.
+
+    Violations and warnings name the fields of the call that the order came from.
+    """
+    try:
+        prepared = preparation.prepare(
+            issuer=issuer,
+            request=order.request,
+            profile=order.profile,
+            validity=order.validity,
+            serial=new_serial(),
+            now=now,
+        )
+    except CertdError as error:
+        error.violations = tuple(replace(one, field=_path(order.origin, one.field)) for one in error.violations)
+        raise
+    warnings = tuple(replace(one, field=_path(order.origin, one.field)) for one in prepared.warnings)
+    return replace(prepared, warnings=warnings)
 
 
-def issuance_of(  # Each is said by the one caller that knows it.
+def _path(origin: str, field: str) -> str:
+    """Returns the path of a field in the call: a CSR says nothing of the validity, the other origins say everything."""
+    if field.startswith("csr.") or (origin == "csr" and field in {"lifetime", "not_after"}):
+        return field
+    return f"{origin}.{field}"
+
+
+def issuance_of(
     prepared: Prepared,
     order: Order,
     authority: Authority,

@@ -224,6 +224,7 @@ class ManagedCertificateSteps:
 def order_of(managed: ManagedCertificate, public_key: bytes) -> Order:
     """Returns what is asked of the authority for a version with this key."""
     return Order(
+        origin="managed_certificate",
         request=CertificateRequest(public_key=public_key, subject=managed.subject, names=managed.names),
         profile=existing_profile(ProfileName(managed.tenant, managed.profile), managed.tenant),
         validity=Validity(lifetime=managed.lifetime, not_after=None),

@@ -92,6 +92,10 @@ class TokenClient:
         """Waits until the token is open, at most `timeout` seconds; returns whether it is."""
         return self._channel.wait_ready(timeout)
 
+    def wait_settled(self, timeout: float) -> bool:
+        """Waits until the token process has opened its token or said why not; returns whether it is open."""
+        return self._channel.wait_settled(timeout)
+
     def on_change(self, callback: Callable[[bool, str], None]) -> None:
         """Calls `callback(ready, problem)` at every change, on a thread that must not be blocked."""
         self._channel.on_change(callback)
