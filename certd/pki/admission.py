@@ -108,7 +108,7 @@ def _forbidden_names(admitted: SubjectAlternativeNames, profile: Profile) -> tup
         for index, (value, mark) in enumerate(zip(values, marks, strict=True)):
             kind = kind_of[mark]
             if kind not in profile.name_kinds:
-                rule = f"{names.excerpt(value)} is a {kind.value}, which profile {profile.profile_id} does not allow"
+                rule = f"{names.excerpt(value)}: profile {profile.profile_id} allows no {kind.value}"
                 found.append(Violation(f"{_NAMES_FIELD}.{field}[{index}]", rule))
 
     dns_kinds = {False: NameKind.DNS, True: NameKind.WILDCARD}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from certd.errors import Violation, field_invalid
-from certd.pki import der
+from certd.pki import der, names
 
 Attribute: TypeAlias = tuple[str, str]
 """Dotted object identifier and value."""
@@ -88,7 +88,11 @@ def oid_of(attribute_type: str, *, field: str = "subject") -> str:
     if oid is not None:
         return oid
     if not _DOTTED.fullmatch(attribute_type):
-        raise field_invalid(field, f"has an attribute type that is none of {', '.join(_OIDS)} and not a dotted OID")
+        raise field_invalid(
+            field,
+            f"{names.excerpt(attribute_type)} is no attribute type; use {', '.join(_OIDS)} or a dotted OID, and write "
+            "a comma within a value as \\,",
+        )
     return attribute_type
 
 
