@@ -79,6 +79,8 @@ ensure_openssl() {
   ensure_command openssl openssl openssl openssl@3
 }
 
+ensure_ps() { ensure_command ps procps procps-ng ""; }
+
 ensure_softhsm() { ensure_command softhsm2-util softhsm2 softhsm softhsm; }
 
 ensure_gnutls() {
