@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from certd.errors import CertdError, Reason, Violation
+from certd.token.settings import TokenSettings
 
 _SECRET_FILE_MODES: Final = (0o600, 0o400)
 
@@ -251,6 +252,17 @@ def _violation(details: ErrorDetails) -> Violation:
         case _:
             description = details["msg"]
     return Violation(path, description)
+
+
+def token_settings(config: Config) -> TokenSettings:
+    """Returns what the token process needs of the configuration."""
+    return TokenSettings(
+        module=config.token.module,
+        label=config.token.label,
+        pin_file=config.token.pin_file,
+        softhsm_conf=config.token.softhsm_conf,
+        exports_per_minute=config.token.exports_per_minute,
+    )
 
 
 def require_files(config: Config) -> None:

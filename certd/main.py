@@ -9,8 +9,8 @@ from pathlib import Path
 from certd.api.credentials import Credentials
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
-from certd.config import Config
-from certd.errors import CertdError
+from certd.config import Config, token_settings
+from certd.errors import CertdError, field_invalid
 from certd.model.job import JobKind
 from certd.pki.credential_request import credential_request_of, new_credential_request
 from certd.pki.encoding import certificate_pem
@@ -34,7 +34,6 @@ from certd.services.wrapping_keys import WrappingKeys
 from certd.store.migration import migrate
 from certd.store.store import Store
 from certd.token.client import TokenClient, connect, start_child
-from certd.token.settings import TokenSettings
 from certd.web.app import application
 from certd.web.server import WebServer, serve_metrics
 from certd.web.server import serve as serve_http
@@ -262,8 +261,8 @@ class Daemon:
         tls = self._config.tls
         root = self._core.system_authority.get().certificate or b""
         return Credentials(
-            certificate_chain=tls.certificate.read_bytes(),
-            private_key=tls.private_key.read_bytes(),
+            certificate_chain=_content("tls.certificate", tls.certificate),
+            private_key=_content("tls.private_key", tls.private_key),
             client_roots=certificate_pem(root).encode(),
         )
 
@@ -335,6 +334,16 @@ def _server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
     return normalise(SubjectAlternativeNames(dns_names=dns_names, ip_addresses=addresses), field="server_names")
 
 
+def _content(field: str, path: Path) -> bytes:
+    """Returns what is in a file; raises FIELD_INVALID when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise field_invalid(
+            field, f"{path} cannot be read ({error.strerror}): put it there, readable by the daemon's user"
+        ) from error
+
+
 def _write_file(path: Path, content: bytes, *, mode: int) -> None:
     """Writes a file whole or not at all; what is secret is so from the first moment."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -356,14 +365,3 @@ def _token_client(config: Config) -> TokenClient:
     if config.token.socket is not None:
         return connect(config.token.socket)
     return start_child(token_settings(config))
-
-
-def token_settings(config: Config) -> TokenSettings:
-    """Returns what the token process needs of the configuration."""
-    return TokenSettings(
-        module=config.token.module,
-        label=config.token.label,
-        pin_file=config.token.pin_file,
-        softhsm_conf=config.token.softhsm_conf,
-        exports_per_minute=config.token.exports_per_minute,
-    )

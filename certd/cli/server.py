@@ -336,6 +336,9 @@ def _reload(config_file: Path, reload: Callable[[], None]) -> None:
     except CertdError as error:
         # A mistake in the file must not stop a daemon that serves.
         logger.error("reload failed, what was loaded stays", reason=error.reason, problem=error.message)  # noqa: TRY400
+    except Exception:
+        # The thread of signals must live to hear of the stop.
+        logger.exception("reload failed, what was loaded stays")
     else:
         logger.info("reloaded")
 
@@ -375,17 +378,10 @@ def _serve_token(settings: Config, path: Path) -> None:
     # Not certd.main's: the token process must hold no more code than it needs.
     from certd.ipc.child import UnixListener
     from certd.token import process
-    from certd.token.settings import TokenSettings
 
     users = frozenset({os.geteuid(), *(_user_id(name) for name in settings.token.allowed_users)})
     process.run(
-        TokenSettings(
-            module=settings.token.module,
-            label=settings.token.label,
-            pin_file=settings.token.pin_file,
-            softhsm_conf=settings.token.softhsm_conf,
-            exports_per_minute=settings.token.exports_per_minute,
-        ),
+        config.token_settings(settings),
         # Whoever connects is known by the kernel's word; the file's mode need not tell users apart.
         UnixListener(path=path, allowed_user_ids=users, mode=0o666 if settings.token.allowed_users else 0o600),
     )

@@ -20,9 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf.duration_pb2 import Duration
 
 from certd.client.failure import CallFailed
-from certd.config import load
+from certd.config import load, token_settings
 from certd.errors import CertdError, Reason
-from certd.main import token_settings
 from certd.pki.key_spec import KeySpec, default_signature_algorithm
 from certd.pki.preparation import assemble
 from certd.token.client import start_child

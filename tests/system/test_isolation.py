@@ -32,10 +32,9 @@ from cryptography.hazmat.primitives.serialization import (
 from certd.client.connection import Client
 from certd.client.credentials import read_credentials
 from certd.client.export import export_to_one_time_key, export_under_passphrase
-from certd.config import load
+from certd.config import load, token_settings
 from certd.errors import CertdError, Reason
 from certd.internal.token_pb2 import AuthorityKeyPolicy, SignItem, SignRequest, TokenRequest
-from certd.main import token_settings
 from certd.pki.key_spec import KeySpec, default_signature_algorithm
 from certd.pki.sealing import Purpose, SealContext, export_info, hpke_decrypt
 from certd.token import lock
