@@ -259,6 +259,13 @@ def test_serve_reloads_its_log_level_and_outlives_a_mistake_on_sighup(tmp_path: 
         eventually(lambda: "reload failed" in log.read_text())
         assert "log.level" in log.read_text()
         config.write_text(good.replace('level = "info"', 'level = "debug"'))
+        certificate, away = _Home(tmp_path, "").data / "server.pem", tmp_path / "server.pem"
+        certificate.rename(away)
+        try:
+            process.send_signal(signal.SIGHUP)
+            eventually(lambda: "tls.certificate" in log.read_text())
+        finally:
+            away.rename(certificate)
         process.send_signal(signal.SIGHUP)
         eventually(lambda: "reloaded" in log.read_text())
         assert process.poll() is None
