@@ -139,7 +139,8 @@ class Store:
                     yield transaction
                 finally:
                     transaction.end()
-                    if self.engine_name == dialect.SQLITE:
+                    # After an I/O error SQLite has rolled back by itself.
+                    if self.engine_name == dialect.SQLITE and dialect.raw_sqlite(connection).in_transaction:
                         dialect.raw_sqlite(connection).execute("ROLLBACK")
         finally:
             _observe("read", name, start)

@@ -168,6 +168,18 @@ def test_slow_calls_are_logged_by_name(
     assert "slow read test" in caplog.text
 
 
+def test_a_read_that_sqlite_has_rolled_back_fails_with_its_own_error(sqlite_store: Store) -> None:
+    """As after an error of the disk, which ends the transaction: what went wrong is told, not that nothing is left."""
+
+    def read() -> None:
+        with sqlite_store.read("test") as tx:
+            tx.execute(text("ROLLBACK"))
+            raise CertdError(Reason.STORE_UNAVAILABLE, "went wrong")
+
+    with pytest.raises(CertdError, match="went wrong"):
+        read()
+
+
 def test_a_second_daemon_on_a_sqlite_file_is_refused(
     sqlite_url: str, tmp_path: Path, open_store: Callable[[str], Store]
 ) -> None:
