@@ -140,6 +140,9 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
             f"the certificate of {address} is not vouched for by the trust bundle; check the address, the trust bundle "
             f"and this machine's clock ({cause})"
         )
+    elif "WRONG_VERSION_NUMBER" in cause:
+        reason = failure.code
+        message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls listen.grpc"
     elif not_after < datetime.now(UTC):
         message = (
             f"the client certificate expired at {not_after.isoformat()}; get a new one (an administrator who has none "

@@ -1,8 +1,10 @@
 """certctl against a server of our own: what it asks, what it prints, how it ends."""
 
 import json
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -303,6 +305,32 @@ def test_every_violation_is_told(fake: FakeServer, certctl: Certctl) -> None:
         ),
     )
     assert "'c_d'" in certctl("authority", "get", "web-ca").err
+
+
+@pytest.mark.usefixtures("certctl")
+def test_a_port_without_tls_is_called_what_it_is() -> None:
+    class Refusal(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusal) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"127.0.0.1:{server.server_address[1]}"
+            with start_program("--address", address, "--timeout", "4s", "-v", "server", "info") as program:
+                _, told = program.communicate(timeout=60)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert program.returncode == 1
+    lines = [line for line in told.decode().splitlines() if not line.endswith("…")]
+    assert f"{address} does not speak TLS, so it is not the API" in lines[0]
+    # What was told is not told again with every try, and nothing else is told at all.
+    again = [line for line in lines if line.startswith("certctl: the same; trying again in ")]
+    assert lines[1 : 1 + len(again)] == again
+    assert sum("does not speak TLS" in line for line in lines) == 2
+    assert all(line.startswith(("certctl: ", "  ")) for line in lines)
 
 
 def test_grpc_is_loaded_only_to_call() -> None:

@@ -37,6 +37,8 @@ class Invocation:
     settings_file: Path | None = None
     flags: dict[str, str] = field(default_factory=dict)
     """Connection settings by key, as given by flags."""
+    told: str = ""
+    """Message of the failure that was shown last while waiting."""
 
     @property
     def tenant(self) -> str:
@@ -75,8 +77,12 @@ class Invocation:
             note(text)
 
     def _tell_waiting(self, waiting: "Waiting") -> None:
-        if waiting.delay >= SLOW or self.verbose:
-            self.tell(f"{waiting.failure.reason}: {waiting.failure.message}; trying again in {waiting.delay:.1f}s")
+        if waiting.delay < SLOW and not self.verbose:
+            return
+        # The same words again and again would only bury them.
+        told, self.told = self.told, waiting.failure.message
+        failure = "the same" if told == self.told else f"{waiting.failure.reason}: {self.told}"
+        self.tell(f"{failure}; trying again in {waiting.delay:.1f}s")
 
     def _file_path(self) -> Path:
         return self.settings_file or settings.settings_file(os.environ)
