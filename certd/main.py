@@ -12,7 +12,6 @@ from certd.clock import Clock, SystemClock
 from certd.config import Config, token_settings
 from certd.errors import CertdError, field_invalid
 from certd.model.job import JobKind
-from certd.pki.credential_request import credential_request_of, new_credential_request
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
 from certd.scheduler import Scheduler
@@ -276,6 +275,8 @@ def build(config: Config, *, clock: Clock | None = None, step: StepHook = no_ste
 class Initialised:
     """What `certd init` hands to its administrator."""
 
+    server_certificate: bytes
+    """PEM."""
     administrator_certificate: bytes
     """PEM."""
     system_root: bytes
@@ -287,6 +288,7 @@ class Initialised:
 def initialise(
     config: Config,
     *,
+    server_csr: bytes,
     administrator_csr: bytes,
     server_names: tuple[str, ...],
     administrator_id: str = "admin",
@@ -294,13 +296,13 @@ def initialise(
 ) -> Initialised:
     """Makes or completes database, system authority, server certificate and first administrator; idempotent.
 
+    The private keys belong to whoever made the two CSRs (DER), and stay there.
     Raises what the token and the store raise when they cannot be had.
     """
     migrate(config.database.url)
     core = assemble(config, clock=SystemClock(), step=step)
     try:
         core.start()
-        server_csr = _server_csr(config.tls.private_key)
         made = core.bootstrap.run(
             trust_domain=config.tls.trust_domain,
             server_names=_server_names(server_names),
@@ -308,23 +310,14 @@ def initialise(
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
         )
-        _write_file(config.tls.certificate, certificate_pem(made.server_certificate).encode(), mode=0o644)
     finally:
         core.stop()
     return Initialised(
+        server_certificate=certificate_pem(made.server_certificate).encode(),
         administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
         system_root=certificate_pem(made.system_root).encode(),
         created=made.created,
     )
-
-
-def _server_csr(path: Path) -> bytes:
-    """Returns the CSR for the daemon's TLS key, which is made when it is missing."""
-    if path.exists():
-        return credential_request_of(path.read_bytes()).csr
-    made = new_credential_request()
-    _write_file(path, made.private_key, mode=0o600)
-    return made.csr
 
 
 def _server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
@@ -342,19 +335,6 @@ def _content(field: str, path: Path) -> bytes:
         raise field_invalid(
             field, f"{path} cannot be read ({error.strerror}): put it there, readable by the daemon's user"
         ) from error
-
-
-def _write_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Writes a file whole or not at all; what is secret is so from the first moment."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _address(host: str, port: int) -> str:

@@ -123,8 +123,8 @@ def secret_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def administrator_csr(private_key: Path) -> tuple[bytes, bool]:
-    """Returns a CSR (DER) of the administrator's key, which is made when missing, and whether it was.
+def csr_of(private_key: Path) -> tuple[bytes, bool]:
+    """Returns a CSR (DER) of the key in the file, which is made when missing, and whether it was.
 
     Raises:
         CertdError: FIELD_INVALID when the file holds no usable key.

@@ -242,15 +242,17 @@ def _softhsm_token(data: Path) -> dict[str, object]:
 def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> None:
     """Makes database, system authority, server certificate and the administrator's credentials."""
     composition = _composition()
-    request, made_key = initialisation.administrator_csr(credentials.private_key)
-    _report(credentials.private_key, made=made_key)
-    server_files = (settings.tls.certificate, settings.tls.private_key)
-    missing = [path for path in server_files if not path.exists()]
-    made = composition.initialise(settings, administrator_csr=request, server_names=server_names)
-    for path in server_files:
-        _report(path, made=path in missing)
+    requests = []
+    for private_key in (settings.tls.private_key, credentials.private_key):
+        request, made_key = initialisation.csr_of(private_key)
+        requests.append(request)
+        _report(private_key, made=made_key)
+    made = composition.initialise(
+        settings, server_csr=requests[0], administrator_csr=requests[1], server_names=server_names
+    )
     address = initialisation.reachable(settings.listen.grpc.host, settings.listen.grpc.port)
     for path, content in (
+        (settings.tls.certificate, made.server_certificate),
         (credentials.certificate, made.administrator_certificate),
         (credentials.trust_bundle, made.system_root),
         (credentials.settings, credentials.settings_text(address).encode()),

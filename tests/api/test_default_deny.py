@@ -189,7 +189,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     folder = tmp_path_factory.mktemp("daemon")
     config = _configuration(folder)
     administrator = new_credential_request()
-    made = main.initialise(config, administrator_csr=administrator.csr, server_names=("127.0.0.1",))
+    server = new_credential_request()
+    made = main.initialise(
+        config, server_csr=server.csr, administrator_csr=administrator.csr, server_names=("127.0.0.1",)
+    )
+    config.tls.private_key.write_bytes(server.private_key)
+    config.tls.certificate.write_bytes(made.server_certificate)
     core = main.assemble(config, clock=SystemClock(), step=no_step)
     daemon = main.Daemon(core)
     channels: list[grpc.Channel] = []
