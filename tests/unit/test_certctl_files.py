@@ -1,3 +1,4 @@
+import os
 import stat
 from pathlib import Path
 
@@ -87,6 +88,35 @@ def test_when_one_file_cannot_be_written_none_is(tmp_path: Path) -> None:
         )
     assert first.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [first]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    files.check_writable([tmp_path / "new.pem", tmp_path / "file"])
+    reader, writer = os.pipe()
+    try:
+        for path in (
+            Path("-"),
+            tmp_path,
+            tmp_path / "no" / "x.pem",
+            tmp_path / "file" / "x",
+            Path(f"/dev/fd/{writer}"),
+        ):
+            with pytest.raises(CertdError) as caught:
+                files.check_writable([path])
+            assert caught.value.reason is Reason.FIELD_INVALID, path
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_directory_that_cannot_be_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    files.check_directory(tmp_path / "new" / "out")
+    for path in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(CertdError, match="is no directory"):
+            files.check_directory(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:

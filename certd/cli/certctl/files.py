@@ -79,9 +79,8 @@ def write(outputs: Sequence[Output]) -> None:
     try:
         for output in outputs:
             # A link is followed, and stays.
+            _refuse_what_is_no_file(output.path)
             path = output.path.resolve()
-            if path.exists() and not path.is_file():
-                raise CertdError(Reason.FIELD_INVALID, f"{output.path} is no regular file; name another")
             waiting.append((_write_beside(output, path), path))
         while waiting:
             beside, path = waiting[0]
@@ -103,13 +102,30 @@ def write(outputs: Sequence[Output]) -> None:
 def check_writable(paths: Sequence[Path]) -> None:
     """Raises FIELD_INVALID when a file could not be written, to be asked before anything is made for it."""
     for path in paths:
+        if str(path) == STANDARD_STREAM:
+            raise CertdError(Reason.FIELD_INVALID, "only files are written; -o pem prints to standard output")
+        _refuse_what_is_no_file(path)
         place = path.resolve()
-        if place.exists() and not place.is_file():
-            raise CertdError(Reason.FIELD_INVALID, f"{path} is no regular file; name another")
         if not place.parent.is_dir():
             raise CertdError(Reason.FIELD_INVALID, f"{path} cannot be written: there is no directory {place.parent}")
         if not os.access(place.parent, os.W_OK | os.X_OK):
             raise CertdError(Reason.FIELD_INVALID, f"{path} cannot be written: {place.parent} is closed to you")
+
+
+def check_directory(path: Path) -> None:
+    """Raises FIELD_INVALID when files could not be written in a directory, which need not exist yet."""
+    place = path.resolve()
+    standing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not standing.is_dir():
+        raise CertdError(Reason.FIELD_INVALID, f"{path} can hold no files: {standing} is no directory")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise CertdError(Reason.FIELD_INVALID, f"{path} can hold no files: {standing} is closed to you")
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    # Of the path as given: what a link under /proc resolves to, as that of /dev/stdout, does not exist.
+    if path.exists() and not path.is_file():
+        raise CertdError(Reason.FIELD_INVALID, f"{path} is no regular file; -o pem prints to standard output")
 
 
 def make_directory(path: Path) -> None:

@@ -195,6 +195,9 @@ def export(
     if warning is not None:
         run.tell(f"warning: {warning}")
     full_name = names.managed_certificate_name(name, run.tenant)
+    if out_dir is not None:
+        # Before, for an export stays in the record even when nobody got to keep the key.
+        files.check_directory(out_dir)
     with run.connect() as client, run.progress("exporting"):
         if server_side:
             response = export_under_passphrase(
