@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from certd.clock import Clock
 from certd.model.certificate import CertificateState
 from certd.model.event import SYSTEM_PRINCIPAL
-from certd.pki import csr, distinguished_name
+from certd.pki import csr, description, distinguished_name
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import SYSTEM, Profile
@@ -37,15 +37,20 @@ class Identities:
         self._system_authority = system_authority
 
     def ensure_identity(self, spiffe_id: str, certification_request: bytes) -> Credential:
-        """Returns the valid certificate of this identity for the key of the CSR; issues it when there is none."""
+        """Returns the valid certificate of this identity for the key of the CSR; issues it when there is none.
+
+        The newest one for the key counts, and only when it has just this name.
+        """
         names = SubjectAlternativeNames(uris=(spiffe_id,))
-        return self._ensure(SYSTEM["identity"], names, certification_request)
+        return self._ensure(SYSTEM["identity"], names, certification_request, any_names=False)
 
     def ensure_server(self, names: SubjectAlternativeNames, certification_request: bytes) -> Credential:
-        """Returns the valid server certificate for the key of the CSR; issues it when there is none."""
-        return self._ensure(SYSTEM["server"], names, certification_request)
+        """Returns the valid server certificate for the key of the CSR, whatever its names; issues one when needed."""
+        return self._ensure(SYSTEM["server"], names, certification_request, any_names=True)
 
-    def _ensure(self, profile: Profile, names: SubjectAlternativeNames, certification_request: bytes) -> Credential:
+    def _ensure(
+        self, profile: Profile, names: SubjectAlternativeNames, certification_request: bytes, *, any_names: bool
+    ) -> Credential:
         now = self._clock.now()
         authority = self._system_authority.get()
         public_key = csr.parse_csr(certification_request).public_key
@@ -57,6 +62,7 @@ class Identities:
             and found.state is CertificateState.ISSUED
             and found.profile == profile.profile_id
             and found.not_after > now
+            and (any_names or description.describe(found.der).subject_alternative_names == names)
         ):
             return Credential(found.der, created=False)
         order = Order(
