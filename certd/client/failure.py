@@ -145,8 +145,8 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
         message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls listen.grpc"
     elif not_after < datetime.now(UTC):
         message = (
-            f"the client certificate expired at {not_after.isoformat()}; get a new one (an administrator who has none "
-            "left: `certd recover-admin` on the server)"
+            f"the client certificate expired at {not_after.isoformat()}; get a new one (for the first administrator: "
+            "`certd init` on the server, while the daemon is stopped)"
         )
     else:
         reason = failure.code

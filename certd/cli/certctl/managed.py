@@ -37,7 +37,7 @@ _LONGEST_POLL: Final = 1.0
 
 @click.group()
 def managed() -> None:
-    """Managed certificates: the server makes, seals and renews their keys."""
+    """Managed certificates: the server makes their keys and keeps them sealed."""
 
 
 @verb(
