@@ -177,6 +177,19 @@ class Ready:
     token_pid: int | None
 
 
+class _HealthShown:
+    """Shows the token's state as gRPC health; whoever comes last has looked last."""
+
+    def __init__(self, token: TokenClient, grpc: GrpcServer) -> None:
+        self._token = token
+        self._grpc = grpc
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._grpc.set_serving(serving=self._token.ready)
+
+
 class Daemon:
     """`certd serve`: the core and its listeners."""
 
@@ -225,8 +238,9 @@ class Daemon:
             ),
         )
         self._grpc = grpc
-        core.token.on_change(lambda ready, _problem: grpc.set_serving(serving=ready))
-        grpc.set_serving(serving=core.token.ready)
+        show = _HealthShown(core.token, grpc)
+        core.token.on_change(lambda _ready, _problem: show())
+        show()
         return Ready(
             grpc=_address(listen.grpc.host, grpc.port),
             http=_address(listen.http.host, http.port),

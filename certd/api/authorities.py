@@ -9,7 +9,8 @@ from certd.api.call import Call, Methods
 from certd.model.authority import AuthorityType
 from certd.model.names import AuthorityName, TenantName, check_id
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.services.authorities import Authorities, AuthorityView, NewAuthority
+from certd.services.authorities import Authorities, AuthorityView
+from certd.services.authority_plan import NewAuthority
 from certd.services.paging import Page
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
 

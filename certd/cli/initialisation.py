@@ -11,6 +11,8 @@ from typing import Final
 
 from certd.errors import CertdError, Reason
 from certd.pki.credential_request import credential_request_of, new_credential_request
+from certd.pki.description import describe
+from certd.pki.encoding import parse_certificates
 
 _HOST_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -72,6 +74,14 @@ def reachable(host: str, port: int) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104  # Compared, not bound.
         host = "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def names_of(certificate: Path) -> tuple[str, ...]:
+    """Returns the names of a server certificate that was made before; none when there is no file."""
+    if not certificate.exists():
+        return ()
+    names = describe(parse_certificates(certificate.read_bytes())[0]).subject_alternative_names
+    return (*names.dns_names, *names.ip_addresses)
 
 
 def make_private_folder(folder: Path) -> bool:

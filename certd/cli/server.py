@@ -170,7 +170,7 @@ def init(
     else:
         settings = _new(config_file, wanted)
         _report(config_file, made=True)
-    _bootstrap(settings, credentials, server_names or initialisation.default_server_names())
+    _bootstrap(settings, credentials, server_names)
     click.echo(f"\nNext:\n  certd serve --config {shlex.quote(str(config_file))}")
 
 
@@ -247,9 +247,8 @@ def _bootstrap(settings: Config, credentials: initialisation.Credentials, server
         request, made_key = initialisation.csr_of(private_key)
         requests.append(request)
         _report(private_key, made=made_key)
-    made = composition.initialise(
-        settings, server_csr=requests[0], administrator_csr=requests[1], server_names=server_names
-    )
+    names = server_names or initialisation.names_of(settings.tls.certificate) or initialisation.default_server_names()
+    made = composition.initialise(settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names)
     address = initialisation.reachable(settings.listen.grpc.host, settings.listen.grpc.port)
     for path, content in (
         (settings.tls.certificate, made.server_certificate),

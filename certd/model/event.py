@@ -13,6 +13,7 @@ class EventType(enum.StrEnum):
     """What happened."""
 
     AUTHORITY_REQUESTED = "authority.requested"
+    AUTHORITY_KEY_GENERATED = "authority.key-generated"
     AUTHORITY_CREATED = "authority.created"
     AUTHORITY_FAILED = "authority.failed"
     CERTIFICATE_ISSUED = "certificate.issued"
@@ -20,6 +21,7 @@ class EventType(enum.StrEnum):
     MANAGED_CERTIFICATE_REQUESTED = "managed-certificate.requested"
     MANAGED_CERTIFICATE_KEY_GENERATED = "managed-certificate.key-generated"
     MANAGED_CERTIFICATE_ISSUED = "managed-certificate.issued"
+    MANAGED_CERTIFICATE_BLOCKED = "managed-certificate.blocked"
     MANAGED_CERTIFICATE_FAILED = "managed-certificate.failed"
     MANAGED_CERTIFICATE_EXPORTED = "managed-certificate.exported"
     WRAPPING_KEY_CREATED = "wrapping-key.created"

@@ -24,6 +24,8 @@ COMMON_NAME = "2.5.4.3"
 HIGHEST_RELATIVE_NAMES = 32
 HIGHEST_ATTRIBUTES = 8
 """In one relative distinguished name."""
+LONGEST_NAME = 4096
+"""Bytes of the DER: an issuer's name stands in each certificate and in the policy of its key."""
 LONGEST_VALUE = 256
 """Characters, for attributes without a bound of their own."""
 
@@ -100,11 +102,14 @@ def encode(name: DistinguishedName, *, field: str = "subject") -> bytes:
     """Returns the DER of a name: PrintableString or IA5String where RFC 5280 wants it, UTF8String elsewhere.
 
     FIELD_INVALID with `field` when an attribute breaks a bound of RFC 5280, appendix A.1, or has control characters, or
-    the name has more than 32 relative names or 8 attributes in one.
+    the name has more than 32 relative names, 8 attributes in one, or 4 KiB.
     """
     if len(name) > HIGHEST_RELATIVE_NAMES:
         raise field_invalid(field, f"has more than {HIGHEST_RELATIVE_NAMES} relative distinguished names")
-    return der.sequence(*(_encode_relative(relative, field) for relative in name))
+    encoded = der.sequence(*(_encode_relative(relative, field) for relative in name))
+    if len(encoded) > LONGEST_NAME:
+        raise field_invalid(field, f"has more than {LONGEST_NAME} bytes")
+    return encoded
 
 
 def _encode_relative(relative: RelativeDistinguishedName, field: str) -> bytes:
@@ -197,6 +202,8 @@ def _attributes(relative: bytes) -> list[_RawAttribute]:
 
 def violations(name: bytes, field: str) -> tuple[Violation, ...]:
     """Returns how a name breaks the bounds of RFC 5280, appendix A.1; FIELD_INVALID when it is none at all."""
+    if len(name) > LONGEST_NAME:
+        return (Violation(field, f"has more than {LONGEST_NAME} bytes"),)
     relatives = _relative_names(name, field)
     return tuple(Violation(field, problem) for problem in _problems(relatives))
 

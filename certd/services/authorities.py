@@ -9,27 +9,23 @@ An authority comes to be one committed step at a time, and whoever finds it unfi
 """
 
 import contextlib
-import secrets
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason, Violation, field_invalid
+from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
-from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.authority import Authority, AuthorityState, AuthorityType
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.model.job import Job, JobKind
 from certd.model.names import AuthorityName, TenantName
-from certd.pki import key_spec as key_specs
-from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
-from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
+from certd.pki.key_spec import SignatureAlgorithm
+from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
+from certd.services.authority_plan import NewAuthority, order_of, plan_of
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
-from certd.services.issuance import Order, issuance_of, issuer_of, prepare
+from certd.services.issuance import issuance_of, issuer_of, prepare, rehearsal_key
 from certd.services.issuing_loop import IssuingLoop, token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.steps import StepHook
@@ -39,11 +35,8 @@ from certd.store import authorities, jobs, request_records
 from certd.store.request_records import RequestRecord
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
-from certd.token.policy import SignatureKind, authority_key_policy
 
 _METHOD = "CreateAuthority"
-_SHORTEST = timedelta(hours=1)
-_LONGEST = timedelta(days=40 * 365)
 _PAGE_LENGTH = 200
 _LEASE = timedelta(minutes=10)
 """How long the call that creates an authority has before another daemon takes over, should this one hang and live."""
@@ -52,22 +45,6 @@ _HAND_OVER_DELAY = timedelta(seconds=1)
 _SYSTEM_LIFETIME = timedelta(days=20 * 365)
 _TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
               Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewAuthority:
-    """What a caller asks for."""
-
-    name: AuthorityName
-    type: AuthorityType
-    key_spec: KeySpec | None = None
-    signature_algorithm: SignatureAlgorithm | None = None
-    subject: bytes
-    """DER of the distinguished name."""
-    lifetime: timedelta | None = None
-    path_length: int | None = None
-    issuer: AuthorityName | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +96,9 @@ class Authorities:
         """
         name = str(new.name)
         self._access.require(caller, Permission.AUTHORITY_CREATE, name)
+        if new.issuer is not None:
+            # Having an authority sign another is a use of it, not of its tenant's names.
+            self._access.require(caller, Permission.AUTHORITY_CREATE, str(new.issuer))
         now = self._clock.now()
         with self._store.read("authorities.create") as tx:
             existing_tenant(tx, new.name.tenant)
@@ -129,7 +109,7 @@ class Authorities:
                     raise _exists(name)
         if made is not None:
             return self._replayed(made)
-        planned = _planned(new, issuer, now)
+        planned = plan_of(new, issuer, now)
         warnings = self._rehearse(planned, issuer, now)
         if validate_only:
             return replace(self._view(planned, issuer), warnings=warnings)
@@ -184,7 +164,7 @@ class Authorities:
                 path_length=0,
                 labels={"trust-domain": trust_domain},
             )
-            found = replace(_planned(new, None, now), tenant=None)
+            found = replace(plan_of(new, None, now), tenant=None)
             planned = found
             self._store.write("authorities.system", lambda tx: self._begin(tx, planned, SYSTEM_PRINCIPAL, None, now))
         return found if found.certificate is not None else self.finish(found.uid, principal=SYSTEM_PRINCIPAL)
@@ -213,7 +193,7 @@ class Authorities:
         if authority.certificate is not None:
             return authority
         try:
-            public_key = authority.key.public_key or self._make_key(authority)
+            public_key = authority.key.public_key or self._make_key(authority, principal)
             self._issue_own_certificate(authority, public_key, issuer, principal)
         except CertdError as error:
             if not _may_pass(error):
@@ -249,17 +229,19 @@ class Authorities:
         with contextlib.suppress(CertdError):
             self._store.write("authorities.hand-over", lambda tx: jobs.put(tx, _job(uid, due)))
 
-    def _make_key(self, authority: Authority) -> bytes:
+    def _make_key(self, authority: Authority, principal: str) -> bytes:
         """Steps 2 and 3."""
         public_key = self._token.create_authority_key(
             key_id=authority.key.key_id, key_spec=authority.key_spec, policy=authority.key.policy
         )
         self._step("authority.2.key-made")
         now = self._clock.now()
-        self._store.write(
-            "authorities.key",
-            lambda tx: authorities.set_public_key(tx, authority.uid, authority.key.number, public_key, now),
-        )
+
+        def record(tx: Transaction) -> None:
+            authorities.set_public_key(tx, authority.uid, authority.key.number, public_key, now)
+            tx.event(_event(EventType.AUTHORITY_KEY_GENERATED, authority, principal, now))
+
+        self._store.write("authorities.key", record)
         self._step("authority.3.key-recorded")
         return public_key
 
@@ -269,7 +251,7 @@ class Authorities:
         """Step 4."""
         now = self._clock.now()
         signer = issuer or authority
-        order = _order(authority, public_key)
+        order = order_of(authority, public_key)
         prepared = prepare(order, self._issuer_view(signer, public_key), now=now)
         chain = signer.full_chain if issuer is not None else ()
 
@@ -299,10 +281,9 @@ class Authorities:
 
     def _rehearse(self, planned: Authority, issuer: Authority | None, now: datetime) -> tuple[Warning, ...]:
         """Runs every check of the certificate with a throw-away key, before anything is written."""
-        private_key = key_specs.generate_private_key(planned.key_spec)
-        public_key = key_specs.public_key_der(private_key.public_key())
+        public_key = rehearsal_key(planned.key_spec)
         signer = issuer or planned
-        return prepare(_order(planned, public_key), self._issuer_view(signer, public_key), now=now).warnings
+        return prepare(order_of(planned, public_key), self._issuer_view(signer, public_key), now=now).warnings
 
     def _issuer_view(self, signer: Authority, public_key: bytes) -> Issuer:
         """A root in the making is its own issuer; every other issuer has its key already."""
@@ -400,80 +381,10 @@ def _other(tx: Transaction, authority: Authority) -> Authority | None:
     """Returns the issuer of a subordinate."""
     if authority.issuer_uid is None or authority.issuer_uid == authority.uid:
         return None
-    return authorities.get_by_uid(tx, authority.issuer_uid)
-
-
-def _profile(authority: Authority) -> Profile:
-    if authority.tenant is None:
-        return SYSTEM["system-root"]
-    return BUILT_IN["root-ca" if authority.type is AuthorityType.ROOT else "subordinate-ca"]
-
-
-def _order(authority: Authority, public_key: bytes) -> Order:
-    return Order(
-        origin="authority",
-        request=CertificateRequest(
-            public_key=public_key,
-            subject=authority.subject,
-            names=SubjectAlternativeNames(),
-            path_length=authority.path_length,
-        ),
-        profile=_profile(authority),
-        validity=Validity(lifetime=authority.lifetime, not_after=None),
-    )
-
-
-def _planned(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:
-    """Fills in the defaults, checks the bounds, and allocates uid and CKA_ID."""
-    root = new.type is AuthorityType.ROOT
-    spec = new.key_spec or (KeySpec.EC_P384 if root else KeySpec.EC_P256)
-    algorithm = new.signature_algorithm or key_specs.default_signature_algorithm(spec)
-    lifetime = new.lifetime or timedelta(days=(10 if root else 5) * 365)
-    path_length = new.path_length if new.path_length is not None else (1 if root else 0)
-    violations = []
-    if not key_specs.fits(algorithm, spec):
-        violations.append(Violation("authority.signature_algorithm", f"{algorithm} does not fit a key of {spec}"))
-    if not _SHORTEST <= lifetime <= _LONGEST:
-        violations.append(Violation("authority.lifetime", "must be from one hour to 40 years of 365 days"))
-    if not 0 <= path_length <= HIGHEST_PATH_LENGTH:
-        violations.append(Violation("authority.path_length", f"must be from 0 to {HIGHEST_PATH_LENGTH}"))
-    if violations:
-        raise CertdError(
-            Reason.FIELD_INVALID,
-            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
-            violations=tuple(violations),
-        )
-    uid = uuid.uuid4().hex
-    policy = authority_key_policy(
-        kinds={
-            SignatureKind.CERTIFICATE,
-            SignatureKind.CERTIFICATION_REQUEST,
-            SignatureKind.REVOCATION_LIST,
-            SignatureKind.OCSP_RESPONSE,
-        },
-        issuer_name=new.subject,
-        path_length=path_length,
-        # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
-        longest_lifetime=lifetime + BUILT_IN["root-ca"].backdate,
-        self_signed=root,
-    )
-    return Authority(
-        uid=uid,
-        tenant=new.name.tenant,
-        authority_id=new.name.authority,
-        type=new.type,
-        state=AuthorityState.AWAITING_CERTIFICATE,
-        key_spec=spec,
-        signature_algorithm=algorithm,
-        subject=new.subject,
-        lifetime=lifetime,
-        path_length=path_length,
-        issuer_uid=uid if root or issuer is None else issuer.uid,
-        key=AuthorityKey(number=1, key_id=secrets.token_bytes(16), policy=policy, public_key=None),
-        labels=new.labels,
-        create_time=now,
-        update_time=now,
-    )
+    issuer = authorities.get_by_uid(tx, authority.issuer_uid)
+    if issuer is None:
+        raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"the issuer of {authority.name} is gone from the books")
+    return issuer
 
 
 def _job(uid: str, due_time: datetime) -> Job:

@@ -61,7 +61,7 @@ class Identities:
             and found.der is not None
             and found.state is CertificateState.ISSUED
             and found.profile == profile.profile_id
-            and found.not_after > now
+            and found.not_after - now > profile.default_lifetime / 3
             and (any_names or description.describe(found.der).subject_alternative_names == names)
         ):
             return Credential(found.der, created=False)

@@ -1,5 +1,6 @@
 """Step 2 of every issuance: what is to be signed, prepared, with what the books will say of it."""
 
+import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -10,8 +11,9 @@ from certd.errors import CertdError
 from certd.model.authority import Authority
 from certd.model.certificate import Intent
 from certd.model.names import serial_text
+from certd.pki import key_spec as key_specs
 from certd.pki import preparation
-from certd.pki.key_spec import SignatureAlgorithm
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity
 from certd.pki.profiles import Profile
 from certd.store.request_records import RequestRecord
@@ -62,6 +64,15 @@ class Order:
 def new_serial() -> int:
     """Returns a serial number with 126 random bits, positive and 16 octets long (RFC 5280, section 4.1.2.2)."""
     return (1 << 126) | secrets.randbits(126)
+
+
+@functools.cache
+def rehearsal_key(spec: KeySpec) -> bytes:
+    """Returns the public key (DER) with which an issuance is rehearsed before its own key exists.
+
+    Nobody keeps its private key. One for each kind serves all: a rehearsal must not cost what an RSA key costs.
+    """
+    return key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
 
 
 def issuer_of(authority: Authority, *, public_key: bytes, information_url: str | None) -> Issuer:

@@ -36,7 +36,8 @@ _log = logging.getLogger("certd.issuing")
 
 QUEUE_LENGTH = 1024
 ROUND_LENGTH = 256
-_SIGN_TIMEOUT = 30.0
+_SIGN_TIMEOUT = 10.0
+"""Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
 _RETRY_AFTER = 0.5
 
 
@@ -287,9 +288,10 @@ class IssuingLoop:
         for item in (*signed, *fresh):
             if not item.future.done():
                 item.future.set_exception(error)
-        for item in signed:
+        # A commit that failed on the way may have been done all the same, so that also intents may stand in the books.
+        for item in (*signed, *fresh):
             item.der = None
-        self._unrecorded.extend(signed)
+        self._unrecorded += [*signed, *fresh]
 
     def _sign(self, items: list[_Item]) -> None:
         """Step 4: one frame to the token. Leaves the certificate or the error in each item."""
@@ -304,7 +306,7 @@ class IssuingLoop:
             for item in items
         ]
         try:
-            results = self._token.sign(frame, timeout=_SIGN_TIMEOUT)
+            results = self._token.sign(frame, timeout=_SIGN_TIMEOUT + len(frame))
             answered = list(zip(items, results, strict=True))
         except CertdError as error:
             for item in items:

@@ -99,6 +99,10 @@ class ManagedCertificateSteps:
         def note(tx: Transaction) -> None:
             managed = managed_certificates.get_by_uid(tx, uid)
             if managed is not None and managed.state is ManagedCertificateState.PENDING:
+                if error.reason not in {condition.reason for condition in managed.conditions}:
+                    # One event for a reason, not one for each attempt.
+                    waits = event_of(EventType.MANAGED_CERTIFICATE_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
+                    tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
                 managed_certificates.update(
                     tx,
                     replace(

@@ -19,7 +19,6 @@ from certd.model.managed_certificate import (
     ManagedCertificateVersion,
 )
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
-from certd.pki import key_spec as key_specs
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
@@ -27,7 +26,7 @@ from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's wor
 from certd.services.access import Access
 from certd.services.authorities import enabled_authority, information_url
 from certd.services.idempotency import RequestKey, record_of, replay
-from certd.services.issuance import issuer_of, prepare
+from certd.services.issuance import issuer_of, prepare, rehearsal_key
 from certd.services.issuing_loop import token_unavailable
 from certd.services.managed_certificate_steps import ISSUED, event_of, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
@@ -134,6 +133,7 @@ class ManagedCertificates:
         """Declares a managed certificate; the answer may still be PENDING.
 
         Every check of its first certificate runs now, with a throw-away key, so that what will fail fails here.
+        The caller needs the permission on the name and on the authority that it has issue it.
         Raises what `pki.preparation.prepare` raises, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED, PROFILE_NOT_FOUND,
         PROFILE_FORBIDS, MANAGED_CERTIFICATE_EXISTS, REQUEST_ID_REUSED.
         """
@@ -141,6 +141,9 @@ class ManagedCertificates:
         now = self._clock.now()
         profile_name = new.profile or ProfileName(new.name.tenant, DEFAULT_PROFILE)
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_REQUEST, name, profile=profile_name.profile)
+        self._access.require(
+            caller, Permission.MANAGED_CERTIFICATE_REQUEST, str(new.authority), profile=profile_name.profile
+        )
         profile = existing_profile(profile_name, new.name.tenant)
         if profile.authority:
             raise CertdError(
@@ -161,8 +164,7 @@ class ManagedCertificates:
             if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
                 raise _exists(name)
         declared = _declared(new, authority, profile.profile_id, now)
-        throw_away = key_specs.generate_private_key(declared.key_spec).public_key()
-        prepared = prepare(order_of(declared, key_specs.public_key_der(throw_away)), self._issuer(authority), now=now)
+        prepared = prepare(order_of(declared, rehearsal_key(declared.key_spec)), self._issuer(authority), now=now)
         view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
         if validate_only:
             return view

@@ -107,10 +107,11 @@ class Health:
         """Returns a sentence for everything that keeps the daemon from issuing; empty when it is well."""
         problems = []
         if not self._token.ready:
-            problems.append(f"the token does not answer: {self._token.problem or 'starting'}")
+            # The page is public: what is wrong with the token stands in the log and in GetServerInfo.
+            problems.append("the token does not answer")
         try:
             with self._store.read("health"):
                 pass
-        except CertdError as error:
-            problems.append(f"the database does not answer: {error.message}")
+        except CertdError:
+            problems.append("the database does not answer")
         return problems

@@ -100,6 +100,7 @@ class GroupCommitWriter:
     def _commit(self, batch: list[_Work]) -> None:
         results: list[tuple[Future[Any], Any, BaseException | None]] = []
         transactions: list[Transaction] = []
+        committing = False
         try:
             connection = self._open_connection()
             raw = raw_sqlite(connection)
@@ -126,9 +127,10 @@ class GroupCommitWriter:
                 finally:
                     transaction.end()
             head = self._number(connection, transactions, head)
+            committing = True
             raw.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  # The thread survives everything, and the callers hear of it.
-            self._undo()
+            self._undo(reopen=committing)
             self._fail(batch, error)
             return
         self._head = head
@@ -152,14 +154,17 @@ class GroupCommitWriter:
             connection.execute(_UPDATE_HEAD, {"last_seq": head.seq, "last_hash": head.chain_hash})
         return head
 
-    def _undo(self) -> None:
+    def _undo(self, *, reopen: bool) -> None:
+        """Rolls back; with `reopen` the next batch reads the head of the chain again: what failed may have been done."""
         connection = self._connection
         try:
             if connection is not None and raw_sqlite(connection).in_transaction:
                 raw_sqlite(connection).execute("ROLLBACK")
         except BaseException:  # noqa: BLE001  # The thread survives everything.
-            # What cannot be rolled back is rolled back by closing; the next batch opens anew.
+            # What cannot be rolled back is rolled back by closing.
             _log.exception("rolling back failed; the connection to the database is opened anew")
+            reopen = True
+        if reopen:
             self._close_connection()
 
     @staticmethod

@@ -28,7 +28,8 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Warning as PreparationWarning
 from certd.services.access import Access
-from certd.services.authorities import Authorities, AuthorityView, NewAuthority
+from certd.services.authorities import Authorities, AuthorityView
+from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import (

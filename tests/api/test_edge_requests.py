@@ -20,7 +20,7 @@ from certd.model.names import AuthorityName, CertificateName, ManagedCertificate
 from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authorities import NewAuthority
+from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
 from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport, RecipientExport
 from certd.services.paging import PageRequest

@@ -175,7 +175,7 @@ class Rounds:
                 self._insist(ask)
         self._finish_others(managed, authority)
         self.tally.rounds += 1
-        self.tally.deaths[str(death).split(" x ")[0].split(" answer")[0]] += 1
+        self.tally.deaths[f"{death.victim} at {death.step or 'under load'}"] += 1
         self._check_books(asks)
 
     def stop(self) -> None:
@@ -258,7 +258,7 @@ class Rounds:
     def _note(self, failure: CallFailed) -> None:
         assert failure.code in _HONEST, failure
         with self._lock:
-            self.tally.failures[failure.reason or failure.code] += 1
+            self.tally.failures[str(failure.reason or failure.code)] += 1
 
     def _others(self, managed: str, authority: str) -> None:
         """Makes the calls beside issuing once; whether they succeed is seen to afterwards."""

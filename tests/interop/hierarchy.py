@@ -13,7 +13,7 @@ from certd.pki import distinguished_name, pkcs8
 from certd.pki.encoding import certificate_pem
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authorities import NewAuthority
+from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
 from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate, PassphraseExport
 from tests.services.conftest import ADMINISTRATOR

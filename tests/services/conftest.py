@@ -22,7 +22,8 @@ from certd.model.names import AuthorityName, ManagedCertificateName
 from certd.pki import distinguished_name
 from certd.pki.credential_request import new_credential_request
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authorities import AuthorityView, NewAuthority
+from certd.services.authorities import AuthorityView
+from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate

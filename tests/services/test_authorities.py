@@ -9,17 +9,19 @@ from cryptography import x509
 from sqlalchemy import select
 
 from certd.errors import CertdError, Reason
+from certd.model.access import Caller, Grant, Role
 from certd.model.authority import AuthorityState, AuthorityType
 from certd.model.event import EventType
 from certd.model.names import AuthorityName, TenantName
 from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.services.authorities import AuthorityView, NewAuthority
+from certd.services.authorities import AuthorityView
+from certd.services.authority_plan import NewAuthority
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
-from certd.store import schema
+from certd.store import grants, schema
 from certd.token.client import TokenClient
-from tests.services.conftest import ADMINISTRATOR, STRANGER, CrashError, World, crash
+from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, CrashError, World, crash
 from tests.waiting import eventually
 
 
@@ -65,9 +67,10 @@ def test_each_kind_of_key_makes_an_authority(world: World, spec: KeySpec) -> Non
 
 def test_its_making_is_in_the_events_in_order(world: World) -> None:
     world.create_root()
-    made = [(event.type, event.principal) for event in world.events()][-3:]
+    made = [(event.type, event.principal) for event in world.events()][-4:]
     assert made == [
         (EventType.AUTHORITY_REQUESTED, ADMINISTRATOR.principal),
+        (EventType.AUTHORITY_KEY_GENERATED, ADMINISTRATOR.principal),
         (EventType.AUTHORITY_CREATED, ADMINISTRATOR.principal),
         (EventType.CERTIFICATE_ISSUED, ADMINISTRATOR.principal),
     ]
@@ -253,6 +256,24 @@ def test_lists_go_page_by_page(world: World) -> None:
         with pytest.raises(CertdError) as refused:
             world.core.authorities.page(ADMINISTRATOR, parent, PageRequest(2, token))
         assert refused.value.reason is Reason.FIELD_INVALID
+
+
+def test_an_issuer_is_used_only_by_who_may_use_it(world: World) -> None:
+    world.create_root()
+    operator = Caller(principal=f"spiffe://{TRUST_DOMAIN}/identities/operator", serial="03")
+    scope = "tenants/default/authorities/dev"
+    grant = Grant(grant_id="g", principal=operator.principal, role=Role.AUTHORITY_OPERATOR, scope=scope, profiles=None)
+    world.core.store.write("test.grant", lambda tx: grants.insert(tx, grant))
+    for issuer in ("root", "absent"):
+        new = NewAuthority(
+            name=AuthorityName("default", "dev"),
+            type=AuthorityType.SUBORDINATE,
+            subject=distinguished_name.parse_text("CN=Dev"),
+            issuer=AuthorityName("default", issuer),
+        )
+        with pytest.raises(CertdError) as refused:
+            world.core.authorities.create(operator, new, key=None, validate_only=False)
+        assert refused.value.reason is Reason.PERMISSION_MISSING
 
 
 def test_a_stranger_learns_nothing(world: World) -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sqlalchemy import Update, select, update
 
 from certd.errors import CertdError, Reason
+from certd.model.access import Caller, Grant, Role
 from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
@@ -29,9 +30,9 @@ from certd.services.managed_certificates import (
     RecipientExport,
 )
 from certd.services.paging import PageRequest
-from certd.store import managed_certificates, schema, sealed_keys
+from certd.store import grants, managed_certificates, schema, sealed_keys
 from certd.store.store import Transaction
-from tests.services.conftest import ADMINISTRATOR, STRANGER, CrashError, World, crash
+from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, CrashError, World, crash
 from tests.waiting import eventually
 
 WEB = ManagedCertificateName("default", "web")
@@ -361,6 +362,31 @@ def test_lists_go_page_by_page(ca: World) -> None:
     rest = ca.core.managed_certificates.page(ADMINISTRATOR, parent, PageRequest(2, first.next_page_token))
     names = [view.managed_certificate.managed_certificate_id for view in (*first.items, *rest.items)]
     assert names == ["web-0", "web-1", "web-2"]
+
+
+def test_an_authority_is_used_only_by_who_may_use_it(ca: World) -> None:
+    requester = Caller(principal=f"spiffe://{TRUST_DOMAIN}/identities/requester", serial="03")
+
+    def allow(scope: str) -> None:
+        grant = Grant(grant_id=scope, principal=requester.principal, role=Role.REQUESTER, scope=scope, profiles=None)
+        ca.core.store.write("test.grant", lambda tx: grants.insert(tx, grant))
+
+    def request(authority: str) -> ManagedCertificateView:
+        new = NewManagedCertificate(
+            name=WEB,
+            authority=AuthorityName("default", authority),
+            subject=distinguished_name.EMPTY,
+            names=SubjectAlternativeNames(dns_names=("www.example.internal",)),
+        )
+        return ca.core.managed_certificates.request(requester, new, key=None, validate_only=False)
+
+    allow(str(WEB))
+    for authority in ("ca", "absent"):
+        with pytest.raises(CertdError) as refused:
+            request(authority)
+        assert refused.value.reason is Reason.PERMISSION_MISSING
+    allow("tenants/default/authorities/ca")
+    assert request("ca").state is ManagedCertificateState.PENDING
 
 
 def test_a_stranger_learns_nothing(ca: World) -> None:

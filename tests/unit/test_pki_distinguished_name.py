@@ -21,6 +21,15 @@ def test_text_begins_with_the_last_of_the_encoding() -> None:
     assert [a.value for a in x509.Name.from_bytes(name)] == ["Example", "Example Root"]
 
 
+def test_a_name_has_at_most_four_kibibytes() -> None:
+    parts = tuple((("1.2.3.4", f"{number:03}" + "x" * 253),) for number in range(16))
+    with pytest.raises(CertdError, match="4096 bytes"):
+        dn.encode(parts)
+    assert dn.violations(dn.encode(parts[:14]), "subject") == ()
+    doubled = dn.encode(parts[:14])[4:] * 2
+    assert dn.violations(der.sequence(doubled), "subject")[0].description == "has more than 4096 bytes"
+
+
 def test_strings_have_the_types_of_rfc_5280() -> None:
     name = dn.encode((((C, "DE"),), ((O, "Example"),), ((DC, "example"),), ((EMAIL, "a@example.com"),)))
     tags = [attribute._type.value for attribute in x509.Name.from_bytes(name)]

@@ -1,0 +1,112 @@
+"""An authority that is asked for: its bounds, its defaults, the policy of its key, and what is asked of its issuer."""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from certd.errors import CertdError, Reason, Violation
+from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.names import AuthorityName
+from certd.pki import key_spec as key_specs
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.preparation import CertificateRequest, Validity
+from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
+from certd.services.issuance import Order
+from certd.token.policy import SignatureKind, authority_key_policy
+
+_SHORTEST = timedelta(hours=1)
+_LONGEST = timedelta(days=40 * 365)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAuthority:
+    """What a caller asks for."""
+
+    name: AuthorityName
+    type: AuthorityType
+    key_spec: KeySpec | None = None
+    signature_algorithm: SignatureAlgorithm | None = None
+    subject: bytes
+    """DER of the distinguished name."""
+    lifetime: timedelta | None = None
+    path_length: int | None = None
+    issuer: AuthorityName | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def profile_of(authority: Authority) -> Profile:
+    """Returns the profile of an authority's own certificate."""
+    if authority.tenant is None:
+        return SYSTEM["system-root"]
+    return BUILT_IN["root-ca" if authority.type is AuthorityType.ROOT else "subordinate-ca"]
+
+
+def order_of(authority: Authority, public_key: bytes) -> Order:
+    """Returns what is asked of the issuer of an authority with this key (DER)."""
+    return Order(
+        origin="authority",
+        request=CertificateRequest(
+            public_key=public_key,
+            subject=authority.subject,
+            names=SubjectAlternativeNames(),
+            path_length=authority.path_length,
+        ),
+        profile=profile_of(authority),
+        validity=Validity(lifetime=authority.lifetime, not_after=None),
+    )
+
+
+def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:
+    """Fills in the defaults, checks the bounds, and allocates uid and CKA_ID."""
+    root = new.type is AuthorityType.ROOT
+    spec = new.key_spec or (KeySpec.EC_P384 if root else KeySpec.EC_P256)
+    algorithm = new.signature_algorithm or key_specs.default_signature_algorithm(spec)
+    lifetime = new.lifetime or timedelta(days=(10 if root else 5) * 365)
+    path_length = new.path_length if new.path_length is not None else (1 if root else 0)
+    violations = []
+    if not key_specs.fits(algorithm, spec):
+        violations.append(Violation("authority.signature_algorithm", f"{algorithm} does not fit a key of {spec}"))
+    if not _SHORTEST <= lifetime <= _LONGEST:
+        violations.append(Violation("authority.lifetime", "must be from one hour to 40 years of 365 days"))
+    if not 0 <= path_length <= HIGHEST_PATH_LENGTH:
+        violations.append(Violation("authority.path_length", f"must be from 0 to {HIGHEST_PATH_LENGTH}"))
+    if violations:
+        raise CertdError(
+            Reason.FIELD_INVALID,
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            violations=tuple(violations),
+        )
+    uid = uuid.uuid4().hex
+    policy = authority_key_policy(
+        kinds={
+            SignatureKind.CERTIFICATE,
+            SignatureKind.CERTIFICATION_REQUEST,
+            SignatureKind.REVOCATION_LIST,
+            SignatureKind.OCSP_RESPONSE,
+        },
+        issuer_name=new.subject,
+        path_length=path_length,
+        # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
+        longest_lifetime=lifetime + BUILT_IN["root-ca"].backdate,
+        self_signed=root,
+    )
+    return Authority(
+        uid=uid,
+        tenant=new.name.tenant,
+        authority_id=new.name.authority,
+        type=new.type,
+        state=AuthorityState.AWAITING_CERTIFICATE,
+        key_spec=spec,
+        signature_algorithm=algorithm,
+        subject=new.subject,
+        lifetime=lifetime,
+        path_length=path_length,
+        issuer_uid=uid if root or issuer is None else issuer.uid,
+        key=AuthorityKey(number=1, key_id=secrets.token_bytes(16), policy=policy, public_key=None),
+        labels=new.labels,
+        create_time=now,
+        update_time=now,
+    )
