@@ -19,7 +19,7 @@ from certd.model.certificate import Certificate, CertificateState, Intent
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
 from certd.pki import csr
 from certd.pki.preparation import CertificateRequest, Validity, Warning  # noqa: A004  # The API's word.
-from certd.services.access import Access
+from certd.services.access import Access, require_in
 from certd.services.authorities import enabled_authority, every_authority, existing_authority, information_url
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
@@ -95,12 +95,12 @@ class Certificates:
         # 1. Read.
         authority_name = str(new.authority)
         profile_name = new.profile or ProfileName(new.authority.tenant, DEFAULT_PROFILE)
-        self._access.require(caller, Permission.CERTIFICATE_ISSUE, authority_name, profile=profile_name.profile)
-        profile = existing_profile(profile_name, new.authority.tenant)
-        if profile.authority:
-            # What yields an authority is for those who operate authorities.
-            self._access.require(caller, Permission.AUTHORITY_CREATE, authority_name)
         with self._store.read("certificates.issue") as tx:
+            require_in(tx, caller, Permission.CERTIFICATE_ISSUE, authority_name, profile=profile_name.profile)
+            profile = existing_profile(profile_name, new.authority.tenant)
+            if profile.authority:
+                # What yields an authority is for those who operate authorities.
+                require_in(tx, caller, Permission.AUTHORITY_CREATE, authority_name)
             made = None if validate_only else replay(tx, caller, _METHOD, key)
             if made is not None:
                 return self._replayed(tx, made)
