@@ -262,6 +262,8 @@ def token_settings(config: Config) -> TokenSettings:
         pin_file=config.token.pin_file,
         softhsm_conf=config.token.softhsm_conf,
         exports_per_minute=config.token.exports_per_minute,
+        log_level=config.log.level,
+        log_format=config.log.format,
     )
 
 

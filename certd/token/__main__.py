@@ -5,7 +5,9 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+from certd import log
 from certd.errors import CertdError
 from certd.ipc.child import InheritedSocket
 from certd.token.module import Module
@@ -25,10 +27,11 @@ def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
     parser.add_argument("--lock-file", type=Path, help="lock shared by every certd program on the host")
     parser.add_argument("--exports-per-minute", type=int, default=600, help="keys that may leave in a minute")
     parser.add_argument("--queue-length", type=int, default=1024, help="calls that may wait")
+    parser.add_argument("--log-level", choices=get_args(log.Level), default="info", help="events below it are dropped")
+    parser.add_argument("--log-format", choices=get_args(log.Format), default="text", help="of the lines of the log")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
     parser.add_argument("--parent-process-id", type=int, required=True, help="whose death ends this process")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = TokenSettings(
         module=arguments.module,
         label=arguments.label,
@@ -37,7 +40,10 @@ def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
         lock_file=arguments.lock_file,
         exports_per_minute=arguments.exports_per_minute,
         queue_length=arguments.queue_length,
+        log_level=arguments.log_level,
+        log_format=arguments.log_format,
     )
+    log.configure(level=settings.log_level, style=settings.log_format)
     try:
         run(
             settings,

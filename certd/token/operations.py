@@ -197,7 +197,8 @@ class Operations:
             message = f"The token process has exported as many keys as it may; try again in {retry_after:.1f} s."
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
         private_key = unseal(self._module, request.sealed_key, wrapping_key_id=request.wrapping_key_id, context=context)
-        _journal.info("exported the key of %s under a %s", _whose(context), protection)
+        how = "under a passphrase" if protection == "passphrase" else "to a recipient's key"
+        _journal.info("exported the key of %s %s", _whose(context), how)
 
         def encrypted() -> messages.TokenResponse:
             try:

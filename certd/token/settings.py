@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from certd import log
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSettings:
@@ -22,6 +24,9 @@ class TokenSettings:
     """How many sealed keys may be opened for export in a minute; a minute's worth may come at once."""
     queue_length: int = 1024
     """How many calls may wait."""
+    log_level: log.Level = "info"
+    """Events below it are not logged by a token process that the daemon starts."""
+    log_format: log.Format = "text"
     refused_marker: Path = field(init=False)
     """Remembers a PIN file that the token refused, so that no restart tries it again."""
     lock: Path = field(init=False)
@@ -41,6 +46,8 @@ class TokenSettings:
             *("--lock-file", str(self.lock)),
             *("--exports-per-minute", str(self.exports_per_minute)),
             *("--queue-length", str(self.queue_length)),
+            *("--log-level", self.log_level),
+            *("--log-format", self.log_format),
         ]
         if self.softhsm_conf is not None:
             arguments += ["--softhsm-conf", str(self.softhsm_conf)]

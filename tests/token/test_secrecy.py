@@ -1,7 +1,9 @@
 """What does not leave the token, and what does not leave the token process."""
 
+import json
 import secrets
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -135,8 +137,32 @@ def test_what_it_logs_holds_no_secret(settings: TokenSettings, capfd: pytest.Cap
     finally:
         client.stop()
     logged = capfd.readouterr().err
-    assert "certd.token.journal: authority key" in logged
+    (line,) = [line for line in logged.splitlines() if "[certd.token.journal]" in line]
+    assert "authority key" in line
     assert USER_PIN not in logged
+
+
+def test_it_logs_in_the_format_it_is_told(settings: TokenSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    client = start_child(replace(settings, log_format="json"))
+    try:
+        assert client.wait_ready(20)
+        make_authority(client)
+    finally:
+        client.stop()
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (event,) = [event for event in events if event["logger"] == "certd.token.journal"]
+    assert event["level"] == "info"
+    assert event["event"].startswith("authority key ")
+
+
+def test_it_logs_nothing_below_its_level(settings: TokenSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    client = start_child(replace(settings, log_level="error"))
+    try:
+        assert client.wait_ready(20)
+        make_authority(client)
+    finally:
+        client.stop()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_spawned_process_is_of_the_same_user_and_says_so(client: TokenClient) -> None:

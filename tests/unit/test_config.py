@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from certd.config import Address, Config, Listen, load, render, require_files
+from certd.config import Address, Config, Listen, load, render, require_files, token_settings
 from certd.errors import CertdError, Reason
 
 _COMPLETE = """
@@ -118,6 +118,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.web.base_url == "http://pki.example.org"
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert (config.log.level, config.log.format) == ("debug", "json")
+    settings = token_settings(config)
+    assert (settings.log_level, settings.log_format) == ("debug", "json")
     # The text above names every key that there is.
     document = tomllib.loads(text)
     for section, field in Config.model_fields.items():
