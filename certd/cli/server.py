@@ -30,10 +30,13 @@ from certd.errors import CertdError, Reason, Violation, field_invalid
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
+_DATA_FOLDER: Final = "~/.local/share/certd"
+_CONFIG_NAME: Final = "certd.toml"
+
 _EXAMPLES: Final = """\b
 Examples:
   certd init
-  certd serve --config ~/.local/share/certd/certd.toml
+  certd serve
   certd token serve --config /etc/certd/certd.toml --socket /run/certd/token.sock
   certd check-config --config /etc/certd/certd.toml
 """
@@ -61,8 +64,20 @@ class _Program(click.Group):
             ctx.exit(1)
 
 
+def _config_file(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
+    """Returns the file that is named, else the one of `certd init`; a usage error when that is not there."""
+    if given is not None:
+        return given
+    file = initialisation.absolute(Path(_DATA_FOLDER)) / _CONFIG_NAME
+    if not file.exists():
+        raise click.UsageError(
+            f"name certd.toml with --config or CERTD_CONFIG; there is none at {file}, where certd init makes it"
+        )
+    return file
+
+
 def _config_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds --config, which becomes the loaded configuration's path."""
+    """Adds --config, which becomes the configuration's path."""
 
     @click.option(
         "--config",
@@ -70,8 +85,8 @@ def _config_option(function: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(dir_okay=False, path_type=Path),
         envvar="CERTD_CONFIG",
         show_envvar=True,
-        required=True,
-        help="Path of certd.toml.",
+        callback=_config_file,
+        help=f"Path of certd.toml.  [default: {_DATA_FOLDER}/{_CONFIG_NAME}]",
     )
     @functools.wraps(function)
     def wrapped(*args: object, **kwargs: object) -> None:
@@ -100,7 +115,7 @@ Examples:
 @click.option(
     "--data-dir",
     type=_FOLDER,
-    default="~/.local/share/certd",
+    default=_DATA_FOLDER,
     show_default=True,
     help="Holds everything of the server.",
 )
@@ -153,7 +168,7 @@ def init(
     )
     for folder in (data, credentials.folder):
         _report(folder, made=initialisation.make_private_folder(folder))
-    config_file = data / "certd.toml"
+    config_file = data / _CONFIG_NAME
     wanted = {
         "listen.grpc": grpc_address,
         "listen.http": http_address,
@@ -262,7 +277,8 @@ def _bootstrap(settings: Config, credentials: initialisation.Credentials, server
 @main.command(
     epilog="""\b
 Examples:
-  certd serve --config ~/.local/share/certd/certd.toml
+  certd serve
+  certd serve --config /var/lib/certd/certd.toml
   CERTD_CONFIG=/etc/certd/certd.toml certd serve
 """
 )

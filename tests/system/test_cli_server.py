@@ -115,6 +115,19 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: tuple[str, ...]) ->
     assert "Usage: certd" in _run(*arguments, home=tmp_path, expected=2).stderr
 
 
+@pytest.mark.parametrize("command", [("serve",), ("check-config",), ("migrate",), ("token", "serve")])
+def test_a_configuration_that_is_nowhere_is_wrong_usage_and_says_how_to_name_it(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    stderr = _run(*command, home=tmp_path, expected=2).stderr
+    for named in ("--config", "CERTD_CONFIG", f"{tmp_path}/.local/share/certd/certd.toml", "certd init"):
+        assert named in stderr
+
+
+def test_the_configuration_of_init_is_found_by_itself(home: _Home) -> None:
+    assert _run("check-config", home=home.path).stdout == "ok\n"
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(tmp_path: Path, shell: str) -> None:
     assert "_CERTD_COMPLETE" in _run("completion", shell, home=tmp_path).stdout
