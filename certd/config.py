@@ -238,6 +238,25 @@ def load(path: Path) -> Config:
         raise CertdError(Reason.FIELD_INVALID, f"{path}: {summary}", violations=violations) from error
 
 
+def check(values: Mapping[str, object], *, folder: Path) -> None:
+    """Checks values by key path, before there is a file of them in `folder`; keys that are not given are not missed.
+
+    Raises:
+        CertdError: FIELD_INVALID with a violation per key path.
+    """
+    document: dict[str, dict[str, str]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        document.setdefault(section, {})[name] = str(value)
+    try:
+        Config.model_validate(document, context={"folder": folder})
+    except ValidationError as error:
+        violations = tuple(_violation(details) for details in error.errors() if details["type"] != "missing")
+        if violations:
+            summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+            raise CertdError(Reason.FIELD_INVALID, summary, violations=violations) from error
+
+
 def _unreadable(path: Path, problem: str) -> CertdError:
     return CertdError(Reason.FIELD_INVALID, f"{path} {problem}", violations=(Violation(str(path), problem),))
 

@@ -319,7 +319,7 @@ def initialise(
         core.start()
         made = core.bootstrap.run(
             trust_domain=config.tls.trust_domain,
-            server_names=_server_names(server_names),
+            server_names=parse_server_names(server_names),
             server_csr=server_csr,
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
@@ -334,8 +334,8 @@ def initialise(
     )
 
 
-def _server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
-    """Tells addresses from DNS names."""
+def parse_server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
+    """Tells addresses from DNS names. Raises NAME_NOT_ALLOWED with every name that is neither."""
     addresses = tuple(name for name in names if ":" in name or name.replace(".", "").isdigit())
     dns_names = tuple(name for name in names if name not in addresses)
     return normalise(SubjectAlternativeNames(dns_names=dns_names, ip_addresses=addresses), field="server_names")

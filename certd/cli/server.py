@@ -41,6 +41,18 @@ Examples:
   certd check-config --config /etc/certd/certd.toml
 """
 
+# The options of `certd init` that become keys of certd.toml.
+_INIT_OPTIONS: Final = {
+    "listen.grpc": "--grpc-address",
+    "listen.http": "--http-address",
+    "listen.metrics": "--metrics-address",
+    "database.url": "--database-url",
+    "token.module": "--pkcs11-module",
+    "token.label": "--token-label",
+    "token.pin_file": "--pin-file",
+    "tls.trust_domain": "--trust-domain",
+}
+
 # What is tried next, per reason, where the message alone may leave that open.
 _REMEDIES: Final = {
     Reason.FIELD_INVALID: "correct what is named, then see certd check-config",
@@ -166,19 +178,20 @@ def init(
         initialisation.absolute(data_dir),
         initialisation.Credentials(initialisation.absolute(credentials_dir)),
     )
-    for folder in (data, credentials.folder):
-        _report(folder, made=initialisation.make_private_folder(folder))
     config_file = data / _CONFIG_NAME
     wanted = {
         "listen.grpc": grpc_address,
         "listen.http": http_address,
         "listen.metrics": metrics_address,
         "database.url": database_url,
-        "token.module": pkcs11_module,
+        "token.module": pkcs11_module and initialisation.absolute(pkcs11_module),
         "token.label": token_label,
-        "token.pin_file": pin_file,
+        "token.pin_file": pin_file and initialisation.absolute(pin_file),
         "tls.trust_domain": trust_domain,
     }
+    _check_options(wanted, server_names, data=data)
+    for folder in (data, credentials.folder):
+        _report(folder, made=initialisation.make_private_folder(folder))
     if config_file.exists():
         settings = _existing(config_file, wanted)
         _report(config_file, made=False)
@@ -191,6 +204,25 @@ def init(
 
 def _report(path: Path, *, made: bool) -> None:
     click.echo(f"{'made' if made else 'kept':5} {path}")
+
+
+def _check_options(wanted: Mapping[str, object], server_names: tuple[str, ...], *, data: Path) -> None:
+    """Refuses values that cannot be right, before anything is made; the error names their options."""
+    try:
+        config.check({key: value for key, value in wanted.items() if value is not None}, folder=data)
+    except CertdError as error:
+        named = "; ".join(
+            f"{_INIT_OPTIONS[violation.field]}, {violation.field}: {violation.description}"
+            for violation in error.violations
+        )
+        raise CertdError(Reason.FIELD_INVALID, named, violations=error.violations) from error
+    _composition().parse_server_names(server_names)
+    module, pin_file = wanted["token.module"], wanted["token.pin_file"]
+    if isinstance(module, Path) and not module.is_file():
+        # The token process would tell as well, but only after it has tried for a while.
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"--pkcs11-module: there is no PKCS#11 module at {module}")
+    if isinstance(pin_file, Path) and not pin_file.is_file():
+        raise field_invalid("--pin-file, token.pin_file", f"there is no file {pin_file}")
 
 
 def _existing(config_file: Path, wanted: Mapping[str, object]) -> Config:
@@ -219,9 +251,6 @@ def _new(config_file: Path, wanted: Mapping[str, object]) -> Config:
     }
     if wanted["token.module"] is None:
         values |= _softhsm_token(data)
-    elif not Path(str(wanted["token.module"])).is_file():
-        # The token process would tell as well, but only after it has tried for a while.
-        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"there is no PKCS#11 module at {wanted['token.module']}")
     values |= {key: value for key, value in wanted.items() if value is not None}
     # Written under another name first: a value that certd itself would refuse must not be left behind.
     draft = config_file.with_name("certd.toml.new")

@@ -215,11 +215,32 @@ def test_init_does_not_pass_over_an_option_that_contradicts_the_file(home: _Home
     assert "tls.trust_domain is certd.internal in" in stderr
 
 
-def test_init_refuses_a_bad_value_and_leaves_no_file_of_it(tmp_path: Path) -> None:
-    stderr = _run("init", "--grpc-address", "nowhere", home=tmp_path, expected=1).stderr
-    assert "listen.grpc: write host:port" in stderr
-    assert list((tmp_path / ".local/share/certd").glob("certd.toml*")) == []
-    _run("init", *_FREE, home=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "finding"),
+    [
+        (("--grpc-address", "nowhere"), "--grpc-address, listen.grpc: write host:port"),
+        (("--metrics-address", "[::g]:1"), "--metrics-address, listen.metrics: "),
+        (("--trust-domain", "Example Org"), "--trust-domain, tls.trust_domain: "),
+        (("--database-url", "mysql://x"), "--database-url, database.url: "),
+        (("--server-name", "-x-"), "server_names"),
+        (
+            ("--pkcs11-module", sys.executable, "--token-label", "x", "--pin-file", "/nowhere/pin"),
+            "--pin-file, token.pin_file: ",
+        ),
+        (
+            ("--pkcs11-module", sys.executable, "--token-label", "x" * 33, "--pin-file", sys.executable),
+            "--token-label, token.label: ",
+        ),
+    ],
+)
+def test_init_refuses_a_bad_value_before_it_makes_anything(
+    tmp_path: Path, options: tuple[str, ...], finding: str
+) -> None:
+    ended = _run("init", *options, home=tmp_path, expected=1)
+    assert finding in ended.stderr
+    assert "certd.toml.new" not in ended.stderr
+    assert ended.stdout == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_refuses_a_folder_that_is_open_to_others(tmp_path: Path) -> None:
