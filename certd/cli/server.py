@@ -57,7 +57,7 @@ _INIT_OPTIONS: Final = {
 _REMEDIES: Final = {
     Reason.FIELD_INVALID: "correct what is named, then see certd check-config",
     Reason.TOKEN_UNAVAILABLE: "see [token] of certd.toml and the log of the token process",
-    Reason.STORE_UNAVAILABLE: "see [database] of certd.toml; certd migrate brings an older database up to date",
+    Reason.STORE_UNAVAILABLE: "see [database] of certd.toml",
     Reason.INTERNAL: "the log has more",
 }
 
