@@ -89,7 +89,7 @@ class Gate(Interceptor):
         if handler.response_streaming:
             return self._around_stream(method, handler)
         if handler.unary_unary is None:
-            raise NotImplementedError(f"{method}: client streams with one answer are not part of the API")
+            raise TypeError(f"{method}: client streams with one answer are not part of the API")
         return self._around_unary(method, handler, handler.unary_unary)
 
     def _around_unary(
@@ -211,7 +211,7 @@ def _responses(handler: Handler, request: Any, context: grpc.ServicerContext) ->
         return handler.stream_stream((_parsed(handler, each) for each in request), context)
     if handler.unary_stream is not None:
         return handler.unary_stream(_parsed(handler, request), context)
-    raise NotImplementedError
+    raise TypeError("the method has no handler of its kind")
 
 
 def _traceback(error: BaseException) -> str:

@@ -207,7 +207,7 @@ def test_a_method_without_a_rule_is_refused_to_everybody() -> None:
 
 def test_a_service_with_a_method_too_few_does_not_start() -> None:
     server = grpc.server(StreamSlots(1).pool)
-    with pytest.raises(NotImplementedError, match=r"certd\.v1\.ServerService"):
+    with pytest.raises(TypeError, match=r"certd\.v1\.ServerService"):
         add_service(server, SERVICES[-1], {})
 
 
