@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from certd.services.managed_certificates import ManagedCertificates
 from certd.services.public import PublicCertificates
 from certd.services.recovery import Ownership, Recovery
 from certd.services.server import Health, Server
+from certd.services.server_certificate import ServerCertificateWatch
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
 from certd.services.wrapping_keys import WrappingKeys
@@ -89,8 +91,13 @@ class Core:
         self.store.close()
 
 
-def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
-    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE."""
+def assemble(
+    config: Config, *, clock: Clock, step: StepHook, more_beats: tuple[Callable[[], object], ...] = ()
+) -> Core:
+    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE.
+
+    `more_beats` are called every few seconds beside the core's own.
+    """
     store = Store.open(config.database.url, clock=clock)
     token = _token_client(config)
     base_url = config.web.base_url
@@ -125,7 +132,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         },
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
         epoch=ownership.epoch,
-        beats=(ownership.renew, recovery.run, RequestRecords(store=store, clock=clock).forget_old),
+        beats=(ownership.renew, recovery.run, RequestRecords(store=store, clock=clock).forget_old, *more_beats),
         step=step,
     )
     managed_certificates = ManagedCertificates(
@@ -282,7 +289,9 @@ class Daemon:
 
 def build(config: Config, *, clock: Clock | None = None, step: StepHook = no_step) -> Daemon:
     """Constructs the daemon. Raises STORE_UNAVAILABLE when the database cannot be had."""
-    return Daemon(assemble(config, clock=clock or SystemClock(), step=step))
+    clock = clock or SystemClock()
+    watch = ServerCertificateWatch(config.tls.certificate, clock=clock)
+    return Daemon(assemble(config, clock=clock, step=step, more_beats=(watch.look,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -82,6 +83,18 @@ def names_of(certificate: Path) -> tuple[str, ...]:
         return ()
     names = describe(parse_certificates(certificate.read_bytes())[0]).subject_alternative_names
     return (*names.dns_names, *names.ip_addresses)
+
+
+def validity_text(certificates: Sequence[Path]) -> str:
+    """Returns until when each certificate is valid, and how it is renewed."""
+    ends = [describe(parse_certificates(path.read_bytes())[0]).not_after_time for path in certificates]
+    lines = [f"  {end:%Y-%m-%d %H:%M} UTC  {path}" for end, path in zip(ends, certificates, strict=True)]
+    return "\n".join(
+        [
+            "Valid until (with the daemon stopped, certd init renews what has less than a third of its life left):",
+            *lines,
+        ]
+    )
 
 
 def make_private_folder(folder: Path) -> bool:

@@ -174,10 +174,8 @@ def init(
     given = (pkcs11_module, token_label, pin_file)
     if any(given) and not all(given):
         raise click.UsageError("an existing token needs all three of --pkcs11-module, --token-label and --pin-file")
-    data, credentials = (
-        initialisation.absolute(data_dir),
-        initialisation.Credentials(initialisation.absolute(credentials_dir)),
-    )
+    data = initialisation.absolute(data_dir)
+    credentials = initialisation.Credentials(initialisation.absolute(credentials_dir))
     config_file = data / _CONFIG_NAME
     wanted = {
         "listen.grpc": grpc_address,
@@ -199,6 +197,7 @@ def init(
         settings = _new(config_file, wanted)
         _report(config_file, made=True)
     _bootstrap(settings, credentials, server_names)
+    click.echo(f"\n{initialisation.validity_text((settings.tls.certificate, credentials.certificate))}")
     click.echo(f"\nNext:\n  certd serve --config {shlex.quote(str(config_file))}")
 
 

@@ -179,6 +179,8 @@ def test_init_makes_a_server_and_its_administrator(home: _Home) -> None:
     server.verify_directly_issued_by(root)
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    for path, certificate in ((home.data / "server.pem", server), (home.credentials / "admin.pem", administrator)):
+        assert f"  {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC  {path}" in home.output.splitlines()
 
 
 def test_init_again_keeps_everything(home: _Home) -> None:
