@@ -10,7 +10,7 @@ from certd.model.authority import AuthorityType
 from certd.model.names import AuthorityName, TenantName, check_id
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authorities import Authorities, AuthorityView
-from certd.services.authority_plan import NewAuthority
+from certd.services.authority_plan import LIFETIME_RULE, NewAuthority
 from certd.services.paging import Page
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
 
@@ -44,7 +44,11 @@ def create_authority(
     )
     subject = violations.attempt(lambda: _subject(given))
     lifetime = violations.attempt(
-        lambda: fields.lifetime("authority.lifetime", given.lifetime) if given.HasField("lifetime") else None
+        lambda: (
+            fields.lifetime("authority.lifetime", given.lifetime, rule=LIFETIME_RULE)
+            if given.HasField("lifetime")
+            else None
+        )
     )
     issuer = violations.attempt(lambda: AuthorityName.parse("authority.issuer", given.issuer) if given.issuer else None)
     labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels))

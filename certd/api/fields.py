@@ -15,6 +15,7 @@ from certd.services.idempotency import RequestKey
 from certd.services.paging import Page, PageRequest
 
 LONGEST_LIFETIME: Final = timedelta(days=100 * 365)
+_LIFETIME_RULE: Final = f"must be from 1 second to {LONGEST_LIFETIME.days} days"
 DEFAULT_PAGE_SIZE: Final = 100
 LARGEST_PAGE_SIZE: Final = 1000
 LONGEST_PAGE_TOKEN: Final = 1024
@@ -144,12 +145,15 @@ def text(field: str, value: str, *, longest: int) -> str:
     return value
 
 
-def lifetime(field: str, duration: Duration) -> timedelta:
-    """Returns a lifetime in whole seconds; raises FIELD_INVALID."""
+def lifetime(field: str, duration: Duration, *, rule: str = _LIFETIME_RULE) -> timedelta:
+    """Returns a lifetime in whole seconds; raises FIELD_INVALID.
+
+    `rule` is said of one that is past any bound; where the services' own bounds are narrower, it is theirs.
+    """
     if duration.nanos:
         raise field_invalid(field, "must be whole seconds")
     if not 0 < duration.seconds <= LONGEST_LIFETIME.total_seconds():
-        raise field_invalid(field, f"must be from 1 second to {LONGEST_LIFETIME.days} days")
+        raise field_invalid(field, rule)
     return timedelta(seconds=duration.seconds)
 
 

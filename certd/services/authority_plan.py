@@ -19,6 +19,8 @@ from certd.token.policy import SignatureKind, authority_key_policy
 
 _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=40 * 365)
+LIFETIME_RULE = "must be from one hour to 40 years of 365 days"
+"""What a caller is told whose lifetime is out of these bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Autho
     if not key_specs.fits(algorithm, spec):
         violations.append(Violation("authority.signature_algorithm", f"{algorithm} does not fit a key of {spec}"))
     if not _SHORTEST <= lifetime <= _LONGEST:
-        violations.append(Violation("authority.lifetime", "must be from one hour to 40 years of 365 days"))
+        violations.append(Violation("authority.lifetime", LIFETIME_RULE))
     if not 0 <= path_length <= HIGHEST_PATH_LENGTH:
         violations.append(Violation("authority.path_length", f"must be from 0 to {HIGHEST_PATH_LENGTH}"))
     if violations:

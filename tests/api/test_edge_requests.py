@@ -154,6 +154,13 @@ def test_every_bad_field_is_named(edge: Edge, request_: Message, expected: set[s
     assert all(description for _, description in failure.violations)
 
 
+def test_a_lifetime_past_any_bound_is_told_the_bounds_that_apply(edge: Edge) -> None:
+    (violation,) = refused(edge, create_authority(lifetime=_LONG)).violations
+    assert violation == ("authority.lifetime", "must be from one hour to 40 years of 365 days")
+    (violation,) = refused(edge, issue(lifetime=_LONG)).violations
+    assert violation == ("lifetime", "must be from 1 second to 36500 days")
+
+
 def test_every_bad_name_is_named_and_alone_has_its_own_reason(edge: Edge) -> None:
     names = _SAN(
         dns_names=["a b", "ok.example", "-x.example"], ip_addresses=["1.2.3"], uris=["x"], email_addresses=["@"]
