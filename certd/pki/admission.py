@@ -11,6 +11,7 @@ from certd.pki.certificate_request import (
     Validity,
     Warning,  # noqa: A004  # The API's word.
 )
+from certd.pki.extensions import extension_text
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.profiles import NameKind, Profile, SubjectRule
 
@@ -47,7 +48,7 @@ def admit_names(request: CertificateRequest, profile: Profile) -> AdmittedNames:
         _refuse("subject", (Violation("subject", "must not be empty: it is the name of the authority"),))
     _refuse(_NAMES_FIELD, _forbidden_names(admitted, profile))
     warnings += [
-        Warning("csr.extensions", f"dropped {oid}: profile {profile.profile_id} decides on extensions")
+        Warning("csr.extensions", f"dropped {extension_text(oid)}: profile {profile.profile_id} decides on extensions")
         for oid in request.ignored_extension_oids
     ]
     return AdmittedNames(subject=subject, names=admitted, warnings=tuple(warnings))

@@ -364,7 +364,10 @@ def test_subject_that_is_none(authority: MemoryAuthority) -> None:
 def test_extensions_of_the_csr_are_dropped_each_with_a_warning(authority: MemoryAuthority) -> None:
     prepared = prepare_leaf(authority, ignored=("2.5.29.19", "1.2.3"))
     assert [field for field, _ in _warnings(prepared)] == ["csr.extensions", "csr.extensions"]
-    assert all(oid in message for oid, (_, message) in zip(("2.5.29.19", "1.2.3"), _warnings(prepared), strict=True))
+    assert [message.partition(":")[0] for _, message in _warnings(prepared)] == [
+        "dropped 2.5.29.19 (basicConstraints)",
+        "dropped 1.2.3",
+    ]
     assert not _described(prepared).authority
 
 
