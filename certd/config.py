@@ -349,7 +349,7 @@ concurrent_calls = 32
 maximum_waiting_calls = 1024
 
 [log]
-# debug, info, warning or error; read again on SIGHUP.
+# debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.
 level = "info"
 # text or json.
 format = "text"

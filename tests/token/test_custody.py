@@ -181,6 +181,23 @@ def test_a_passphrase_has_bounds(custody: Custody, length: int, *, allowed: bool
     assert "\x01" not in caught.value.message
 
 
+def test_the_journal_tells_how_a_key_left(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    client = start_child(make_token(tmp_path))
+    try:
+        assert client.wait_ready(20), client.problem
+        key_id = secrets.token_bytes(16)
+        client.ensure_wrapping_key(key_id=key_id)
+        own = Custody(client, key_id, KeySpec.EC_P256, make_context())
+        own.export()
+        own.export_to(X25519PrivateKey.generate().public_key().public_bytes_raw())
+    finally:
+        client.stop()
+    lines = [line for line in capfd.readouterr().err.splitlines() if "exported the key of " in line]
+    assert len(lines) == 2
+    assert " under a passphrase" in lines[0]
+    assert " to a recipient's key" in lines[1]
+
+
 @pytest.mark.parametrize("recipient", [b"", bytes(31), bytes(32), bytes(33)], ids=["0", "31", "low order", "33"])
 def test_a_recipient_that_cannot_receive_is_refused(custody: Custody, recipient: bytes) -> None:
     with pytest.raises(CertdError) as caught:
