@@ -155,7 +155,7 @@ class GroupCommitWriter:
         return head
 
     def _undo(self, *, reopen: bool) -> None:
-        """Rolls back; with `reopen` the next batch reads the head of the chain again: what failed may have been done."""
+        """Rolls back; with `reopen` the next batch reads the chain's head again: what failed may have been done."""
         connection = self._connection
         try:
             if connection is not None and raw_sqlite(connection).in_transaction:
