@@ -1,13 +1,16 @@
 """Authorities whose keys are in memory: the signing seam of `pki` tests."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certd.errors import CertdError, Reason
 from certd.pki import distinguished_name
 from certd.pki.key_spec import (
     KeySpec,
@@ -179,3 +182,10 @@ def csr(
 def der_of(request: x509.CertificateSigningRequest) -> bytes:
     """Returns the DER of a request."""
     return request.public_bytes(Encoding.DER)
+
+
+def refused_with(call: Callable[[], object], reason: Reason) -> CertdError:
+    with pytest.raises(CertdError) as caught:
+        call()
+    assert caught.value.reason is reason, caught.value
+    return caught.value

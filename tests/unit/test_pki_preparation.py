@@ -1,5 +1,4 @@
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -7,16 +6,25 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certd.errors import CertdError, Reason
+from certd.errors import Reason
 from certd.pki import der
 from certd.pki import distinguished_name as dn
 from certd.pki.description import Description, describe
 from certd.pki.extensions import CLIENT_AUTHENTICATION, SERVER_AUTHENTICATION, KeyUsage
 from certd.pki.key_spec import KeySpec, key_identifier, public_key_der
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity, assemble, prepare
-from certd.pki.profiles import BUILT_IN, END_ENTITY, IDENTITY, ROOT_CA, SERVER, SUBORDINATE_CA, SYSTEM, Profile
-from tests.unit.memory_authority import NOW, SERIAL, MemoryAuthority, prepare_leaf, public_key, root, subordinate
+from certd.pki.preparation import Prepared, assemble
+from certd.pki.profiles import BUILT_IN, END_ENTITY, IDENTITY, ROOT_CA, SERVER, SYSTEM, Profile
+from tests.unit.memory_authority import (
+    NOW,
+    SERIAL,
+    MemoryAuthority,
+    prepare_leaf,
+    public_key,
+    refused_with,
+    root,
+    subordinate,
+)
 
 _SECOND = NOW.replace(microsecond=0)
 _NONE = SubjectAlternativeNames()
@@ -33,13 +41,6 @@ def _warnings(prepared: Prepared) -> list[tuple[str, str]]:
 
 def _described(prepared: Prepared) -> Description:
     return describe(prepared.lint_certificate)
-
-
-def _refused(call: Callable[[], object], reason: Reason) -> CertdError:
-    with pytest.raises(CertdError) as caught:
-        call()
-    assert caught.value.reason is reason, caught.value
-    return caught.value
 
 
 # What is made.
@@ -150,11 +151,11 @@ def test_name_that_cannot_be_copied_is_refused(content: tuple[int, bytes]) -> No
     other = MemoryAuthority(
         issuer=replace(authority.issuer, name=name), private_key=authority.private_key, certificate=b""
     )
-    error = _refused(lambda: prepare_leaf(other), Reason.NAME_NOT_ALLOWED)
+    error = refused_with(lambda: prepare_leaf(other), Reason.NAME_NOT_ALLOWED)
     assert "byte for byte" in error.message
     request_name = SubjectAlternativeNames(dns_names=("a",))
     profile = replace(END_ENTITY, subject=ROOT_CA.subject)
-    error = _refused(
+    error = refused_with(
         lambda: prepare_leaf(authority, subject_der=name, names=request_name, profile=profile), Reason.NAME_NOT_ALLOWED
     )
     assert error.violations[0].field == "subject"
@@ -215,7 +216,7 @@ def test_after_2050() -> None:
 def test_validity_out_of_bounds(
     authority: MemoryAuthority, validity: dict[str, timedelta | datetime], reason: Reason, field: str
 ) -> None:
-    error = _refused(lambda: prepare_leaf(authority, **validity), reason)  # type: ignore[arg-type]  # Keys fit values.
+    error = refused_with(lambda: prepare_leaf(authority, **validity), reason)  # type: ignore[arg-type]  # Keys fit values.
     assert error.violations[0].field == field
 
 
@@ -229,7 +230,7 @@ def test_asked_for_past_the_authority_is_refused() -> None:
     authority = root()
     late = NOW + timedelta(days=10 * 365 - 10)
     for validity in ({"lifetime": timedelta(days=11)}, {"not_after": _SECOND + timedelta(days=10 * 365)}):
-        error = _refused(
+        error = refused_with(
             lambda asked=validity: prepare_leaf(authority, now=late, **asked),  # type: ignore[misc]  # Bound early.
             Reason.LIFETIME_EXCEEDS_AUTHORITY,
         )
@@ -260,7 +261,7 @@ def test_expired_authority_issues_nothing() -> None:
     end = authority.issuer.not_after
     assert end is not None
     late = end + timedelta(seconds=1)
-    _refused(lambda: prepare_leaf(authority, now=late), Reason.LIFETIME_EXCEEDS_AUTHORITY)
+    refused_with(lambda: prepare_leaf(authority, now=late), Reason.LIFETIME_EXCEEDS_AUTHORITY)
 
 
 # Names.
@@ -339,26 +340,26 @@ def test_other_attributes_are_kept_byte_for_byte(authority: MemoryAuthority) -> 
 def test_names_not_allowed(
     authority: MemoryAuthority, subject: str, names: SubjectAlternativeNames, field: str
 ) -> None:
-    error = _refused(lambda: prepare_leaf(authority, subject=subject, names=names), Reason.NAME_NOT_ALLOWED)
+    error = refused_with(lambda: prepare_leaf(authority, subject=subject, names=names), Reason.NAME_NOT_ALLOWED)
     assert [violation.field for violation in error.violations][:1] == [field]
 
 
 def test_every_forbidden_name_is_told(authority: MemoryAuthority) -> None:
     names = SubjectAlternativeNames(dns_names=("ok",), uris=("https://a/", "spiffe://td/a"), email_addresses=("a@b",))
-    error = _refused(lambda: prepare_leaf(authority, names=names), Reason.NAME_NOT_ALLOWED)
+    error = refused_with(lambda: prepare_leaf(authority, names=names), Reason.NAME_NOT_ALLOWED)
     assert len(error.violations) == 3
     assert "and 2 more" in error.message
 
 
 def test_too_long_attribute_of_a_csr(authority: MemoryAuthority) -> None:
     long = der.set_of([der.sequence(der.object_identifier("2.5.4.10"), der.encode(der.UTF8_STRING, b"a" * 65))])
-    error = _refused(lambda: prepare_leaf(authority, subject_der=der.sequence(long)), Reason.NAME_NOT_ALLOWED)
+    error = refused_with(lambda: prepare_leaf(authority, subject_der=der.sequence(long)), Reason.NAME_NOT_ALLOWED)
     assert error.violations[0].field == "subject"
     assert "1 to 64" in error.message
 
 
 def test_subject_that_is_none(authority: MemoryAuthority) -> None:
-    _refused(lambda: prepare_leaf(authority, subject_der=b"\x31\x00"), Reason.FIELD_INVALID)
+    refused_with(lambda: prepare_leaf(authority, subject_der=b"\x31\x00"), Reason.FIELD_INVALID)
 
 
 def test_extensions_of_the_csr_are_dropped_each_with_a_warning(authority: MemoryAuthority) -> None:
@@ -396,12 +397,12 @@ def test_identity_has_one_spiffe_id_and_no_subject(authority: MemoryAuthority) -
 def test_system_profiles_refuse_other_names(
     authority: MemoryAuthority, profile: Profile, names: SubjectAlternativeNames
 ) -> None:
-    _refused(lambda: prepare_leaf(authority, names=names, profile=profile), Reason.NAME_NOT_ALLOWED)
+    refused_with(lambda: prepare_leaf(authority, names=names, profile=profile), Reason.NAME_NOT_ALLOWED)
 
 
 @pytest.mark.parametrize("spec", [KeySpec.EC_P521, KeySpec.ED25519])
 def test_system_profiles_refuse_keys_that_peers_do_not_take(authority: MemoryAuthority, spec: KeySpec) -> None:
-    error = _refused(lambda: prepare_leaf(authority, key=public_key(spec), profile=SERVER), Reason.PROFILE_FORBIDS)
+    error = refused_with(lambda: prepare_leaf(authority, key=public_key(spec), profile=SERVER), Reason.PROFILE_FORBIDS)
     assert error.metadata == {"profile": "server"}
     assert error.violations[0].field == "public_key"
 
@@ -423,12 +424,12 @@ def test_tenants_reach_no_system_profile() -> None:
     ],
 )
 def test_weak_key(authority: MemoryAuthority, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> None:
-    error = _refused(lambda: prepare_leaf(authority, key=public_key_der(key)), Reason.KEY_TOO_WEAK)
+    error = refused_with(lambda: prepare_leaf(authority, key=public_key_der(key)), Reason.KEY_TOO_WEAK)
     assert error.violations[0].field == "public_key"
 
 
 def test_malformed_key(authority: MemoryAuthority) -> None:
-    _refused(lambda: prepare_leaf(authority, key=b"\x30\x00"), Reason.FIELD_INVALID)
+    refused_with(lambda: prepare_leaf(authority, key=b"\x30\x00"), Reason.FIELD_INVALID)
 
 
 def test_key_in_another_encoding_than_the_certificate_would_have(authority: MemoryAuthority) -> None:
@@ -438,82 +439,5 @@ def test_key_in_another_encoding_than_the_certificate_would_have(authority: Memo
         der.sequence(der.object_identifier("1.2.840.10045.2.1"), der.object_identifier("1.2.840.10045.3.1.7")),
         der.bit_string(bytes([2 + key.public_numbers().y % 2]) + key.public_numbers().x.to_bytes(32)),
     )
-    error = _refused(lambda: prepare_leaf(authority, key=compressed), Reason.LINT_FAILED)
+    error = refused_with(lambda: prepare_leaf(authority, key=compressed), Reason.LINT_FAILED)
     assert "rfc5280_4_1_2_7_subject_public_key" in error.metadata["lint"]
-
-
-# Places and path lengths.
-
-
-def _prepare_authority(
-    issuer: Issuer, *, path_length: int | None = 0, subject: str = "CN=Below", profile: Profile = SUBORDINATE_CA
-) -> Prepared:
-    request = CertificateRequest(
-        public_key=public_key(), subject=dn.parse_text(subject), names=_NONE, path_length=path_length
-    )
-    return prepare(issuer=issuer, request=request, profile=profile, validity=Validity(), serial=SERIAL, now=NOW)
-
-
-@pytest.mark.parametrize(
-    ("above", "path_length"),
-    [(0, 0), (1, 1), (2, 3), (2, 4), (4, -1)],
-)
-def test_path_length_without_room(above: int, path_length: int) -> None:
-    issuer = root(path_length=above).issuer
-    error = _refused(lambda: _prepare_authority(issuer, path_length=path_length), Reason.PROFILE_FORBIDS)
-    assert error.violations[0].field == "path_length"
-
-
-def test_path_length_of_an_issuer_without_constraint() -> None:
-    issuer = replace(root().issuer, path_length=None)
-    assert _described(_prepare_authority(issuer, path_length=3)).path_length == 3
-
-
-def test_path_length_that_nobody_asked_for_is_zero() -> None:
-    assert _described(_prepare_authority(root().issuer, path_length=None)).path_length == 0
-
-
-def test_leaf_has_no_path_length(authority: MemoryAuthority) -> None:
-    error = _refused(lambda: prepare_leaf(authority, path_length=0), Reason.PROFILE_FORBIDS)
-    assert error.violations[0].field == "path_length"
-
-
-def test_authority_needs_a_subject_and_has_no_alternative_names(authority: MemoryAuthority) -> None:
-    _refused(lambda: _prepare_authority(authority.issuer, subject=""), Reason.NAME_NOT_ALLOWED)
-    names = SubjectAlternativeNames(dns_names=("a",))
-    _refused(
-        lambda: prepare_leaf(authority, subject="CN=Below", names=names, profile=SUBORDINATE_CA),
-        Reason.NAME_NOT_ALLOWED,
-    )
-
-
-def test_root_profile_signs_its_own_key_alone(authority: MemoryAuthority) -> None:
-    error = _refused(lambda: _prepare_authority(authority.issuer, profile=ROOT_CA), Reason.PROFILE_FORBIDS)
-    assert error.violations[0].field == "profile"
-
-
-@pytest.mark.parametrize("subject", ["CN=Example Root,O=Example", "CN=example  ROOT,O=EXAMPLE"])
-def test_nobody_gets_the_name_of_the_authority(authority: MemoryAuthority, subject: str) -> None:
-    error = _refused(lambda: _prepare_authority(authority.issuer, subject=subject), Reason.PROFILE_FORBIDS)
-    assert error.violations[0].field == "subject"
-
-
-def test_key_of_the_authority_gets_no_leaf(authority: MemoryAuthority) -> None:
-    error = _refused(lambda: prepare_leaf(authority, key=authority.issuer.public_key), Reason.PROFILE_FORBIDS)
-    assert error.violations[0].field == "csr.public_key"
-
-
-@pytest.mark.parametrize("serial", [0, -1, 1 << 159, 1 << 200])
-def test_serial_out_of_bounds(authority: MemoryAuthority, serial: int) -> None:
-    error = _refused(lambda: prepare_leaf(authority, serial=serial), Reason.LINT_FAILED)
-    assert error.metadata == {"lint": "rfc5280_4_1_2_2_serial_number"}
-
-
-def test_url_that_is_not_http_does_not_pass_the_lint(authority: MemoryAuthority) -> None:
-    secure = MemoryAuthority(
-        issuer=replace(authority.issuer, authority_information_url="https://pki.example/ca.cer"),
-        private_key=authority.private_key,
-        certificate=authority.certificate,
-    )
-    error = _refused(lambda: prepare_leaf(secure), Reason.LINT_FAILED)
-    assert error.metadata == {"lint": "rfc5280_4_2_2_1_authority_information_access"}
