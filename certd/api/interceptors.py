@@ -160,6 +160,7 @@ class Gate(Interceptor):
             )
             context.abort_with_status(status.to_status(error))
         except NotImplementedError:
+            # As the health service of the library answers for `List`, which it declares and does not have.
             outcome.code = grpc.StatusCode.UNIMPLEMENTED
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented")
         except Exception as error:  # noqa: BLE001  # The last resort: whatever it is, the caller learns an id only.

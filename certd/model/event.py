@@ -27,7 +27,6 @@ class EventType(enum.StrEnum):
     WRAPPING_KEY_CREATED = "wrapping-key.created"
     GRANT_CREATED = "grant.created"
     TENANT_CREATED = "tenant.created"
-    SYSTEM_INITIALISED = "system.initialised"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
