@@ -54,6 +54,16 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+    Reason.NAME_CONSTRAINT_VIOLATED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.ALREADY_REVOKED: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.ETAG_MISMATCH: grpc.StatusCode.ABORTED,
+    Reason.PROFILE_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.PROFILE_IN_USE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IMPORT_NOT_PEM: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.IMPORT_EXPIRED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IMPORT_KEY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IMPORT_CHAIN_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IMPORT_NOT_COMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 

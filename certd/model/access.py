@@ -12,8 +12,14 @@ class Permission(enum.StrEnum):
 
     AUTHORITY_CREATE = "authority.create"
     AUTHORITY_READ = "authority.read"
+    AUTHORITY_UPDATE = "authority.update"
+    AUTHORITY_ACTIVATE = "authority.activate"
+    AUTHORITY_ENABLE = "authority.enable"
     CERTIFICATE_ISSUE = "certificate.issue"
     CERTIFICATE_READ = "certificate.read"
+    CERTIFICATE_REVOKE = "certificate.revoke"
+    PROFILE_READ = "profile.read"
+    PROFILE_WRITE = "profile.write"
     MANAGED_CERTIFICATE_REQUEST = "managed-certificate.request"
     MANAGED_CERTIFICATE_READ = "managed-certificate.read"
     MANAGED_CERTIFICATE_EXPORT = "managed-certificate.export"
@@ -33,10 +39,34 @@ class Role(enum.StrEnum):
 
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
-    Role.ADMINISTRATOR: frozenset({Permission.SERVER_READ}),
-    Role.AUTHORITY_OPERATOR: frozenset({Permission.AUTHORITY_CREATE, Permission.AUTHORITY_READ}),
-    Role.ISSUER: frozenset({Permission.CERTIFICATE_ISSUE, Permission.CERTIFICATE_READ, Permission.AUTHORITY_READ}),
-    Role.REQUESTER: frozenset({Permission.MANAGED_CERTIFICATE_REQUEST, Permission.MANAGED_CERTIFICATE_READ}),
+    Role.ADMINISTRATOR: frozenset({Permission.SERVER_READ, Permission.PROFILE_READ, Permission.PROFILE_WRITE}),
+    Role.AUTHORITY_OPERATOR: frozenset(
+        {
+            Permission.AUTHORITY_CREATE,
+            Permission.AUTHORITY_READ,
+            Permission.AUTHORITY_UPDATE,
+            Permission.AUTHORITY_ACTIVATE,
+            Permission.AUTHORITY_ENABLE,
+            Permission.CERTIFICATE_READ,
+            Permission.CERTIFICATE_REVOKE,
+            Permission.PROFILE_READ,
+        }
+    ),
+    Role.ISSUER: frozenset(
+        {
+            Permission.CERTIFICATE_ISSUE,
+            Permission.CERTIFICATE_READ,
+            Permission.AUTHORITY_READ,
+            Permission.PROFILE_READ,
+        }
+    ),
+    Role.REQUESTER: frozenset(
+        {
+            Permission.MANAGED_CERTIFICATE_REQUEST,
+            Permission.MANAGED_CERTIFICATE_READ,
+            Permission.PROFILE_READ,
+        }
+    ),
     Role.EXPORTER: frozenset({Permission.MANAGED_CERTIFICATE_EXPORT, Permission.MANAGED_CERTIFICATE_READ}),
     Role.CONSUMER: frozenset(),
     Role.AUDITOR: frozenset(
@@ -44,6 +74,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.AUTHORITY_READ,
             Permission.CERTIFICATE_READ,
             Permission.MANAGED_CERTIFICATE_READ,
+            Permission.PROFILE_READ,
             Permission.SERVER_READ,
         }
     ),

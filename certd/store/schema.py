@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_NUMBER = 1
+SCHEMA_NUMBER = 2
 """Number of the newest migration that this code knows."""
 
 metadata = MetaData()
@@ -99,6 +99,10 @@ authorities = Table(
     _time("create_time"),
     _time("update_time"),
     _number("revision"),
+    # DER of the CSR for an outside parent; NULL until it is asked for, and for ever where the parent is one of ours.
+    _bytes("csr", null=True),
+    # DER of the extension that was asked for; NULL: none.
+    _bytes("name_constraints", null=True),
     UniqueConstraint("tenant", "authority_id", name="authorities_tenant_authority_id"),
 )
 # A unique constraint does not compare NULLs.
@@ -146,6 +150,10 @@ certificates = Table(
     _time("create_time"),
     _time("revoke_time", null=True),
     _text("revocation_reason", null=True),
+    Column("profile_version", BigInteger, nullable=False, server_default=text("1")),
+    # NULL in rows that a release before this column wrote.
+    _text("key_spec", null=True),
+    _time("invalidity_time", null=True),
     PrimaryKeyConstraint("authority_uid", "serial", name="certificates_key"),
     UniqueConstraint("issuer_name_sha256", "serial", name="certificates_issuer_name_serial"),
 )
@@ -155,7 +163,69 @@ Index(
     certificates.c.create_time.desc(),
     certificates.c.serial,
 )
+Index("certificates_public_key", certificates.c.public_key_sha256, certificates.c.authority_uid)
 Index("certificates_pending", certificates.c.owner_epoch, sqlite_where=PENDING, postgresql_where=PENDING)
+
+# The alternative names of certificates, for searches.
+certificate_names = Table(
+    "certificate_names",
+    metadata,
+    _text("authority_uid"),
+    # A kind of `store.certificate_names`.
+    _text("kind"),
+    # A DNS name with its labels in reverse order, so that what lies below a domain is a range; other kinds as they are.
+    _text("name"),
+    _text("serial"),
+    PrimaryKeyConstraint("authority_uid", "kind", "name", "serial", name="certificate_names_key"),
+)
+
+# Keys of a tenant that were reported as compromised and are never certified again.
+blocked_keys = Table(
+    "blocked_keys",
+    metadata,
+    # Empty: of the system authority.
+    _text("tenant"),
+    _bytes("public_key_sha256"),
+    # The certificate whose revocation blocked the key.
+    _text("authority_uid"),
+    _text("serial"),
+    _time("create_time"),
+    PrimaryKeyConstraint("tenant", "public_key_sha256", name="blocked_keys_key"),
+)
+
+profiles = Table(
+    "profiles",
+    metadata,
+    _text("tenant", ForeignKey("tenants.tenant_id", name="profiles_tenant")),
+    _text("profile_id"),
+    # The newest of its versions.
+    _number("version"),
+    _time("create_time"),
+    _time("update_time"),
+    PrimaryKeyConstraint("tenant", "profile_id", name="profiles_key"),
+)
+
+# Every version of every profile that there ever was: certificates name them also after a profile is deleted.
+profile_versions = Table(
+    "profile_versions",
+    metadata,
+    _text("tenant", ForeignKey("tenants.tenant_id", name="profile_versions_tenant")),
+    _text("profile_id"),
+    _number("version"),
+    # As `pki.profile_document` writes it.
+    _text("document"),
+    _time("create_time"),
+    PrimaryKeyConstraint("tenant", "profile_id", "version", name="profile_versions_key"),
+)
+
+# Grows with every change of what daemons keep in memory: grants, profiles, authorities, identities.
+configuration_version = Table(
+    "configuration_version",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    _number("version"),
+    CheckConstraint("id = 1", name="configuration_version_is_one_row"),
+)
 
 wrapping_keys = Table(
     "wrapping_keys",

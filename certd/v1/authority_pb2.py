@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65rtd/v1/authority.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x08\n\tAuthority\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12&\n\x04type\x18\x03 \x01(\x0e\x32\x18.certd.v1.Authority.Type\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.certd.v1.Authority.State\x12#\n\x08key_spec\x18\x05 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x39\n\x13signature_algorithm\x18\x06 \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12,\n\x07subject\x18\x07 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0bpath_length\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06issuer\x18\n \x01(\t\x12$\n\x03key\x18\x0b \x01(\x0b\x32\x17.certd.v1.Authority.Key\x12\x31\n\x0b\x63\x65rtificate\x18\x0c \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\r \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x0e \x01(\x0b\x32 .certd.v1.CertificateDescription\x12/\n\x06labels\x18\x0f \x03(\x0b\x32\x1f.certd.v1.Authority.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12#\n\x08warnings\x18\x13 \x03(\x0b\x32\x11.certd.v1.Warning\x1a\x61\n\x03Key\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0btoken_label\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x08\n\x04ROOT\x10\x01\x12\x0f\n\x0bSUBORDINATE\x10\x02\"`\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41WAITING_CERTIFICATE\x10\x01\x12\x0b\n\x07\x45NABLED\x10\x02\x12\x0c\n\x08\x44ISABLED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x42\x0e\n\x0c_path_lengthB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65rtd/v1/authority.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x08\n\tAuthority\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12&\n\x04type\x18\x03 \x01(\x0e\x32\x18.certd.v1.Authority.Type\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.certd.v1.Authority.State\x12#\n\x08key_spec\x18\x05 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x39\n\x13signature_algorithm\x18\x06 \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12,\n\x07subject\x18\x07 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12+\n\x08lifetime\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x0bpath_length\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06issuer\x18\n \x01(\t\x12$\n\x03key\x18\x0b \x01(\x0b\x32\x17.certd.v1.Authority.Key\x12\x31\n\x0b\x63\x65rtificate\x18\x0c \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\r \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x0e \x01(\x0b\x32 .certd.v1.CertificateDescription\x12/\n\x06labels\x18\x0f \x03(\x0b\x32\x1f.certd.v1.Authority.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12\x33\n\x10name_constraints\x18\x14 \x01(\x0b\x32\x19.certd.v1.NameConstraints\x12#\n\x08warnings\x18\x13 \x03(\x0b\x32\x11.certd.v1.Warning\x1a\x61\n\x03Key\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0btoken_label\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x11\n\tmechanism\x18\x04 \x01(\t\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x08\n\x04ROOT\x10\x01\x12\x0f\n\x0bSUBORDINATE\x10\x02\"`\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41WAITING_CERTIFICATE\x10\x01\x12\x0b\n\x07\x45NABLED\x10\x02\x12\x0c\n\x08\x44ISABLED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x42\x0e\n\x0c_path_lengthB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHORITY_LABELSENTRY']._loaded_options = None
   _globals['_AUTHORITY_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_AUTHORITY']._serialized_start=125
-  _globals['_AUTHORITY']._serialized_end=1178
-  _globals['_AUTHORITY_KEY']._serialized_start=863
-  _globals['_AUTHORITY_KEY']._serialized_end=960
-  _globals['_AUTHORITY_LABELSENTRY']._serialized_start=962
-  _globals['_AUTHORITY_LABELSENTRY']._serialized_end=1007
-  _globals['_AUTHORITY_TYPE']._serialized_start=1009
-  _globals['_AUTHORITY_TYPE']._serialized_end=1064
-  _globals['_AUTHORITY_STATE']._serialized_start=1066
-  _globals['_AUTHORITY_STATE']._serialized_end=1162
+  _globals['_AUTHORITY']._serialized_end=1231
+  _globals['_AUTHORITY_KEY']._serialized_start=916
+  _globals['_AUTHORITY_KEY']._serialized_end=1013
+  _globals['_AUTHORITY_LABELSENTRY']._serialized_start=1015
+  _globals['_AUTHORITY_LABELSENTRY']._serialized_end=1060
+  _globals['_AUTHORITY_TYPE']._serialized_start=1062
+  _globals['_AUTHORITY_TYPE']._serialized_end=1117
+  _globals['_AUTHORITY_STATE']._serialized_start=1119
+  _globals['_AUTHORITY_STATE']._serialized_end=1215
 # @@protoc_insertion_point(module_scope)

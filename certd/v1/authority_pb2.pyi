@@ -156,6 +156,7 @@ class Authority(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/authorities/{authority}`."""
@@ -172,7 +173,9 @@ class Authority(_message.Message):
     path_length: _builtins.int
     """Optional. Immutable. How many authorities may stand below it in a chain, 0 to 4. Default 1 for a root, 0 for a subordinate."""
     issuer: _builtins.str
-    """Optional. Immutable. Required for a SUBORDINATE: name of the authority that signs its certificate."""
+    """Optional. Immutable. For a SUBORDINATE: name of the authority that signs its certificate. Without one the authority
+    awaits a certificate of an outside parent, see GetAuthorityCsr and ActivateAuthority.
+    """
     etag: _builtins.str
     """Output only. Changes with every change of the resource."""
     @_builtins.property
@@ -214,6 +217,12 @@ class Authority(_message.Message):
         """Output only. When it last changed."""
 
     @_builtins.property
+    def name_constraints(self) -> _x509_pb2.NameConstraints:
+        """Optional. Immutable. Which names may stand below the authority; written into its certificate. With an outside parent
+        it is asked for in the CSR, and what the parent wrote holds.
+        """
+
+    @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
         """Output only. What the call that returned this dropped, overrode or truncated; empty on reads."""
 
@@ -238,11 +247,12 @@ class Authority(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        name_constraints: _x509_pb2.NameConstraints | None = ...,
         warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "create_time", b"create_time", "description", b"description", "key", b"key", "lifetime", b"lifetime", "path_length", b"path_length", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "create_time", b"create_time", "description", b"description", "key", b"key", "lifetime", b"lifetime", "name_constraints", b"name_constraints", "path_length", b"path_length", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "description", b"description", "etag", b"etag", "issuer", b"issuer", "key", b"key", "key_spec", b"key_spec", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "path_length", b"path_length", "signature_algorithm", b"signature_algorithm", "state", b"state", "subject", b"subject", "type", b"type", "uid", b"uid", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "description", b"description", "etag", b"etag", "issuer", b"issuer", "key", b"key", "key_spec", b"key_spec", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "name_constraints", b"name_constraints", "path_length", b"path_length", "signature_algorithm", b"signature_algorithm", "state", b"state", "subject", b"subject", "type", b"type", "uid", b"uid", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015

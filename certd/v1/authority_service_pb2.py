@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from certd.v1 import authority_pb2 as certd_dot_v1_dot_authority__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n certd/v1/authority_service.proto\x12\x08\x63\x65rtd.v1\x1a\x18\x63\x65rtd/v1/authority.proto\"\x91\x01\n\x16\x43reateAuthorityRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x02 \x01(\t\x12&\n\tauthority\x18\x03 \x01(\x0b\x32\x13.certd.v1.Authority\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAuthoritiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x17ListAuthoritiesResponse\x12(\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x13.certd.v1.Authority\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf8\x01\n\x10\x41uthorityService\x12H\n\x0f\x43reateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12\x42\n\x0cGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponseB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n certd/v1/authority_service.proto\x12\x08\x63\x65rtd.v1\x1a\x18\x63\x65rtd/v1/authority.proto\x1a google/protobuf/field_mask.proto\"\x91\x01\n\x16\x43reateAuthorityRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x02 \x01(\t\x12&\n\tauthority\x18\x03 \x01(\x0b\x32\x13.certd.v1.Authority\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAuthoritiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x17ListAuthoritiesResponse\x12(\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x13.certd.v1.Authority\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x01\n\x16UpdateAuthorityRequest\x12&\n\tauthority\x18\x01 \x01(\x0b\x32\x13.certd.v1.Authority\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"&\n\x16GetAuthorityCsrRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x0c\x41uthorityCsr\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\x12\x0b\n\x03pem\x18\x02 \x01(\t\"\x85\x01\n\x18\x41\x63tivateAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"_\n\x16\x45nableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"`\n\x17\x44isableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x32\xf3\x04\n\x10\x41uthorityService\x12H\n\x0f\x43reateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12\x42\n\x0cGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponse\x12H\n\x0fUpdateAuthority\x12 .certd.v1.UpdateAuthorityRequest\x1a\x13.certd.v1.Authority\x12K\n\x0fGetAuthorityCsr\x12 .certd.v1.GetAuthorityCsrRequest\x1a\x16.certd.v1.AuthorityCsr\x12L\n\x11\x41\x63tivateAuthority\x12\".certd.v1.ActivateAuthorityRequest\x1a\x13.certd.v1.Authority\x12H\n\x0f\x45nableAuthority\x12 .certd.v1.EnableAuthorityRequest\x1a\x13.certd.v1.Authority\x12J\n\x10\x44isableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.AuthorityB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.v1.authority_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
-  _globals['_CREATEAUTHORITYREQUEST']._serialized_start=73
-  _globals['_CREATEAUTHORITYREQUEST']._serialized_end=218
-  _globals['_GETAUTHORITYREQUEST']._serialized_start=220
-  _globals['_GETAUTHORITYREQUEST']._serialized_end=255
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=257
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=336
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=338
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=430
-  _globals['_AUTHORITYSERVICE']._serialized_start=433
-  _globals['_AUTHORITYSERVICE']._serialized_end=681
+  _globals['_CREATEAUTHORITYREQUEST']._serialized_start=107
+  _globals['_CREATEAUTHORITYREQUEST']._serialized_end=252
+  _globals['_GETAUTHORITYREQUEST']._serialized_start=254
+  _globals['_GETAUTHORITYREQUEST']._serialized_end=289
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=291
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=370
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=372
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=464
+  _globals['_UPDATEAUTHORITYREQUEST']._serialized_start=467
+  _globals['_UPDATEAUTHORITYREQUEST']._serialized_end=623
+  _globals['_GETAUTHORITYCSRREQUEST']._serialized_start=625
+  _globals['_GETAUTHORITYCSRREQUEST']._serialized_end=663
+  _globals['_AUTHORITYCSR']._serialized_start=665
+  _globals['_AUTHORITYCSR']._serialized_end=705
+  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_start=708
+  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_end=841
+  _globals['_ENABLEAUTHORITYREQUEST']._serialized_start=843
+  _globals['_ENABLEAUTHORITYREQUEST']._serialized_end=938
+  _globals['_DISABLEAUTHORITYREQUEST']._serialized_start=940
+  _globals['_DISABLEAUTHORITYREQUEST']._serialized_end=1036
+  _globals['_AUTHORITYSERVICE']._serialized_start=1039
+  _globals['_AUTHORITYSERVICE']._serialized_end=1666
 # @@protoc_insertion_point(module_scope)

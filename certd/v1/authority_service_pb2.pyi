@@ -6,6 +6,7 @@ The service of the authority resource."""
 from certd.v1 import authority_pb2 as _authority_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -138,3 +139,201 @@ class ListAuthoritiesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuthoritiesResponse: _TypeAlias = ListAuthoritiesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAuthorityRequest(_message.Message):
+    """Request of UpdateAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    @_builtins.property
+    def authority(self) -> _authority_pb2.Authority:
+        """Required. The authority, with its `name`. A non-empty `etag` must be the current one."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Optional. Fields to change (AIP-134): `labels`. Default every field that is set and can change."""
+
+    def __init__(
+        self,
+        *,
+        authority: _authority_pb2.Authority | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAuthorityRequest: _TypeAlias = UpdateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class GetAuthorityCsrRequest(_message.Message):
+    """Request of GetAuthorityCsr."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuthorityCsrRequest: _TypeAlias = GetAuthorityCsrRequest  # noqa: Y015
+
+@_typing.final
+class AuthorityCsr(_message.Message):
+    """The CSR of an authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DER_FIELD_NUMBER: _builtins.int
+    PEM_FIELD_NUMBER: _builtins.int
+    der: _builtins.bytes
+    """DER of the PKCS#10 certification request (RFC 2986)."""
+    pem: _builtins.str
+    """PEM with one trailing newline."""
+    def __init__(
+        self,
+        *,
+        der: _builtins.bytes = ...,
+        pem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["der", b"der", "pem", b"pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityCsr: _TypeAlias = AuthorityCsr  # noqa: Y015
+
+@_typing.final
+class ActivateAuthorityRequest(_message.Message):
+    """Request of ActivateAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`, in the state AWAITING_CERTIFICATE."""
+    certificate: _builtins.bytes
+    """Required. The certificate of the authority as PEM or DER, at most 32 KiB."""
+    chain: _builtins.bytes
+    """Required. Certificates from its issuer up to the root, its own excluded, each signed by the next; as PEM, or DER of one.
+    At most 2 MiB.
+    """
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        certificate: _builtins.bytes = ...,
+        chain: _builtins.bytes = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateAuthorityRequest: _TypeAlias = ActivateAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class EnableAuthorityRequest(_message.Message):
+    """Request of EnableAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`, in the state DISABLED; one that is ENABLED stays so."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableAuthorityRequest: _TypeAlias = EnableAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class DisableAuthorityRequest(_message.Message):
+    """Request of DisableAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`, in the state ENABLED; one that is DISABLED stays so."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableAuthorityRequest: _TypeAlias = DisableAuthorityRequest  # noqa: Y015

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class AuthorityServiceStub:
-    """Creates and shows certificate authorities.
+    """Creates, shows and operates certificate authorities.
     """
 
     def __init__(self, channel):
@@ -51,14 +51,40 @@ class AuthorityServiceStub:
                 request_serializer=certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesResponse.FromString,
                 _registered_method=True)
+        self.UpdateAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/UpdateAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.UpdateAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.GetAuthorityCsr = channel.unary_unary(
+                '/certd.v1.AuthorityService/GetAuthorityCsr',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.GetAuthorityCsrRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.AuthorityCsr.FromString,
+                _registered_method=True)
+        self.ActivateAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/ActivateAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.EnableAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/EnableAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.EnableAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.DisableAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/DisableAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
 
 
 class AuthorityServiceServicer:
-    """Creates and shows certificate authorities.
+    """Creates, shows and operates certificate authorities.
     """
 
     def CreateAuthority(self, request, context):
-        """Makes a working authority in one call: generates its key in the token and issues its certificate.
+        """Makes a working authority in one call: generates its key in the token and issues its certificate. A SUBORDINATE without
+        an issuer has its key and awaits the certificate of an outside parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +99,41 @@ class AuthorityServiceServicer:
 
     def ListAuthorities(self, request, context):
         """Lists the authorities of a tenant by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAuthority(self, request, context):
+        """Changes the labels of an authority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuthorityCsr(self, request, context):
+        """Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateAuthority(self, request, context):
+        """Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableAuthority(self, request, context):
+        """Lets a DISABLED authority issue again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableAuthority(self, request, context):
+        """Stops an authority from issuing. What it issued stays valid and can be revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +157,31 @@ def add_AuthorityServiceServicer_to_server(servicer, server):
                     request_deserializer=certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesRequest.FromString,
                     response_serializer=certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesResponse.SerializeToString,
             ),
+            'UpdateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.UpdateAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'GetAuthorityCsr': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuthorityCsr,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.GetAuthorityCsrRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.AuthorityCsr.SerializeToString,
+            ),
+            'ActivateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'EnableAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.EnableAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'DisableAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'certd.v1.AuthorityService', rpc_method_handlers)
@@ -105,7 +191,7 @@ def add_AuthorityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthorityService:
-    """Creates and shows certificate authorities.
+    """Creates, shows and operates certificate authorities.
     """
 
     @staticmethod
@@ -179,6 +265,141 @@ class AuthorityService:
             '/certd.v1.AuthorityService/ListAuthorities',
             certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesRequest.SerializeToString,
             certd_dot_v1_dot_authority__service__pb2.ListAuthoritiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/UpdateAuthority',
+            certd_dot_v1_dot_authority__service__pb2.UpdateAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuthorityCsr(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/GetAuthorityCsr',
+            certd_dot_v1_dot_authority__service__pb2.GetAuthorityCsrRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.AuthorityCsr.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/ActivateAuthority',
+            certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/EnableAuthority',
+            certd_dot_v1_dot_authority__service__pb2.EnableAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/DisableAuthority',
+            certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
             options,
             channel_credentials,
             insecure,

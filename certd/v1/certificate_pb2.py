@@ -26,7 +26,7 @@ from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/v1/certificate.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x04\n\x0b\x43\x65rtificate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.certd.v1.Certificate.State\x12\x31\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x04 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32 .certd.v1.CertificateDescription\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12#\n\x1bmanaged_certificate_version\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06labels\x18\n \x03(\x0b\x32!.certd.v1.Certificate.LabelsEntry\x12#\n\x08warnings\x18\x0b \x03(\x0b\x32\x11.certd.v1.Warning\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06ISSUED\x10\x01\x12\x0b\n\x07REVOKED\x10\x02\x12\x08\n\x04LOST\x10\x03\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/v1/certificate.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x05\n\x0b\x43\x65rtificate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.certd.v1.Certificate.State\x12\x31\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x04 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32 .certd.v1.CertificateDescription\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12#\n\x1bmanaged_certificate_version\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06labels\x18\n \x03(\x0b\x32!.certd.v1.Certificate.LabelsEntry\x12\x17\n\x0fprofile_version\x18\x0c \x01(\x05\x12\x35\n\x11revocation_reason\x18\r \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x33\n\x0finvalidity_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x08warnings\x18\x0b \x03(\x0b\x32\x11.certd.v1.Warning\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06ISSUED\x10\x01\x12\x0b\n\x07REVOKED\x10\x02\x12\x08\n\x04LOST\x10\x03*\xcd\x01\n\x10RevocationReason\x12!\n\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eKEY_COMPROMISE\x10\x01\x12\x11\n\rCA_COMPROMISE\x10\x02\x12\x17\n\x13\x41\x46\x46ILIATION_CHANGED\x10\x03\x12\x0e\n\nSUPERSEDED\x10\x04\x12\x1a\n\x16\x43\x45SSATION_OF_OPERATION\x10\x05\x12\x17\n\x13PRIVILEGE_WITHDRAWN\x10\t\x12\x11\n\rAA_COMPROMISE\x10\nB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
   _globals['_CERTIFICATE_LABELSENTRY']._loaded_options = None
   _globals['_CERTIFICATE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_REVOCATIONREASON']._serialized_start=807
+  _globals['_REVOCATIONREASON']._serialized_end=1012
   _globals['_CERTIFICATE']._serialized_start=95
-  _globals['_CERTIFICATE']._serialized_end=671
-  _globals['_CERTIFICATE_LABELSENTRY']._serialized_start=559
-  _globals['_CERTIFICATE_LABELSENTRY']._serialized_end=604
-  _globals['_CERTIFICATE_STATE']._serialized_start=606
-  _globals['_CERTIFICATE_STATE']._serialized_end=671
+  _globals['_CERTIFICATE']._serialized_end=804
+  _globals['_CERTIFICATE_LABELSENTRY']._serialized_start=692
+  _globals['_CERTIFICATE_LABELSENTRY']._serialized_end=737
+  _globals['_CERTIFICATE_STATE']._serialized_start=739
+  _globals['_CERTIFICATE_STATE']._serialized_end=804
 # @@protoc_insertion_point(module_scope)

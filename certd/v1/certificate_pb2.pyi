@@ -21,6 +21,50 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RevocationReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevocationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevocationReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVOCATION_REASON_UNSPECIFIED: _RevocationReason.ValueType  # 0
+    """Not said."""
+    KEY_COMPROMISE: _RevocationReason.ValueType  # 1
+    """The private key is known or thought to be in other hands."""
+    CA_COMPROMISE: _RevocationReason.ValueType  # 2
+    """The key of an authority is."""
+    AFFILIATION_CHANGED: _RevocationReason.ValueType  # 3
+    """The subject's name or other information changed."""
+    SUPERSEDED: _RevocationReason.ValueType  # 4
+    """Another certificate took its place."""
+    CESSATION_OF_OPERATION: _RevocationReason.ValueType  # 5
+    """It is no longer needed."""
+    PRIVILEGE_WITHDRAWN: _RevocationReason.ValueType  # 9
+    """A privilege in it was withdrawn."""
+    AA_COMPROMISE: _RevocationReason.ValueType  # 10
+    """Aspects of an attribute authority are."""
+
+class RevocationReason(_RevocationReason, metaclass=_RevocationReasonEnumTypeWrapper):
+    """Why a certificate was revoked (RFC 5280, section 5.3.1). There is no hold: a revocation is for ever."""
+
+REVOCATION_REASON_UNSPECIFIED: RevocationReason.ValueType  # 0
+"""Not said."""
+KEY_COMPROMISE: RevocationReason.ValueType  # 1
+"""The private key is known or thought to be in other hands."""
+CA_COMPROMISE: RevocationReason.ValueType  # 2
+"""The key of an authority is."""
+AFFILIATION_CHANGED: RevocationReason.ValueType  # 3
+"""The subject's name or other information changed."""
+SUPERSEDED: RevocationReason.ValueType  # 4
+"""Another certificate took its place."""
+CESSATION_OF_OPERATION: RevocationReason.ValueType  # 5
+"""It is no longer needed."""
+PRIVILEGE_WITHDRAWN: RevocationReason.ValueType  # 9
+"""A privilege in it was withdrawn."""
+AA_COMPROMISE: RevocationReason.ValueType  # 10
+"""Aspects of an attribute authority are."""
+Global___RevocationReason: _TypeAlias = RevocationReason  # noqa: Y015
+
 @_typing.final
 class Certificate(_message.Message):
     """One X.509 certificate that an authority signed."""
@@ -88,6 +132,9 @@ class Certificate(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PROFILE_VERSION_FIELD_NUMBER: _builtins.int
+    REVOCATION_REASON_FIELD_NUMBER: _builtins.int
+    INVALIDITY_TIME_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/authorities/{authority}/certificates/{serial}`, the serial in lower-case hexadecimal."""
@@ -97,6 +144,10 @@ class Certificate(_message.Message):
     """Output only. `tenants/{tenant}/profiles/{profile}` under which it was issued."""
     managed_certificate_version: _builtins.str
     """Output only. Managed certificate version that it belongs to; empty when it was issued from a CSR."""
+    profile_version: _builtins.int
+    """Output only. Version of the profile that it was issued under."""
+    revocation_reason: Global___RevocationReason.ValueType
+    """Output only. Why it was revoked; unspecified when it was not."""
     @_builtins.property
     def certificate(self) -> _x509_pb2.EncodedCertificate:
         """Output only. The certificate."""
@@ -122,6 +173,10 @@ class Certificate(_message.Message):
         """Optional. At most 50; keys to 128 and values to 256 characters."""
 
     @_builtins.property
+    def invalidity_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Since when its key is known or thought to be compromised; absent when nobody said."""
+
+    @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
         """Output only. What the call that returned this dropped, overrode or truncated; empty on reads."""
 
@@ -138,11 +193,14 @@ class Certificate(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        profile_version: _builtins.int = ...,
+        revocation_reason: Global___RevocationReason.ValueType = ...,
+        invalidity_time: _timestamp_pb2.Timestamp | None = ...,
         warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "invalidity_time", b"invalidity_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "description", b"description", "labels", b"labels", "managed_certificate_version", b"managed_certificate_version", "name", b"name", "profile", b"profile", "revoke_time", b"revoke_time", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "description", b"description", "invalidity_time", b"invalidity_time", "labels", b"labels", "managed_certificate_version", b"managed_certificate_version", "name", b"name", "profile", b"profile", "profile_version", b"profile_version", "revocation_reason", b"revocation_reason", "revoke_time", b"revoke_time", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

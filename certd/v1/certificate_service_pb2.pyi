@@ -4,6 +4,7 @@ isort:skip_file
 The service of the certificate resource."""
 
 from certd.v1 import certificate_pb2 as _certificate_pb2
+from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -53,6 +54,8 @@ class IssueCertificateRequest(_message.Message):
     LIFETIME_FIELD_NUMBER: _builtins.int
     NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SUBJECT_ALTERNATIVE_NAMES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
@@ -77,7 +80,15 @@ class IssueCertificateRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Optional. Labels of the certificate."""
+        """Optional. Labels of the certificate: at most 50, keys to 128 and values to 256 characters."""
+
+    @_builtins.property
+    def subject(self) -> _x509_pb2.DistinguishedName:
+        """Optional. Replaces the subject of the CSR, where the profile allows it."""
+
+    @_builtins.property
+    def subject_alternative_names(self) -> _x509_pb2.SubjectAlternativeNames:
+        """Optional. Replaces the alternative names of the CSR, where the profile allows it."""
 
     def __init__(
         self,
@@ -88,12 +99,14 @@ class IssueCertificateRequest(_message.Message):
         lifetime: _duration_pb2.Duration | None = ...,
         not_after_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        subject: _x509_pb2.DistinguishedName | None = ...,
+        subject_alternative_names: _x509_pb2.SubjectAlternativeNames | None = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "not_after_time", b"not_after_time", "validity", b"validity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "not_after_time", b"not_after_time", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "validity", b"validity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "labels", b"labels", "lifetime", b"lifetime", "not_after_time", b"not_after_time", "parent", b"parent", "profile", b"profile", "request_id", b"request_id", "validate_only", b"validate_only", "validity", b"validity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "labels", b"labels", "lifetime", b"lifetime", "not_after_time", b"not_after_time", "parent", b"parent", "profile", b"profile", "request_id", b"request_id", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "validate_only", b"validate_only", "validity", b"validity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_validity: _TypeAlias = _typing.Literal["lifetime", "not_after_time"]  # noqa: Y015
     _WhichOneofArgType_validity: _TypeAlias = _typing.Literal["validity", b"validity"]  # noqa: Y015
@@ -180,3 +193,467 @@ class ListCertificatesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCertificatesResponse: _TypeAlias = ListCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class BatchIssueCertificatesRequest(_message.Message):
+    """Request of BatchIssueCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}` that signs all of them."""
+    request_id: _builtins.str
+    """Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item
+    n of the first one made, for 24 hours (AIP-155).
+    """
+    validate_only: _builtins.bool
+    """Optional. Runs every check of every item, returns what would be made, changes nothing (AIP-163)."""
+    certificates_only: _builtins.bool
+    """Optional. Leaves chains and descriptions out of the results, for callers that want the certificates alone."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssueCertificateRequest]:
+        """Required. What to issue, 1 to 1,000. The `parent` of each is empty or the same. A `request_id` makes an item repeatable by
+        itself: a repeated batch issues only what an earlier one did not.
+        """
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        requests: _abc.Iterable[Global___IssueCertificateRequest] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        certificates_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates_only", b"certificates_only", "parent", b"parent", "request_id", b"request_id", "requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchIssueCertificatesRequest: _TypeAlias = BatchIssueCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class BatchIssueCertificatesResponse(_message.Message):
+    """Answer of BatchIssueCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        """What became of one item."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CERTIFICATE_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def certificate(self) -> _certificate_pb2.Certificate:
+            """The certificate."""
+
+        @_builtins.property
+        def error(self) -> Global___ItemError:
+            """Why there is none."""
+
+        def __init__(
+            self,
+            *,
+            certificate: _certificate_pb2.Certificate | None = ...,
+            error: Global___ItemError | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["certificate", "error"]  # noqa: Y015
+        _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchIssueCertificatesResponse.Result]:
+        """One result for each request, in the same order."""
+
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.EncodedCertificate]:
+        """Certificates from the authority up to the root, of all results."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchIssueCertificatesResponse.Result] | None = ...,
+        chain: _abc.Iterable[_x509_pb2.EncodedCertificate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchIssueCertificatesResponse: _TypeAlias = BatchIssueCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class ItemError(_message.Message):
+    """Why an item of a batch failed: what the status of a call of its own would say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FieldViolation(_message.Message):
+        """A field that breaks a rule."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELD_FIELD_NUMBER: _builtins.int
+        DESCRIPTION_FIELD_NUMBER: _builtins.int
+        field: _builtins.str
+        """Path of the field within the item."""
+        description: _builtins.str
+        """What is wrong, and what to do."""
+        def __init__(
+            self,
+            *,
+            field: _builtins.str = ...,
+            description: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Number of the google.rpc.Code."""
+    reason: _builtins.str
+    """The ErrorReason."""
+    message: _builtins.str
+    """The failing check, the resource and the remedy, in a sentence."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As the metadata of a google.rpc.ErrorInfo."""
+
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemError.FieldViolation]:
+        """The fields that break a rule."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When to try again; absent when that would not help."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        violations: _abc.Iterable[Global___ItemError.FieldViolation] | None = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason", "retry_delay", b"retry_delay", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemError: _TypeAlias = ItemError  # noqa: Y015
+
+@_typing.final
+class SearchCertificatesRequest(_message.Message):
+    """Request of SearchCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`, or `tenants/{tenant}/authorities/-` for all of a tenant."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    @_builtins.property
+    def filter(self) -> Global___CertificateFilter:
+        """Optional. What to find. Default everything."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: Global___CertificateFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchCertificatesRequest: _TypeAlias = SearchCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class SearchCertificatesResponse(_message.Message):
+    """Answer of SearchCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty when everything was looked at."""
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[_certificate_pb2.Certificate]:
+        """The certificates, newest first, without their chains."""
+
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[_certificate_pb2.Certificate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchCertificatesResponse: _TypeAlias = SearchCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class CertificateFilter(_message.Message):
+    """A condition on certificates: a tree of at most 32 nodes and 8 levels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Filters(_message.Message):
+        """Filters that are taken together."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FILTERS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateFilter]:
+            """Required. At least one."""
+
+        def __init__(
+            self,
+            *,
+            filters: _abc.Iterable[Global___CertificateFilter] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TimeRange(_message.Message):
+        """A span of time; at least one end."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FROM_TIME_FIELD_NUMBER: _builtins.int
+        UNTIL_TIME_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def from_time(self) -> _timestamp_pb2.Timestamp:
+            """Optional. At this moment or later."""
+
+        @_builtins.property
+        def until_time(self) -> _timestamp_pb2.Timestamp:
+            """Optional. Before this moment."""
+
+        def __init__(
+            self,
+            *,
+            from_time: _timestamp_pb2.Timestamp | None = ...,
+            until_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "until_time", b"until_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "until_time", b"until_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Label(_message.Message):
+        """A label that must be there."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        """Required. Its key."""
+        value: _builtins.str
+        """Optional. Its value; absent: any."""
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+        _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+    AND_FILTERS_FIELD_NUMBER: _builtins.int
+    OR_FILTERS_FIELD_NUMBER: _builtins.int
+    NOT_FILTER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_SHA256_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    MANAGED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """It has exactly this alternative name: a DNS name, IP address, URI or e-mail address."""
+    domain: _builtins.str
+    """It has a DNS name that is this domain or lies below it."""
+    serial_number: _builtins.str
+    """Its serial number; any case, with or without colons."""
+    state: _certificate_pb2.Certificate.State.ValueType
+    """Its state."""
+    profile: _builtins.str
+    """`tenants/{tenant}/profiles/{profile}` under which it was issued."""
+    key_spec: _x509_pb2.KeySpec.ValueType
+    """Kind and size of its key."""
+    public_key_sha256: _builtins.bytes
+    """SHA-256 of the SubjectPublicKeyInfo of its key."""
+    managed: _builtins.bool
+    """Whether it belongs to a managed certificate."""
+    @_builtins.property
+    def and_filters(self) -> Global___CertificateFilter.Filters:
+        """All of them hold."""
+
+    @_builtins.property
+    def or_filters(self) -> Global___CertificateFilter.Filters:
+        """At least one of them holds."""
+
+    @_builtins.property
+    def not_filter(self) -> Global___CertificateFilter:
+        """It does not hold."""
+
+    @_builtins.property
+    def not_after(self) -> Global___CertificateFilter.TimeRange:
+        """When its validity ends."""
+
+    @_builtins.property
+    def create_time(self) -> Global___CertificateFilter.TimeRange:
+        """When it was issued."""
+
+    @_builtins.property
+    def label(self) -> Global___CertificateFilter.Label:
+        """A label."""
+
+    def __init__(
+        self,
+        *,
+        and_filters: Global___CertificateFilter.Filters | None = ...,
+        or_filters: Global___CertificateFilter.Filters | None = ...,
+        not_filter: Global___CertificateFilter | None = ...,
+        name: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        serial_number: _builtins.str = ...,
+        state: _certificate_pb2.Certificate.State.ValueType = ...,
+        profile: _builtins.str = ...,
+        key_spec: _x509_pb2.KeySpec.ValueType = ...,
+        public_key_sha256: _builtins.bytes = ...,
+        not_after: Global___CertificateFilter.TimeRange | None = ...,
+        create_time: Global___CertificateFilter.TimeRange | None = ...,
+        label: Global___CertificateFilter.Label | None = ...,
+        managed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["and_filters", b"and_filters", "condition", b"condition", "create_time", b"create_time", "domain", b"domain", "key_spec", b"key_spec", "label", b"label", "managed", b"managed", "name", b"name", "not_after", b"not_after", "not_filter", b"not_filter", "or_filters", b"or_filters", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "serial_number", b"serial_number", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["and_filters", b"and_filters", "condition", b"condition", "create_time", b"create_time", "domain", b"domain", "key_spec", b"key_spec", "label", b"label", "managed", b"managed", "name", b"name", "not_after", b"not_after", "not_filter", b"not_filter", "or_filters", b"or_filters", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "serial_number", b"serial_number", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["and_filters", "or_filters", "not_filter", "name", "domain", "serial_number", "state", "profile", "key_spec", "public_key_sha256", "not_after", "create_time", "label", "managed"]  # noqa: Y015
+    _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
+
+Global___CertificateFilter: _TypeAlias = CertificateFilter  # noqa: Y015
+
+@_typing.final
+class RevokeCertificateRequest(_message.Message):
+    """Request of RevokeCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INVALIDITY_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}/certificates/{serial}`; the serial in any case, with or without colons."""
+    reason: _certificate_pb2.RevocationReason.ValueType
+    """Optional. Why. Default UNSPECIFIED. KEY_COMPROMISE also puts the key on the list of keys that are never certified again."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    @_builtins.property
+    def invalidity_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Since when the key is known or thought to be compromised; not in the future (RFC 5280, section 5.3.2)."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _certificate_pb2.RevocationReason.ValueType = ...,
+        invalidity_time: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invalidity_time", b"invalidity_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invalidity_time", b"invalidity_time", "name", b"name", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCertificateRequest: _TypeAlias = RevokeCertificateRequest  # noqa: Y015

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class CertificateServiceStub:
-    """Issues certificates from CSRs and shows what was issued.
+    """Issues certificates from CSRs, shows, finds and revokes what was issued.
     """
 
     def __init__(self, channel):
@@ -41,6 +41,11 @@ class CertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_certificate__service__pb2.IssueCertificateRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
                 _registered_method=True)
+        self.BatchIssueCertificates = channel.unary_unary(
+                '/certd.v1.CertificateService/BatchIssueCertificates',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesResponse.FromString,
+                _registered_method=True)
         self.GetCertificate = channel.unary_unary(
                 '/certd.v1.CertificateService/GetCertificate',
                 request_serializer=certd_dot_v1_dot_certificate__service__pb2.GetCertificateRequest.SerializeToString,
@@ -51,14 +56,31 @@ class CertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_certificate__service__pb2.ListCertificatesRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_certificate__service__pb2.ListCertificatesResponse.FromString,
                 _registered_method=True)
+        self.SearchCertificates = channel.unary_unary(
+                '/certd.v1.CertificateService/SearchCertificates',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesResponse.FromString,
+                _registered_method=True)
+        self.RevokeCertificate = channel.unary_unary(
+                '/certd.v1.CertificateService/RevokeCertificate',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
+                _registered_method=True)
 
 
 class CertificateServiceServicer:
-    """Issues certificates from CSRs and shows what was issued.
+    """Issues certificates from CSRs, shows, finds and revokes what was issued.
     """
 
     def IssueCertificate(self, request, context):
         """Issues a certificate. Synchronous: the answer carries it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchIssueCertificates(self, request, context):
+        """Issues up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +100,21 @@ class CertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchCertificates(self, request, context):
+        """Finds certificates, newest first. A page may hold fewer than asked for, even none, and not be the last: as long as there
+        is a `next_page_token`, there is more to look at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeCertificate(self, request, context):
+        """Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CertificateServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +122,11 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     servicer.IssueCertificate,
                     request_deserializer=certd_dot_v1_dot_certificate__service__pb2.IssueCertificateRequest.FromString,
                     response_serializer=certd_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'BatchIssueCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchIssueCertificates,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesResponse.SerializeToString,
             ),
             'GetCertificate': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCertificate,
@@ -96,6 +138,16 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     request_deserializer=certd_dot_v1_dot_certificate__service__pb2.ListCertificatesRequest.FromString,
                     response_serializer=certd_dot_v1_dot_certificate__service__pb2.ListCertificatesResponse.SerializeToString,
             ),
+            'SearchCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchCertificates,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesResponse.SerializeToString,
+            ),
+            'RevokeCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeCertificate,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'certd.v1.CertificateService', rpc_method_handlers)
@@ -105,7 +157,7 @@ def add_CertificateServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CertificateService:
-    """Issues certificates from CSRs and shows what was issued.
+    """Issues certificates from CSRs, shows, finds and revokes what was issued.
     """
 
     @staticmethod
@@ -125,6 +177,33 @@ class CertificateService:
             '/certd.v1.CertificateService/IssueCertificate',
             certd_dot_v1_dot_certificate__service__pb2.IssueCertificateRequest.SerializeToString,
             certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchIssueCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/BatchIssueCertificates',
+            certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_certificate__service__pb2.BatchIssueCertificatesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -179,6 +258,60 @@ class CertificateService:
             '/certd.v1.CertificateService/ListCertificates',
             certd_dot_v1_dot_certificate__service__pb2.ListCertificatesRequest.SerializeToString,
             certd_dot_v1_dot_certificate__service__pb2.ListCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/SearchCertificates',
+            certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_certificate__service__pb2.SearchCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/RevokeCertificate',
+            certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
             options,
             channel_credentials,
             insecure,

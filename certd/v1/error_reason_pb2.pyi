@@ -90,6 +90,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The deadline of the call passed before it was done. DEADLINE_EXCEEDED."""
     INTERNAL: _ErrorReason.ValueType  # 33
     """A defect of the server; metadata has the id under which the log tells more. INTERNAL."""
+    NAME_CONSTRAINT_VIOLATED: _ErrorReason.ValueType  # 34
+    """A name lies outside the name constraints of the authority or of one above it. FAILED_PRECONDITION."""
+    ALREADY_REVOKED: _ErrorReason.ValueType  # 35
+    """The certificate is revoked already, and the call is no upgrade to KEY_COMPROMISE. ALREADY_EXISTS."""
+    ETAG_MISMATCH: _ErrorReason.ValueType  # 36
+    """The resource changed since it was read; read it again. ABORTED."""
+    PROFILE_EXISTS: _ErrorReason.ValueType  # 37
+    """The id is taken. ALREADY_EXISTS."""
+    PROFILE_IN_USE: _ErrorReason.ValueType  # 38
+    """A managed certificate or a grant names the profile. FAILED_PRECONDITION."""
+    IMPORT_NOT_PEM: _ErrorReason.ValueType  # 39
+    """What was given as a certificate or chain is neither PEM nor DER of one. INVALID_ARGUMENT."""
+    IMPORT_EXPIRED: _ErrorReason.ValueType  # 40
+    """The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION."""
+    IMPORT_KEY_MISMATCH: _ErrorReason.ValueType  # 41
+    """The certificate is not for the key or the name of the authority. FAILED_PRECONDITION."""
+    IMPORT_CHAIN_INVALID: _ErrorReason.ValueType  # 42
+    """The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
+    before it. FAILED_PRECONDITION.
+    """
+    IMPORT_NOT_COMPATIBLE: _ErrorReason.ValueType  # 43
+    """The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
+    FAILED_PRECONDITION.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -162,4 +186,28 @@ DEADLINE_EXCEEDED: ErrorReason.ValueType  # 32
 """The deadline of the call passed before it was done. DEADLINE_EXCEEDED."""
 INTERNAL: ErrorReason.ValueType  # 33
 """A defect of the server; metadata has the id under which the log tells more. INTERNAL."""
+NAME_CONSTRAINT_VIOLATED: ErrorReason.ValueType  # 34
+"""A name lies outside the name constraints of the authority or of one above it. FAILED_PRECONDITION."""
+ALREADY_REVOKED: ErrorReason.ValueType  # 35
+"""The certificate is revoked already, and the call is no upgrade to KEY_COMPROMISE. ALREADY_EXISTS."""
+ETAG_MISMATCH: ErrorReason.ValueType  # 36
+"""The resource changed since it was read; read it again. ABORTED."""
+PROFILE_EXISTS: ErrorReason.ValueType  # 37
+"""The id is taken. ALREADY_EXISTS."""
+PROFILE_IN_USE: ErrorReason.ValueType  # 38
+"""A managed certificate or a grant names the profile. FAILED_PRECONDITION."""
+IMPORT_NOT_PEM: ErrorReason.ValueType  # 39
+"""What was given as a certificate or chain is neither PEM nor DER of one. INVALID_ARGUMENT."""
+IMPORT_EXPIRED: ErrorReason.ValueType  # 40
+"""The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION."""
+IMPORT_KEY_MISMATCH: ErrorReason.ValueType  # 41
+"""The certificate is not for the key or the name of the authority. FAILED_PRECONDITION."""
+IMPORT_CHAIN_INVALID: ErrorReason.ValueType  # 42
+"""The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
+before it. FAILED_PRECONDITION.
+"""
+IMPORT_NOT_COMPATIBLE: ErrorReason.ValueType  # 43
+"""The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
+FAILED_PRECONDITION.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x65rtd/v1/x509.proto\x12\x08\x63\x65rtd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"^\n\x11\x44istinguishedName\x12I\n\x1crelative_distinguished_names\x18\x01 \x03(\x0b\x32#.certd.v1.RelativeDistinguishedName\"P\n\x19RelativeDistinguishedName\x12\x33\n\nattributes\x18\x01 \x03(\x0b\x32\x1f.certd.v1.AttributeTypeAndValue\"4\n\x15\x41ttributeTypeAndValue\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"i\n\x17SubjectAlternativeNames\x12\x11\n\tdns_names\x18\x01 \x03(\t\x12\x14\n\x0cip_addresses\x18\x02 \x03(\t\x12\x0c\n\x04uris\x18\x03 \x03(\t\x12\x17\n\x0f\x65mail_addresses\x18\x04 \x03(\t\"9\n\tExtension\x12\x0b\n\x03oid\x18\x01 \x01(\t\x12\x10\n\x08\x63ritical\x18\x02 \x01(\x08\x12\r\n\x05value\x18\x03 \x01(\x0c\"\xb4\x05\n\x16\x43\x65rtificateDescription\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x14\n\x0csubject_text\x18\x02 \x01(\t\x12\x13\n\x0bissuer_text\x18\x03 \x01(\t\x12\x15\n\rserial_number\x18\x04 \x01(\t\x12\x33\n\x0fnot_before_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\x19subject_alternative_names\x18\x07 \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12#\n\x08key_spec\x18\x08 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x12\n\npublic_key\x18\t \x01(\x0c\x12\x39\n\x13signature_algorithm\x18\n \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12&\n\nkey_usages\x18\x0b \x03(\x0e\x32\x12.certd.v1.KeyUsage\x12\x1b\n\x13\x65xtended_key_usages\x18\x0c \x03(\t\x12\x11\n\tauthority\x18\r \x01(\x08\x12\x18\n\x0bpath_length\x18\x0e \x01(\x05H\x00\x88\x01\x01\x12\x1e\n\x16subject_key_identifier\x18\x0f \x01(\x0c\x12 \n\x18\x61uthority_key_identifier\x18\x10 \x01(\x0c\x12\x1a\n\x12sha256_fingerprint\x18\x11 \x01(\x0c\x12\'\n\nextensions\x18\x12 \x03(\x0b\x32\x13.certd.v1.ExtensionB\x0e\n\x0c_path_length\".\n\x12\x45ncodedCertificate\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\x12\x0b\n\x03pem\x18\x02 \x01(\t\")\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x81\x01\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x0c\n\x08RSA_2048\x10\x01\x12\x0c\n\x08RSA_3072\x10\x02\x12\x0c\n\x08RSA_4096\x10\x03\x12\x0b\n\x07\x45\x43_P256\x10\x04\x12\x0b\n\x07\x45\x43_P384\x10\x05\x12\x0b\n\x07\x45\x43_P521\x10\x06\x12\x0b\n\x07\x45\x44\x32\x35\x35\x31\x39\x10\x07*\xcf\x01\n\x12SignatureAlgorithm\x12#\n\x1fSIGNATURE_ALGORITHM_UNSPECIFIED\x10\x00\x12\x13\n\x0fSHA256_WITH_RSA\x10\x01\x12\x13\n\x0fSHA384_WITH_RSA\x10\x02\x12\x13\n\x0fSHA512_WITH_RSA\x10\x03\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA256\x10\x04\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA384\x10\x05\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA512\x10\x06\x12\x10\n\x0cPURE_ED25519\x10\x07*\xdb\x01\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IGITAL_SIGNATURE\x10\x01\x12\x16\n\x12\x43ONTENT_COMMITMENT\x10\x02\x12\x14\n\x10KEY_ENCIPHERMENT\x10\x03\x12\x15\n\x11\x44\x41TA_ENCIPHERMENT\x10\x04\x12\x11\n\rKEY_AGREEMENT\x10\x05\x12\x11\n\rKEY_CERT_SIGN\x10\x06\x12\x0c\n\x08\x43RL_SIGN\x10\x07\x12\x11\n\rENCIPHER_ONLY\x10\x08\x12\x11\n\rDECIPHER_ONLY\x10\tB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63\x65rtd/v1/x509.proto\x12\x08\x63\x65rtd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"^\n\x11\x44istinguishedName\x12I\n\x1crelative_distinguished_names\x18\x01 \x03(\x0b\x32#.certd.v1.RelativeDistinguishedName\"P\n\x19RelativeDistinguishedName\x12\x33\n\nattributes\x18\x01 \x03(\x0b\x32\x1f.certd.v1.AttributeTypeAndValue\"4\n\x15\x41ttributeTypeAndValue\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"i\n\x17SubjectAlternativeNames\x12\x11\n\tdns_names\x18\x01 \x03(\t\x12\x14\n\x0cip_addresses\x18\x02 \x03(\t\x12\x0c\n\x04uris\x18\x03 \x03(\t\x12\x17\n\x0f\x65mail_addresses\x18\x04 \x03(\t\"^\n\x0fNameConstraints\x12%\n\tpermitted\x18\x01 \x01(\x0b\x32\x12.certd.v1.Subtrees\x12$\n\x08\x65xcluded\x18\x02 \x01(\x0b\x32\x12.certd.v1.Subtrees\"\x92\x01\n\x08Subtrees\x12\x11\n\tdns_names\x18\x01 \x03(\t\x12\x11\n\tip_ranges\x18\x02 \x03(\t\x12\x11\n\turi_hosts\x18\x03 \x03(\t\x12\x17\n\x0f\x65mail_addresses\x18\x04 \x03(\t\x12\x34\n\x0f\x64irectory_names\x18\x05 \x03(\x0b\x32\x1b.certd.v1.DistinguishedName\"9\n\tExtension\x12\x0b\n\x03oid\x18\x01 \x01(\t\x12\x10\n\x08\x63ritical\x18\x02 \x01(\x08\x12\r\n\x05value\x18\x03 \x01(\x0c\"\xcf\x05\n\x16\x43\x65rtificateDescription\x12,\n\x07subject\x18\x01 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x14\n\x0csubject_text\x18\x02 \x01(\t\x12\x13\n\x0bissuer_text\x18\x03 \x01(\t\x12\x15\n\rserial_number\x18\x04 \x01(\t\x12\x33\n\x0fnot_before_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enot_after_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x44\n\x19subject_alternative_names\x18\x07 \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12#\n\x08key_spec\x18\x08 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x12\n\npublic_key\x18\t \x01(\x0c\x12\x39\n\x13signature_algorithm\x18\n \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12&\n\nkey_usages\x18\x0b \x03(\x0e\x32\x12.certd.v1.KeyUsage\x12\x1b\n\x13\x65xtended_key_usages\x18\x0c \x03(\t\x12\x11\n\tauthority\x18\r \x01(\x08\x12\x18\n\x0bpath_length\x18\x0e \x01(\x05H\x00\x88\x01\x01\x12\x1e\n\x16subject_key_identifier\x18\x0f \x01(\x0c\x12 \n\x18\x61uthority_key_identifier\x18\x10 \x01(\x0c\x12\x1a\n\x12sha256_fingerprint\x18\x11 \x01(\x0c\x12\'\n\nextensions\x18\x12 \x03(\x0b\x32\x13.certd.v1.Extension\x12\x19\n\x11unicode_dns_names\x18\x13 \x03(\tB\x0e\n\x0c_path_length\".\n\x12\x45ncodedCertificate\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\x12\x0b\n\x03pem\x18\x02 \x01(\t\")\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\x81\x01\n\x07KeySpec\x12\x18\n\x14KEY_SPEC_UNSPECIFIED\x10\x00\x12\x0c\n\x08RSA_2048\x10\x01\x12\x0c\n\x08RSA_3072\x10\x02\x12\x0c\n\x08RSA_4096\x10\x03\x12\x0b\n\x07\x45\x43_P256\x10\x04\x12\x0b\n\x07\x45\x43_P384\x10\x05\x12\x0b\n\x07\x45\x43_P521\x10\x06\x12\x0b\n\x07\x45\x44\x32\x35\x35\x31\x39\x10\x07*\xcf\x01\n\x12SignatureAlgorithm\x12#\n\x1fSIGNATURE_ALGORITHM_UNSPECIFIED\x10\x00\x12\x13\n\x0fSHA256_WITH_RSA\x10\x01\x12\x13\n\x0fSHA384_WITH_RSA\x10\x02\x12\x13\n\x0fSHA512_WITH_RSA\x10\x03\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA256\x10\x04\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA384\x10\x05\x12\x15\n\x11\x45\x43\x44SA_WITH_SHA512\x10\x06\x12\x10\n\x0cPURE_ED25519\x10\x07*\xdb\x01\n\x08KeyUsage\x12\x19\n\x15KEY_USAGE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IGITAL_SIGNATURE\x10\x01\x12\x16\n\x12\x43ONTENT_COMMITMENT\x10\x02\x12\x14\n\x10KEY_ENCIPHERMENT\x10\x03\x12\x15\n\x11\x44\x41TA_ENCIPHERMENT\x10\x04\x12\x11\n\rKEY_AGREEMENT\x10\x05\x12\x11\n\rKEY_CERT_SIGN\x10\x06\x12\x0c\n\x08\x43RL_SIGN\x10\x07\x12\x11\n\rENCIPHER_ONLY\x10\x08\x12\x11\n\rDECIPHER_ONLY\x10\tB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.v1.x509_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
-  _globals['_KEYSPEC']._serialized_start=1251
-  _globals['_KEYSPEC']._serialized_end=1380
-  _globals['_SIGNATUREALGORITHM']._serialized_start=1383
-  _globals['_SIGNATUREALGORITHM']._serialized_end=1590
-  _globals['_KEYUSAGE']._serialized_start=1593
-  _globals['_KEYUSAGE']._serialized_end=1812
+  _globals['_KEYSPEC']._serialized_start=1523
+  _globals['_KEYSPEC']._serialized_end=1652
+  _globals['_SIGNATUREALGORITHM']._serialized_start=1655
+  _globals['_SIGNATUREALGORITHM']._serialized_end=1862
+  _globals['_KEYUSAGE']._serialized_start=1865
+  _globals['_KEYUSAGE']._serialized_end=2084
   _globals['_DISTINGUISHEDNAME']._serialized_start=66
   _globals['_DISTINGUISHEDNAME']._serialized_end=160
   _globals['_RELATIVEDISTINGUISHEDNAME']._serialized_start=162
@@ -47,12 +47,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTETYPEANDVALUE']._serialized_end=296
   _globals['_SUBJECTALTERNATIVENAMES']._serialized_start=298
   _globals['_SUBJECTALTERNATIVENAMES']._serialized_end=403
-  _globals['_EXTENSION']._serialized_start=405
-  _globals['_EXTENSION']._serialized_end=462
-  _globals['_CERTIFICATEDESCRIPTION']._serialized_start=465
-  _globals['_CERTIFICATEDESCRIPTION']._serialized_end=1157
-  _globals['_ENCODEDCERTIFICATE']._serialized_start=1159
-  _globals['_ENCODEDCERTIFICATE']._serialized_end=1205
-  _globals['_WARNING']._serialized_start=1207
-  _globals['_WARNING']._serialized_end=1248
+  _globals['_NAMECONSTRAINTS']._serialized_start=405
+  _globals['_NAMECONSTRAINTS']._serialized_end=499
+  _globals['_SUBTREES']._serialized_start=502
+  _globals['_SUBTREES']._serialized_end=648
+  _globals['_EXTENSION']._serialized_start=650
+  _globals['_EXTENSION']._serialized_end=707
+  _globals['_CERTIFICATEDESCRIPTION']._serialized_start=710
+  _globals['_CERTIFICATEDESCRIPTION']._serialized_end=1429
+  _globals['_ENCODEDCERTIFICATE']._serialized_start=1431
+  _globals['_ENCODEDCERTIFICATE']._serialized_end=1477
+  _globals['_WARNING']._serialized_start=1479
+  _globals['_WARNING']._serialized_end=1520
 # @@protoc_insertion_point(module_scope)

@@ -277,6 +277,86 @@ class SubjectAlternativeNames(_message.Message):
 Global___SubjectAlternativeNames: _TypeAlias = SubjectAlternativeNames  # noqa: Y015
 
 @_typing.final
+class NameConstraints(_message.Message):
+    """Which names may stand in the certificates below an authority (RFC 5280, section 4.2.1.10). A name of a kind that has
+    permitted subtrees must lie in one of them; no name may lie in an excluded one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMITTED_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def permitted(self) -> Global___Subtrees:
+        """Optional. What is permitted."""
+
+    @_builtins.property
+    def excluded(self) -> Global___Subtrees:
+        """Optional. What is excluded."""
+
+    def __init__(
+        self,
+        *,
+        permitted: Global___Subtrees | None = ...,
+        excluded: Global___Subtrees | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["excluded", b"excluded", "permitted", b"permitted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded", b"excluded", "permitted", b"permitted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameConstraints: _TypeAlias = NameConstraints  # noqa: Y015
+
+@_typing.final
+class Subtrees(_message.Message):
+    """Subtrees of names, to 1,000 in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_NAMES_FIELD_NUMBER: _builtins.int
+    IP_RANGES_FIELD_NUMBER: _builtins.int
+    URI_HOSTS_FIELD_NUMBER: _builtins.int
+    EMAIL_ADDRESSES_FIELD_NUMBER: _builtins.int
+    DIRECTORY_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dns_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Domains: each stands for itself and everything below it. The empty string stands for every DNS name."""
+
+    @_builtins.property
+    def ip_ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Ranges of addresses in CIDR notation."""
+
+    @_builtins.property
+    def uri_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Hosts of URIs; with a leading dot everything below the domain."""
+
+    @_builtins.property
+    def email_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. E-mail addresses; hosts; with a leading dot every host below the domain."""
+
+    @_builtins.property
+    def directory_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___DistinguishedName]:
+        """Optional. Distinguished names: each stands for itself and what begins with its relative distinguished names."""
+
+    def __init__(
+        self,
+        *,
+        dns_names: _abc.Iterable[_builtins.str] | None = ...,
+        ip_ranges: _abc.Iterable[_builtins.str] | None = ...,
+        uri_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        email_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        directory_names: _abc.Iterable[Global___DistinguishedName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory_names", b"directory_names", "dns_names", b"dns_names", "email_addresses", b"email_addresses", "ip_ranges", b"ip_ranges", "uri_hosts", b"uri_hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subtrees: _TypeAlias = Subtrees  # noqa: Y015
+
+@_typing.final
 class Extension(_message.Message):
     """An extension as it stands in a certificate."""
 
@@ -330,6 +410,7 @@ class CertificateDescription(_message.Message):
     AUTHORITY_KEY_IDENTIFIER_FIELD_NUMBER: _builtins.int
     SHA256_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    UNICODE_DNS_NAMES_FIELD_NUMBER: _builtins.int
     subject_text: _builtins.str
     """Output only. The subject in the text form of RFC 4514."""
     issuer_text: _builtins.str
@@ -380,6 +461,12 @@ class CertificateDescription(_message.Message):
     def extensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Extension]:
         """Output only. Every extension, in the order of the encoding."""
 
+    @_builtins.property
+    def unicode_dns_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. DNS names among `subject_alternative_names` that hold A-labels, in the same order, as people write them
+        (U-labels of IDNA 2008). For display alone.
+        """
+
     def __init__(
         self,
         *,
@@ -401,10 +488,11 @@ class CertificateDescription(_message.Message):
         authority_key_identifier: _builtins.bytes = ...,
         sha256_fingerprint: _builtins.bytes = ...,
         extensions: _abc.Iterable[Global___Extension] | None = ...,
+        unicode_dns_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "path_length", b"path_length", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "authority", b"authority", "authority_key_identifier", b"authority_key_identifier", "extended_key_usages", b"extended_key_usages", "extensions", b"extensions", "issuer_text", b"issuer_text", "key_spec", b"key_spec", "key_usages", b"key_usages", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "path_length", b"path_length", "public_key", b"public_key", "serial_number", b"serial_number", "sha256_fingerprint", b"sha256_fingerprint", "signature_algorithm", b"signature_algorithm", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "subject_key_identifier", b"subject_key_identifier", "subject_text", b"subject_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "authority", b"authority", "authority_key_identifier", b"authority_key_identifier", "extended_key_usages", b"extended_key_usages", "extensions", b"extensions", "issuer_text", b"issuer_text", "key_spec", b"key_spec", "key_usages", b"key_usages", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "path_length", b"path_length", "public_key", b"public_key", "serial_number", b"serial_number", "sha256_fingerprint", b"sha256_fingerprint", "signature_algorithm", b"signature_algorithm", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "subject_key_identifier", b"subject_key_identifier", "subject_text", b"subject_text", "unicode_dns_names", b"unicode_dns_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015

@@ -161,7 +161,8 @@ type Authority struct {
 	Lifetime *durationpb.Duration `protobuf:"bytes,8,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// Optional. Immutable. How many authorities may stand below it in a chain, 0 to 4. Default 1 for a root, 0 for a subordinate.
 	PathLength *int32 `protobuf:"varint,9,opt,name=path_length,json=pathLength,proto3,oneof" json:"path_length,omitempty"`
-	// Optional. Immutable. Required for a SUBORDINATE: name of the authority that signs its certificate.
+	// Optional. Immutable. For a SUBORDINATE: name of the authority that signs its certificate. Without one the authority
+	// awaits a certificate of an outside parent, see GetAuthorityCsr and ActivateAuthority.
 	Issuer string `protobuf:"bytes,10,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Output only. The key.
 	Key *Authority_Key `protobuf:"bytes,11,opt,name=key,proto3" json:"key,omitempty"`
@@ -179,6 +180,9 @@ type Authority struct {
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Output only. Changes with every change of the resource.
 	Etag string `protobuf:"bytes,18,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. Immutable. Which names may stand below the authority; written into its certificate. With an outside parent
+	// it is asked for in the CSR, and what the parent wrote holds.
+	NameConstraints *NameConstraints `protobuf:"bytes,20,opt,name=name_constraints,json=nameConstraints,proto3" json:"name_constraints,omitempty"`
 	// Output only. What the call that returned this dropped, overrode or truncated; empty on reads.
 	Warnings      []*Warning `protobuf:"bytes,19,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -341,6 +345,13 @@ func (x *Authority) GetEtag() string {
 	return ""
 }
 
+func (x *Authority) GetNameConstraints() *NameConstraints {
+	if x != nil {
+		return x.NameConstraints
+	}
+	return nil
+}
+
 func (x *Authority) GetWarnings() []*Warning {
 	if x != nil {
 		return x.Warnings
@@ -434,7 +445,7 @@ var File_certd_v1_authority_proto protoreflect.FileDescriptor
 
 const file_certd_v1_authority_proto_rawDesc = "" +
 	"\n" +
-	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\n" +
+	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\n" +
 	"\n" +
 	"\tAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
@@ -458,7 +469,8 @@ const file_certd_v1_authority_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
-	"\x04etag\x18\x12 \x01(\tR\x04etag\x12-\n" +
+	"\x04etag\x18\x12 \x01(\tR\x04etag\x12D\n" +
+	"\x10name_constraints\x18\x14 \x01(\v2\x19.certd.v1.NameConstraintsR\x0fnameConstraints\x12-\n" +
 	"\bwarnings\x18\x13 \x03(\v2\x11.certd.v1.WarningR\bwarnings\x1a\x92\x01\n" +
 	"\x03Key\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
@@ -511,7 +523,8 @@ var file_certd_v1_authority_proto_goTypes = []any{
 	(*EncodedCertificate)(nil),     // 9: certd.v1.EncodedCertificate
 	(*CertificateDescription)(nil), // 10: certd.v1.CertificateDescription
 	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
-	(*Warning)(nil),                // 12: certd.v1.Warning
+	(*NameConstraints)(nil),        // 12: certd.v1.NameConstraints
+	(*Warning)(nil),                // 13: certd.v1.Warning
 }
 var file_certd_v1_authority_proto_depIdxs = []int32{
 	0,  // 0: certd.v1.Authority.type:type_name -> certd.v1.Authority.Type
@@ -527,12 +540,13 @@ var file_certd_v1_authority_proto_depIdxs = []int32{
 	4,  // 10: certd.v1.Authority.labels:type_name -> certd.v1.Authority.LabelsEntry
 	11, // 11: certd.v1.Authority.create_time:type_name -> google.protobuf.Timestamp
 	11, // 12: certd.v1.Authority.update_time:type_name -> google.protobuf.Timestamp
-	12, // 13: certd.v1.Authority.warnings:type_name -> certd.v1.Warning
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 13: certd.v1.Authority.name_constraints:type_name -> certd.v1.NameConstraints
+	13, // 14: certd.v1.Authority.warnings:type_name -> certd.v1.Warning
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_authority_proto_init() }

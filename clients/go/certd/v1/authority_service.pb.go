@@ -11,6 +11,7 @@ package certdv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -270,11 +271,423 @@ func (x *ListAuthoritiesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Request of UpdateAuthority.
+type UpdateAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The authority, with its `name`. A non-empty `etag` must be the current one.
+	Authority *Authority `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	// Optional. Fields to change (AIP-134): `labels`. Default every field that is set and can change.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateAuthorityRequest) Reset() {
+	*x = UpdateAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateAuthorityRequest) ProtoMessage() {}
+
+func (x *UpdateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*UpdateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UpdateAuthorityRequest) GetAuthority() *Authority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *UpdateAuthorityRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of GetAuthorityCsr.
+type GetAuthorityCsrRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthorityCsrRequest) Reset() {
+	*x = GetAuthorityCsrRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthorityCsrRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthorityCsrRequest) ProtoMessage() {}
+
+func (x *GetAuthorityCsrRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthorityCsrRequest.ProtoReflect.Descriptor instead.
+func (*GetAuthorityCsrRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetAuthorityCsrRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The CSR of an authority.
+type AuthorityCsr struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER of the PKCS#10 certification request (RFC 2986).
+	Der []byte `protobuf:"bytes,1,opt,name=der,proto3" json:"der,omitempty"`
+	// PEM with one trailing newline.
+	Pem           string `protobuf:"bytes,2,opt,name=pem,proto3" json:"pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityCsr) Reset() {
+	*x = AuthorityCsr{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityCsr) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityCsr) ProtoMessage() {}
+
+func (x *AuthorityCsr) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityCsr.ProtoReflect.Descriptor instead.
+func (*AuthorityCsr) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AuthorityCsr) GetDer() []byte {
+	if x != nil {
+		return x.Der
+	}
+	return nil
+}
+
+func (x *AuthorityCsr) GetPem() string {
+	if x != nil {
+		return x.Pem
+	}
+	return ""
+}
+
+// Request of ActivateAuthority.
+type ActivateAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`, in the state AWAITING_CERTIFICATE.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. The certificate of the authority as PEM or DER, at most 32 KiB.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Required. Certificates from its issuer up to the root, its own excluded, each signed by the next; as PEM, or DER of one.
+	// At most 2 MiB.
+	Chain []byte `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateAuthorityRequest) Reset() {
+	*x = ActivateAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateAuthorityRequest) ProtoMessage() {}
+
+func (x *ActivateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*ActivateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ActivateAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *ActivateAuthorityRequest) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *ActivateAuthorityRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of EnableAuthority.
+type EnableAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`, in the state DISABLED; one that is ENABLED stays so.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableAuthorityRequest) Reset() {
+	*x = EnableAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableAuthorityRequest) ProtoMessage() {}
+
+func (x *EnableAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*EnableAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EnableAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EnableAuthorityRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *EnableAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *EnableAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of DisableAuthority.
+type DisableAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`, in the state ENABLED; one that is DISABLED stays so.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableAuthorityRequest) Reset() {
+	*x = DisableAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableAuthorityRequest) ProtoMessage() {}
+
+func (x *DisableAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*DisableAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DisableAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DisableAuthorityRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DisableAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DisableAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 var File_certd_v1_authority_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"\n" +
-	" certd/v1/authority_service.proto\x12\bcertd.v1\x1a\x18certd/v1/authority.proto\"\xca\x01\n" +
+	" certd/v1/authority_service.proto\x12\bcertd.v1\x1a\x18certd/v1/authority.proto\x1a google/protobuf/field_mask.proto\"\xca\x01\n" +
 	"\x16CreateAuthorityRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12!\n" +
 	"\fauthority_id\x18\x02 \x01(\tR\vauthorityId\x121\n" +
@@ -291,11 +704,48 @@ const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"x\n" +
 	"\x17ListAuthoritiesResponse\x125\n" +
 	"\vauthorities\x18\x01 \x03(\v2\x13.certd.v1.AuthorityR\vauthorities\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xf8\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcc\x01\n" +
+	"\x16UpdateAuthorityRequest\x121\n" +
+	"\tauthority\x18\x01 \x01(\v2\x13.certd.v1.AuthorityR\tauthority\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\",\n" +
+	"\x16GetAuthorityCsrRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
+	"\fAuthorityCsr\x12\x10\n" +
+	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +
+	"\x03pem\x18\x02 \x01(\tR\x03pem\"\xbe\x01\n" +
+	"\x18ActivateAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x14\n" +
+	"\x05chain\x18\x03 \x01(\fR\x05chain\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"\x84\x01\n" +
+	"\x16EnableAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x85\x01\n" +
+	"\x17DisableAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly2\xf3\x04\n" +
 	"\x10AuthorityService\x12H\n" +
 	"\x0fCreateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12B\n" +
 	"\fGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n" +
-	"\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponseB/\n" +
+	"\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponse\x12H\n" +
+	"\x0fUpdateAuthority\x12 .certd.v1.UpdateAuthorityRequest\x1a\x13.certd.v1.Authority\x12K\n" +
+	"\x0fGetAuthorityCsr\x12 .certd.v1.GetAuthorityCsrRequest\x1a\x16.certd.v1.AuthorityCsr\x12L\n" +
+	"\x11ActivateAuthority\x12\".certd.v1.ActivateAuthorityRequest\x1a\x13.certd.v1.Authority\x12H\n" +
+	"\x0fEnableAuthority\x12 .certd.v1.EnableAuthorityRequest\x1a\x13.certd.v1.Authority\x12J\n" +
+	"\x10DisableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.AuthorityB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -310,28 +760,47 @@ func file_certd_v1_authority_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_authority_service_proto_rawDescData
 }
 
-var file_certd_v1_authority_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_certd_v1_authority_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_certd_v1_authority_service_proto_goTypes = []any{
-	(*CreateAuthorityRequest)(nil),  // 0: certd.v1.CreateAuthorityRequest
-	(*GetAuthorityRequest)(nil),     // 1: certd.v1.GetAuthorityRequest
-	(*ListAuthoritiesRequest)(nil),  // 2: certd.v1.ListAuthoritiesRequest
-	(*ListAuthoritiesResponse)(nil), // 3: certd.v1.ListAuthoritiesResponse
-	(*Authority)(nil),               // 4: certd.v1.Authority
+	(*CreateAuthorityRequest)(nil),   // 0: certd.v1.CreateAuthorityRequest
+	(*GetAuthorityRequest)(nil),      // 1: certd.v1.GetAuthorityRequest
+	(*ListAuthoritiesRequest)(nil),   // 2: certd.v1.ListAuthoritiesRequest
+	(*ListAuthoritiesResponse)(nil),  // 3: certd.v1.ListAuthoritiesResponse
+	(*UpdateAuthorityRequest)(nil),   // 4: certd.v1.UpdateAuthorityRequest
+	(*GetAuthorityCsrRequest)(nil),   // 5: certd.v1.GetAuthorityCsrRequest
+	(*AuthorityCsr)(nil),             // 6: certd.v1.AuthorityCsr
+	(*ActivateAuthorityRequest)(nil), // 7: certd.v1.ActivateAuthorityRequest
+	(*EnableAuthorityRequest)(nil),   // 8: certd.v1.EnableAuthorityRequest
+	(*DisableAuthorityRequest)(nil),  // 9: certd.v1.DisableAuthorityRequest
+	(*Authority)(nil),                // 10: certd.v1.Authority
+	(*fieldmaskpb.FieldMask)(nil),    // 11: google.protobuf.FieldMask
 }
 var file_certd_v1_authority_service_proto_depIdxs = []int32{
-	4, // 0: certd.v1.CreateAuthorityRequest.authority:type_name -> certd.v1.Authority
-	4, // 1: certd.v1.ListAuthoritiesResponse.authorities:type_name -> certd.v1.Authority
-	0, // 2: certd.v1.AuthorityService.CreateAuthority:input_type -> certd.v1.CreateAuthorityRequest
-	1, // 3: certd.v1.AuthorityService.GetAuthority:input_type -> certd.v1.GetAuthorityRequest
-	2, // 4: certd.v1.AuthorityService.ListAuthorities:input_type -> certd.v1.ListAuthoritiesRequest
-	4, // 5: certd.v1.AuthorityService.CreateAuthority:output_type -> certd.v1.Authority
-	4, // 6: certd.v1.AuthorityService.GetAuthority:output_type -> certd.v1.Authority
-	3, // 7: certd.v1.AuthorityService.ListAuthorities:output_type -> certd.v1.ListAuthoritiesResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	10, // 0: certd.v1.CreateAuthorityRequest.authority:type_name -> certd.v1.Authority
+	10, // 1: certd.v1.ListAuthoritiesResponse.authorities:type_name -> certd.v1.Authority
+	10, // 2: certd.v1.UpdateAuthorityRequest.authority:type_name -> certd.v1.Authority
+	11, // 3: certd.v1.UpdateAuthorityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 4: certd.v1.AuthorityService.CreateAuthority:input_type -> certd.v1.CreateAuthorityRequest
+	1,  // 5: certd.v1.AuthorityService.GetAuthority:input_type -> certd.v1.GetAuthorityRequest
+	2,  // 6: certd.v1.AuthorityService.ListAuthorities:input_type -> certd.v1.ListAuthoritiesRequest
+	4,  // 7: certd.v1.AuthorityService.UpdateAuthority:input_type -> certd.v1.UpdateAuthorityRequest
+	5,  // 8: certd.v1.AuthorityService.GetAuthorityCsr:input_type -> certd.v1.GetAuthorityCsrRequest
+	7,  // 9: certd.v1.AuthorityService.ActivateAuthority:input_type -> certd.v1.ActivateAuthorityRequest
+	8,  // 10: certd.v1.AuthorityService.EnableAuthority:input_type -> certd.v1.EnableAuthorityRequest
+	9,  // 11: certd.v1.AuthorityService.DisableAuthority:input_type -> certd.v1.DisableAuthorityRequest
+	10, // 12: certd.v1.AuthorityService.CreateAuthority:output_type -> certd.v1.Authority
+	10, // 13: certd.v1.AuthorityService.GetAuthority:output_type -> certd.v1.Authority
+	3,  // 14: certd.v1.AuthorityService.ListAuthorities:output_type -> certd.v1.ListAuthoritiesResponse
+	10, // 15: certd.v1.AuthorityService.UpdateAuthority:output_type -> certd.v1.Authority
+	6,  // 16: certd.v1.AuthorityService.GetAuthorityCsr:output_type -> certd.v1.AuthorityCsr
+	10, // 17: certd.v1.AuthorityService.ActivateAuthority:output_type -> certd.v1.Authority
+	10, // 18: certd.v1.AuthorityService.EnableAuthority:output_type -> certd.v1.Authority
+	10, // 19: certd.v1.AuthorityService.DisableAuthority:output_type -> certd.v1.Authority
+	12, // [12:20] is the sub-list for method output_type
+	4,  // [4:12] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_authority_service_proto_init() }
@@ -346,7 +815,7 @@ func file_certd_v1_authority_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_authority_service_proto_rawDesc), len(file_certd_v1_authority_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

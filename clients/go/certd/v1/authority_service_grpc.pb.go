@@ -21,23 +21,39 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AuthorityService_CreateAuthority_FullMethodName = "/certd.v1.AuthorityService/CreateAuthority"
-	AuthorityService_GetAuthority_FullMethodName    = "/certd.v1.AuthorityService/GetAuthority"
-	AuthorityService_ListAuthorities_FullMethodName = "/certd.v1.AuthorityService/ListAuthorities"
+	AuthorityService_CreateAuthority_FullMethodName   = "/certd.v1.AuthorityService/CreateAuthority"
+	AuthorityService_GetAuthority_FullMethodName      = "/certd.v1.AuthorityService/GetAuthority"
+	AuthorityService_ListAuthorities_FullMethodName   = "/certd.v1.AuthorityService/ListAuthorities"
+	AuthorityService_UpdateAuthority_FullMethodName   = "/certd.v1.AuthorityService/UpdateAuthority"
+	AuthorityService_GetAuthorityCsr_FullMethodName   = "/certd.v1.AuthorityService/GetAuthorityCsr"
+	AuthorityService_ActivateAuthority_FullMethodName = "/certd.v1.AuthorityService/ActivateAuthority"
+	AuthorityService_EnableAuthority_FullMethodName   = "/certd.v1.AuthorityService/EnableAuthority"
+	AuthorityService_DisableAuthority_FullMethodName  = "/certd.v1.AuthorityService/DisableAuthority"
 )
 
 // AuthorityServiceClient is the client API for AuthorityService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Creates and shows certificate authorities.
+// Creates, shows and operates certificate authorities.
 type AuthorityServiceClient interface {
-	// Makes a working authority in one call: generates its key in the token and issues its certificate.
+	// Makes a working authority in one call: generates its key in the token and issues its certificate. A SUBORDINATE without
+	// an issuer has its key and awaits the certificate of an outside parent.
 	CreateAuthority(ctx context.Context, in *CreateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Returns one authority.
 	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Lists the authorities of a tenant by name.
 	ListAuthorities(ctx context.Context, in *ListAuthoritiesRequest, opts ...grpc.CallOption) (*ListAuthoritiesResponse, error)
+	// Changes the labels of an authority.
+	UpdateAuthority(ctx context.Context, in *UpdateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+	GetAuthorityCsr(ctx context.Context, in *GetAuthorityCsrRequest, opts ...grpc.CallOption) (*AuthorityCsr, error)
+	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+	ActivateAuthority(ctx context.Context, in *ActivateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Lets a DISABLED authority issue again.
+	EnableAuthority(ctx context.Context, in *EnableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Stops an authority from issuing. What it issued stays valid and can be revoked.
+	DisableAuthority(ctx context.Context, in *DisableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 }
 
 type authorityServiceClient struct {
@@ -78,18 +94,79 @@ func (c *authorityServiceClient) ListAuthorities(ctx context.Context, in *ListAu
 	return out, nil
 }
 
+func (c *authorityServiceClient) UpdateAuthority(ctx context.Context, in *UpdateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_UpdateAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) GetAuthorityCsr(ctx context.Context, in *GetAuthorityCsrRequest, opts ...grpc.CallOption) (*AuthorityCsr, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AuthorityCsr)
+	err := c.cc.Invoke(ctx, AuthorityService_GetAuthorityCsr_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) ActivateAuthority(ctx context.Context, in *ActivateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_ActivateAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) EnableAuthority(ctx context.Context, in *EnableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_EnableAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) DisableAuthority(ctx context.Context, in *DisableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_DisableAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuthorityServiceServer is the server API for AuthorityService service.
 // All implementations must embed UnimplementedAuthorityServiceServer
 // for forward compatibility.
 //
-// Creates and shows certificate authorities.
+// Creates, shows and operates certificate authorities.
 type AuthorityServiceServer interface {
-	// Makes a working authority in one call: generates its key in the token and issues its certificate.
+	// Makes a working authority in one call: generates its key in the token and issues its certificate. A SUBORDINATE without
+	// an issuer has its key and awaits the certificate of an outside parent.
 	CreateAuthority(context.Context, *CreateAuthorityRequest) (*Authority, error)
 	// Returns one authority.
 	GetAuthority(context.Context, *GetAuthorityRequest) (*Authority, error)
 	// Lists the authorities of a tenant by name.
 	ListAuthorities(context.Context, *ListAuthoritiesRequest) (*ListAuthoritiesResponse, error)
+	// Changes the labels of an authority.
+	UpdateAuthority(context.Context, *UpdateAuthorityRequest) (*Authority, error)
+	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+	GetAuthorityCsr(context.Context, *GetAuthorityCsrRequest) (*AuthorityCsr, error)
+	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+	ActivateAuthority(context.Context, *ActivateAuthorityRequest) (*Authority, error)
+	// Lets a DISABLED authority issue again.
+	EnableAuthority(context.Context, *EnableAuthorityRequest) (*Authority, error)
+	// Stops an authority from issuing. What it issued stays valid and can be revoked.
+	DisableAuthority(context.Context, *DisableAuthorityRequest) (*Authority, error)
 	mustEmbedUnimplementedAuthorityServiceServer()
 }
 
@@ -108,6 +185,21 @@ func (UnimplementedAuthorityServiceServer) GetAuthority(context.Context, *GetAut
 }
 func (UnimplementedAuthorityServiceServer) ListAuthorities(context.Context, *ListAuthoritiesRequest) (*ListAuthoritiesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListAuthorities not implemented")
+}
+func (UnimplementedAuthorityServiceServer) UpdateAuthority(context.Context, *UpdateAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UpdateAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) GetAuthorityCsr(context.Context, *GetAuthorityCsrRequest) (*AuthorityCsr, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetAuthorityCsr not implemented")
+}
+func (UnimplementedAuthorityServiceServer) ActivateAuthority(context.Context, *ActivateAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ActivateAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) EnableAuthority(context.Context, *EnableAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EnableAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) DisableAuthority(context.Context, *DisableAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DisableAuthority not implemented")
 }
 func (UnimplementedAuthorityServiceServer) mustEmbedUnimplementedAuthorityServiceServer() {}
 func (UnimplementedAuthorityServiceServer) testEmbeddedByValue()                          {}
@@ -184,6 +276,96 @@ func _AuthorityService_ListAuthorities_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorityService_UpdateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).UpdateAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_UpdateAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).UpdateAuthority(ctx, req.(*UpdateAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_GetAuthorityCsr_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAuthorityCsrRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).GetAuthorityCsr(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_GetAuthorityCsr_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).GetAuthorityCsr(ctx, req.(*GetAuthorityCsrRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_ActivateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ActivateAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).ActivateAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_ActivateAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).ActivateAuthority(ctx, req.(*ActivateAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_EnableAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnableAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).EnableAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_EnableAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).EnableAuthority(ctx, req.(*EnableAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_DisableAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisableAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).DisableAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_DisableAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).DisableAuthority(ctx, req.(*DisableAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuthorityService_ServiceDesc is the grpc.ServiceDesc for AuthorityService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +384,26 @@ var AuthorityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListAuthorities",
 			Handler:    _AuthorityService_ListAuthorities_Handler,
+		},
+		{
+			MethodName: "UpdateAuthority",
+			Handler:    _AuthorityService_UpdateAuthority_Handler,
+		},
+		{
+			MethodName: "GetAuthorityCsr",
+			Handler:    _AuthorityService_GetAuthorityCsr_Handler,
+		},
+		{
+			MethodName: "ActivateAuthority",
+			Handler:    _AuthorityService_ActivateAuthority_Handler,
+		},
+		{
+			MethodName: "EnableAuthority",
+			Handler:    _AuthorityService_EnableAuthority_Handler,
+		},
+		{
+			MethodName: "DisableAuthority",
+			Handler:    _AuthorityService_DisableAuthority_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

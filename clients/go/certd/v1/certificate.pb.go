@@ -24,6 +24,79 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Why a certificate was revoked (RFC 5280, section 5.3.1). There is no hold: a revocation is for ever.
+type RevocationReason int32
+
+const (
+	// Not said.
+	RevocationReason_REVOCATION_REASON_UNSPECIFIED RevocationReason = 0
+	// The private key is known or thought to be in other hands.
+	RevocationReason_KEY_COMPROMISE RevocationReason = 1
+	// The key of an authority is.
+	RevocationReason_CA_COMPROMISE RevocationReason = 2
+	// The subject's name or other information changed.
+	RevocationReason_AFFILIATION_CHANGED RevocationReason = 3
+	// Another certificate took its place.
+	RevocationReason_SUPERSEDED RevocationReason = 4
+	// It is no longer needed.
+	RevocationReason_CESSATION_OF_OPERATION RevocationReason = 5
+	// A privilege in it was withdrawn.
+	RevocationReason_PRIVILEGE_WITHDRAWN RevocationReason = 9
+	// Aspects of an attribute authority are.
+	RevocationReason_AA_COMPROMISE RevocationReason = 10
+)
+
+// Enum value maps for RevocationReason.
+var (
+	RevocationReason_name = map[int32]string{
+		0:  "REVOCATION_REASON_UNSPECIFIED",
+		1:  "KEY_COMPROMISE",
+		2:  "CA_COMPROMISE",
+		3:  "AFFILIATION_CHANGED",
+		4:  "SUPERSEDED",
+		5:  "CESSATION_OF_OPERATION",
+		9:  "PRIVILEGE_WITHDRAWN",
+		10: "AA_COMPROMISE",
+	}
+	RevocationReason_value = map[string]int32{
+		"REVOCATION_REASON_UNSPECIFIED": 0,
+		"KEY_COMPROMISE":                1,
+		"CA_COMPROMISE":                 2,
+		"AFFILIATION_CHANGED":           3,
+		"SUPERSEDED":                    4,
+		"CESSATION_OF_OPERATION":        5,
+		"PRIVILEGE_WITHDRAWN":           9,
+		"AA_COMPROMISE":                 10,
+	}
+)
+
+func (x RevocationReason) Enum() *RevocationReason {
+	p := new(RevocationReason)
+	*p = x
+	return p
+}
+
+func (x RevocationReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RevocationReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_certificate_proto_enumTypes[0].Descriptor()
+}
+
+func (RevocationReason) Type() protoreflect.EnumType {
+	return &file_certd_v1_certificate_proto_enumTypes[0]
+}
+
+func (x RevocationReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RevocationReason.Descriptor instead.
+func (RevocationReason) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_proto_rawDescGZIP(), []int{0}
+}
+
 // What a relying party may conclude.
 type Certificate_State int32
 
@@ -66,11 +139,11 @@ func (x Certificate_State) String() string {
 }
 
 func (Certificate_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_certd_v1_certificate_proto_enumTypes[0].Descriptor()
+	return file_certd_v1_certificate_proto_enumTypes[1].Descriptor()
 }
 
 func (Certificate_State) Type() protoreflect.EnumType {
-	return &file_certd_v1_certificate_proto_enumTypes[0]
+	return &file_certd_v1_certificate_proto_enumTypes[1]
 }
 
 func (x Certificate_State) Number() protoreflect.EnumNumber {
@@ -105,6 +178,12 @@ type Certificate struct {
 	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	// Optional. At most 50; keys to 128 and values to 256 characters.
 	Labels map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Output only. Version of the profile that it was issued under.
+	ProfileVersion int32 `protobuf:"varint,12,opt,name=profile_version,json=profileVersion,proto3" json:"profile_version,omitempty"`
+	// Output only. Why it was revoked; unspecified when it was not.
+	RevocationReason RevocationReason `protobuf:"varint,13,opt,name=revocation_reason,json=revocationReason,proto3,enum=certd.v1.RevocationReason" json:"revocation_reason,omitempty"`
+	// Output only. Since when its key is known or thought to be compromised; absent when nobody said.
+	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	// Output only. What the call that returned this dropped, overrode or truncated; empty on reads.
 	Warnings      []*Warning `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -211,6 +290,27 @@ func (x *Certificate) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Certificate) GetProfileVersion() int32 {
+	if x != nil {
+		return x.ProfileVersion
+	}
+	return 0
+}
+
+func (x *Certificate) GetRevocationReason() RevocationReason {
+	if x != nil {
+		return x.RevocationReason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *Certificate) GetInvalidityTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return nil
+}
+
 func (x *Certificate) GetWarnings() []*Warning {
 	if x != nil {
 		return x.Warnings
@@ -222,7 +322,7 @@ var File_certd_v1_certificate_proto protoreflect.FileDescriptor
 
 const file_certd_v1_certificate_proto_rawDesc = "" +
 	"\n" +
-	"\x1acertd/v1/certificate.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x05\n" +
+	"\x1acertd/v1/certificate.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x06\n" +
 	"\vCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.certd.v1.Certificate.StateR\x05state\x12>\n" +
@@ -236,7 +336,10 @@ const file_certd_v1_certificate_proto_rawDesc = "" +
 	"\vrevoke_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"revokeTime\x129\n" +
 	"\x06labels\x18\n" +
-	" \x03(\v2!.certd.v1.Certificate.LabelsEntryR\x06labels\x12-\n" +
+	" \x03(\v2!.certd.v1.Certificate.LabelsEntryR\x06labels\x12'\n" +
+	"\x0fprofile_version\x18\f \x01(\x05R\x0eprofileVersion\x12G\n" +
+	"\x11revocation_reason\x18\r \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x10revocationReason\x12C\n" +
+	"\x0finvalidity_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12-\n" +
 	"\bwarnings\x18\v \x03(\v2\x11.certd.v1.WarningR\bwarnings\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -246,7 +349,18 @@ const file_certd_v1_certificate_proto_rawDesc = "" +
 	"\n" +
 	"\x06ISSUED\x10\x01\x12\v\n" +
 	"\aREVOKED\x10\x02\x12\b\n" +
-	"\x04LOST\x10\x03B/\n" +
+	"\x04LOST\x10\x03*\xcd\x01\n" +
+	"\x10RevocationReason\x12!\n" +
+	"\x1dREVOCATION_REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eKEY_COMPROMISE\x10\x01\x12\x11\n" +
+	"\rCA_COMPROMISE\x10\x02\x12\x17\n" +
+	"\x13AFFILIATION_CHANGED\x10\x03\x12\x0e\n" +
+	"\n" +
+	"SUPERSEDED\x10\x04\x12\x1a\n" +
+	"\x16CESSATION_OF_OPERATION\x10\x05\x12\x17\n" +
+	"\x13PRIVILEGE_WITHDRAWN\x10\t\x12\x11\n" +
+	"\rAA_COMPROMISE\x10\n" +
+	"B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -261,31 +375,34 @@ func file_certd_v1_certificate_proto_rawDescGZIP() []byte {
 	return file_certd_v1_certificate_proto_rawDescData
 }
 
-var file_certd_v1_certificate_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_certd_v1_certificate_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_certd_v1_certificate_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_certd_v1_certificate_proto_goTypes = []any{
-	(Certificate_State)(0),         // 0: certd.v1.Certificate.State
-	(*Certificate)(nil),            // 1: certd.v1.Certificate
-	nil,                            // 2: certd.v1.Certificate.LabelsEntry
-	(*EncodedCertificate)(nil),     // 3: certd.v1.EncodedCertificate
-	(*CertificateDescription)(nil), // 4: certd.v1.CertificateDescription
-	(*timestamppb.Timestamp)(nil),  // 5: google.protobuf.Timestamp
-	(*Warning)(nil),                // 6: certd.v1.Warning
+	(RevocationReason)(0),          // 0: certd.v1.RevocationReason
+	(Certificate_State)(0),         // 1: certd.v1.Certificate.State
+	(*Certificate)(nil),            // 2: certd.v1.Certificate
+	nil,                            // 3: certd.v1.Certificate.LabelsEntry
+	(*EncodedCertificate)(nil),     // 4: certd.v1.EncodedCertificate
+	(*CertificateDescription)(nil), // 5: certd.v1.CertificateDescription
+	(*timestamppb.Timestamp)(nil),  // 6: google.protobuf.Timestamp
+	(*Warning)(nil),                // 7: certd.v1.Warning
 }
 var file_certd_v1_certificate_proto_depIdxs = []int32{
-	0, // 0: certd.v1.Certificate.state:type_name -> certd.v1.Certificate.State
-	3, // 1: certd.v1.Certificate.certificate:type_name -> certd.v1.EncodedCertificate
-	3, // 2: certd.v1.Certificate.chain:type_name -> certd.v1.EncodedCertificate
-	4, // 3: certd.v1.Certificate.description:type_name -> certd.v1.CertificateDescription
-	5, // 4: certd.v1.Certificate.create_time:type_name -> google.protobuf.Timestamp
-	5, // 5: certd.v1.Certificate.revoke_time:type_name -> google.protobuf.Timestamp
-	2, // 6: certd.v1.Certificate.labels:type_name -> certd.v1.Certificate.LabelsEntry
-	6, // 7: certd.v1.Certificate.warnings:type_name -> certd.v1.Warning
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	1,  // 0: certd.v1.Certificate.state:type_name -> certd.v1.Certificate.State
+	4,  // 1: certd.v1.Certificate.certificate:type_name -> certd.v1.EncodedCertificate
+	4,  // 2: certd.v1.Certificate.chain:type_name -> certd.v1.EncodedCertificate
+	5,  // 3: certd.v1.Certificate.description:type_name -> certd.v1.CertificateDescription
+	6,  // 4: certd.v1.Certificate.create_time:type_name -> google.protobuf.Timestamp
+	6,  // 5: certd.v1.Certificate.revoke_time:type_name -> google.protobuf.Timestamp
+	3,  // 6: certd.v1.Certificate.labels:type_name -> certd.v1.Certificate.LabelsEntry
+	0,  // 7: certd.v1.Certificate.revocation_reason:type_name -> certd.v1.RevocationReason
+	6,  // 8: certd.v1.Certificate.invalidity_time:type_name -> google.protobuf.Timestamp
+	7,  // 9: certd.v1.Certificate.warnings:type_name -> certd.v1.Warning
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_certificate_proto_init() }
@@ -299,7 +416,7 @@ func file_certd_v1_certificate_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_certificate_proto_rawDesc), len(file_certd_v1_certificate_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,

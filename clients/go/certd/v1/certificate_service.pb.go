@@ -41,8 +41,12 @@ type IssueCertificateRequest struct {
 	//	*IssueCertificateRequest_Lifetime
 	//	*IssueCertificateRequest_NotAfterTime
 	Validity isIssueCertificateRequest_Validity `protobuf_oneof:"validity"`
-	// Optional. Labels of the certificate.
+	// Optional. Labels of the certificate: at most 50, keys to 128 and values to 256 characters.
 	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Optional. Replaces the subject of the CSR, where the profile allows it.
+	Subject *DistinguishedName `protobuf:"bytes,9,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Optional. Replaces the alternative names of the CSR, where the profile allows it.
+	SubjectAlternativeNames *SubjectAlternativeNames `protobuf:"bytes,10,opt,name=subject_alternative_names,json=subjectAlternativeNames,proto3" json:"subject_alternative_names,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163). The certificate in the answer then
@@ -131,6 +135,20 @@ func (x *IssueCertificateRequest) GetNotAfterTime() *timestamppb.Timestamp {
 func (x *IssueCertificateRequest) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *IssueCertificateRequest) GetSubject() *DistinguishedName {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *IssueCertificateRequest) GetSubjectAlternativeNames() *SubjectAlternativeNames {
+	if x != nil {
+		return x.SubjectAlternativeNames
 	}
 	return nil
 }
@@ -332,18 +350,1052 @@ func (x *ListCertificatesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Request of BatchIssueCertificates.
+type BatchIssueCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}` that signs all of them.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. What to issue, 1 to 1,000. The `parent` of each is empty or the same. A `request_id` makes an item repeatable by
+	// itself: a repeated batch issues only what an earlier one did not.
+	Requests []*IssueCertificateRequest `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
+	// Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item
+	// n of the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check of every item, returns what would be made, changes nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Optional. Leaves chains and descriptions out of the results, for callers that want the certificates alone.
+	CertificatesOnly bool `protobuf:"varint,5,opt,name=certificates_only,json=certificatesOnly,proto3" json:"certificates_only,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *BatchIssueCertificatesRequest) Reset() {
+	*x = BatchIssueCertificatesRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIssueCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIssueCertificatesRequest) ProtoMessage() {}
+
+func (x *BatchIssueCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIssueCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*BatchIssueCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BatchIssueCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *BatchIssueCertificatesRequest) GetRequests() []*IssueCertificateRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *BatchIssueCertificatesRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BatchIssueCertificatesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *BatchIssueCertificatesRequest) GetCertificatesOnly() bool {
+	if x != nil {
+		return x.CertificatesOnly
+	}
+	return false
+}
+
+// Answer of BatchIssueCertificates.
+type BatchIssueCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One result for each request, in the same order.
+	Results []*BatchIssueCertificatesResponse_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// Certificates from the authority up to the root, of all results.
+	Chain         []*EncodedCertificate `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchIssueCertificatesResponse) Reset() {
+	*x = BatchIssueCertificatesResponse{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIssueCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIssueCertificatesResponse) ProtoMessage() {}
+
+func (x *BatchIssueCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIssueCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*BatchIssueCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BatchIssueCertificatesResponse) GetResults() []*BatchIssueCertificatesResponse_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *BatchIssueCertificatesResponse) GetChain() []*EncodedCertificate {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+// Why an item of a batch failed: what the status of a call of its own would say.
+type ItemError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the google.rpc.Code.
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The ErrorReason.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The failing check, the resource and the remedy, in a sentence.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// As the metadata of a google.rpc.ErrorInfo.
+	Metadata map[string]string `protobuf:"bytes,4,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The fields that break a rule.
+	Violations []*ItemError_FieldViolation `protobuf:"bytes,5,rep,name=violations,proto3" json:"violations,omitempty"`
+	// When to try again; absent when that would not help.
+	RetryDelay    *durationpb.Duration `protobuf:"bytes,6,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemError) Reset() {
+	*x = ItemError{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemError) ProtoMessage() {}
+
+func (x *ItemError) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemError.ProtoReflect.Descriptor instead.
+func (*ItemError) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ItemError) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ItemError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ItemError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ItemError) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ItemError) GetViolations() []*ItemError_FieldViolation {
+	if x != nil {
+		return x.Violations
+	}
+	return nil
+}
+
+func (x *ItemError) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
+}
+
+// Request of SearchCertificates.
+type SearchCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`, or `tenants/{tenant}/authorities/-` for all of a tenant.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. What to find. Default everything.
+	Filter *CertificateFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchCertificatesRequest) Reset() {
+	*x = SearchCertificatesRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchCertificatesRequest) ProtoMessage() {}
+
+func (x *SearchCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*SearchCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SearchCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *SearchCertificatesRequest) GetFilter() *CertificateFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *SearchCertificatesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchCertificatesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of SearchCertificates.
+type SearchCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The certificates, newest first, without their chains.
+	Certificates []*Certificate `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Empty when everything was looked at.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchCertificatesResponse) Reset() {
+	*x = SearchCertificatesResponse{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchCertificatesResponse) ProtoMessage() {}
+
+func (x *SearchCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*SearchCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SearchCertificatesResponse) GetCertificates() []*Certificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *SearchCertificatesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// A condition on certificates: a tree of at most 32 nodes and 8 levels.
+type CertificateFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one condition.
+	//
+	// Types that are valid to be assigned to Condition:
+	//
+	//	*CertificateFilter_AndFilters
+	//	*CertificateFilter_OrFilters
+	//	*CertificateFilter_NotFilter
+	//	*CertificateFilter_Name
+	//	*CertificateFilter_Domain
+	//	*CertificateFilter_SerialNumber
+	//	*CertificateFilter_State
+	//	*CertificateFilter_Profile
+	//	*CertificateFilter_KeySpec
+	//	*CertificateFilter_PublicKeySha256
+	//	*CertificateFilter_NotAfter
+	//	*CertificateFilter_CreateTime
+	//	*CertificateFilter_Label_
+	//	*CertificateFilter_Managed
+	Condition     isCertificateFilter_Condition `protobuf_oneof:"condition"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFilter) Reset() {
+	*x = CertificateFilter{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFilter) ProtoMessage() {}
+
+func (x *CertificateFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFilter.ProtoReflect.Descriptor instead.
+func (*CertificateFilter) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CertificateFilter) GetCondition() isCertificateFilter_Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetAndFilters() *CertificateFilter_Filters {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_AndFilters); ok {
+			return x.AndFilters
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetOrFilters() *CertificateFilter_Filters {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_OrFilters); ok {
+			return x.OrFilters
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetNotFilter() *CertificateFilter {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_NotFilter); ok {
+			return x.NotFilter
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetName() string {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_Name); ok {
+			return x.Name
+		}
+	}
+	return ""
+}
+
+func (x *CertificateFilter) GetDomain() string {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_Domain); ok {
+			return x.Domain
+		}
+	}
+	return ""
+}
+
+func (x *CertificateFilter) GetSerialNumber() string {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_SerialNumber); ok {
+			return x.SerialNumber
+		}
+	}
+	return ""
+}
+
+func (x *CertificateFilter) GetState() Certificate_State {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_State); ok {
+			return x.State
+		}
+	}
+	return Certificate_STATE_UNSPECIFIED
+}
+
+func (x *CertificateFilter) GetProfile() string {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_Profile); ok {
+			return x.Profile
+		}
+	}
+	return ""
+}
+
+func (x *CertificateFilter) GetKeySpec() KeySpec {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_KeySpec); ok {
+			return x.KeySpec
+		}
+	}
+	return KeySpec_KEY_SPEC_UNSPECIFIED
+}
+
+func (x *CertificateFilter) GetPublicKeySha256() []byte {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_PublicKeySha256); ok {
+			return x.PublicKeySha256
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetNotAfter() *CertificateFilter_TimeRange {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_NotAfter); ok {
+			return x.NotAfter
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetCreateTime() *CertificateFilter_TimeRange {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_CreateTime); ok {
+			return x.CreateTime
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetLabel() *CertificateFilter_Label {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_Label_); ok {
+			return x.Label
+		}
+	}
+	return nil
+}
+
+func (x *CertificateFilter) GetManaged() bool {
+	if x != nil {
+		if x, ok := x.Condition.(*CertificateFilter_Managed); ok {
+			return x.Managed
+		}
+	}
+	return false
+}
+
+type isCertificateFilter_Condition interface {
+	isCertificateFilter_Condition()
+}
+
+type CertificateFilter_AndFilters struct {
+	// All of them hold.
+	AndFilters *CertificateFilter_Filters `protobuf:"bytes,1,opt,name=and_filters,json=andFilters,proto3,oneof"`
+}
+
+type CertificateFilter_OrFilters struct {
+	// At least one of them holds.
+	OrFilters *CertificateFilter_Filters `protobuf:"bytes,2,opt,name=or_filters,json=orFilters,proto3,oneof"`
+}
+
+type CertificateFilter_NotFilter struct {
+	// It does not hold.
+	NotFilter *CertificateFilter `protobuf:"bytes,3,opt,name=not_filter,json=notFilter,proto3,oneof"`
+}
+
+type CertificateFilter_Name struct {
+	// It has exactly this alternative name: a DNS name, IP address, URI or e-mail address.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3,oneof"`
+}
+
+type CertificateFilter_Domain struct {
+	// It has a DNS name that is this domain or lies below it.
+	Domain string `protobuf:"bytes,5,opt,name=domain,proto3,oneof"`
+}
+
+type CertificateFilter_SerialNumber struct {
+	// Its serial number; any case, with or without colons.
+	SerialNumber string `protobuf:"bytes,6,opt,name=serial_number,json=serialNumber,proto3,oneof"`
+}
+
+type CertificateFilter_State struct {
+	// Its state.
+	State Certificate_State `protobuf:"varint,7,opt,name=state,proto3,enum=certd.v1.Certificate_State,oneof"`
+}
+
+type CertificateFilter_Profile struct {
+	// `tenants/{tenant}/profiles/{profile}` under which it was issued.
+	Profile string `protobuf:"bytes,8,opt,name=profile,proto3,oneof"`
+}
+
+type CertificateFilter_KeySpec struct {
+	// Kind and size of its key.
+	KeySpec KeySpec `protobuf:"varint,9,opt,name=key_spec,json=keySpec,proto3,enum=certd.v1.KeySpec,oneof"`
+}
+
+type CertificateFilter_PublicKeySha256 struct {
+	// SHA-256 of the SubjectPublicKeyInfo of its key.
+	PublicKeySha256 []byte `protobuf:"bytes,10,opt,name=public_key_sha256,json=publicKeySha256,proto3,oneof"`
+}
+
+type CertificateFilter_NotAfter struct {
+	// When its validity ends.
+	NotAfter *CertificateFilter_TimeRange `protobuf:"bytes,11,opt,name=not_after,json=notAfter,proto3,oneof"`
+}
+
+type CertificateFilter_CreateTime struct {
+	// When it was issued.
+	CreateTime *CertificateFilter_TimeRange `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3,oneof"`
+}
+
+type CertificateFilter_Label_ struct {
+	// A label.
+	Label *CertificateFilter_Label `protobuf:"bytes,13,opt,name=label,proto3,oneof"`
+}
+
+type CertificateFilter_Managed struct {
+	// Whether it belongs to a managed certificate.
+	Managed bool `protobuf:"varint,14,opt,name=managed,proto3,oneof"`
+}
+
+func (*CertificateFilter_AndFilters) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_OrFilters) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_NotFilter) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_Name) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_Domain) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_SerialNumber) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_State) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_Profile) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_KeySpec) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_PublicKeySha256) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_NotAfter) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_CreateTime) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_Label_) isCertificateFilter_Condition() {}
+
+func (*CertificateFilter_Managed) isCertificateFilter_Condition() {}
+
+// Request of RevokeCertificate.
+type RevokeCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}/certificates/{serial}`; the serial in any case, with or without colons.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Why. Default UNSPECIFIED. KEY_COMPROMISE also puts the key on the list of keys that are never certified again.
+	Reason RevocationReason `protobuf:"varint,2,opt,name=reason,proto3,enum=certd.v1.RevocationReason" json:"reason,omitempty"`
+	// Optional. Since when the key is known or thought to be compromised; not in the future (RFC 5280, section 5.3.2).
+	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeCertificateRequest) Reset() {
+	*x = RevokeCertificateRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeCertificateRequest) ProtoMessage() {}
+
+func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetReason() RevocationReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *RevokeCertificateRequest) GetInvalidityTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return nil
+}
+
+func (x *RevokeCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RevokeCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// What became of one item.
+type BatchIssueCertificatesResponse_Result struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the two.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*BatchIssueCertificatesResponse_Result_Certificate
+	//	*BatchIssueCertificatesResponse_Result_Error
+	Outcome       isBatchIssueCertificatesResponse_Result_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchIssueCertificatesResponse_Result) Reset() {
+	*x = BatchIssueCertificatesResponse_Result{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchIssueCertificatesResponse_Result) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchIssueCertificatesResponse_Result) ProtoMessage() {}
+
+func (x *BatchIssueCertificatesResponse_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchIssueCertificatesResponse_Result.ProtoReflect.Descriptor instead.
+func (*BatchIssueCertificatesResponse_Result) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{5, 0}
+}
+
+func (x *BatchIssueCertificatesResponse_Result) GetOutcome() isBatchIssueCertificatesResponse_Result_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *BatchIssueCertificatesResponse_Result) GetCertificate() *Certificate {
+	if x != nil {
+		if x, ok := x.Outcome.(*BatchIssueCertificatesResponse_Result_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+func (x *BatchIssueCertificatesResponse_Result) GetError() *ItemError {
+	if x != nil {
+		if x, ok := x.Outcome.(*BatchIssueCertificatesResponse_Result_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isBatchIssueCertificatesResponse_Result_Outcome interface {
+	isBatchIssueCertificatesResponse_Result_Outcome()
+}
+
+type BatchIssueCertificatesResponse_Result_Certificate struct {
+	// The certificate.
+	Certificate *Certificate `protobuf:"bytes,1,opt,name=certificate,proto3,oneof"`
+}
+
+type BatchIssueCertificatesResponse_Result_Error struct {
+	// Why there is none.
+	Error *ItemError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*BatchIssueCertificatesResponse_Result_Certificate) isBatchIssueCertificatesResponse_Result_Outcome() {
+}
+
+func (*BatchIssueCertificatesResponse_Result_Error) isBatchIssueCertificatesResponse_Result_Outcome() {
+}
+
+// A field that breaks a rule.
+type ItemError_FieldViolation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path of the field within the item.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// What is wrong, and what to do.
+	Description   string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ItemError_FieldViolation) Reset() {
+	*x = ItemError_FieldViolation{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ItemError_FieldViolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ItemError_FieldViolation) ProtoMessage() {}
+
+func (x *ItemError_FieldViolation) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ItemError_FieldViolation.ProtoReflect.Descriptor instead.
+func (*ItemError_FieldViolation) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *ItemError_FieldViolation) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *ItemError_FieldViolation) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+// Filters that are taken together.
+type CertificateFilter_Filters struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. At least one.
+	Filters       []*CertificateFilter `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFilter_Filters) Reset() {
+	*x = CertificateFilter_Filters{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFilter_Filters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFilter_Filters) ProtoMessage() {}
+
+func (x *CertificateFilter_Filters) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFilter_Filters.ProtoReflect.Descriptor instead.
+func (*CertificateFilter_Filters) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 0}
+}
+
+func (x *CertificateFilter_Filters) GetFilters() []*CertificateFilter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+// A span of time; at least one end.
+type CertificateFilter_TimeRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. At this moment or later.
+	FromTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
+	// Optional. Before this moment.
+	UntilTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until_time,json=untilTime,proto3" json:"until_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFilter_TimeRange) Reset() {
+	*x = CertificateFilter_TimeRange{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFilter_TimeRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFilter_TimeRange) ProtoMessage() {}
+
+func (x *CertificateFilter_TimeRange) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFilter_TimeRange.ProtoReflect.Descriptor instead.
+func (*CertificateFilter_TimeRange) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 1}
+}
+
+func (x *CertificateFilter_TimeRange) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromTime
+	}
+	return nil
+}
+
+func (x *CertificateFilter_TimeRange) GetUntilTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UntilTime
+	}
+	return nil
+}
+
+// A label that must be there.
+type CertificateFilter_Label struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Its key.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Optional. Its value; absent: any.
+	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateFilter_Label) Reset() {
+	*x = CertificateFilter_Label{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateFilter_Label) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateFilter_Label) ProtoMessage() {}
+
+func (x *CertificateFilter_Label) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateFilter_Label.ProtoReflect.Descriptor instead.
+func (*CertificateFilter_Label) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 2}
+}
+
+func (x *CertificateFilter_Label) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *CertificateFilter_Label) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
 var File_certd_v1_certificate_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_certificate_service_proto_rawDesc = "" +
 	"\n" +
-	"\"certd/v1/certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/certificate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x03\n" +
+	"\"certd/v1/certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x04\n" +
 	"\x17IssueCertificateRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x18\n" +
 	"\aprofile\x18\x03 \x01(\tR\aprofile\x127\n" +
 	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\blifetime\x12B\n" +
 	"\x0enot_after_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\fnotAfterTime\x12E\n" +
-	"\x06labels\x18\x06 \x03(\v2-.certd.v1.IssueCertificateRequest.LabelsEntryR\x06labels\x12\x1d\n" +
+	"\x06labels\x18\x06 \x03(\v2-.certd.v1.IssueCertificateRequest.LabelsEntryR\x06labels\x125\n" +
+	"\asubject\x18\t \x01(\v2\x1b.certd.v1.DistinguishedNameR\asubject\x12]\n" +
+	"\x19subject_alternative_names\x18\n" +
+	" \x01(\v2!.certd.v1.SubjectAlternativeNamesR\x17subjectAlternativeNames\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnly\x1a9\n" +
@@ -361,11 +1413,91 @@ const file_certd_v1_certificate_service_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"}\n" +
 	"\x18ListCertificatesResponse\x129\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x15.certd.v1.CertificateR\fcertificates\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x87\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe7\x01\n" +
+	"\x1dBatchIssueCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12=\n" +
+	"\brequests\x18\x02 \x03(\v2!.certd.v1.IssueCertificateRequestR\brequests\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12+\n" +
+	"\x11certificates_only\x18\x05 \x01(\bR\x10certificatesOnly\"\x9c\x02\n" +
+	"\x1eBatchIssueCertificatesResponse\x12I\n" +
+	"\aresults\x18\x01 \x03(\v2/.certd.v1.BatchIssueCertificatesResponse.ResultR\aresults\x122\n" +
+	"\x05chain\x18\x02 \x03(\v2\x1c.certd.v1.EncodedCertificateR\x05chain\x1a{\n" +
+	"\x06Result\x129\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x15.certd.v1.CertificateH\x00R\vcertificate\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.certd.v1.ItemErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\"\x97\x03\n" +
+	"\tItemError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12=\n" +
+	"\bmetadata\x18\x04 \x03(\v2!.certd.v1.ItemError.MetadataEntryR\bmetadata\x12B\n" +
+	"\n" +
+	"violations\x18\x05 \x03(\v2\".certd.v1.ItemError.FieldViolationR\n" +
+	"violations\x12:\n" +
+	"\vretry_delay\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryDelay\x1aH\n" +
+	"\x0eFieldViolation\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\x01\n" +
+	"\x19SearchCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x123\n" +
+	"\x06filter\x18\x02 \x01(\v2\x1b.certd.v1.CertificateFilterR\x06filter\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\x7f\n" +
+	"\x1aSearchCertificatesResponse\x129\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x15.certd.v1.CertificateR\fcertificates\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdc\a\n" +
+	"\x11CertificateFilter\x12F\n" +
+	"\vand_filters\x18\x01 \x01(\v2#.certd.v1.CertificateFilter.FiltersH\x00R\n" +
+	"andFilters\x12D\n" +
+	"\n" +
+	"or_filters\x18\x02 \x01(\v2#.certd.v1.CertificateFilter.FiltersH\x00R\torFilters\x12<\n" +
+	"\n" +
+	"not_filter\x18\x03 \x01(\v2\x1b.certd.v1.CertificateFilterH\x00R\tnotFilter\x12\x14\n" +
+	"\x04name\x18\x04 \x01(\tH\x00R\x04name\x12\x18\n" +
+	"\x06domain\x18\x05 \x01(\tH\x00R\x06domain\x12%\n" +
+	"\rserial_number\x18\x06 \x01(\tH\x00R\fserialNumber\x123\n" +
+	"\x05state\x18\a \x01(\x0e2\x1b.certd.v1.Certificate.StateH\x00R\x05state\x12\x1a\n" +
+	"\aprofile\x18\b \x01(\tH\x00R\aprofile\x12.\n" +
+	"\bkey_spec\x18\t \x01(\x0e2\x11.certd.v1.KeySpecH\x00R\akeySpec\x12,\n" +
+	"\x11public_key_sha256\x18\n" +
+	" \x01(\fH\x00R\x0fpublicKeySha256\x12D\n" +
+	"\tnot_after\x18\v \x01(\v2%.certd.v1.CertificateFilter.TimeRangeH\x00R\bnotAfter\x12H\n" +
+	"\vcreate_time\x18\f \x01(\v2%.certd.v1.CertificateFilter.TimeRangeH\x00R\n" +
+	"createTime\x129\n" +
+	"\x05label\x18\r \x01(\v2!.certd.v1.CertificateFilter.LabelH\x00R\x05label\x12\x1a\n" +
+	"\amanaged\x18\x0e \x01(\bH\x00R\amanaged\x1a@\n" +
+	"\aFilters\x125\n" +
+	"\afilters\x18\x01 \x03(\v2\x1b.certd.v1.CertificateFilterR\afilters\x1a\x7f\n" +
+	"\tTimeRange\x127\n" +
+	"\tfrom_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\x129\n" +
+	"\n" +
+	"until_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tuntilTime\x1a>\n" +
+	"\x05Label\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_valueB\v\n" +
+	"\tcondition\"\xeb\x01\n" +
+	"\x18RevokeCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x06reason\x12C\n" +
+	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xa5\x04\n" +
 	"\x12CertificateService\x12L\n" +
-	"\x10IssueCertificate\x12!.certd.v1.IssueCertificateRequest\x1a\x15.certd.v1.Certificate\x12H\n" +
+	"\x10IssueCertificate\x12!.certd.v1.IssueCertificateRequest\x1a\x15.certd.v1.Certificate\x12k\n" +
+	"\x16BatchIssueCertificates\x12'.certd.v1.BatchIssueCertificatesRequest\x1a(.certd.v1.BatchIssueCertificatesResponse\x12H\n" +
 	"\x0eGetCertificate\x12\x1f.certd.v1.GetCertificateRequest\x1a\x15.certd.v1.Certificate\x12Y\n" +
-	"\x10ListCertificates\x12!.certd.v1.ListCertificatesRequest\x1a\".certd.v1.ListCertificatesResponseB/\n" +
+	"\x10ListCertificates\x12!.certd.v1.ListCertificatesRequest\x1a\".certd.v1.ListCertificatesResponse\x12_\n" +
+	"\x12SearchCertificates\x12#.certd.v1.SearchCertificatesRequest\x1a$.certd.v1.SearchCertificatesResponse\x12N\n" +
+	"\x11RevokeCertificate\x12\".certd.v1.RevokeCertificateRequest\x1a\x15.certd.v1.CertificateB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -380,33 +1512,83 @@ func file_certd_v1_certificate_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_certificate_service_proto_rawDescData
 }
 
-var file_certd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_certd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_certd_v1_certificate_service_proto_goTypes = []any{
-	(*IssueCertificateRequest)(nil),  // 0: certd.v1.IssueCertificateRequest
-	(*GetCertificateRequest)(nil),    // 1: certd.v1.GetCertificateRequest
-	(*ListCertificatesRequest)(nil),  // 2: certd.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil), // 3: certd.v1.ListCertificatesResponse
-	nil,                              // 4: certd.v1.IssueCertificateRequest.LabelsEntry
-	(*durationpb.Duration)(nil),      // 5: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 6: google.protobuf.Timestamp
-	(*Certificate)(nil),              // 7: certd.v1.Certificate
+	(*IssueCertificateRequest)(nil),               // 0: certd.v1.IssueCertificateRequest
+	(*GetCertificateRequest)(nil),                 // 1: certd.v1.GetCertificateRequest
+	(*ListCertificatesRequest)(nil),               // 2: certd.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil),              // 3: certd.v1.ListCertificatesResponse
+	(*BatchIssueCertificatesRequest)(nil),         // 4: certd.v1.BatchIssueCertificatesRequest
+	(*BatchIssueCertificatesResponse)(nil),        // 5: certd.v1.BatchIssueCertificatesResponse
+	(*ItemError)(nil),                             // 6: certd.v1.ItemError
+	(*SearchCertificatesRequest)(nil),             // 7: certd.v1.SearchCertificatesRequest
+	(*SearchCertificatesResponse)(nil),            // 8: certd.v1.SearchCertificatesResponse
+	(*CertificateFilter)(nil),                     // 9: certd.v1.CertificateFilter
+	(*RevokeCertificateRequest)(nil),              // 10: certd.v1.RevokeCertificateRequest
+	nil,                                           // 11: certd.v1.IssueCertificateRequest.LabelsEntry
+	(*BatchIssueCertificatesResponse_Result)(nil), // 12: certd.v1.BatchIssueCertificatesResponse.Result
+	(*ItemError_FieldViolation)(nil),              // 13: certd.v1.ItemError.FieldViolation
+	nil,                                           // 14: certd.v1.ItemError.MetadataEntry
+	(*CertificateFilter_Filters)(nil),             // 15: certd.v1.CertificateFilter.Filters
+	(*CertificateFilter_TimeRange)(nil),           // 16: certd.v1.CertificateFilter.TimeRange
+	(*CertificateFilter_Label)(nil),               // 17: certd.v1.CertificateFilter.Label
+	(*durationpb.Duration)(nil),                   // 18: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),                 // 19: google.protobuf.Timestamp
+	(*DistinguishedName)(nil),                     // 20: certd.v1.DistinguishedName
+	(*SubjectAlternativeNames)(nil),               // 21: certd.v1.SubjectAlternativeNames
+	(*Certificate)(nil),                           // 22: certd.v1.Certificate
+	(*EncodedCertificate)(nil),                    // 23: certd.v1.EncodedCertificate
+	(Certificate_State)(0),                        // 24: certd.v1.Certificate.State
+	(KeySpec)(0),                                  // 25: certd.v1.KeySpec
+	(RevocationReason)(0),                         // 26: certd.v1.RevocationReason
 }
 var file_certd_v1_certificate_service_proto_depIdxs = []int32{
-	5, // 0: certd.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	6, // 1: certd.v1.IssueCertificateRequest.not_after_time:type_name -> google.protobuf.Timestamp
-	4, // 2: certd.v1.IssueCertificateRequest.labels:type_name -> certd.v1.IssueCertificateRequest.LabelsEntry
-	7, // 3: certd.v1.ListCertificatesResponse.certificates:type_name -> certd.v1.Certificate
-	0, // 4: certd.v1.CertificateService.IssueCertificate:input_type -> certd.v1.IssueCertificateRequest
-	1, // 5: certd.v1.CertificateService.GetCertificate:input_type -> certd.v1.GetCertificateRequest
-	2, // 6: certd.v1.CertificateService.ListCertificates:input_type -> certd.v1.ListCertificatesRequest
-	7, // 7: certd.v1.CertificateService.IssueCertificate:output_type -> certd.v1.Certificate
-	7, // 8: certd.v1.CertificateService.GetCertificate:output_type -> certd.v1.Certificate
-	3, // 9: certd.v1.CertificateService.ListCertificates:output_type -> certd.v1.ListCertificatesResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	18, // 0: certd.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	19, // 1: certd.v1.IssueCertificateRequest.not_after_time:type_name -> google.protobuf.Timestamp
+	11, // 2: certd.v1.IssueCertificateRequest.labels:type_name -> certd.v1.IssueCertificateRequest.LabelsEntry
+	20, // 3: certd.v1.IssueCertificateRequest.subject:type_name -> certd.v1.DistinguishedName
+	21, // 4: certd.v1.IssueCertificateRequest.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
+	22, // 5: certd.v1.ListCertificatesResponse.certificates:type_name -> certd.v1.Certificate
+	0,  // 6: certd.v1.BatchIssueCertificatesRequest.requests:type_name -> certd.v1.IssueCertificateRequest
+	12, // 7: certd.v1.BatchIssueCertificatesResponse.results:type_name -> certd.v1.BatchIssueCertificatesResponse.Result
+	23, // 8: certd.v1.BatchIssueCertificatesResponse.chain:type_name -> certd.v1.EncodedCertificate
+	14, // 9: certd.v1.ItemError.metadata:type_name -> certd.v1.ItemError.MetadataEntry
+	13, // 10: certd.v1.ItemError.violations:type_name -> certd.v1.ItemError.FieldViolation
+	18, // 11: certd.v1.ItemError.retry_delay:type_name -> google.protobuf.Duration
+	9,  // 12: certd.v1.SearchCertificatesRequest.filter:type_name -> certd.v1.CertificateFilter
+	22, // 13: certd.v1.SearchCertificatesResponse.certificates:type_name -> certd.v1.Certificate
+	15, // 14: certd.v1.CertificateFilter.and_filters:type_name -> certd.v1.CertificateFilter.Filters
+	15, // 15: certd.v1.CertificateFilter.or_filters:type_name -> certd.v1.CertificateFilter.Filters
+	9,  // 16: certd.v1.CertificateFilter.not_filter:type_name -> certd.v1.CertificateFilter
+	24, // 17: certd.v1.CertificateFilter.state:type_name -> certd.v1.Certificate.State
+	25, // 18: certd.v1.CertificateFilter.key_spec:type_name -> certd.v1.KeySpec
+	16, // 19: certd.v1.CertificateFilter.not_after:type_name -> certd.v1.CertificateFilter.TimeRange
+	16, // 20: certd.v1.CertificateFilter.create_time:type_name -> certd.v1.CertificateFilter.TimeRange
+	17, // 21: certd.v1.CertificateFilter.label:type_name -> certd.v1.CertificateFilter.Label
+	26, // 22: certd.v1.RevokeCertificateRequest.reason:type_name -> certd.v1.RevocationReason
+	19, // 23: certd.v1.RevokeCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	22, // 24: certd.v1.BatchIssueCertificatesResponse.Result.certificate:type_name -> certd.v1.Certificate
+	6,  // 25: certd.v1.BatchIssueCertificatesResponse.Result.error:type_name -> certd.v1.ItemError
+	9,  // 26: certd.v1.CertificateFilter.Filters.filters:type_name -> certd.v1.CertificateFilter
+	19, // 27: certd.v1.CertificateFilter.TimeRange.from_time:type_name -> google.protobuf.Timestamp
+	19, // 28: certd.v1.CertificateFilter.TimeRange.until_time:type_name -> google.protobuf.Timestamp
+	0,  // 29: certd.v1.CertificateService.IssueCertificate:input_type -> certd.v1.IssueCertificateRequest
+	4,  // 30: certd.v1.CertificateService.BatchIssueCertificates:input_type -> certd.v1.BatchIssueCertificatesRequest
+	1,  // 31: certd.v1.CertificateService.GetCertificate:input_type -> certd.v1.GetCertificateRequest
+	2,  // 32: certd.v1.CertificateService.ListCertificates:input_type -> certd.v1.ListCertificatesRequest
+	7,  // 33: certd.v1.CertificateService.SearchCertificates:input_type -> certd.v1.SearchCertificatesRequest
+	10, // 34: certd.v1.CertificateService.RevokeCertificate:input_type -> certd.v1.RevokeCertificateRequest
+	22, // 35: certd.v1.CertificateService.IssueCertificate:output_type -> certd.v1.Certificate
+	5,  // 36: certd.v1.CertificateService.BatchIssueCertificates:output_type -> certd.v1.BatchIssueCertificatesResponse
+	22, // 37: certd.v1.CertificateService.GetCertificate:output_type -> certd.v1.Certificate
+	3,  // 38: certd.v1.CertificateService.ListCertificates:output_type -> certd.v1.ListCertificatesResponse
+	8,  // 39: certd.v1.CertificateService.SearchCertificates:output_type -> certd.v1.SearchCertificatesResponse
+	22, // 40: certd.v1.CertificateService.RevokeCertificate:output_type -> certd.v1.Certificate
+	35, // [35:41] is the sub-list for method output_type
+	29, // [29:35] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_certificate_service_proto_init() }
@@ -415,17 +1597,39 @@ func file_certd_v1_certificate_service_proto_init() {
 		return
 	}
 	file_certd_v1_certificate_proto_init()
+	file_certd_v1_x509_proto_init()
 	file_certd_v1_certificate_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*IssueCertificateRequest_Lifetime)(nil),
 		(*IssueCertificateRequest_NotAfterTime)(nil),
 	}
+	file_certd_v1_certificate_service_proto_msgTypes[9].OneofWrappers = []any{
+		(*CertificateFilter_AndFilters)(nil),
+		(*CertificateFilter_OrFilters)(nil),
+		(*CertificateFilter_NotFilter)(nil),
+		(*CertificateFilter_Name)(nil),
+		(*CertificateFilter_Domain)(nil),
+		(*CertificateFilter_SerialNumber)(nil),
+		(*CertificateFilter_State)(nil),
+		(*CertificateFilter_Profile)(nil),
+		(*CertificateFilter_KeySpec)(nil),
+		(*CertificateFilter_PublicKeySha256)(nil),
+		(*CertificateFilter_NotAfter)(nil),
+		(*CertificateFilter_CreateTime)(nil),
+		(*CertificateFilter_Label_)(nil),
+		(*CertificateFilter_Managed)(nil),
+	}
+	file_certd_v1_certificate_service_proto_msgTypes[12].OneofWrappers = []any{
+		(*BatchIssueCertificatesResponse_Result_Certificate)(nil),
+		(*BatchIssueCertificatesResponse_Result_Error)(nil),
+	}
+	file_certd_v1_certificate_service_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_certificate_service_proto_rawDesc), len(file_certd_v1_certificate_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,23 +21,33 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CertificateService_IssueCertificate_FullMethodName = "/certd.v1.CertificateService/IssueCertificate"
-	CertificateService_GetCertificate_FullMethodName   = "/certd.v1.CertificateService/GetCertificate"
-	CertificateService_ListCertificates_FullMethodName = "/certd.v1.CertificateService/ListCertificates"
+	CertificateService_IssueCertificate_FullMethodName       = "/certd.v1.CertificateService/IssueCertificate"
+	CertificateService_BatchIssueCertificates_FullMethodName = "/certd.v1.CertificateService/BatchIssueCertificates"
+	CertificateService_GetCertificate_FullMethodName         = "/certd.v1.CertificateService/GetCertificate"
+	CertificateService_ListCertificates_FullMethodName       = "/certd.v1.CertificateService/ListCertificates"
+	CertificateService_SearchCertificates_FullMethodName     = "/certd.v1.CertificateService/SearchCertificates"
+	CertificateService_RevokeCertificate_FullMethodName      = "/certd.v1.CertificateService/RevokeCertificate"
 )
 
 // CertificateServiceClient is the client API for CertificateService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Issues certificates from CSRs and shows what was issued.
+// Issues certificates from CSRs, shows, finds and revokes what was issued.
 type CertificateServiceClient interface {
 	// Issues a certificate. Synchronous: the answer carries it.
 	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
+	// Issues up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
+	BatchIssueCertificates(ctx context.Context, in *BatchIssueCertificatesRequest, opts ...grpc.CallOption) (*BatchIssueCertificatesResponse, error)
 	// Returns one certificate with its chain.
 	GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
 	// Lists certificates of an authority, newest first.
 	ListCertificates(ctx context.Context, in *ListCertificatesRequest, opts ...grpc.CallOption) (*ListCertificatesResponse, error)
+	// Finds certificates, newest first. A page may hold fewer than asked for, even none, and not be the last: as long as there
+	// is a `next_page_token`, there is more to look at.
+	SearchCertificates(ctx context.Context, in *SearchCertificatesRequest, opts ...grpc.CallOption) (*SearchCertificatesResponse, error)
+	// Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
 }
 
 type certificateServiceClient struct {
@@ -52,6 +62,16 @@ func (c *certificateServiceClient) IssueCertificate(ctx context.Context, in *Iss
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Certificate)
 	err := c.cc.Invoke(ctx, CertificateService_IssueCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) BatchIssueCertificates(ctx context.Context, in *BatchIssueCertificatesRequest, opts ...grpc.CallOption) (*BatchIssueCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchIssueCertificatesResponse)
+	err := c.cc.Invoke(ctx, CertificateService_BatchIssueCertificates_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -78,18 +98,45 @@ func (c *certificateServiceClient) ListCertificates(ctx context.Context, in *Lis
 	return out, nil
 }
 
+func (c *certificateServiceClient) SearchCertificates(ctx context.Context, in *SearchCertificatesRequest, opts ...grpc.CallOption) (*SearchCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchCertificatesResponse)
+	err := c.cc.Invoke(ctx, CertificateService_SearchCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Certificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Certificate)
+	err := c.cc.Invoke(ctx, CertificateService_RevokeCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CertificateServiceServer is the server API for CertificateService service.
 // All implementations must embed UnimplementedCertificateServiceServer
 // for forward compatibility.
 //
-// Issues certificates from CSRs and shows what was issued.
+// Issues certificates from CSRs, shows, finds and revokes what was issued.
 type CertificateServiceServer interface {
 	// Issues a certificate. Synchronous: the answer carries it.
 	IssueCertificate(context.Context, *IssueCertificateRequest) (*Certificate, error)
+	// Issues up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
+	BatchIssueCertificates(context.Context, *BatchIssueCertificatesRequest) (*BatchIssueCertificatesResponse, error)
 	// Returns one certificate with its chain.
 	GetCertificate(context.Context, *GetCertificateRequest) (*Certificate, error)
 	// Lists certificates of an authority, newest first.
 	ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error)
+	// Finds certificates, newest first. A page may hold fewer than asked for, even none, and not be the last: as long as there
+	// is a `next_page_token`, there is more to look at.
+	SearchCertificates(context.Context, *SearchCertificatesRequest) (*SearchCertificatesResponse, error)
+	// Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error)
 	mustEmbedUnimplementedCertificateServiceServer()
 }
 
@@ -103,11 +150,20 @@ type UnimplementedCertificateServiceServer struct{}
 func (UnimplementedCertificateServiceServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*Certificate, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method IssueCertificate not implemented")
 }
+func (UnimplementedCertificateServiceServer) BatchIssueCertificates(context.Context, *BatchIssueCertificatesRequest) (*BatchIssueCertificatesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method BatchIssueCertificates not implemented")
+}
 func (UnimplementedCertificateServiceServer) GetCertificate(context.Context, *GetCertificateRequest) (*Certificate, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetCertificate not implemented")
 }
 func (UnimplementedCertificateServiceServer) ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListCertificates not implemented")
+}
+func (UnimplementedCertificateServiceServer) SearchCertificates(context.Context, *SearchCertificatesRequest) (*SearchCertificatesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SearchCertificates not implemented")
+}
+func (UnimplementedCertificateServiceServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RevokeCertificate not implemented")
 }
 func (UnimplementedCertificateServiceServer) mustEmbedUnimplementedCertificateServiceServer() {}
 func (UnimplementedCertificateServiceServer) testEmbeddedByValue()                            {}
@@ -148,6 +204,24 @@ func _CertificateService_IssueCertificate_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertificateService_BatchIssueCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchIssueCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).BatchIssueCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_BatchIssueCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).BatchIssueCertificates(ctx, req.(*BatchIssueCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CertificateService_GetCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetCertificateRequest)
 	if err := dec(in); err != nil {
@@ -184,6 +258,42 @@ func _CertificateService_ListCertificates_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertificateService_SearchCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).SearchCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_SearchCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).SearchCertificates(ctx, req.(*SearchCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_RevokeCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).RevokeCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_RevokeCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).RevokeCertificate(ctx, req.(*RevokeCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CertificateService_ServiceDesc is the grpc.ServiceDesc for CertificateService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,12 +306,24 @@ var CertificateService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CertificateService_IssueCertificate_Handler,
 		},
 		{
+			MethodName: "BatchIssueCertificates",
+			Handler:    _CertificateService_BatchIssueCertificates_Handler,
+		},
+		{
 			MethodName: "GetCertificate",
 			Handler:    _CertificateService_GetCertificate_Handler,
 		},
 		{
 			MethodName: "ListCertificates",
 			Handler:    _CertificateService_ListCertificates_Handler,
+		},
+		{
+			MethodName: "SearchCertificates",
+			Handler:    _CertificateService_SearchCertificates_Handler,
+		},
+		{
+			MethodName: "RevokeCertificate",
+			Handler:    _CertificateService_RevokeCertificate_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -95,6 +95,28 @@ const (
 	ErrorReason_DEADLINE_EXCEEDED ErrorReason = 32
 	// A defect of the server; metadata has the id under which the log tells more. INTERNAL.
 	ErrorReason_INTERNAL ErrorReason = 33
+	// A name lies outside the name constraints of the authority or of one above it. FAILED_PRECONDITION.
+	ErrorReason_NAME_CONSTRAINT_VIOLATED ErrorReason = 34
+	// The certificate is revoked already, and the call is no upgrade to KEY_COMPROMISE. ALREADY_EXISTS.
+	ErrorReason_ALREADY_REVOKED ErrorReason = 35
+	// The resource changed since it was read; read it again. ABORTED.
+	ErrorReason_ETAG_MISMATCH ErrorReason = 36
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_PROFILE_EXISTS ErrorReason = 37
+	// A managed certificate or a grant names the profile. FAILED_PRECONDITION.
+	ErrorReason_PROFILE_IN_USE ErrorReason = 38
+	// What was given as a certificate or chain is neither PEM nor DER of one. INVALID_ARGUMENT.
+	ErrorReason_IMPORT_NOT_PEM ErrorReason = 39
+	// The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION.
+	ErrorReason_IMPORT_EXPIRED ErrorReason = 40
+	// The certificate is not for the key or the name of the authority. FAILED_PRECONDITION.
+	ErrorReason_IMPORT_KEY_MISMATCH ErrorReason = 41
+	// The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
+	// before it. FAILED_PRECONDITION.
+	ErrorReason_IMPORT_CHAIN_INVALID ErrorReason = 42
+	// The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
+	// FAILED_PRECONDITION.
+	ErrorReason_IMPORT_NOT_COMPATIBLE ErrorReason = 43
 )
 
 // Enum value maps for ErrorReason.
@@ -134,6 +156,16 @@ var (
 		31: "SHUTTING_DOWN",
 		32: "DEADLINE_EXCEEDED",
 		33: "INTERNAL",
+		34: "NAME_CONSTRAINT_VIOLATED",
+		35: "ALREADY_REVOKED",
+		36: "ETAG_MISMATCH",
+		37: "PROFILE_EXISTS",
+		38: "PROFILE_IN_USE",
+		39: "IMPORT_NOT_PEM",
+		40: "IMPORT_EXPIRED",
+		41: "IMPORT_KEY_MISMATCH",
+		42: "IMPORT_CHAIN_INVALID",
+		43: "IMPORT_NOT_COMPATIBLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -170,6 +202,16 @@ var (
 		"SHUTTING_DOWN":                 31,
 		"DEADLINE_EXCEEDED":             32,
 		"INTERNAL":                      33,
+		"NAME_CONSTRAINT_VIOLATED":      34,
+		"ALREADY_REVOKED":               35,
+		"ETAG_MISMATCH":                 36,
+		"PROFILE_EXISTS":                37,
+		"PROFILE_IN_USE":                38,
+		"IMPORT_NOT_PEM":                39,
+		"IMPORT_EXPIRED":                40,
+		"IMPORT_KEY_MISMATCH":           41,
+		"IMPORT_CHAIN_INVALID":          42,
+		"IMPORT_NOT_COMPATIBLE":         43,
 	}
 )
 
@@ -204,7 +246,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xa4\x06\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\x88\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -240,7 +282,17 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x11STORE_UNAVAILABLE\x10\x1e\x12\x11\n" +
 	"\rSHUTTING_DOWN\x10\x1f\x12\x15\n" +
 	"\x11DEADLINE_EXCEEDED\x10 \x12\f\n" +
-	"\bINTERNAL\x10!B/\n" +
+	"\bINTERNAL\x10!\x12\x1c\n" +
+	"\x18NAME_CONSTRAINT_VIOLATED\x10\"\x12\x13\n" +
+	"\x0fALREADY_REVOKED\x10#\x12\x11\n" +
+	"\rETAG_MISMATCH\x10$\x12\x12\n" +
+	"\x0ePROFILE_EXISTS\x10%\x12\x12\n" +
+	"\x0ePROFILE_IN_USE\x10&\x12\x12\n" +
+	"\x0eIMPORT_NOT_PEM\x10'\x12\x12\n" +
+	"\x0eIMPORT_EXPIRED\x10(\x12\x17\n" +
+	"\x13IMPORT_KEY_MISMATCH\x10)\x12\x18\n" +
+	"\x14IMPORT_CHAIN_INVALID\x10*\x12\x19\n" +
+	"\x15IMPORT_NOT_COMPATIBLE\x10+B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (

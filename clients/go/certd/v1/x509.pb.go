@@ -471,6 +471,144 @@ func (x *SubjectAlternativeNames) GetEmailAddresses() []string {
 	return nil
 }
 
+// Which names may stand in the certificates below an authority (RFC 5280, section 4.2.1.10). A name of a kind that has
+// permitted subtrees must lie in one of them; no name may lie in an excluded one.
+type NameConstraints struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. What is permitted.
+	Permitted *Subtrees `protobuf:"bytes,1,opt,name=permitted,proto3" json:"permitted,omitempty"`
+	// Optional. What is excluded.
+	Excluded      *Subtrees `protobuf:"bytes,2,opt,name=excluded,proto3" json:"excluded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameConstraints) Reset() {
+	*x = NameConstraints{}
+	mi := &file_certd_v1_x509_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameConstraints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameConstraints) ProtoMessage() {}
+
+func (x *NameConstraints) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_x509_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameConstraints.ProtoReflect.Descriptor instead.
+func (*NameConstraints) Descriptor() ([]byte, []int) {
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NameConstraints) GetPermitted() *Subtrees {
+	if x != nil {
+		return x.Permitted
+	}
+	return nil
+}
+
+func (x *NameConstraints) GetExcluded() *Subtrees {
+	if x != nil {
+		return x.Excluded
+	}
+	return nil
+}
+
+// Subtrees of names, to 1,000 in all.
+type Subtrees struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. Domains: each stands for itself and everything below it. The empty string stands for every DNS name.
+	DnsNames []string `protobuf:"bytes,1,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
+	// Optional. Ranges of addresses in CIDR notation.
+	IpRanges []string `protobuf:"bytes,2,rep,name=ip_ranges,json=ipRanges,proto3" json:"ip_ranges,omitempty"`
+	// Optional. Hosts of URIs; with a leading dot everything below the domain.
+	UriHosts []string `protobuf:"bytes,3,rep,name=uri_hosts,json=uriHosts,proto3" json:"uri_hosts,omitempty"`
+	// Optional. E-mail addresses; hosts; with a leading dot every host below the domain.
+	EmailAddresses []string `protobuf:"bytes,4,rep,name=email_addresses,json=emailAddresses,proto3" json:"email_addresses,omitempty"`
+	// Optional. Distinguished names: each stands for itself and what begins with its relative distinguished names.
+	DirectoryNames []*DistinguishedName `protobuf:"bytes,5,rep,name=directory_names,json=directoryNames,proto3" json:"directory_names,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Subtrees) Reset() {
+	*x = Subtrees{}
+	mi := &file_certd_v1_x509_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Subtrees) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Subtrees) ProtoMessage() {}
+
+func (x *Subtrees) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_x509_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Subtrees.ProtoReflect.Descriptor instead.
+func (*Subtrees) Descriptor() ([]byte, []int) {
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Subtrees) GetDnsNames() []string {
+	if x != nil {
+		return x.DnsNames
+	}
+	return nil
+}
+
+func (x *Subtrees) GetIpRanges() []string {
+	if x != nil {
+		return x.IpRanges
+	}
+	return nil
+}
+
+func (x *Subtrees) GetUriHosts() []string {
+	if x != nil {
+		return x.UriHosts
+	}
+	return nil
+}
+
+func (x *Subtrees) GetEmailAddresses() []string {
+	if x != nil {
+		return x.EmailAddresses
+	}
+	return nil
+}
+
+func (x *Subtrees) GetDirectoryNames() []*DistinguishedName {
+	if x != nil {
+		return x.DirectoryNames
+	}
+	return nil
+}
+
 // An extension as it stands in a certificate.
 type Extension struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -486,7 +624,7 @@ type Extension struct {
 
 func (x *Extension) Reset() {
 	*x = Extension{}
-	mi := &file_certd_v1_x509_proto_msgTypes[4]
+	mi := &file_certd_v1_x509_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +636,7 @@ func (x *Extension) String() string {
 func (*Extension) ProtoMessage() {}
 
 func (x *Extension) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_x509_proto_msgTypes[4]
+	mi := &file_certd_v1_x509_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +649,7 @@ func (x *Extension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Extension.ProtoReflect.Descriptor instead.
 func (*Extension) Descriptor() ([]byte, []int) {
-	return file_certd_v1_x509_proto_rawDescGZIP(), []int{4}
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Extension) GetOid() string {
@@ -573,14 +711,17 @@ type CertificateDescription struct {
 	// Output only. SHA-256 over the DER of the certificate.
 	Sha256Fingerprint []byte `protobuf:"bytes,17,opt,name=sha256_fingerprint,json=sha256Fingerprint,proto3" json:"sha256_fingerprint,omitempty"`
 	// Output only. Every extension, in the order of the encoding.
-	Extensions    []*Extension `protobuf:"bytes,18,rep,name=extensions,proto3" json:"extensions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Extensions []*Extension `protobuf:"bytes,18,rep,name=extensions,proto3" json:"extensions,omitempty"`
+	// Output only. DNS names among `subject_alternative_names` that hold A-labels, in the same order, as people write them
+	// (U-labels of IDNA 2008). For display alone.
+	UnicodeDnsNames []string `protobuf:"bytes,19,rep,name=unicode_dns_names,json=unicodeDnsNames,proto3" json:"unicode_dns_names,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CertificateDescription) Reset() {
 	*x = CertificateDescription{}
-	mi := &file_certd_v1_x509_proto_msgTypes[5]
+	mi := &file_certd_v1_x509_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +733,7 @@ func (x *CertificateDescription) String() string {
 func (*CertificateDescription) ProtoMessage() {}
 
 func (x *CertificateDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_x509_proto_msgTypes[5]
+	mi := &file_certd_v1_x509_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +746,7 @@ func (x *CertificateDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateDescription.ProtoReflect.Descriptor instead.
 func (*CertificateDescription) Descriptor() ([]byte, []int) {
-	return file_certd_v1_x509_proto_rawDescGZIP(), []int{5}
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CertificateDescription) GetSubject() *DistinguishedName {
@@ -734,6 +875,13 @@ func (x *CertificateDescription) GetExtensions() []*Extension {
 	return nil
 }
 
+func (x *CertificateDescription) GetUnicodeDnsNames() []string {
+	if x != nil {
+		return x.UnicodeDnsNames
+	}
+	return nil
+}
+
 // A certificate in the two forms that consumers ask for.
 type EncodedCertificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -747,7 +895,7 @@ type EncodedCertificate struct {
 
 func (x *EncodedCertificate) Reset() {
 	*x = EncodedCertificate{}
-	mi := &file_certd_v1_x509_proto_msgTypes[6]
+	mi := &file_certd_v1_x509_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +907,7 @@ func (x *EncodedCertificate) String() string {
 func (*EncodedCertificate) ProtoMessage() {}
 
 func (x *EncodedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_x509_proto_msgTypes[6]
+	mi := &file_certd_v1_x509_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +920,7 @@ func (x *EncodedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncodedCertificate.ProtoReflect.Descriptor instead.
 func (*EncodedCertificate) Descriptor() ([]byte, []int) {
-	return file_certd_v1_x509_proto_rawDescGZIP(), []int{6}
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EncodedCertificate) GetDer() []byte {
@@ -802,7 +950,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_certd_v1_x509_proto_msgTypes[7]
+	mi := &file_certd_v1_x509_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +962,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_x509_proto_msgTypes[7]
+	mi := &file_certd_v1_x509_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +975,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_certd_v1_x509_proto_rawDescGZIP(), []int{7}
+	return file_certd_v1_x509_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Warning) GetField() string {
@@ -862,11 +1010,20 @@ const file_certd_v1_x509_proto_rawDesc = "" +
 	"\tdns_names\x18\x01 \x03(\tR\bdnsNames\x12!\n" +
 	"\fip_addresses\x18\x02 \x03(\tR\vipAddresses\x12\x12\n" +
 	"\x04uris\x18\x03 \x03(\tR\x04uris\x12'\n" +
-	"\x0femail_addresses\x18\x04 \x03(\tR\x0eemailAddresses\"O\n" +
+	"\x0femail_addresses\x18\x04 \x03(\tR\x0eemailAddresses\"s\n" +
+	"\x0fNameConstraints\x120\n" +
+	"\tpermitted\x18\x01 \x01(\v2\x12.certd.v1.SubtreesR\tpermitted\x12.\n" +
+	"\bexcluded\x18\x02 \x01(\v2\x12.certd.v1.SubtreesR\bexcluded\"\xd0\x01\n" +
+	"\bSubtrees\x12\x1b\n" +
+	"\tdns_names\x18\x01 \x03(\tR\bdnsNames\x12\x1b\n" +
+	"\tip_ranges\x18\x02 \x03(\tR\bipRanges\x12\x1b\n" +
+	"\turi_hosts\x18\x03 \x03(\tR\buriHosts\x12'\n" +
+	"\x0femail_addresses\x18\x04 \x03(\tR\x0eemailAddresses\x12D\n" +
+	"\x0fdirectory_names\x18\x05 \x03(\v2\x1b.certd.v1.DistinguishedNameR\x0edirectoryNames\"O\n" +
 	"\tExtension\x12\x10\n" +
 	"\x03oid\x18\x01 \x01(\tR\x03oid\x12\x1a\n" +
 	"\bcritical\x18\x02 \x01(\bR\bcritical\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\"\xc4\a\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"\xf0\a\n" +
 	"\x16CertificateDescription\x125\n" +
 	"\asubject\x18\x01 \x01(\v2\x1b.certd.v1.DistinguishedNameR\asubject\x12!\n" +
 	"\fsubject_text\x18\x02 \x01(\tR\vsubjectText\x12\x1f\n" +
@@ -892,7 +1049,8 @@ const file_certd_v1_x509_proto_rawDesc = "" +
 	"\x12sha256_fingerprint\x18\x11 \x01(\fR\x11sha256Fingerprint\x123\n" +
 	"\n" +
 	"extensions\x18\x12 \x03(\v2\x13.certd.v1.ExtensionR\n" +
-	"extensionsB\x0e\n" +
+	"extensions\x12*\n" +
+	"\x11unicode_dns_names\x18\x13 \x03(\tR\x0funicodeDnsNamesB\x0e\n" +
 	"\f_path_length\"8\n" +
 	"\x12EncodedCertificate\x12\x10\n" +
 	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +
@@ -944,7 +1102,7 @@ func file_certd_v1_x509_proto_rawDescGZIP() []byte {
 }
 
 var file_certd_v1_x509_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_certd_v1_x509_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_certd_v1_x509_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_certd_v1_x509_proto_goTypes = []any{
 	(KeySpec)(0),                      // 0: certd.v1.KeySpec
 	(SignatureAlgorithm)(0),           // 1: certd.v1.SignatureAlgorithm
@@ -953,28 +1111,33 @@ var file_certd_v1_x509_proto_goTypes = []any{
 	(*RelativeDistinguishedName)(nil), // 4: certd.v1.RelativeDistinguishedName
 	(*AttributeTypeAndValue)(nil),     // 5: certd.v1.AttributeTypeAndValue
 	(*SubjectAlternativeNames)(nil),   // 6: certd.v1.SubjectAlternativeNames
-	(*Extension)(nil),                 // 7: certd.v1.Extension
-	(*CertificateDescription)(nil),    // 8: certd.v1.CertificateDescription
-	(*EncodedCertificate)(nil),        // 9: certd.v1.EncodedCertificate
-	(*Warning)(nil),                   // 10: certd.v1.Warning
-	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
+	(*NameConstraints)(nil),           // 7: certd.v1.NameConstraints
+	(*Subtrees)(nil),                  // 8: certd.v1.Subtrees
+	(*Extension)(nil),                 // 9: certd.v1.Extension
+	(*CertificateDescription)(nil),    // 10: certd.v1.CertificateDescription
+	(*EncodedCertificate)(nil),        // 11: certd.v1.EncodedCertificate
+	(*Warning)(nil),                   // 12: certd.v1.Warning
+	(*timestamppb.Timestamp)(nil),     // 13: google.protobuf.Timestamp
 }
 var file_certd_v1_x509_proto_depIdxs = []int32{
 	4,  // 0: certd.v1.DistinguishedName.relative_distinguished_names:type_name -> certd.v1.RelativeDistinguishedName
 	5,  // 1: certd.v1.RelativeDistinguishedName.attributes:type_name -> certd.v1.AttributeTypeAndValue
-	3,  // 2: certd.v1.CertificateDescription.subject:type_name -> certd.v1.DistinguishedName
-	11, // 3: certd.v1.CertificateDescription.not_before_time:type_name -> google.protobuf.Timestamp
-	11, // 4: certd.v1.CertificateDescription.not_after_time:type_name -> google.protobuf.Timestamp
-	6,  // 5: certd.v1.CertificateDescription.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
-	0,  // 6: certd.v1.CertificateDescription.key_spec:type_name -> certd.v1.KeySpec
-	1,  // 7: certd.v1.CertificateDescription.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
-	2,  // 8: certd.v1.CertificateDescription.key_usages:type_name -> certd.v1.KeyUsage
-	7,  // 9: certd.v1.CertificateDescription.extensions:type_name -> certd.v1.Extension
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	8,  // 2: certd.v1.NameConstraints.permitted:type_name -> certd.v1.Subtrees
+	8,  // 3: certd.v1.NameConstraints.excluded:type_name -> certd.v1.Subtrees
+	3,  // 4: certd.v1.Subtrees.directory_names:type_name -> certd.v1.DistinguishedName
+	3,  // 5: certd.v1.CertificateDescription.subject:type_name -> certd.v1.DistinguishedName
+	13, // 6: certd.v1.CertificateDescription.not_before_time:type_name -> google.protobuf.Timestamp
+	13, // 7: certd.v1.CertificateDescription.not_after_time:type_name -> google.protobuf.Timestamp
+	6,  // 8: certd.v1.CertificateDescription.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
+	0,  // 9: certd.v1.CertificateDescription.key_spec:type_name -> certd.v1.KeySpec
+	1,  // 10: certd.v1.CertificateDescription.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	2,  // 11: certd.v1.CertificateDescription.key_usages:type_name -> certd.v1.KeyUsage
+	9,  // 12: certd.v1.CertificateDescription.extensions:type_name -> certd.v1.Extension
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_x509_proto_init() }
@@ -982,14 +1145,14 @@ func file_certd_v1_x509_proto_init() {
 	if File_certd_v1_x509_proto != nil {
 		return
 	}
-	file_certd_v1_x509_proto_msgTypes[5].OneofWrappers = []any{}
+	file_certd_v1_x509_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_x509_proto_rawDesc), len(file_certd_v1_x509_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
