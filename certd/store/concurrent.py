@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, select, update
 
 from certd.errors import CertdError, Reason
 from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS, STORE_RETRIES
@@ -17,7 +17,12 @@ from certd.store.transaction import Transaction
 MOST_ATTEMPTS = 20
 _LONGEST_PAUSE = 0.1
 
+_LONGEST_MEMORY = 0.5
+"""Seconds for which a version is not asked for again; others' changes are seen after that."""
+
 _INSERT_EVENTS = insert(schema.unnumbered_events)
+_SELECT_VERSION = select(schema.configuration_version.c.version)
+_GROW_VERSION = update(schema.configuration_version).values(version=schema.configuration_version.c.version + 1)
 
 
 class ConcurrentWriter:
@@ -34,6 +39,25 @@ class ConcurrentWriter:
         self._changed = threading.Condition()
         self._running = 0
         self._closing = False
+        self._version_lock = threading.Lock()
+        self._version = 0
+        self._version_until = 0.0
+
+    @property
+    def configuration_version(self) -> int:
+        """Grows with each commit, of any daemon, that changes the configuration; read again twice a second.
+
+        Raises what the driver raises when the server does not answer: nothing is allowed on what may be outdated.
+        """
+        if time.monotonic() < self._version_until:
+            return self._version
+        with self._version_lock:
+            asked = time.monotonic()
+            if asked >= self._version_until:
+                with self._engine.connect() as connection:
+                    self._version = connection.execute(_SELECT_VERSION).scalar_one()
+                self._version_until = asked + _LONGEST_MEMORY
+            return self._version
 
     def write(self, name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # The type of the work's result; Store.write says it.
         """Returns the result of `work` once it is committed; raises what it raised, or STORE_UNAVAILABLE."""
@@ -85,6 +109,8 @@ class ConcurrentWriter:
                 transaction.end()
             if transaction.events:
                 connection.execute(_INSERT_EVENTS, [event.columns for event in transaction.events])
+            if transaction.configuration_is_changed:
+                connection.execute(_GROW_VERSION)
             try:
                 connection.commit()
             except Exception as error:
@@ -92,6 +118,10 @@ class ConcurrentWriter:
                 error.certd_committing = True  # type: ignore[attr-defined]  # Read in write().
                 raise
         STORE_COMMITS.inc()
+        if transaction.configuration_is_changed:
+            # Behind whoever reads it at this moment, perhaps without this change.
+            with self._version_lock:
+                self._version_until = 0.0
         if transaction.events:
             self._events_committed()
         return result

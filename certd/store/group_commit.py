@@ -27,6 +27,8 @@ _log = logging.getLogger("certd.store")
 
 _SELECT_HEAD = select(schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash)
 _INSERT_EVENTS = insert(schema.events)
+_SELECT_VERSION = select(schema.configuration_version.c.version)
+_GROW_VERSION = update(schema.configuration_version).values(version=schema.configuration_version.c.version + 1)
 _UPDATE_HEAD = update(schema.event_sequence).where(schema.event_sequence.c.id == literal_column("1"))
 
 _Work = tuple[Callable[[Transaction], Any], Future[Any]]
@@ -50,6 +52,8 @@ class GroupCommitWriter:
         self._closing = False
         self._connection: Connection | None = None
         self._head = ChainHead(0, b"")
+        self.configuration_version = 0
+        """Grows after each commit of a work that said that it changes the configuration."""
         self._open_connection()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -118,6 +122,7 @@ class GroupCommitWriter:
                     raw.execute("ROLLBACK TO work")
                     raw.execute("RELEASE work")
                     transaction.events.clear()
+                    transaction.configuration_is_changed = False
                     results.append((future, None, error))
                 else:
                     if not raw.in_transaction:
@@ -127,6 +132,9 @@ class GroupCommitWriter:
                 finally:
                     transaction.end()
             head = self._number(connection, transactions, head)
+            grows = any(transaction.configuration_is_changed for transaction in transactions)
+            if grows:
+                connection.execute(_GROW_VERSION)
             committing = True
             raw.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  # The thread survives everything, and the callers hear of it.
@@ -134,6 +142,7 @@ class GroupCommitWriter:
             self._fail(batch, error)
             return
         self._head = head
+        self.configuration_version += grows
         STORE_COMMITS.inc()
         for future, result, failure in results:
             if failure is None:
@@ -190,10 +199,12 @@ class GroupCommitWriter:
             connection = self._engine.connect()
             try:
                 row = connection.execute(_SELECT_HEAD).one()
+                version = connection.execute(_SELECT_VERSION).scalar_one()
             except BaseException:
                 connection.close()
                 raise
             self._head = ChainHead(row.last_seq, row.last_hash)
+            self.configuration_version = version
             self._connection = connection
         return self._connection
 

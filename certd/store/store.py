@@ -145,6 +145,15 @@ class Store:
         finally:
             _observe("read", name, start)
 
+    @property
+    def configuration_version(self) -> int:
+        """A number that grows with every change of what may be kept in memory, see `Transaction.configuration_changed`.
+
+        On PostgreSQL changes by other daemons show within a second. Raises STORE_UNAVAILABLE.
+        """
+        with dialect.database_errors():
+            return self._writer.configuration_version
+
     def close(self) -> None:
         """Commits what waits, refuses what comes, and lets go of the database."""
         if not self._closed:

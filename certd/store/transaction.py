@@ -31,7 +31,7 @@ class PendingEvent:
 class Transaction:
     """The transaction of one work or one read; of no use after its end."""
 
-    __slots__ = ("_connection", "engine_name", "events")
+    __slots__ = ("_connection", "configuration_is_changed", "engine_name", "events")
 
     def __init__(self, connection: Connection, engine_name: str) -> None:
         self._connection: Connection | None = connection
@@ -39,6 +39,8 @@ class Transaction:
         """SQLITE or POSTGRESQL."""
         self.events: list[PendingEvent] = []
         """What the work recorded, for those who commit."""
+        self.configuration_is_changed = False
+        """Whether the work said so, for those who commit."""
 
     def execute(
         self,
@@ -58,6 +60,13 @@ class Transaction:
         if self._connection is None:
             raise RuntimeError("the transaction has ended; its events can no longer be recorded")
         self.events.append(PendingEvent(event))
+
+    def configuration_changed(self) -> None:
+        """Says that the work changes what daemons keep in memory: grants, profiles, authorities or identities.
+
+        With the commit `Store.configuration_version` grows, here at once and in other daemons within a second.
+        """
+        self.configuration_is_changed = True
 
     def end(self) -> None:
         """Makes the transaction useless, for those who commit."""
