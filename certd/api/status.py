@@ -64,6 +64,7 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.IMPORT_KEY_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.IMPORT_CHAIN_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.IMPORT_NOT_COMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 
@@ -78,7 +79,7 @@ _RETRY_AFTER: Final[Mapping[Reason, float]] = {
 }
 """Seconds after which the same call may succeed, where the error does not say so itself."""
 
-_QUOTAS: Final = frozenset({Reason.RATE_LIMITED, Reason.SIGNING_QUEUE_FULL})
+_QUOTAS: Final = frozenset({Reason.RATE_LIMITED, Reason.SIGNING_QUEUE_FULL, Reason.QUOTA_EXCEEDED})
 
 _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "tenants": "certd.v1.Tenant",

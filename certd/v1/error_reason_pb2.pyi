@@ -114,6 +114,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
     FAILED_PRECONDITION.
     """
+    QUOTA_EXCEEDED: _ErrorReason.ValueType  # 44
+    """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -210,4 +212,6 @@ IMPORT_NOT_COMPATIBLE: ErrorReason.ValueType  # 43
 """The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
 FAILED_PRECONDITION.
 """
+QUOTA_EXCEEDED: ErrorReason.ValueType  # 44
+"""The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -117,6 +117,8 @@ const (
 	// The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
 	// FAILED_PRECONDITION.
 	ErrorReason_IMPORT_NOT_COMPATIBLE ErrorReason = 43
+	// The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED.
+	ErrorReason_QUOTA_EXCEEDED ErrorReason = 44
 )
 
 // Enum value maps for ErrorReason.
@@ -166,6 +168,7 @@ var (
 		41: "IMPORT_KEY_MISMATCH",
 		42: "IMPORT_CHAIN_INVALID",
 		43: "IMPORT_NOT_COMPATIBLE",
+		44: "QUOTA_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -212,6 +215,7 @@ var (
 		"IMPORT_KEY_MISMATCH":           41,
 		"IMPORT_CHAIN_INVALID":          42,
 		"IMPORT_NOT_COMPATIBLE":         43,
+		"QUOTA_EXCEEDED":                44,
 	}
 )
 
@@ -246,7 +250,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\x88\b\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\x9c\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -292,7 +296,8 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x0eIMPORT_EXPIRED\x10(\x12\x17\n" +
 	"\x13IMPORT_KEY_MISMATCH\x10)\x12\x18\n" +
 	"\x14IMPORT_CHAIN_INVALID\x10*\x12\x19\n" +
-	"\x15IMPORT_NOT_COMPATIBLE\x10+B/\n" +
+	"\x15IMPORT_NOT_COMPATIBLE\x10+\x12\x12\n" +
+	"\x0eQUOTA_EXCEEDED\x10,B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
