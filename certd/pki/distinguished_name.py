@@ -21,6 +21,7 @@ DistinguishedName: TypeAlias = tuple[RelativeDistinguishedName, ...]
 EMPTY = der.sequence()
 """DER of the name without any attribute."""
 COMMON_NAME = "2.5.4.3"
+EMAIL_ADDRESS = "1.2.840.113549.1.9.1"
 HIGHEST_RELATIVE_NAMES = 32
 HIGHEST_ATTRIBUTES = 8
 """In one relative distinguished name."""
@@ -42,7 +43,6 @@ _SHORT_NAMES = {
     "2.5.4.5": "SERIALNUMBER",
 }
 _OIDS = {short: oid for oid, short in _SHORT_NAMES.items()}
-_EMAIL_ADDRESS = "1.2.840.113549.1.9.1"
 _COUNTRIES = frozenset({"2.5.4.6", "1.3.6.1.4.1.311.60.2.1.3"})
 # RFC 5280, appendix A.1: upper bounds, in characters.
 _LONGEST = {
@@ -55,11 +55,11 @@ _LONGEST = {
     "2.5.4.11": 64,
     "2.5.4.12": 64,
     "0.9.2342.19200300.100.1.25": 63,
-    _EMAIL_ADDRESS: 255,
+    EMAIL_ADDRESS: 255,
 }
 # RFC 5280, appendix A.1: attributes with one type of string instead of a choice.
 _PRINTABLE = frozenset({*_COUNTRIES, "2.5.4.5", "2.5.4.46"})
-_IA5 = frozenset({"0.9.2342.19200300.100.1.25", _EMAIL_ADDRESS})
+_IA5 = frozenset({"0.9.2342.19200300.100.1.25", EMAIL_ADDRESS})
 _PRINTABLE_VALUE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DOTTED = re.compile(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,38}))(\.(0|[1-9][0-9]{0,38})){0,30}")
@@ -220,7 +220,12 @@ def _problems(relatives: tuple[_RawRelative, ...]) -> tuple[str, ...]:
 
 def common_names(name: bytes) -> tuple[str, ...]:
     """Returns the values of its CN attributes."""
-    return tuple(value for relative in decode(name) for oid, value in relative if oid == COMMON_NAME)
+    return values(name, COMMON_NAME)
+
+
+def values(name: bytes, attribute_type: str) -> tuple[str, ...]:
+    """Returns the values of its attributes of a type, given as a dotted identifier."""
+    return tuple(value for relative in decode(name) for oid, value in relative if oid == attribute_type)
 
 
 def without_common_names(name: bytes, dropped: Sequence[str]) -> bytes:

@@ -33,6 +33,8 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):((?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)")
 _AUTHORITY = re.compile(r"//([^/?#]*)")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
+# Of a URI whose authority is known to be well-formed: user and port are left out.
+_HOST_OF_URI = re.compile(r"[a-z0-9+.-]+://(?:[^/?#@]*@)?(\[[^\]]+\]|[^/?#:@]+)")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _SPIFFE = "spiffe://"
@@ -68,7 +70,7 @@ class SpiffeId:
         return f"{_SPIFFE}{self.trust_domain}{self.path}"
 
 
-class _InvalidNameError(ValueError):
+class InvalidNameError(ValueError):
     """A name that is none; the message says why."""
 
 
@@ -87,15 +89,15 @@ def normalise(names: SubjectAlternativeNames, *, field: str) -> SubjectAlternati
         for index, value in enumerate(values):
             try:
                 normal[rule(value)] = None
-            except _InvalidNameError as error:
+            except InvalidNameError as error:
                 violations.append(Violation(f"{field}.{kind}[{index}]", f"{excerpt(value)} {error}"))
         return tuple(normal)
 
     normal = SubjectAlternativeNames(
-        dns_names=every("dns_names", names.dns_names, _dns_name),
-        ip_addresses=every("ip_addresses", names.ip_addresses, _ip_address),
-        uris=every("uris", names.uris, _uri),
-        email_addresses=every("email_addresses", names.email_addresses, _email_address),
+        dns_names=every("dns_names", names.dns_names, parse_dns_name),
+        ip_addresses=every("ip_addresses", names.ip_addresses, parse_ip_address),
+        uris=every("uris", names.uris, parse_uri),
+        email_addresses=every("email_addresses", names.email_addresses, parse_email_address),
     )
     if violations:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
@@ -113,22 +115,28 @@ def excerpt(value: str) -> str:
 def normalise_dns_name(text: str) -> str | None:
     """Returns a DNS name in its normal form; None when it is none."""
     try:
-        return _dns_name(text)
-    except _InvalidNameError:
+        return parse_dns_name(text)
+    except InvalidNameError:
         return None
 
 
 def normalise_ip_address(text: str) -> str | None:
     """Returns an IP address in its normal form; None when it is none."""
     try:
-        return _ip_address(text)
-    except _InvalidNameError:
+        return parse_ip_address(text)
+    except InvalidNameError:
         return None
 
 
 def is_wildcard(dns_name: str) -> bool:
     """Returns whether a DNS name in its normal form stands for every name below another."""
     return dns_name.startswith("*.")
+
+
+def host_of_uri(uri: str) -> str | None:
+    """Returns the host of a URI in its normal form, an IPv6 address in its brackets; None when it has none."""
+    match = _HOST_OF_URI.match(uri)
+    return None if match is None else match[1]
 
 
 def is_spiffe_id(uri: str) -> bool:
@@ -144,49 +152,50 @@ def parse_spiffe_id(text: str) -> SpiffeId:
     """
     try:
         return _spiffe_id(text)
-    except _InvalidNameError as error:
+    except InvalidNameError as error:
         raise field_invalid("spiffe_id", f"{excerpt(text)} {error}") from error
 
 
 def _spiffe_id(text: str) -> SpiffeId:
     if not text.startswith(_SPIFFE):
-        raise _InvalidNameError(f"must begin with {_SPIFFE}")
+        raise InvalidNameError(f"must begin with {_SPIFFE}")
     if len(text) > LONGEST_URI:
-        raise _InvalidNameError(f"is longer than {LONGEST_URI} octets")
+        raise InvalidNameError(f"is longer than {LONGEST_URI} octets")
     trust_domain, slash, path = text.removeprefix(_SPIFFE).partition("/")
     if not _TRUST_DOMAIN.fullmatch(trust_domain) or len(trust_domain) > LONGEST_TRUST_DOMAIN:
-        raise _InvalidNameError("needs a trust domain of lower-case letters, digits, dots, hyphens and underscores")
+        raise InvalidNameError("needs a trust domain of lower-case letters, digits, dots, hyphens and underscores")
     for segment in path.split("/") if slash else ():
         if not _PATH_SEGMENT.fullmatch(segment) or segment in {".", ".."}:
-            raise _InvalidNameError(
+            raise InvalidNameError(
                 "has a path segment that is empty, of dots, or not of letters, digits, '.', '-', '_'"
             )
     return SpiffeId(trust_domain, slash + path)
 
 
 @lru_cache(maxsize=4096)
-def _dns_name(text: str) -> str:
+def parse_dns_name(text: str) -> str:
     """Returns the normal form of a DNS name in preferred syntax (RFC 1034, section 3.5; RFC 5890 for its A-labels).
 
-    Cached, because issuing looks at the same names three times: at the edge, at admission and in the lint.
+    InvalidNameError when it is none. Cached, because issuing looks at the same names three times: at the edge, at
+    admission and in the lint.
     """
     if not text.isascii():
-        raise _InvalidNameError("has characters outside ASCII; write it in A-labels (xn--…)")
+        raise InvalidNameError("has characters outside ASCII; write it in A-labels (xn--…)")
     name = text.lower()
     if not 0 < len(name) <= LONGEST_DNS_NAME:
-        raise _InvalidNameError(f"must have 1 to {LONGEST_DNS_NAME} octets")
+        raise InvalidNameError(f"must have 1 to {LONGEST_DNS_NAME} octets")
     labels = name.split(".")
     if labels[0] == "*":
         del labels[0]
         if len(labels) < 2:
-            raise _InvalidNameError("is a wildcard with fewer than two labels after it")
+            raise InvalidNameError("is a wildcard with fewer than two labels after it")
     for label in labels:
         if not _LABEL.fullmatch(label):
-            raise _InvalidNameError(_label_problem(label))
+            raise InvalidNameError(_label_problem(label))
         if label.startswith("xn--"):
             _check_a_label(label)
     if labels[-1].isdigit():
-        raise _InvalidNameError("ends in a label of digits; an IP address belongs among the IP addresses")
+        raise InvalidNameError("ends in a label of digits; an IP address belongs among the IP addresses")
     return name
 
 
@@ -204,26 +213,27 @@ def _check_a_label(label: str) -> None:
     try:
         idna.ulabel(label)
     except idna.IDNAError as error:
-        raise _InvalidNameError("has a label that begins with xn-- and is no A-label of IDNA 2008") from error
+        raise InvalidNameError("has a label that begins with xn-- and is no A-label of IDNA 2008") from error
 
 
-def _ip_address(text: str) -> str:
+def parse_ip_address(text: str) -> str:
+    """Returns the normal form of an IP address; InvalidNameError when it is none."""
     try:
         address = ip_address(text)
     except ValueError as error:
-        raise _InvalidNameError("is neither an IPv4 nor an IPv6 address") from error
+        raise InvalidNameError("is neither an IPv4 nor an IPv6 address") from error
     if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise _InvalidNameError("has a zone, which means nothing on another machine")
+        raise InvalidNameError("has a zone, which means nothing on another machine")
     return str(address)
 
 
-def _uri(text: str) -> str:
-    """Returns the normal form of an absolute URI (RFC 3986, section 6.2.2.1)."""
+def parse_uri(text: str) -> str:
+    """Returns the normal form of an absolute URI (RFC 3986, section 6.2.2.1); InvalidNameError when it is none."""
     match = _URI.fullmatch(text)
     if match is None:
-        raise _InvalidNameError("is not an absolute URI of RFC 3986 in ASCII")
+        raise InvalidNameError("is not an absolute URI of RFC 3986 in ASCII")
     if len(text) > LONGEST_URI:
-        raise _InvalidNameError(f"is longer than {LONGEST_URI} octets")
+        raise InvalidNameError(f"is longer than {LONGEST_URI} octets")
     scheme, rest = match[1].lower(), match[2]
     if scheme == "spiffe":
         return str(_spiffe_id(f"{scheme}:{rest}"))
@@ -231,6 +241,8 @@ def _uri(text: str) -> str:
     if authority is None:
         return f"{scheme}:{rest}"
     user, at, host_and_port = authority[1].rpartition("@")
+    if "@" in user:
+        raise InvalidNameError("has two @ before its host")
     return f"{scheme}://{user}{at}{_host_and_port(host_and_port)}{rest[authority.end() :]}"
 
 
@@ -238,26 +250,29 @@ def _host_and_port(text: str) -> str:
     """RFC 5280, section 4.2.1.6: the host of a URI is a fully qualified name or an IP address."""
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None:
-        raise _InvalidNameError("has no host after //")
+        raise InvalidNameError("has no host after //")
     host, port = match[1].lower(), match[2] or ""
     if host.startswith("["):
-        return f"[{_ip_address(host[1:-1])}]{port}"
-    host = normalise_ip_address(host) or _dns_name(host)
+        return f"[{parse_ip_address(host[1:-1])}]{port}"
+    host = normalise_ip_address(host) or parse_dns_name(host)
     if is_wildcard(host):
-        raise _InvalidNameError("has a wildcard for a host")
+        raise InvalidNameError("has a wildcard for a host")
     return host + port
 
 
-def _email_address(text: str) -> str:
-    """Returns the normal form of a mailbox (RFC 5321, section 4.1.2), without quotes and in ASCII."""
+def parse_email_address(text: str) -> str:
+    """Returns the normal form of a mailbox (RFC 5321, section 4.1.2), without quotes and in ASCII.
+
+    InvalidNameError when it is none.
+    """
     local_part, at, domain = text.rpartition("@")
     if not at or not text.isascii() or not _LOCAL_PART.fullmatch(local_part):
-        raise _InvalidNameError("is not a mailbox of RFC 5321 in ASCII")
+        raise InvalidNameError("is not a mailbox of RFC 5321 in ASCII")
     if len(local_part) > LONGEST_LOCAL_PART or len(text) > LONGEST_EMAIL_ADDRESS:
-        raise _InvalidNameError(
+        raise InvalidNameError(
             f"is longer than {LONGEST_EMAIL_ADDRESS} octets, or {LONGEST_LOCAL_PART} of them before the @"
         )
-    domain = _dns_name(domain)
+    domain = parse_dns_name(domain)
     if is_wildcard(domain):
-        raise _InvalidNameError("has a wildcard for a domain")
+        raise InvalidNameError("has a wildcard for a domain")
     return f"{local_part}@{domain}"
