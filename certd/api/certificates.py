@@ -4,7 +4,7 @@ from functools import partial
 
 from certd.api import fields, x509
 from certd.api.call import Call, Methods
-from certd.model.certificate import CertificateState
+from certd.model.certificate import CertificateState, RevocationReason
 from certd.model.names import AuthorityName, CertificateName, ProfileName
 from certd.services.certificates import Certificates, CertificateView, NewCertificate
 from certd.services.paging import Page
@@ -16,6 +16,16 @@ _STATES = {
     CertificateState.ISSUED: certificate_pb2.Certificate.ISSUED,
     CertificateState.REVOKED: certificate_pb2.Certificate.REVOKED,
     CertificateState.LOST: certificate_pb2.Certificate.LOST,
+}
+REVOCATION_REASONS = {
+    RevocationReason.UNSPECIFIED: certificate_pb2.REVOCATION_REASON_UNSPECIFIED,
+    RevocationReason.KEY_COMPROMISE: certificate_pb2.KEY_COMPROMISE,
+    RevocationReason.CA_COMPROMISE: certificate_pb2.CA_COMPROMISE,
+    RevocationReason.AFFILIATION_CHANGED: certificate_pb2.AFFILIATION_CHANGED,
+    RevocationReason.SUPERSEDED: certificate_pb2.SUPERSEDED,
+    RevocationReason.CESSATION_OF_OPERATION: certificate_pb2.CESSATION_OF_OPERATION,
+    RevocationReason.PRIVILEGE_WITHDRAWN: certificate_pb2.PRIVILEGE_WITHDRAWN,
+    RevocationReason.AA_COMPROMISE: certificate_pb2.AA_COMPROMISE,
 }
 
 
@@ -95,6 +105,7 @@ def certificate_message(view: CertificateView) -> certificate_pb2.Certificate:
         state=_STATES[row.state],
         chain=x509.encoded_chain(view.chain),
         profile=view.profile_name,
+        profile_version=row.profile_version,
         managed_certificate_version=view.managed_certificate_version,
         create_time=x509.timestamp(row.create_time),
         labels=row.labels,
@@ -105,4 +116,8 @@ def certificate_message(view: CertificateView) -> certificate_pb2.Certificate:
         message.description.CopyFrom(x509.description(view.der))
     if row.revoke_time is not None:
         message.revoke_time.CopyFrom(x509.timestamp(row.revoke_time))
+    if row.revocation_reason is not None:
+        message.revocation_reason = REVOCATION_REASONS[row.revocation_reason]
+    if row.invalidity_time is not None:
+        message.invalidity_time.CopyFrom(x509.timestamp(row.invalidity_time))
     return message

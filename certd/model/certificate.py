@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from certd.pki.key_spec import KeySpec
+from certd.pki.names import SubjectAlternativeNames
+
 
 class CertificateState(enum.StrEnum):
     """How far the signing of a certificate came, and what became of it."""
@@ -44,11 +47,16 @@ class Intent:
     """DER of the TBSCertificate."""
     profile: str
     """Id of the profile."""
+    profile_version: int
     subject_text: str
     """RFC 4514 text of the subject, for lists."""
     not_before: datetime
     not_after: datetime
     public_key_sha256: bytes
+    key_spec: KeySpec | None
+    """None in what a release wrote that did not record it."""
+    names: SubjectAlternativeNames = field(default=SubjectAlternativeNames(), compare=False)
+    """To find it by. They stand in rows of their own, which are not read with the rest of an intent."""
     managed_certificate_uid: str | None = None
     managed_certificate_version: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -68,13 +76,18 @@ class Certificate:
     der: bytes | None
     """None while PENDING and when LOST."""
     profile: str
+    profile_version: int
     subject_text: str
     not_before: datetime
     not_after: datetime
     public_key_sha256: bytes
+    key_spec: KeySpec | None
+    """None in what a release wrote that did not record it."""
     managed_certificate_uid: str | None
     managed_certificate_version: int | None
     labels: Mapping[str, str]
     create_time: datetime
     revoke_time: datetime | None
     revocation_reason: RevocationReason | None
+    invalidity_time: datetime | None
+    """Since when its key is known or thought to be compromised; None when nobody said."""

@@ -14,7 +14,8 @@ from sqlalchemy import Row, Select, bindparam, literal_column, or_, select, upda
 
 from certd.errors import CertdError, Reason
 from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
-from certd.store import schema
+from certd.pki.key_spec import KeySpec
+from certd.store import certificate_names, schema
 from certd.store.dialect import insert_if_absent
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
@@ -55,16 +56,19 @@ _SELECT: Select[Any] = select(
     _certificates.c.state,
     _certificates.c.der,
     _certificates.c.profile,
+    _certificates.c.profile_version,
     _certificates.c.subject_text,
     _certificates.c.not_before,
     _certificates.c.not_after,
     _certificates.c.public_key_sha256,
+    _certificates.c.key_spec,
     _certificates.c.managed_certificate_uid,
     _certificates.c.managed_certificate_version,
     _certificates.c.labels,
     _certificates.c.create_time,
     _certificates.c.revoke_time,
     _certificates.c.revocation_reason,
+    _certificates.c.invalidity_time,
 )
 _KEY_FITS = (
     _certificates.c.authority_uid == bindparam("of_authority"),
@@ -120,10 +124,12 @@ _PENDING_OF_ENDED: Select[Any] = (
         _certificates.c.serial,
         _certificates.c.tbs,
         _certificates.c.profile,
+        _certificates.c.profile_version,
         _certificates.c.subject_text,
         _certificates.c.not_before,
         _certificates.c.not_after,
         _certificates.c.public_key_sha256,
+        _certificates.c.key_spec,
         _certificates.c.managed_certificate_uid,
         _certificates.c.managed_certificate_version,
         _certificates.c.labels,
@@ -144,21 +150,24 @@ def _certificate(row: Row[Any]) -> Certificate:
         state=CertificateState(row.state),
         der=row.der,
         profile=row.profile,
+        profile_version=row.profile_version,
         subject_text=row.subject_text,
         not_before=time_of(row.not_before),
         not_after=time_of(row.not_after),
         public_key_sha256=row.public_key_sha256,
+        key_spec=None if row.key_spec is None else KeySpec(row.key_spec),
         managed_certificate_uid=row.managed_certificate_uid,
         managed_certificate_version=row.managed_certificate_version,
         labels=labels_of(row.labels),
         create_time=time_of(row.create_time),
         revoke_time=optional_time_of(row.revoke_time),
         revocation_reason=None if row.revocation_reason is None else RevocationReason(row.revocation_reason),
+        invalidity_time=optional_time_of(row.invalidity_time),
     )
 
 
 def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
-    """Inserts what will be signed, all or nothing; raises SerialTakenError naming those whose serial is taken.
+    """Inserts what will be signed and its names, all or nothing; SerialTakenError names those whose serial is taken.
 
     The error must leave the work, which undoes what was inserted.
     """
@@ -173,10 +182,12 @@ def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
             "state": "PENDING",
             "tbs": intent.tbs,
             "profile": intent.profile,
+            "profile_version": intent.profile_version,
             "subject_text": intent.subject_text,
             "not_before": microseconds(intent.not_before),
             "not_after": microseconds(intent.not_after),
             "public_key_sha256": intent.public_key_sha256,
+            "key_spec": None if intent.key_spec is None else intent.key_spec.value,
             "managed_certificate_uid": intent.managed_certificate_uid,
             "managed_certificate_version": intent.managed_certificate_version,
             "labels": labels_text(intent.labels),
@@ -187,6 +198,7 @@ def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
     ]
     if tx.execute(_INSERT, rows).rowcount != len(intents):
         raise SerialTakenError(_taken(tx, intents))
+    certificate_names.insert(tx, [(intent.authority_uid, intent.serial, intent.names) for intent in intents])
 
 
 def _taken(tx: Transaction, intents: Sequence[Intent]) -> tuple[int, ...]:
@@ -243,10 +255,12 @@ def pending_of_ended_owners(tx: Transaction, now: datetime, limit: int) -> list[
             serial=row.serial,
             tbs=row.tbs,
             profile=row.profile,
+            profile_version=row.profile_version,
             subject_text=row.subject_text,
             not_before=time_of(row.not_before),
             not_after=time_of(row.not_after),
             public_key_sha256=row.public_key_sha256,
+            key_spec=None if row.key_spec is None else KeySpec(row.key_spec),
             managed_certificate_uid=row.managed_certificate_uid,
             managed_certificate_version=row.managed_certificate_version,
             labels=labels_of(row.labels),
@@ -264,7 +278,7 @@ def get(tx: Transaction, authority_uid: str, serial: str) -> Certificate | None:
 
 
 def latest_of_key(tx: Transaction, authority_uid: str, public_key_sha256: bytes) -> Certificate | None:
-    """Returns the newest certificate of an authority for a key; reads all rows of the authority in the worst case."""
+    """Returns the newest certificate of an authority for a key."""
     row = tx.execute(_LATEST_OF_KEY, {"of_authority": authority_uid, "of_key": public_key_sha256}).first()
     return None if row is None else _certificate(row)
 

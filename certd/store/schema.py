@@ -171,12 +171,22 @@ certificate_names = Table(
     "certificate_names",
     metadata,
     _text("authority_uid"),
+    _text("serial"),
     # A kind of `store.certificate_names`.
     _text("kind"),
     # A DNS name with its labels in reverse order, so that what lies below a domain is a range; other kinds as they are.
     _text("name"),
-    _text("serial"),
-    PrimaryKeyConstraint("authority_uid", "kind", "name", "serial", name="certificate_names_key"),
+    # The names of a certificate are found by this key, and the certificates of a name by the index below.
+    PrimaryKeyConstraint("authority_uid", "serial", "kind", "name", name="certificate_names_key"),
+    # The rows are all key, and SQLite need not keep them twice.
+    sqlite_with_rowid=False,
+)
+Index(
+    "certificate_names_search",
+    certificate_names.c.authority_uid,
+    certificate_names.c.kind,
+    certificate_names.c.name,
+    certificate_names.c.serial,
 )
 
 # Keys of a tenant that were reported as compromised and are never certified again.

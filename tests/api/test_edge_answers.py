@@ -210,6 +210,7 @@ def test_issue_certificate(edge: Edge) -> None:
         certificate=encoded(LEAF),
         chain=[encoded(TENANT_ROOT)],
         profile=PROFILE_NAME,
+        profile_version=4,
         create_time=moment_of(NOW),
         labels={"team": "web"},
         warnings=[x509_pb2.Warning(field="csr.extensions", message="1.2.3 was dropped")],

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from certd.model.certificate import Certificate, CertificateState, Intent
+from certd.pki.key_spec import KeySpec
 from certd.store import certificates, owners
 from certd.store.certificates import CertificateKey, Completion, SerialTakenError
 from certd.store.store import Store
@@ -42,16 +43,19 @@ def test_an_intent_is_pending_until_it_is_completed(store: Store) -> None:
         state=CertificateState.PENDING,
         der=None,
         profile="end-entity",
+        profile_version=1,
         subject_text=one.subject_text,
         not_before=NOW,
         not_after=LATER,
         public_key_sha256=bytes(32),
+        key_spec=KeySpec.EC_P256,
         managed_certificate_uid="managed",
         managed_certificate_version=3,
         labels={"team": "web"},
         create_time=NOW,
         revoke_time=None,
         revocation_reason=None,
+        invalidity_time=None,
     )
     assert get(store, one) == pending
     assert complete(store, [completion(one)]) == {key(one)}

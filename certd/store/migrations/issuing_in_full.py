@@ -28,11 +28,13 @@ def upgrade() -> None:
     op.create_table(
         "certificate_names",
         _text("authority_uid"),
+        _text("serial"),
         _text("kind"),
         _text("name"),
-        _text("serial"),
-        sa.PrimaryKeyConstraint("authority_uid", "kind", "name", "serial", name="certificate_names_key"),
+        sa.PrimaryKeyConstraint("authority_uid", "serial", "kind", "name", name="certificate_names_key"),
+        sqlite_with_rowid=False,
     )
+    op.create_index("certificate_names_search", "certificate_names", ["authority_uid", "kind", "name", "serial"])
     op.create_table(
         "blocked_keys",
         _text("tenant"),
