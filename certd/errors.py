@@ -56,6 +56,7 @@ class Reason(enum.StrEnum):
     IMPORT_CHAIN_INVALID = "IMPORT_CHAIN_INVALID"
     IMPORT_NOT_COMPATIBLE = "IMPORT_NOT_COMPATIBLE"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    PREPARATION_UNAVAILABLE = "PREPARATION_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,17 @@ class CertdError(Exception):
         self.violations = violations
         self.retry_after = retry_after
         self.resource = resource
+
+    def another(self) -> "CertdError":
+        """Returns an equal error, for one more caller to raise: each carries a traceback of its own."""
+        return CertdError(
+            self.reason,
+            self.message,
+            metadata=self.metadata,
+            violations=self.violations,
+            retry_after=self.retry_after,
+            resource=self.resource,
+        )
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

@@ -6,6 +6,7 @@ bytes are replaced here.
 
 import logging
 import sys
+import traceback
 from collections.abc import MutableMapping
 from typing import Final, Literal, TextIO
 
@@ -90,3 +91,17 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, object]) ->
         elif isinstance(value, bytes | bytearray | memoryview):
             event[key] = f"[{len(value)} bytes]"
     return event
+
+
+def traceback_of(error: BaseException) -> str:
+    """Returns where an error was raised, with the errors behind it, as text.
+
+    Without the errors' own texts: those may quote what a request held, a passphrase for example.
+    """
+    parts: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        frames = "".join(traceback.format_tb(current.__traceback__))
+        parts.append(f"{type(current).__qualname__}\n{frames}")
+        current = current.__cause__ or current.__context__
+    return "\ncaused by ".join(parts)

@@ -9,7 +9,6 @@ holds is logged: methods, principals, reasons and field paths are.
 import contextlib
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from certd.api.call import Call, making
 from certd.api.methods import METHODS, Admission
 from certd.api.streams import StreamSlots
 from certd.errors import CertdError, Reason, field_invalid
+from certd.log import traceback_of
 from certd.metrics import CALL_SECONDS, CALLS
 from certd.model.access import Caller, Permission
 
@@ -182,7 +182,9 @@ class Gate(Interceptor):
         """Logs a defect under a new id and answers the id."""
         error_id = uuid.uuid4().hex
         outcome.code = grpc.StatusCode.INTERNAL
-        _log.error("defect", error_id=error_id, method=method, principal=outcome.principal, traceback=_traceback(error))
+        _log.error(
+            "defect", error_id=error_id, method=method, principal=outcome.principal, traceback=traceback_of(error)
+        )
         context.abort_with_status(status.internal(error_id))
 
 
@@ -213,17 +215,3 @@ def _responses(handler: Handler, request: Any, context: grpc.ServicerContext) ->
     if handler.unary_stream is not None:
         return handler.unary_stream(_parsed(handler, request), context)
     raise TypeError("the method has no handler of its kind")
-
-
-def _traceback(error: BaseException) -> str:
-    """Returns where an error was raised, with the errors behind it, as text.
-
-    Without the errors' own texts: those may quote what the request held, a passphrase for example.
-    """
-    parts: list[str] = []
-    current: BaseException | None = error
-    while current is not None:
-        frames = "".join(traceback.format_tb(current.__traceback__))
-        parts.append(f"{type(current).__qualname__}\n{frames}")
-        current = current.__cause__ or current.__context__
-    return "\ncaused by ".join(parts)

@@ -65,6 +65,7 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.IMPORT_CHAIN_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.IMPORT_NOT_COMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.PREPARATION_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 
@@ -74,6 +75,7 @@ _RETRY_AFTER: Final[Mapping[Reason, float]] = {
     Reason.RATE_LIMITED: 10.0,
     Reason.SIGNING_QUEUE_FULL: 0.5,
     Reason.TOKEN_UNAVAILABLE: 1.0,
+    Reason.PREPARATION_UNAVAILABLE: 0.5,
     Reason.STORE_UNAVAILABLE: 1.0,
     Reason.SHUTTING_DOWN: 1.0,
 }

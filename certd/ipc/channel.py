@@ -52,17 +52,19 @@ class UnixSocket:
 Endpoint = SpawnedChild | UnixSocket
 
 
+Answered = Callable[[bytes | CertdError], None]
+"""Is called with the answer of a call, or with its failure."""
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """A call whose reply is awaited."""
+    """A caller who waits for the reply."""
 
     done: threading.Event = field(default_factory=threading.Event)
-    payload: bytes = b""
-    error: CertdError | None = None
+    outcome: bytes | CertdError = b""
 
-    def finish(self, *, payload: bytes = b"", error: CertdError | None = None) -> None:
-        self.payload = payload
-        self.error = error
+    def finish(self, outcome: bytes | CertdError) -> None:
+        self.outcome = outcome
         self.done.set()
 
 
@@ -102,7 +104,7 @@ class Channel:
         self._problem = f"The {name} has not been started."
         self._last_words = ""
         self._heard = False
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Answered] = {}
         self._last_call_id = 0
         self._callbacks: list[Callable[[bool, str], None]] = []
         self._stopping = threading.Event()
@@ -171,26 +173,41 @@ class Channel:
         answers; DEADLINE_EXCEEDED; FIELD_INVALID when the request is too large for a frame; or the child's own failure.
         """
         deadline = time.monotonic() + timeout
-        milliseconds = min(max(0, int(timeout * 1000)), 0xFFFF_FFFF)
         waiting = _Waiting()
+        call_id = self.submit(payload, timeout=timeout, answered=waiting.finish)
+        if not waiting.done.wait(max(0.0, deadline - time.monotonic())):
+            with self._state:
+                self._waiting.pop(call_id, None)
+            raise self._too_late()
+        if isinstance(waiting.outcome, CertdError):
+            raise waiting.outcome
+        return waiting.outcome
+
+    def submit(self, payload: bytes, *, timeout: float, answered: Answered) -> int:
+        """Sends a request and returns its number; `answered` hears once, on the watching thread, and must not block.
+
+        Nobody watches the clock for it: a child that lives and does not answer leaves it unheard. Raises as `call`, but
+        for the failures of the child; then `answered` hears nothing.
+        """
+        deadline = time.monotonic() + timeout
+        milliseconds = min(max(0, int(timeout * 1000)), 0xFFFF_FFFF)
         with self._state:
             link = self._link
             if link is None or not self._ready:
                 raise self._unavailable()
             self._last_call_id += 1
             call_id = self._last_call_id
-            self._waiting[call_id] = waiting
+            self._waiting[call_id] = answered
         try:
             call = Call(call_id=call_id, timeout_milliseconds=milliseconds, payload=payload)
             self._send(link, encode([Frame(call=call)]), deadline)
-            if not waiting.done.wait(max(0.0, deadline - time.monotonic())):
-                raise self._too_late()
-        finally:
+        except CertdError:
             with self._state:
-                self._waiting.pop(call_id, None)
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.payload
+                heard = self._waiting.pop(call_id, None) is None
+            # The watching thread may have seen the end of the child first, and has told it.
+            if not heard:
+                raise
+        return call_id
 
     def _send(self, link: _Link, data: bytes, deadline: float) -> None:
         if not link.send_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -290,13 +307,16 @@ class Channel:
 
     def _finish(self, reply: Reply) -> None:
         with self._state:
-            waiting = self._waiting.pop(reply.call_id, None)
-        if waiting is None:
+            answered = self._waiting.pop(reply.call_id, None)
+        if answered is None:
             return
-        if reply.HasField("failure"):
-            waiting.finish(error=error_of(reply.failure))
-        else:
-            waiting.finish(payload=reply.payload)
+        self._tell(answered, error_of(reply.failure) if reply.HasField("failure") else reply.payload)
+
+    def _tell(self, answered: Answered, outcome: bytes | CertdError) -> None:
+        try:
+            answered(outcome)
+        except Exception:  # A caller's bug must not end the thread that watches the child.
+            _logger.exception("who waited for the %s failed", self._name)
 
     def _bury(self, link: _Link) -> int | None:
         """Tells everybody that waits, makes sure that nothing is left of the child, and returns its exit status."""
@@ -307,8 +327,8 @@ class Channel:
         gone = f"The {self._name} {'has been stopped' if stopping else 'is gone and is being started again'}."
         # What it last complained of says more than that it is gone, for example that it refuses this user.
         self._change(ready=False, problem=gone if stopping else self._last_words or gone)
-        for call in waiting.values():
-            call.finish(error=CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
+        for answered in waiting.values():
+            self._tell(answered, CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
         link.connection.close()
         if link.process is None:
             return None

@@ -243,7 +243,7 @@ class Child:
         received = ReceivedCall(connection, call.call_id, deadline, call.payload)
         # Readers may pass this line together; the queue then exceeds its length by their number, which is bounded too.
         if self._queue.qsize() >= self._queue_length:
-            message = f"{self._queue_length} calls already wait for the token; try again in a moment."
+            message = f"{self._queue_length} calls already wait; try again in a moment."
             received.answer(CertdError(Reason.SIGNING_QUEUE_FULL, message, retry_after=_RETRY_AFTER_FULL))
         else:
             self._queue.put(received)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from certd.errors import CertdError, Reason
 from certd.internal.token_pb2 import TokenResponse
 from certd.ipc.child import Child, Endpoint, ReceivedCall, Replies
-from certd.token.hardening import harden
+from certd.ipc.hardening import harden
 from certd.token.module import Module
 from certd.token.operations import InHelper, InModule, Operations
 from certd.token.settings import TokenSettings

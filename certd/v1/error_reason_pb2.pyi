@@ -116,6 +116,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     QUOTA_EXCEEDED: _ErrorReason.ValueType  # 44
     """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
+    PREPARATION_UNAVAILABLE: _ErrorReason.ValueType  # 45
+    """The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -214,4 +216,6 @@ FAILED_PRECONDITION.
 """
 QUOTA_EXCEEDED: ErrorReason.ValueType  # 44
 """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
+PREPARATION_UNAVAILABLE: ErrorReason.ValueType  # 45
+"""The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -92,7 +92,7 @@ def test_the_policy_of_a_key_cannot_be_changed(settings: TokenSettings, client: 
 
 _HARDEN = """
 import ctypes, os, resource, sys
-from certd.token.hardening import harden
+from certd.ipc.hardening import harden
 library = ctypes.CDLL(None)
 harden(parent_process_id=os.getppid() if sys.argv[1] == "child" else None)
 signal = ctypes.c_int()
@@ -109,7 +109,7 @@ def test_a_hardened_process_is_not_dumpable(role: str, death_signal: int) -> Non
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="macOS has no prctl")
 def test_a_process_whose_parent_is_gone_already_ends() -> None:
-    program = "from certd.token.hardening import harden; harden(parent_process_id=1)"
+    program = "from certd.ipc.hardening import harden; harden(parent_process_id=1)"
     with pytest.raises(AssertionError, match="is gone already"):
         run_python(program, configuration=None)
 

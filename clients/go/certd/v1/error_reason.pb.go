@@ -119,6 +119,8 @@ const (
 	ErrorReason_IMPORT_NOT_COMPATIBLE ErrorReason = 43
 	// The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED.
 	ErrorReason_QUOTA_EXCEEDED ErrorReason = 44
+	// The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE.
+	ErrorReason_PREPARATION_UNAVAILABLE ErrorReason = 45
 )
 
 // Enum value maps for ErrorReason.
@@ -169,6 +171,7 @@ var (
 		42: "IMPORT_CHAIN_INVALID",
 		43: "IMPORT_NOT_COMPATIBLE",
 		44: "QUOTA_EXCEEDED",
+		45: "PREPARATION_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -216,6 +219,7 @@ var (
 		"IMPORT_CHAIN_INVALID":          42,
 		"IMPORT_NOT_COMPATIBLE":         43,
 		"QUOTA_EXCEEDED":                44,
+		"PREPARATION_UNAVAILABLE":       45,
 	}
 )
 
@@ -250,7 +254,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\x9c\b\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xb9\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -297,7 +301,8 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x13IMPORT_KEY_MISMATCH\x10)\x12\x18\n" +
 	"\x14IMPORT_CHAIN_INVALID\x10*\x12\x19\n" +
 	"\x15IMPORT_NOT_COMPATIBLE\x10+\x12\x12\n" +
-	"\x0eQUOTA_EXCEEDED\x10,B/\n" +
+	"\x0eQUOTA_EXCEEDED\x10,\x12\x1b\n" +
+	"\x17PREPARATION_UNAVAILABLE\x10-B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (

@@ -1,4 +1,4 @@
-"""What the token process does to itself before it holds anything worth stealing."""
+"""What a child does to itself before it holds anything worth stealing, or reads what a stranger sent."""
 
 import ctypes
 import os

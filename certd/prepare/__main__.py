@@ -1,0 +1,28 @@
+"""The prepare process as the daemon spawns it: `python -I -m certd.prepare --fd N --parent-process-id P`."""
+
+import argparse
+import sys
+from typing import get_args
+
+from certd import log
+from certd.ipc.child import InheritedSocket
+from certd.prepare.process import run
+
+
+def main() -> int:
+    """Parses the command line and serves; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -I -m certd.prepare", description="Prepares certificates for the daemon that spawned it."
+    )
+    parser.add_argument("--log-level", choices=get_args(log.Level), default="info", help="events below it are dropped")
+    parser.add_argument("--log-format", choices=get_args(log.Format), default="text", help="of the lines of the log")
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
+    parser.add_argument("--parent-process-id", type=int, required=True, help="whose death ends this process")
+    arguments = parser.parse_args()
+    log.configure(level=arguments.log_level, style=arguments.log_format)
+    run(InheritedSocket(arguments.fd), parent_process_id=arguments.parent_process_id)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The daemon's side of the prepare processes. With none, the step runs in the thread that asks."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from certd.errors import CertdError, Reason
+from certd.ipc.channel import Channel, SpawnedChild
+from certd.prepare.messages import Answer, Wanted, parse_response, request_bytes
+from certd.prepare.order import Item, Terms
+from certd.prepare.work import answer_item
+
+_NAME = "prepare process"
+_TIMEOUT = 30.0
+_NOTHING = Wanted()
+
+Heard = Callable[[Sequence[Answer]], None]
+"""Is called with what became of the items, in their order."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A prepare process, and how many items it has to do."""
+
+    channel: Channel
+    items: int = 0
+
+
+class Preparer:
+    """Has certificates prepared.
+
+    Args:
+        workers: prepare processes to start; with none the step runs in the daemon.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # -I: neither the working directory nor the environment chooses what reads strangers' bytes.
+        argv = (sys.executable, "-I", "-m", "certd.prepare")
+        self._workers = [
+            _Worker(Channel(SpawnedChild(argv), name=_NAME, unavailable=Reason.PREPARATION_UNAVAILABLE))
+            for _ in range(workers)
+        ]
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Starts the processes and returns at once; `wait_settled` waits for them."""
+        for worker in self._workers:
+            worker.channel.start()
+
+    def wait_settled(self, timeout: float) -> bool:
+        """Waits until every process works or has failed, at most `timeout` seconds for each; returns whether all work."""
+        return all(worker.channel.wait_settled(timeout) for worker in self._workers)
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Process ids of those that run."""
+        found = [worker.channel.process_id for worker in self._workers]
+        return tuple(each for each in found if each is not None)
+
+    def stop(self) -> None:
+        """Ends the processes. Who waits hears PREPARATION_UNAVAILABLE."""
+        for worker in self._workers:
+            worker.channel.stop()
+
+    def submit(self, terms: Terms, items: Sequence[Item], heard: Heard, *, wanted: Wanted = _NOTHING) -> None:
+        """Has items prepared. `heard` is called once, on a thread not to be blocked; without processes on this one.
+
+        What goes wrong as a whole (PREPARATION_UNAVAILABLE, SIGNING_QUEUE_FULL) is told as the error of every item.
+        """
+        worker = self._least_busy(len(items))
+        if worker is None:
+            heard([answer_item(terms, item, wanted) for item in items])
+            return
+        serials = [item.serial for item in items]
+
+        def answered(outcome: bytes | CertdError) -> None:
+            self._done(worker, len(serials))
+            heard(_answers(outcome, terms, serials))
+
+        try:
+            worker.channel.submit(request_bytes(terms, items, wanted), timeout=_TIMEOUT, answered=answered)
+        except CertdError as error:
+            answered(error)
+
+    def _least_busy(self, items: int) -> _Worker | None:
+        with self._lock:
+            ready = [worker for worker in self._workers if worker.channel.ready] or self._workers
+            if not ready:
+                return None
+            worker = min(ready, key=lambda each: each.items)
+            worker.items += items
+            return worker
+
+    def _done(self, worker: _Worker, items: int) -> None:
+        with self._lock:
+            worker.items -= items
+
+
+def _answers(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]) -> Sequence[Answer]:
+    if isinstance(outcome, CertdError):
+        return [outcome.another() for _ in serials]
+    try:
+        return parse_response(outcome, terms=terms, serials=serials)
+    except (DecodeError, ValueError):
+        return [_senseless() for _ in serials]
+
+
+def _senseless() -> CertdError:
+    return CertdError(Reason.INTERNAL, "a prepare process answered what makes no sense")
+
+
+def default_workers() -> int:
+    """Returns how many processes suit this machine: one for each core besides the one that the daemon keeps busy."""
+    return max(1, min(4, (os.cpu_count() or 1) - 1))

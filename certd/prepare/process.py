@@ -1,0 +1,90 @@
+"""The prepare process: calls in, prepared certificates out. It reads what strangers sent, and can reach nothing.
+
+Once it has warmed up it may open neither files nor sockets, and it holds nothing worth stealing: no key but those that
+sign copies for the lints.
+"""
+
+import logging
+import resource
+from datetime import UTC, datetime
+
+from google.protobuf.message import DecodeError
+
+from certd.errors import CertdError, Reason
+from certd.ipc.child import Child, InheritedSocket, ReceivedCall, Replies
+from certd.ipc.hardening import harden
+from certd.pki import distinguished_name
+from certd.pki import key_spec as key_specs
+from certd.pki.certificate_request import CertificateRequest, Issuer, Validity
+from certd.pki.key_spec import KeyFamily, KeySpec
+from certd.pki.names import SubjectAlternativeNames
+from certd.pki.preparation import key_identifier
+from certd.pki.profiles import END_ENTITY
+from certd.prepare.messages import Wanted, parse_request, response_bytes, result_of
+from certd.prepare.order import Item, Terms
+from certd.prepare.work import answer_item
+
+_logger = logging.getLogger(__name__)
+
+QUEUE_LENGTH = 1024
+"""Calls that may wait."""
+_WARM_UP = {KeyFamily.EC: KeySpec.EC_P256, KeyFamily.RSA: KeySpec.RSA_2048, KeyFamily.ED25519: KeySpec.ED25519}
+
+
+def run(endpoint: InheritedSocket, *, parent_process_id: int) -> None:
+    """Serves until the parent closes the socket. Call it on the main thread."""
+    harden(parent_process_id=parent_process_id)
+    child = Child(endpoint, queue_length=QUEUE_LENGTH)
+    child.start()
+    try:
+        _warm_up()
+        # What is open stays open; nothing can be opened any more.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        child.set_readiness(ready=True)
+        _serve(child)
+    finally:
+        child.close()
+
+
+def _serve(child: Child) -> None:
+    replies = Replies()
+    while (received := child.take(None)) is not None:
+        for call in received:
+            if isinstance(call, ReceivedCall) and not call.expired:
+                replies.add(call, _answer(call.payload))
+        replies.flush()
+
+
+def _answer(payload: bytes) -> bytes | CertdError:
+    try:
+        terms, items, wanted = parse_request(payload)
+    except (CertdError, DecodeError, ValueError, KeyError):
+        _logger.exception("a call that no daemon of this version makes")
+        return CertdError(Reason.INTERNAL, "the daemon and its prepare process do not understand each other")
+    return response_bytes(result_of(answer_item(terms, item, wanted), wanted) for item in items)
+
+
+def _warm_up() -> None:
+    """Prepares a certificate for each kind of issuer, so that everything is loaded and the lints have their keys."""
+    for spec in _WARM_UP.values():
+        public_key = key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
+        issuer = Issuer(
+            name=distinguished_name.parse_text("CN=Warm-up"),
+            public_key=public_key,
+            subject_key_identifier=key_identifier(public_key),
+            key_spec=spec,
+            signature_algorithm=key_specs.default_signature_algorithm(spec),
+            not_after=None,
+            path_length=0,
+        )
+        subject_key = key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
+        request = CertificateRequest(
+            public_key=subject_key,
+            subject=distinguished_name.EMPTY,
+            names=SubjectAlternativeNames(dns_names=("xn--mnchen-3ya.example",), ip_addresses=("192.0.2.1",)),
+        )
+        item = Item(serial=1, source=request, validity=Validity())
+        terms = Terms(issuer=issuer, profile=END_ENTITY, now=datetime.now(UTC))
+        answer = answer_item(terms, item, Wanted(lint_certificates=True, descriptions=True))
+        if isinstance(answer, CertdError):
+            _logger.error("warming up failed: %s", answer)
