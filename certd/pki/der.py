@@ -5,6 +5,7 @@ their shortest form and single-octet tags. Anything else is `MalformedError`.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 BOOLEAN = 0x01
 INTEGER = 0x02
@@ -131,13 +132,7 @@ class Reader:
     def read_object_identifier(self) -> bytes:
         """Returns the content of the next element, an OBJECT IDENTIFIER in its shortest form."""
         content = self.read(OBJECT_IDENTIFIER)
-        begins = True
-        for octet in content:
-            if begins and octet == _LONG_LENGTH:
-                raise MalformedError("has an OBJECT IDENTIFIER that is not in its shortest form")
-            begins = octet < _LONG_LENGTH
-        if not content or not begins:
-            raise MalformedError("has an OBJECT IDENTIFIER that is cut off")
+        _check_object_identifier(content)
         return content
 
     def finish(self) -> None:
@@ -146,6 +141,19 @@ class Reader:
             raise MalformedError("has something after its end")
 
 
+@lru_cache(maxsize=1024)
+def _check_object_identifier(content: bytes) -> None:
+    """Checks an OBJECT IDENTIFIER's content; cached, for every certificate has the same few."""
+    begins = True
+    for octet in content:
+        if begins and octet == _LONG_LENGTH:
+            raise MalformedError("has an OBJECT IDENTIFIER that is not in its shortest form")
+        begins = octet < _LONG_LENGTH
+    if not content or not begins:
+        raise MalformedError("has an OBJECT IDENTIFIER that is cut off")
+
+
+@lru_cache(maxsize=1024)
 def dotted(content: bytes) -> str:
     """Returns the dotted text of an OBJECT IDENTIFIER's content."""
     numbers: list[int] = []

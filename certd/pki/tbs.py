@@ -4,20 +4,31 @@ The token process judges these bytes before it signs them, so the reader accepts
 parser might understand differently. Names and keys are returned as the bytes that stand there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
 
 from certd.errors import field_invalid
 from certd.pki import der
 from certd.pki.key_spec import SignatureAlgorithm, algorithm_of_identifier
 
 _FIELD = "to_be_signed"
-_BASIC_CONSTRAINTS = der.object_identifier("2.5.29.19")[2:]
-_KEY_USAGE = der.object_identifier("2.5.29.15")[2:]
-_NETSCAPE_CERTIFICATE_TYPE = der.object_identifier("2.16.840.1.113730.1.1")[2:]
+_BASIC_CONSTRAINTS = "2.5.29.19"
+_KEY_USAGE = "2.5.29.15"
+_NETSCAPE_CERTIFICATE_TYPE = "2.16.840.1.113730.1.1"
 _SIGNS_CERTIFICATES_OR_CRLS = 0x06
 """Bits 5 and 6 of KeyUsage in its first octet: keyCertSign, cRLSign."""
 _FIRST_GENERALIZED_YEAR = 2050
+
+
+class EncodedExtension(NamedTuple):
+    """An extension (RFC 5280, section 4.1) as it stands there."""
+
+    critical: bool
+    value: bytes
+    """What the OCTET STRING holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +49,8 @@ class ToBeSignedCertificate:
     public_key: bytes
     """DER of the SubjectPublicKeyInfo, as it stands there."""
     signature_algorithm: SignatureAlgorithm
-    extension_oids: tuple[str, ...]
-    """Dotted, in the order of the encoding."""
+    extensions: Mapping[str, EncodedExtension]
+    """By dotted identifier, in the order of the encoding."""
 
 
 def parse_tbs_certificate(tbs: bytes) -> ToBeSignedCertificate:
@@ -99,8 +110,12 @@ def _parse(tbs: bytes) -> ToBeSignedCertificate:
     explicit = reader.enter(der.context(3))
     reader.finish()
     extensions = _read_extensions(explicit)
-    authority, path_length = _read_basic_constraints(extensions.get(_BASIC_CONSTRAINTS))
-    authority |= _signs_certificates(extensions.get(_KEY_USAGE)) or _NETSCAPE_CERTIFICATE_TYPE in extensions
+    authority, path_length = False, None
+    if (constraints := extensions.get(_BASIC_CONSTRAINTS)) is not None:
+        authority, path_length = _read_basic_constraints(constraints.value)
+    if (usages := extensions.get(_KEY_USAGE)) is not None:
+        authority |= _signs_certificates(usages.value)
+    authority |= _NETSCAPE_CERTIFICATE_TYPE in extensions
     return ToBeSignedCertificate(
         issuer=issuer,
         subject=subject,
@@ -111,7 +126,7 @@ def _parse(tbs: bytes) -> ToBeSignedCertificate:
         path_length=path_length,
         public_key=public_key,
         signature_algorithm=algorithm,
-        extension_oids=tuple(map(der.dotted, extensions)),
+        extensions=extensions,
     )
 
 
@@ -136,29 +151,28 @@ def _read_time(reader: der.Reader) -> datetime:
         raise der.MalformedError("has a time that does not exist") from error
 
 
-def _read_extensions(explicit: der.Reader) -> dict[bytes, bytes]:
-    """Reads Extensions and returns the content of each value by the content of its object identifier."""
+def _read_extensions(explicit: der.Reader) -> dict[str, EncodedExtension]:
+    """Reads Extensions and returns them by dotted identifier."""
     reader = explicit.enter(der.SEQUENCE)
     explicit.finish()
-    extensions: dict[bytes, bytes] = {}
+    extensions: dict[str, EncodedExtension] = {}
     while reader.more:
         extension = reader.enter(der.SEQUENCE)
-        oid = extension.read_object_identifier()
-        extension.read_true()
+        oid = der.dotted(extension.read_object_identifier())
+        critical = extension.read_true()
         value = extension.read(der.OCTET_STRING)
         extension.finish()
         if oid in extensions:
-            raise der.MalformedError(f"has the extension {der.dotted(oid)} twice")
-        extensions[oid] = value
+            raise der.MalformedError(f"has the extension {oid} twice")
+        extensions[oid] = EncodedExtension(critical, value)
     if not extensions:
         raise der.MalformedError("has no extensions")
     return extensions
 
 
-def _read_basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
+@lru_cache(maxsize=256)
+def _read_basic_constraints(value: bytes) -> tuple[bool, int | None]:
     """Returns cA and pathLenConstraint (RFC 5280, section 4.2.1.9)."""
-    if value is None:
-        return False, None
     outer = der.Reader(value)
     reader = outer.enter(der.SEQUENCE)
     outer.finish()
@@ -170,10 +184,9 @@ def _read_basic_constraints(value: bytes | None) -> tuple[bool, int | None]:
     return authority, path_length
 
 
-def _signs_certificates(value: bytes | None) -> bool:
+@lru_cache(maxsize=256)
+def _signs_certificates(value: bytes) -> bool:
     """Returns whether KeyUsage (RFC 5280, section 4.2.1.3) has keyCertSign or cRLSign."""
-    if value is None:
-        return False
     outer = der.Reader(value)
     bits = outer.read(der.BIT_STRING)
     outer.finish()

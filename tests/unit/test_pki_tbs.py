@@ -61,7 +61,7 @@ def test_fields_are_the_bytes_that_stand_there() -> None:
     assert parsed.not_before == datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
     assert parsed.not_after == datetime(2050, 1, 1, tzinfo=UTC)
     assert parsed.signature_algorithm is SignatureAlgorithm.ECDSA_WITH_SHA256
-    assert parsed.extension_oids == ("2.5.29.19",)
+    assert list(parsed.extensions) == ["2.5.29.19"]
     assert not parsed.authority
     assert parsed.path_length is None
 
