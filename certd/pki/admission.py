@@ -1,19 +1,32 @@
 """Admits a request against a profile: names, place, path length, validity. Nothing is left out in silence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from certd.errors import CertdError, Reason, Violation, field_invalid
-from certd.pki import distinguished_name, names
+from certd.pki import distinguished_name, name_constraints, names
 from certd.pki.certificate_request import (
     CertificateRequest,
     Issuer,
     Validity,
     Warning,  # noqa: A004  # The API's word.
 )
-from certd.pki.extensions import extension_text
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.profiles import NameKind, Profile, SubjectRule
+from certd.pki.profile_rules import (
+    SPIFFE_PREFIX,
+    CommonNameRule,
+    NameRules,
+    SubjectPresence,
+    dns_name_problem,
+    email_address_problem,
+    ip_address_problem,
+    is_in_subtrees,
+    normalise_email_address,
+    uri_problem,
+)
+from certd.pki.profiles import Profile
 
 _SECOND = timedelta(seconds=1)
 _NAMES_FIELD = "subject_alternative_names"
@@ -28,71 +41,116 @@ class AdmittedNames:
     warnings: tuple[Warning, ...]
 
 
-def admit_names(request: CertificateRequest, profile: Profile) -> AdmittedNames:
+def admit_names(request: CertificateRequest, issuer: Issuer, profile: Profile) -> AdmittedNames:
     """Returns subject and names as the profile allows them.
 
-    NAME_NOT_ALLOWED with every violation: of RFC 5280's bounds, of the kinds of names that the profile allows, of
-    their count.
+    NAME_NOT_ALLOWED with every violation: of RFC 5280's bounds, of the profile's rules, of the trust domain that is
+    certd's own. FIELD_INVALID when the subject is no name.
     """
-    subject = request.subject
     warnings: list[Warning] = []
-    admitted = names.normalise(request.names, field=_NAMES_FIELD)
-    if profile.subject is SubjectRule.DROPPED and subject != distinguished_name.EMPTY:
-        subject = distinguished_name.EMPTY
-        warnings.append(Warning("subject", f"dropped: profile {profile.profile_id} issues without a subject"))
+    found: list[Violation] = []
+    admitted = request.names
+    try:
+        admitted = names.normalise(request.names, field=_NAMES_FIELD)
+    except CertdError as error:
+        found += error.violations
+    subject = request.subject
     if subject != distinguished_name.EMPTY:
-        _refuse("subject", distinguished_name.violations(subject, "subject"))
-        if profile.subject is SubjectRule.COMMON_NAMES_CHECKED:
-            subject, admitted = _check_common_names(subject, admitted, warnings)
-    elif profile.subject is SubjectRule.REQUIRED:
-        _refuse("subject", (Violation("subject", "must not be empty: it is the name of the authority"),))
-    _refuse(_NAMES_FIELD, _forbidden_names(admitted, profile))
-    warnings += [
-        Warning("csr.extensions", f"dropped {extension_text(oid)}: profile {profile.profile_id} decides on extensions")
-        for oid in request.ignored_extension_oids
-    ]
+        found += distinguished_name.violations(subject, "subject")
+        if not found:
+            subject, admitted = _admit_subject(subject, admitted, profile, warnings)
+    if not found:
+        found += _subject_violations(subject, profile)
+        found += _forbidden_names(admitted, issuer, profile)
+        if not admitted and subject == distinguished_name.EMPTY and not found:
+            found.append(Violation(_NAMES_FIELD, "are missing, and there is no subject either; ask for a name"))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        message = f"{found[0].field}: {found[0].description}{more}"
+        raise CertdError(Reason.NAME_NOT_ALLOWED, message, violations=tuple(found))
     return AdmittedNames(subject=subject, names=admitted, warnings=tuple(warnings))
 
 
-def _refuse(what: str, violations: tuple[Violation, ...]) -> None:
-    if violations:
-        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-        message = f"{what}: {violations[0].description}{more}"
-        raise CertdError(Reason.NAME_NOT_ALLOWED, message, violations=violations)
-
-
-def _check_common_names(
-    subject: bytes, admitted: SubjectAlternativeNames, warnings: list[Warning]
+def _admit_subject(
+    subject: bytes, admitted: SubjectAlternativeNames, profile: Profile, warnings: list[Warning]
 ) -> tuple[bytes, SubjectAlternativeNames]:
-    """Applies the rule of COMMON_NAMES_CHECKED.
-
-    A CN claims a name, so it must be one of the certificate's. Without alternative names it becomes one, when it is a
-    DNS name or an IP address: requests from before alternative names still look like that. Else it is dropped.
-    """
+    """Returns the subject less what the profile does not let stand there, and the names with what became one."""
+    rules = profile.subject
+    if rules.presence is SubjectPresence.DROPPED:
+        warnings.append(Warning("subject", f"dropped: profile {profile.profile_id} issues without a subject"))
+        return distinguished_name.EMPTY, admitted
+    if rules.allowed_attributes:
+        subject = _less_attributes(subject, rules.allowed_attributes, profile, warnings)
     common_names = distinguished_name.common_names(subject)
-    if common_names and not admitted:
-        admitted = _names_from(common_names, warnings)
-    known = {*admitted.dns_names, *admitted.ip_addresses}
-    dropped = [
-        name
-        for name in common_names
-        if names.normalise_dns_name(name) not in known and names.normalise_ip_address(name) not in known
+    if rules.common_name is CommonNameRule.NONE:
+        dropped = list(common_names)
+        why = f"profile {profile.profile_id} issues without one"
+    elif rules.common_name is CommonNameRule.AMONG_NAMES:
+        if common_names and not admitted:
+            admitted = _names_from(common_names, profile.names, warnings)
+        dropped = [name for name in common_names if not _is_among(name, admitted)]
+        why = "it is not among the alternative names"
+    else:
+        dropped, why = [], ""
+    if dropped:
+        warnings += [Warning("subject", f"dropped CN {names.excerpt(name)}: {why}") for name in dropped]
+        subject = distinguished_name.without_common_names(subject, dropped)
+    if not profile.authority:
+        subject = _less_foreign_mailboxes(subject, admitted, warnings)
+    return subject, admitted
+
+
+def _less_attributes(subject: bytes, allowed: tuple[str, ...], profile: Profile, warnings: list[Warning]) -> bytes:
+    foreign = [
+        distinguished_name.short_name(oid)
+        for relative in distinguished_name.decode(subject)
+        for oid, _ in relative
+        if oid not in allowed
     ]
-    if not dropped:
-        return subject, admitted
+    if not foreign:
+        return subject
     warnings += [
-        Warning("subject", f"dropped CN {names.excerpt(name)}: it is not among the alternative names")
-        for name in dropped
+        Warning("subject", f"dropped {attribute}: profile {profile.profile_id} does not allow it")
+        for attribute in dict.fromkeys(foreign)
     ]
-    return distinguished_name.without_common_names(subject, dropped), admitted
+    return distinguished_name.without_attributes(subject, lambda oid, _: oid not in allowed)
 
 
-def _names_from(common_names: tuple[str, ...], warnings: list[Warning]) -> SubjectAlternativeNames:
+def _less_foreign_mailboxes(subject: bytes, admitted: SubjectAlternativeNames, warnings: list[Warning]) -> bytes:
+    """Drops e-mail addresses that are not among the alternative names: readers believe them as if they were."""
+    foreign = [
+        value
+        for value in distinguished_name.values(subject, distinguished_name.EMAIL_ADDRESS)
+        if normalise_email_address(value) not in admitted.email_addresses
+    ]
+    if not foreign:
+        return subject
+    warnings += [
+        Warning("subject", f"dropped emailAddress {names.excerpt(value)}: it is not among the alternative names")
+        for value in foreign
+    ]
+    return distinguished_name.without_attributes(
+        subject, lambda oid, value: oid == distinguished_name.EMAIL_ADDRESS and value in foreign
+    )
+
+
+def _is_among(common_name: str, admitted: SubjectAlternativeNames) -> bool:
+    """Returns whether a CN, which claims a name, is one of the certificate's."""
+    return (
+        names.normalise_dns_name(common_name) in admitted.dns_names
+        or names.normalise_ip_address(common_name) in admitted.ip_addresses
+        or common_name in admitted.uris
+        or (bool(admitted.email_addresses) and normalise_email_address(common_name) in admitted.email_addresses)
+    )
+
+
+def _names_from(common_names: tuple[str, ...], rules: NameRules, warnings: list[Warning]) -> SubjectAlternativeNames:
+    """Returns the names that CNs become, of the kinds that the profile has rules for."""
     admitted = SubjectAlternativeNames()
     for common_name in common_names:
-        if (address := names.normalise_ip_address(common_name)) is not None:
+        if (address := names.normalise_ip_address(common_name)) is not None and rules.ip_addresses is not None:
             admitted = replace(admitted, ip_addresses=(*admitted.ip_addresses, address))
-        elif (dns_name := names.normalise_dns_name(common_name)) is not None:
+        elif (dns_name := names.normalise_dns_name(common_name)) is not None and rules.dns_names is not None:
             admitted = replace(admitted, dns_names=(*admitted.dns_names, dns_name))
         else:
             continue
@@ -101,33 +159,106 @@ def _names_from(common_names: tuple[str, ...], warnings: list[Warning]) -> Subje
     return admitted
 
 
-def _forbidden_names(admitted: SubjectAlternativeNames, profile: Profile) -> tuple[Violation, ...]:
-    """Returns every name of a kind that the profile does not allow, and whether there are too few or too many."""
+def _subject_violations(subject: bytes, profile: Profile) -> tuple[Violation, ...]:
+    rules = profile.subject
+    if subject == distinguished_name.EMPTY:
+        if rules.presence is not SubjectPresence.REQUIRED:
+            return ()
+        what = "it is the name of the authority" if profile.authority else f"profile {profile.profile_id} wants one"
+        return (Violation("subject", f"must not be empty: {what}"),)
     found: list[Violation] = []
+    if rules.required_attributes:
+        present = {oid for relative in distinguished_name.decode(subject) for oid, _ in relative}
+        missing = [distinguished_name.short_name(oid) for oid in rules.required_attributes if oid not in present]
+        found += [Violation("subject", f"must have {one}: profile {profile.profile_id} wants it") for one in missing]
+    if rules.directory_subtrees and not is_in_subtrees(subject, rules.directory_subtrees):
+        rule = f"begins with none of the names that profile {profile.profile_id} allows subjects under"
+        found.append(Violation("subject", rule))
+    return tuple(found)
 
-    def check(field: str, values: tuple[str, ...], kind_of: dict[bool, NameKind], marks: tuple[bool, ...]) -> None:
-        for index, (value, mark) in enumerate(zip(values, marks, strict=True)):
-            kind = kind_of[mark]
-            if kind not in profile.name_kinds:
-                rule = f"{names.excerpt(value)}: profile {profile.profile_id} allows no {kind.value}"
-                found.append(Violation(f"{_NAMES_FIELD}.{field}[{index}]", rule))
 
-    dns_kinds = {False: NameKind.DNS, True: NameKind.WILDCARD}
-    check("dns_names", admitted.dns_names, dns_kinds, tuple(map(names.is_wildcard, admitted.dns_names)))
-    check("ip_addresses", admitted.ip_addresses, {False: NameKind.IP}, (False,) * len(admitted.ip_addresses))
-    uri_kinds = {False: NameKind.URI, True: NameKind.SPIFFE}
-    check("uris", admitted.uris, uri_kinds, tuple(map(names.is_spiffe_id, admitted.uris)))
-    check(
-        "email_addresses", admitted.email_addresses, {False: NameKind.EMAIL}, (False,) * len(admitted.email_addresses)
-    )
+def _forbidden_names(admitted: SubjectAlternativeNames, issuer: Issuer, profile: Profile) -> tuple[Violation, ...]:
+    """Returns every name that the profile does not allow, and whether there are too few or too many."""
+    rules = profile.names
+    profile_id = profile.profile_id
+    found = [
+        *_forbidden_of(
+            "dns_names",
+            admitted.dns_names,
+            kind="DNS name",
+            rules=rules.dns_names,
+            problem_of=dns_name_problem,
+            profile_id=profile_id,
+        ),
+        *_forbidden_of(
+            "ip_addresses",
+            admitted.ip_addresses,
+            kind="IP address",
+            rules=rules.ip_addresses,
+            problem_of=ip_address_problem,
+            profile_id=profile_id,
+        ),
+        *_forbidden_of(
+            "uris", admitted.uris, kind="URI", rules=rules.uris, problem_of=uri_problem, profile_id=profile_id
+        ),
+        *_forbidden_of(
+            "email_addresses",
+            admitted.email_addresses,
+            kind="e-mail address",
+            rules=rules.email_addresses,
+            problem_of=email_address_problem,
+            profile_id=profile_id,
+        ),
+        *_reserved_names(admitted, issuer),
+    ]
     count = len(admitted)
-    if count < profile.fewest_names:
-        rule = f"profile {profile.profile_id} needs a name: ask for a DNS name or another kind that it allows"
+    if count < rules.fewest:
+        what = "a name" if rules.fewest == 1 else f"{rules.fewest} names"
+        rule = f"profile {profile.profile_id} needs {what}: ask for a DNS name or another kind that it allows"
         found.append(Violation(_NAMES_FIELD, rule))
-    elif count > profile.most_names and not found:
-        rule = f"profile {profile.profile_id} allows at most {profile.most_names} names, and there are {count}"
+    elif count > rules.most and not found:
+        rule = f"profile {profile.profile_id} allows at most {rules.most} names, and there are {count}"
         found.append(Violation(_NAMES_FIELD, rule))
     return tuple(found)
+
+
+_Rules = TypeVar("_Rules")
+
+
+def _forbidden_of(
+    field: str,
+    values: tuple[str, ...],
+    *,
+    kind: str,
+    rules: _Rules | None,
+    problem_of: Callable[[str, _Rules], str | None],
+    profile_id: str,
+) -> list[Violation]:
+    found: list[Violation] = []
+    for index, value in enumerate(values):
+        if rules is None:
+            problem = f"profile {profile_id} allows no {kind}"
+        elif (why := problem_of(value, rules)) is not None:
+            problem = f"profile {profile_id} does not allow it: it {why}"
+        else:
+            continue
+        found.append(Violation(f"{_NAMES_FIELD}.{field}[{index}]", f"{names.excerpt(value)}: {problem}"))
+    return found
+
+
+def _reserved_names(admitted: SubjectAlternativeNames, issuer: Issuer) -> list[Violation]:
+    """Returns the SPIFFE ids in the trust domain of certd's own identities, whatever the profile allows."""
+    if issuer.reserved_trust_domain is None:
+        return []
+    reserved = f"{SPIFFE_PREFIX}{issuer.reserved_trust_domain}"
+    return [
+        Violation(
+            f"{_NAMES_FIELD}.uris[{index}]",
+            f"{names.excerpt(uri)}: the trust domain {issuer.reserved_trust_domain} is that of certd's own identities",
+        )
+        for index, uri in enumerate(admitted.uris)
+        if uri == reserved or uri.startswith(f"{reserved}/")
+    ]
 
 
 def _forbidden(profile: Profile, problem: str, *, field: str) -> CertdError:
@@ -155,6 +286,26 @@ def admit_place(issuer: Issuer, request: CertificateRequest, profile: Profile, s
         issuer.name
     ) == distinguished_name.comparable(subject):
         raise _forbidden(profile, "the subject is the authority's own name; choose another", field="subject")
+
+
+def admit_constraints(issuer: Issuer, request: CertificateRequest, profile: Profile, admitted: AdmittedNames) -> None:
+    """Holds the names against the name constraints of every authority above.
+
+    NAME_CONSTRAINT_VIOLATED with every violation; PROFILE_FORBIDS when the certificate would have constraints of
+    its own and is no authority's.
+    """
+    if request.name_constraints is not None and not profile.authority:
+        raise _forbidden(profile, "only an authority has name constraints", field="name_constraints")
+    if not issuer.name_constraints:
+        return
+    found = name_constraints.check(issuer.name_constraints, subject=admitted.subject, names=admitted.names)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise CertdError(
+            Reason.NAME_CONSTRAINT_VIOLATED,
+            f"{found[0].field}: {found[0].description}{more}; ask another authority, or for other names",
+            violations=found,
+        )
 
 
 def admit_path_length(issuer: Issuer, request: CertificateRequest, profile: Profile) -> int | None:

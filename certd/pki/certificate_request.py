@@ -3,8 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from certd.errors import CertdError, Reason, Violation
+from certd.pki import distinguished_name
+from certd.pki import names as alternative_names
+from certd.pki.csr import ParsedCsr, RequestedExtension
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
+from certd.pki.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,11 @@ class Issuer:
     """Of its certificate; None when that has no constraint."""
     authority_information_url: str | None = None
     """Where its certificate can be fetched; None leaves the extension out."""
+    name_constraints: tuple[NameConstraints, ...] = ()
+    """Its own and those of every authority above it."""
+    reserved_trust_domain: str | None = None
+    """The trust domain of certd's own identities, in which this authority issues no SPIFFE id; None for the one that
+    issues them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +47,12 @@ class CertificateRequest:
     subject: bytes
     """DER of the distinguished name; EMPTY when there is none."""
     names: SubjectAlternativeNames
-    ignored_extension_oids: tuple[str, ...] = ()
-    """Extensions that the CSR asked for and that are not passed on."""
+    extensions: tuple[RequestedExtension, ...] = ()
+    """What the CSR asks for besides the alternative names; the profile says what passes."""
     path_length: int | None = None
     """Of an authority."""
+    name_constraints: NameConstraints | None = None
+    """Of an authority, in their normal form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +73,55 @@ class Validity:
     """From now, in whole seconds; the certificate ends one second early, for both ends count."""
     not_after: datetime | None = None
     """Exact end, inclusive, aware, to the second."""
+
+
+_SUBJECT = "subject"
+_NAMES = "subject_alternative_names"
+
+
+def request_of(
+    parsed: ParsedCsr, *, profile: Profile, subject: bytes | None, names: SubjectAlternativeNames | None
+) -> tuple[CertificateRequest, tuple[Warning, ...]]:
+    """Returns what a CSR asks for with subject (DER) and names replaced by the request's, and what that overrides.
+
+    PROFILE_FORBIDS when the profile allows no such override, NAME_NOT_ALLOWED with every name that is none. The fields
+    are `subject` and `subject_alternative_names`.
+    """
+    if subject is None and names is None:
+        return _request(parsed, parsed.subject, parsed.names), ()
+    violations = []
+    if subject is not None and not profile.allow_subject_override:
+        violations.append(Violation(_SUBJECT, "cannot replace that of the CSR under this profile; leave it out"))
+    if names is not None and not profile.allow_names_override:
+        violations.append(Violation(_NAMES, "cannot replace those of the CSR under this profile; leave them out"))
+    if violations:
+        raise CertdError(
+            Reason.PROFILE_FORBIDS,
+            f"profile {profile.profile_id}: {violations[0].field} {violations[0].description}",
+            metadata={"profile": profile.profile_id},
+            violations=tuple(violations),
+        )
+    warnings = []
+    if subject is None:
+        subject = parsed.subject
+    elif parsed.subject not in {subject, distinguished_name.EMPTY}:
+        warnings.append(Warning(_SUBJECT, f"overrides that of the CSR, {_text(parsed.subject)}"))
+    if names is None:
+        names = parsed.names
+    else:
+        names = alternative_names.normalise(names, field=_NAMES)
+        if parsed.names and parsed.names != names:
+            count = len(parsed.names)
+            warnings.append(Warning(_NAMES, f"overrides those of the CSR, {count} name{'s' if count > 1 else ''}"))
+    return _request(parsed, subject, names), tuple(warnings)
+
+
+def _request(parsed: ParsedCsr, subject: bytes, names: SubjectAlternativeNames) -> CertificateRequest:
+    return CertificateRequest(public_key=parsed.public_key, subject=subject, names=names, extensions=parsed.extensions)
+
+
+def _text(subject: bytes) -> str:
+    try:
+        return alternative_names.excerpt(distinguished_name.to_text(subject))
+    except CertdError:
+        return "which is no name"

@@ -5,23 +5,39 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from certd.errors import CertdError, Reason, Violation
+from certd.pki import der
 from certd.pki import names as alternative_names
 from certd.pki.encoding import is_pem
-from certd.pki.key_spec import RSA_PUBLIC_EXPONENT, KeySpec, key_spec_of, public_key_der
+from certd.pki.extensions import SUBJECT_ALTERNATIVE_NAME, UNDECODABLE
+from certd.pki.key_spec import KeySpec, key_spec_of, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.tbs import parse_certification_request_info
+from certd.pki.weak_keys import weakness
 
 LONGEST_CSR = 32 << 10
 """Bytes, of PEM or DER."""
 
 _FIELD = "csr"
-_HIGHEST_RSA_EXPONENT = 1 << 32
-"""Higher ones have no use and make every verification slow."""
+# RFC 2985, section 5.4.2, and what Microsoft's tools wrote before it.
+_EXTENSION_REQUESTS = (
+    der.object_identifier("1.2.840.113549.1.9.14"),
+    der.object_identifier("1.3.6.1.4.1.311.2.1.14"),
+)
 _ACCEPTED = "RSA of 2048, 3072 or 4096 bits, EC P-256, P-384 or P-521, or Ed25519"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestedExtension:
+    """An extension that a certification request asks for."""
+
+    oid: str
+    """Dotted."""
+    critical: bool
+    value: bytes
+    """DER of what the OCTET STRING holds, as it stands there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +51,8 @@ class ParsedCsr:
     """DER of the distinguished name, byte for byte."""
     names: SubjectAlternativeNames
     """In their normal form."""
-    extension_oids: tuple[str, ...]
-    """Dotted identifiers of the extensions that it asks for, besides the alternative names."""
+    extensions: tuple[RequestedExtension, ...]
+    """What it asks for besides the alternative names, in its order."""
 
 
 def parse_csr(data: bytes) -> ParsedCsr:
@@ -49,35 +65,67 @@ def parse_csr(data: bytes) -> ParsedCsr:
     public_key, key_spec = _accepted_key(request)
     _verify(request)
     try:
-        subject, _ = parse_certification_request_info(request.tbs_certrequest_bytes)
+        info = request.tbs_certrequest_bytes
+        subject, _ = parse_certification_request_info(info)
         extensions = request.extensions
-    except (CertdError, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (CertdError, *UNDECODABLE) as error:
         raise _malformed("has a subject or extensions that do not decode") from error
     names = SubjectAlternativeNames()
-    others: list[str] = []
+    only_names = True
     for extension in extensions:
         if isinstance(extension.value, x509.SubjectAlternativeName):
             names = _names(extension.value)
         else:
-            others.append(extension.oid.dotted_string)
+            only_names = False
+    # The library reads the first extension request and forgets how a value was written.
+    plain = only_names and sum(map(info.count, _EXTENSION_REQUESTS)) <= 1
     return ParsedCsr(
         public_key=public_key_der(public_key),
         key_spec=key_spec,
         subject=subject,
         names=names,
-        extension_oids=tuple(others),
+        extensions=() if plain else _requested_extensions(info),
     )
 
 
+def _requested_extensions(info: bytes) -> tuple[RequestedExtension, ...]:
+    """Returns what a CertificationRequestInfo asks for besides the alternative names, byte for byte; CSR_MALFORMED."""
+    try:
+        found = _read_extensions(info)
+    except der.MalformedError as error:
+        raise _malformed("has a subject or extensions that do not decode") from error
+    return tuple(extension for extension in found if extension.oid != SUBJECT_ALTERNATIVE_NAME)
+
+
+def _read_extensions(info: bytes) -> list[RequestedExtension]:
+    reader = der.Reader(info).enter(der.SEQUENCE)
+    for tag in (der.INTEGER, der.SEQUENCE, der.SEQUENCE):
+        reader.read(tag)
+    attributes = reader.enter(der.context(0))
+    requests: list[der.Reader] = []
+    while attributes.more:
+        attribute = attributes.enter(der.SEQUENCE)
+        if attribute.read_whole(der.OBJECT_IDENTIFIER) in _EXTENSION_REQUESTS:
+            values = attribute.enter(der.SET)
+            requests.append(values.enter(der.SEQUENCE))
+            values.finish()
+    if len(requests) > 1:
+        raise _malformed("has more than one extension request, of which a reader sees the one or the other")
+    found: list[RequestedExtension] = []
+    while requests and requests[0].more:
+        extension = requests[0].enter(der.SEQUENCE)
+        oid = der.dotted(extension.read_object_identifier())
+        critical = extension.read_true()
+        found.append(RequestedExtension(oid=oid, critical=critical, value=extension.read(der.OCTET_STRING)))
+        extension.finish()
+    return found
+
+
 def key_problem(public_key: PublicKeyTypes) -> str | None:
-    """Returns why a subject's key is not accepted, or None."""
+    """Returns why a subject's key is not accepted, with the remedy, or None."""
     if key_spec_of(public_key) is None:
         return f"is of a kind or size that is not accepted; use {_ACCEPTED}"
-    if isinstance(public_key, rsa.RSAPublicKey):
-        exponent = public_key.public_numbers().e
-        if not RSA_PUBLIC_EXPONENT <= exponent < _HIGHEST_RSA_EXPONENT or exponent % 2 == 0:
-            return "has an RSA exponent that is not an odd number from 65537 to 2^32"
-    return None
+    return weakness(public_key)
 
 
 def _malformed(problem: str) -> CertdError:

@@ -5,7 +5,7 @@ then CN, in DER, as every other tool writes and reads it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -230,9 +230,17 @@ def values(name: bytes, attribute_type: str) -> tuple[str, ...]:
 
 def without_common_names(name: bytes, dropped: Sequence[str]) -> bytes:
     """Returns the name without the CN attributes of the `dropped` values; the rest is kept byte for byte."""
+    return without_attributes(name, lambda oid, value: oid == COMMON_NAME and value in dropped)
+
+
+def without_attributes(name: bytes, is_dropped: Callable[[str, str], bool]) -> bytes:
+    """Returns the name without the attributes that `is_dropped` says yes to, given the dotted identifier and the value.
+
+    The rest is kept byte for byte.
+    """
     kept: list[bytes] = []
     for whole, attributes in _relative_names(name, "subject"):
-        rest = [raw for oid, value, raw in attributes if oid != COMMON_NAME or value not in dropped]
+        rest = [raw for oid, value, raw in attributes if not is_dropped(oid, value)]
         if len(rest) == len(attributes):
             kept.append(whole)
         elif rest:

@@ -1,18 +1,86 @@
 """Vocabulary of extensions (RFC 5280, section 4.2): key usages, and what extended ones and extensions are called."""
 
 import enum
+import re
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 
+from certd.pki import der
+
+# Extended key usages (RFC 5280, section 4.2.1.12).
 SERVER_AUTHENTICATION = "1.3.6.1.5.5.7.3.1"
 CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
+CODE_SIGNING = "1.3.6.1.5.5.7.3.3"
+EMAIL_PROTECTION = "1.3.6.1.5.5.7.3.4"
+OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
+ANY_EXTENDED_KEY_USAGE = "2.5.29.37.0"
+
+# Extensions that certd gives a meaning to.
+KEY_USAGE = "2.5.29.15"
+SUBJECT_ALTERNATIVE_NAME = "2.5.29.17"
+BASIC_CONSTRAINTS = "2.5.29.19"
+NAME_CONSTRAINTS = "2.5.29.30"
+CERTIFICATE_POLICIES = "2.5.29.32"
+EXTENDED_KEY_USAGE = "2.5.29.37"
+TLS_FEATURE = "1.3.6.1.5.5.7.1.24"
+OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
+
+ANY_POLICY = "2.5.29.32.0"
+NULL_VALUE = b"\x05\x00"
+"""DER of NULL, the value of extensions that say all by being there."""
+
+# Nobody but certd writes these: they say who issued, from when to when, for whom, and where to ask about it.
+_WRITTEN_BY_CERTD: Final = frozenset(
+    {
+        "2.5.29.14",
+        KEY_USAGE,
+        SUBJECT_ALTERNATIVE_NAME,
+        BASIC_CONSTRAINTS,
+        NAME_CONSTRAINTS,
+        "2.5.29.31",
+        CERTIFICATE_POLICIES,
+        "2.5.29.35",
+        EXTENDED_KEY_USAGE,
+        "2.5.29.46",
+        "1.3.6.1.5.5.7.1.1",
+        TLS_FEATURE,
+        "1.3.6.1.4.1.11129.2.4.2",
+        "1.3.6.1.4.1.11129.2.4.3",
+        # OpenSSL takes it for basic constraints where those are missing, and the token process for an authority.
+        "2.16.840.1.113730.1.1",
+    }
+)
+AUTHORITY_EXTENSIONS: Final = frozenset({"2.5.29.33", "2.5.29.36", "2.5.29.54"})
+"""Policy mappings, policy constraints, inhibitAnyPolicy: in certificates of authorities alone (RFC 5280, 4.2.1)."""
+_DECIDED_BY_PROFILES: Final = frozenset({KEY_USAGE, EXTENDED_KEY_USAGE, CERTIFICATE_POLICIES, TLS_FEATURE})
+"""Written by certd, and yet left to the CSR by a profile that does not decide them."""
+_NEVER_PASSED: Final = (
+    (_WRITTEN_BY_CERTD - _DECIDED_BY_PROFILES)
+    | AUTHORITY_EXTENSIONS
+    | {
+        # What the issuer says about itself, or promises about revocation (RFC 6960, RFC 9608).
+        "2.5.29.18",
+        OCSP_NO_CHECK,
+        "2.5.29.56",
+        # RFC 3820: who holds the key would issue in its own name.
+        "1.3.6.1.5.5.7.1.14",
+        # Microsoft's extended key usages by another name, and the account that a domain controller logs on.
+        "1.3.6.1.4.1.311.21.10",
+        "1.3.6.1.4.1.311.21.11",
+        "1.3.6.1.4.1.311.21.12",
+        "1.3.6.1.4.1.311.25.2",
+    }
+)
 
 # As RFC 5280, RFC 6962, RFC 6960 and RFC 7633 call them, and those of Netscape and Microsoft that requests still carry.
 _EXTENSION_NAMES: Final = {
     "1.3.6.1.4.1.311.20.2": "Microsoft certificate template name",
     "1.3.6.1.4.1.311.21.7": "Microsoft certificate template",
+    "1.3.6.1.4.1.311.21.10": "Microsoft application policies",
+    "1.3.6.1.4.1.311.25.2": "Microsoft security identifier",
     "1.3.6.1.4.1.11129.2.4.2": "signed certificate timestamps",
     "1.3.6.1.4.1.11129.2.4.3": "certificate transparency poison",
     "1.3.6.1.5.5.7.1.1": "authorityInfoAccess",
@@ -36,15 +104,99 @@ _EXTENSION_NAMES: Final = {
     "2.5.29.37": "extKeyUsage",
     "2.5.29.46": "freshestCRL",
     "2.5.29.54": "inhibitAnyPolicy",
+    "2.5.29.56": "noRevAvail",
     "2.16.840.1.113730.1.1": "Netscape certificate type",
     "2.16.840.1.113730.1.13": "Netscape comment",
 }
+
+_DOTTED = re.compile(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,38}))(\.(0|[1-9][0-9]{0,38})){1,30}")
+_ALGORITHM = der.sequence(der.object_identifier("1.2.840.10045.4.3.2"))
+_TIME = der.encode(der.UTC_TIME, b"260101000000Z")
+_ANYTHING = (
+    der.encode(der.context(0), der.integer(2)),
+    der.integer(1),
+    _ALGORITHM,
+    der.sequence(),
+    der.sequence(_TIME, _TIME),
+    der.sequence(),
+    der.sequence(der.sequence(der.object_identifier("1.2.840.10045.2.1")), der.bit_string(b"")),
+)
+"""What stands before the extensions of a certificate."""
 
 
 def extension_text(oid: str) -> str:
     """Returns the dotted OID of an extension with its name, where it has a well-known one."""
     name = _EXTENSION_NAMES.get(oid)
     return oid if name is None else f"{oid} ({name})"
+
+
+def is_written_by_certd(oid: str) -> bool:
+    """Returns whether certd itself writes the extension, so that no profile sets its value."""
+    return oid in _WRITTEN_BY_CERTD
+
+
+def may_pass(oid: str) -> bool:
+    """Returns whether a profile may let the extension pass from a CSR: no subject knows what only an issuer can say."""
+    return oid not in _NEVER_PASSED
+
+
+def is_object_identifier(text: str) -> bool:
+    """Returns whether `text` is a dotted object identifier that fits a certificate."""
+    if not _DOTTED.fullmatch(text):
+        return False
+    try:
+        x509.ObjectIdentifier(text)
+    except ValueError:
+        return False
+    return True
+
+
+UNDECODABLE = (ValueError, TypeError, KeyError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What the library raises at an extension that does not decode. TypeError: a name with a bit string in an attribute
+that it knows as a text. KeyError: a TLS feature that it has no name for."""
+
+
+@lru_cache(maxsize=256)
+def decode(oid: str, value: bytes) -> x509.ExtensionType:
+    """Returns the library's form of an extension's value.
+
+    `der.MalformedError` with the problem when it is not one element of DER, or does not decode where the extension is a
+    known one.
+    """
+    reader = der.Reader(value)
+    _check_element(reader, 0)
+    reader.finish()
+    # A certificate around it is the one thing that the library decodes an extension in.
+    extension = der.sequence(der.object_identifier(oid), der.octet_string(value))
+    explicit = der.encode(der.context(3), der.sequence(extension))
+    certificate = der.sequence(der.sequence(*_ANYTHING, explicit), _ALGORITHM, der.bit_string(b""))
+    try:
+        found: x509.ExtensionType = x509.load_der_x509_certificate(certificate).extensions[0].value
+    except UNDECODABLE as error:
+        raise der.MalformedError("does not decode as what its identifier stands for") from error
+    return found
+
+
+_DEEPEST = 32
+_CONSTRUCTED = 0x20
+
+
+def _check_element(reader: der.Reader, depth: int) -> None:
+    tag, content = reader.read_any()
+    if tag & _CONSTRUCTED:
+        if depth == _DEEPEST:
+            raise der.MalformedError("is nested too deeply")
+        inner = der.Reader(content)
+        while inner.more:
+            _check_element(inner, depth + 1)
+    elif tag == der.BOOLEAN and content not in {b"\x00", b"\xff"}:
+        raise der.MalformedError("has a BOOLEAN that is neither TRUE nor FALSE")
+    elif tag == der.INTEGER:
+        der.Reader(der.encode(tag, content)).read_integer()
+    elif tag == der.OBJECT_IDENTIFIER:
+        der.Reader(der.encode(tag, content)).read_object_identifier()
+    elif tag == der.NULL and content:
+        raise der.MalformedError("has a NULL that is not empty")
 
 
 class KeyUsage(enum.StrEnum):

@@ -16,20 +16,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.errors import CertdError, Reason, Violation
-from certd.pki import admission, der, distinguished_name, lint
+from certd.pki import admission, der, distinguished_name, lint, name_constraints
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import key_problem
-from certd.pki.extensions import KeyUsage, key_usage_extension
+from certd.pki.extensions import NAME_CONSTRAINTS, TLS_FEATURE, KeyUsage, key_usage_extension
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
     SignatureAlgorithm,
     algorithm_identifier,
+    default_signature_algorithm,
     family_of,
     generate_private_key,
     hash_of,
@@ -37,8 +38,10 @@ from certd.pki.key_spec import (
     key_spec_of,
     load_public_key_der,
 )
+from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.profiles import Profile
+from certd.pki.passed_extensions import admit_extensions
+from certd.pki.profiles import CustomExtension, Profile
 
 __all__ = [
     "CertificateRequest",
@@ -65,6 +68,9 @@ class Prepared:
     not_after: datetime
     public_key_sha256: bytes
     """Of the subject's SubjectPublicKeyInfo."""
+    key_spec: KeySpec
+    names: SubjectAlternativeNames
+    """As they stand in the certificate."""
     warnings: tuple[Warning, ...]
     lint_certificate: bytes
     """DER of the copy with the throw-away signature."""
@@ -84,12 +90,14 @@ def prepare(
     NAME_NOT_ALLOWED, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, KEY_TOO_WEAK or FIELD_INVALID name what does not fit;
     LINT_FAILED names the lints that the certificate would break.
     """
-    public_key = _admit_key(request.public_key, profile)
-    admitted = admission.admit_names(request, profile)
+    public_key, key_spec = _admit_key(request.public_key, profile)
+    family = family_of(default_signature_algorithm(key_spec))
+    admitted = admission.admit_names(request, issuer, profile)
     admission.admit_place(issuer, request, profile, admitted.subject)
+    admission.admit_constraints(issuer, request, profile, admitted)
     path_length = admission.admit_path_length(issuer, request, profile)
+    extensions = admit_extensions(request.extensions, profile, family)
     not_before, not_after, warnings = admission.admit_validity(issuer, profile, validity, now)
-    constraints = x509.BasicConstraints(ca=profile.authority, path_length=path_length)
     lint.check_serial_number(serial)
     # The constructor takes what the setters would collect one copy at a time; this is the hot path, and the lints look.
     builder = x509.CertificateBuilder(
@@ -100,10 +108,20 @@ def prepare(
         not_valid_before=not_before,
         not_valid_after=not_after,
         extensions=[
-            *_profile_extensions(profile.key_usages[_family(public_key)], profile.extended_key_usages, constraints),
+            *_profile_extensions(
+                extensions.key_usages,
+                extensions.extended_key_usages,
+                authority=profile.authority,
+                path_length=path_length,
+                policies=profile.policies,
+                tls_features=profile.tls_features,
+                custom=profile.custom_extensions,
+            ),
             _extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key))),
             *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
+            *_constraint_extensions(request.name_constraints),
             *_name_extensions(admitted.names, critical=admitted.subject == distinguished_name.EMPTY),
+            *(_raw_extension(one.oid, one.value, critical=one.critical) for one in extensions.passed),
         ],
     )
     algorithm = issuer.signature_algorithm
@@ -123,7 +141,9 @@ def prepare(
         not_before=not_before,
         not_after=not_after,
         public_key_sha256=hashlib.sha256(request.public_key).digest(),
-        warnings=(*admitted.warnings, *warnings),
+        key_spec=key_spec,
+        names=admitted.names,
+        warnings=(*admitted.warnings, *extensions.warnings, *warnings),
         lint_certificate=copy.public_bytes(Encoding.DER),
     )
 
@@ -141,29 +161,32 @@ def _extension(value: x509.ExtensionType, *, critical: bool = False) -> _Extensi
     return x509.Extension(value.oid, critical, value)
 
 
-def _admit_key(public_key_der: bytes, profile: Profile) -> _SubjectPublicKey:
+def _raw_extension(oid: str, value: bytes, *, critical: bool = False) -> _Extension:
+    """Returns an extension with this value, byte for byte."""
+    return _extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=critical)
+
+
+def _admit_key(public_key_der: bytes, profile: Profile) -> tuple[_SubjectPublicKey, KeySpec]:
     public_key = load_public_key_der(public_key_der)
     problem = key_problem(public_key)
     spec = key_spec_of(public_key)
-    if problem is not None or not isinstance(public_key, EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey):
+    if (
+        problem is not None
+        or spec is None
+        or not isinstance(public_key, EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey)
+    ):
         problem = problem or "is not accepted"
         violation = Violation("public_key", problem)
         raise CertdError(Reason.KEY_TOO_WEAK, f"the subject's key {problem}", violations=(violation,))
-    if spec not in profile.allowed_key_specs:
-        allowed = ", ".join(sorted(profile.allowed_key_specs))
+    if spec not in profile.key_specs:
+        allowed = ", ".join(sorted(profile.key_specs))
         raise CertdError(
             Reason.PROFILE_FORBIDS,
             f"profile {profile.profile_id} does not allow keys of the kind {spec}; use one of {allowed}",
             metadata={"profile": profile.profile_id},
             violations=(Violation("public_key", f"must be one of {allowed}"),),
         )
-    return public_key
-
-
-def _family(public_key: CertificatePublicKeyTypes) -> KeyFamily:
-    if isinstance(public_key, EllipticCurvePublicKey):
-        return KeyFamily.EC
-    return KeyFamily.RSA if isinstance(public_key, RSAPublicKey) else KeyFamily.ED25519
+    return public_key, spec
 
 
 @lru_cache(maxsize=256)
@@ -188,20 +211,31 @@ def _unkept(field: str) -> CertdError:
 
 @lru_cache(maxsize=256)
 def _profile_extensions(
-    key_usages: frozenset[KeyUsage], extended_key_usages: tuple[str, ...], constraints: x509.BasicConstraints
+    key_usages: frozenset[KeyUsage],
+    extended_key_usages: tuple[str, ...],
+    *,
+    authority: bool,
+    path_length: int | None,
+    policies: tuple[str, ...],
+    tls_features: tuple[int, ...],
+    custom: tuple[CustomExtension, ...],
 ) -> tuple[_Extension, ...]:
     """Returns what profile and kind of key decide.
 
     Basic constraints are in every certificate, critical: readers that find none look for other signs of an authority.
     """
-    extensions: list[_Extension] = [
-        _extension(constraints, critical=True),
+    found: list[_Extension] = [
+        _extension(x509.BasicConstraints(ca=authority, path_length=path_length), critical=True),
         _extension(key_usage_extension(key_usages), critical=True),
     ]
     if extended_key_usages:
-        usages = [x509.ObjectIdentifier(oid) for oid in extended_key_usages]
-        extensions.append(_extension(x509.ExtendedKeyUsage(usages)))
-    return tuple(extensions)
+        found.append(_extension(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, extended_key_usages))))
+    if policies:
+        identifiers = map(x509.ObjectIdentifier, policies)
+        found.append(_extension(x509.CertificatePolicies(x509.PolicyInformation(one, None) for one in identifiers)))
+    if tls_features:
+        found.append(_raw_extension(TLS_FEATURE, der.sequence(*map(der.integer, tls_features))))
+    return (*found, *(_raw_extension(one.oid, one.value, critical=one.critical) for one in custom))
 
 
 @lru_cache(maxsize=256)
@@ -213,6 +247,13 @@ def _issuer_extensions(identifier: bytes, authority_information_url: str | None)
         description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
         extensions.append(_extension(x509.AuthorityInformationAccess([description])))
     return tuple(extensions)
+
+
+def _constraint_extensions(constraints: NameConstraints | None) -> tuple[_Extension, ...]:
+    """Returns the name constraints of an authority, critical (RFC 5280, section 4.2.1.10)."""
+    if constraints is None:
+        return ()
+    return (_raw_extension(NAME_CONSTRAINTS, name_constraints.encode(constraints), critical=True),)
 
 
 def _name_extensions(names: SubjectAlternativeNames, *, critical: bool) -> tuple[_Extension, ...]:

@@ -1,41 +1,61 @@
 """Profiles: what may be issued. Profile first, then request, then CSR.
 
-Lifetimes of `end-entity`: 90 days unless asked otherwise, as public authorities now teach everybody's automation; 824
-days at most, because Apple's systems refuse TLS server certificates of more than 825 days also from roots that their
-owner added, and the backdate counts. Authorities have ten and five years, forty at most: what the API promises.
+Lifetimes of what TLS servers use: 90 days unless asked otherwise, as public authorities now teach everybody's
+automation; 824 days at most, because Apple's systems refuse TLS server certificates of more than 825 days also from
+roots that their owner added, and the backdate counts. Authorities have ten and five years, forty at most: what the API
+promises.
 """
 
-import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from types import MappingProxyType
 
-from certd.pki.extensions import CLIENT_AUTHENTICATION, SERVER_AUTHENTICATION, KeyUsage
+from certd.pki import extensions
+from certd.pki.extensions import KeyUsage
 from certd.pki.key_spec import KeyFamily, KeySpec
-from certd.pki.names import HIGHEST_COUNT
+from certd.pki.profile_rules import (
+    SPIFFE_PREFIX,
+    CommonNameRule,
+    DnsNameRules,
+    EmailAddressRules,
+    IpAddressRules,
+    NameRules,
+    SubjectPresence,
+    SubjectRules,
+    UriRules,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "SYSTEM",
+    "CommonNameRule",
+    "CustomExtension",
+    "DnsNameRules",
+    "EmailAddressRules",
+    "IpAddressRules",
+    "NameRules",
+    "Profile",
+    "SubjectPresence",
+    "SubjectRules",
+    "UriRules",
+    "key_usages_for",
+]
+
+EVERY_EXTENSION = "*"
+"""Alone among the passed extensions: every one that may pass."""
 
 
-class NameKind(enum.StrEnum):
-    """A kind of alternative name that a profile may allow."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomExtension:
+    """An extension with a fixed value."""
 
-    DNS = "DNS name"
-    WILDCARD = "wildcard DNS name"
-    IP = "IP address"
-    URI = "URI"
-    SPIFFE = "SPIFFE id"
-    EMAIL = "e-mail address"
-
-
-class SubjectRule(enum.StrEnum):
-    """What becomes of the subject that was asked for."""
-
-    REQUIRED = "REQUIRED"
-    """It is taken byte for byte and must not be empty: the name of an authority."""
-    COMMON_NAMES_CHECKED = "COMMON_NAMES_CHECKED"
-    """It is taken byte for byte, less every CN that is not among the alternative names, with a warning."""
-    DROPPED = "DROPPED"
-    """It is left out with a warning, for the alternative names say everything."""
+    oid: str
+    """Dotted."""
+    critical: bool = False
+    value: bytes
+    """DER."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +63,8 @@ class Profile:
     """What may be issued under a name."""
 
     profile_id: str
-    description: str
+    version: int = 1
+    description: str = ""
     default_lifetime: timedelta
     """Used when neither a lifetime nor an end is asked for."""
     shortest_lifetime: timedelta
@@ -53,38 +74,72 @@ class Profile:
     authority: bool = False
     """Whether its certificates are those of authorities."""
     self_signed: bool = False
-    """Whether it is for an authority's own certificate and nothing else."""
+    """Whether it is for an authority's own certificate and nothing else. Certd's own profiles alone have it."""
     highest_path_length: int = 0
     """Of an authority."""
-    key_usages: Mapping[KeyFamily, frozenset[KeyUsage]]
-    """By what the subject's key can do."""
+    key_specs: frozenset[KeySpec] = frozenset(KeySpec)
+    """Keys that may be certified."""
+    key_usages: frozenset[KeyUsage]
+    """Less those that the subject's key cannot have. None at all leaves them to the CSR, where that may pass them."""
     extended_key_usages: tuple[str, ...] = ()
-    """Dotted identifiers; none for authorities."""
-    allowed_key_specs: frozenset[KeySpec] = frozenset(KeySpec)
-    name_kinds: frozenset[NameKind] = frozenset()
-    """Kinds of alternative names that are allowed."""
-    fewest_names: int = 0
-    most_names: int = HIGHEST_COUNT
-    subject: SubjectRule
-    restricted: bool = False
-    """Whether it needs an authority operator."""
+    """Dotted identifiers; none for authorities. None at all leaves them to the CSR, where that may pass them."""
+    names: NameRules = field(default_factory=NameRules)
+    subject: SubjectRules = field(default_factory=SubjectRules)
+    passed_extensions: tuple[str, ...] = ()
+    """Dotted identifiers of extensions that are taken from the CSR; `*` alone stands for every one that may pass."""
+    policies: tuple[str, ...] = ()
+    """Dotted identifiers of certificate policies."""
+    tls_features: tuple[int, ...] = ()
+    """Numbers of TLS extensions that the server must offer (RFC 7633)."""
+    custom_extensions: tuple[CustomExtension, ...] = ()
+    allow_subject_override: bool = False
+    """Whether the request may replace the subject of the CSR."""
+    allow_names_override: bool = False
+    """Whether the request may replace the alternative names of the CSR."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether it needs an authority operator: it yields authorities, OCSP responders or what a CSR chooses."""
+        return self.authority or extensions.OCSP_SIGNING in self.extended_key_usages or bool(self.passed_extensions)
+
+
+# RFC 4055, section 1.2, RFC 5480, section 3, and RFC 8410, section 5: what a key of the family cannot do.
+_IMPOSSIBLE = {
+    KeyFamily.RSA: {KeyUsage.KEY_AGREEMENT, KeyUsage.ENCIPHER_ONLY, KeyUsage.DECIPHER_ONLY},
+    KeyFamily.EC: {KeyUsage.KEY_ENCIPHERMENT, KeyUsage.DATA_ENCIPHERMENT},
+    KeyFamily.ED25519: {
+        KeyUsage.KEY_ENCIPHERMENT,
+        KeyUsage.DATA_ENCIPHERMENT,
+        KeyUsage.KEY_AGREEMENT,
+        KeyUsage.ENCIPHER_ONLY,
+        KeyUsage.DECIPHER_ONLY,
+    },
+}
+
+
+def key_usages_for(profile: Profile, family: KeyFamily) -> frozenset[KeyUsage]:
+    """Returns the key usages of a certificate for a key of `family`: the profile's, less those that it cannot have."""
+    return possible_key_usages(profile.key_usages, family)
+
+
+@lru_cache(maxsize=256)
+def possible_key_usages(usages: frozenset[KeyUsage], family: KeyFamily) -> frozenset[KeyUsage]:
+    """Returns `usages` less those that a key of `family` cannot have."""
+    return usages - _IMPOSSIBLE[family]
 
 
 _SIGNING = frozenset({KeyUsage.DIGITAL_SIGNATURE})
-_LEAF_KEY_USAGES = MappingProxyType(
-    {
-        # RSA keys may still be asked to decrypt in the key exchange of TLS 1.2; EC and Ed25519 keys cannot (RFC 8410).
-        KeyFamily.RSA: _SIGNING | {KeyUsage.KEY_ENCIPHERMENT},
-        KeyFamily.EC: _SIGNING,
-        KeyFamily.ED25519: _SIGNING,
-    }
-)
-_AUTHORITY_KEY_USAGES = MappingProxyType(
-    dict.fromkeys(KeyFamily, frozenset({KeyUsage.KEY_CERT_SIGN, KeyUsage.CRL_SIGN}))
-)
-_TLS = (SERVER_AUTHENTICATION, CLIENT_AUTHENTICATION)
+# RSA keys may still be asked to decrypt in the key exchange of TLS 1.2; the bit is left out for the others.
+_SIGNING_AND_ENCIPHERMENT = _SIGNING | {KeyUsage.KEY_ENCIPHERMENT}
+_AUTHORITY_KEY_USAGES = frozenset({KeyUsage.KEY_CERT_SIGN, KeyUsage.CRL_SIGN})
+_MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 _YEAR = 365 * _DAY
+_ANY_HOST = NameRules(
+    dns_names=DnsNameRules(allow_any=True, allow_wildcards=True), ip_addresses=IpAddressRules(allow_any=True), fewest=1
+)
+_AUTHORITY_SUBJECT = SubjectRules(presence=SubjectPresence.REQUIRED, common_name=CommonNameRule.ANY)
 # P-521 and Ed25519 leaves fail the handshake of gRPC's TLS library.
 _KEYS_OF_PEERS = frozenset(KeySpec) - {KeySpec.EC_P521, KeySpec.ED25519}
 
@@ -92,85 +147,155 @@ END_ENTITY = Profile(
     profile_id="end-entity",
     description="TLS servers and clients: any well-formed DNS name, wildcard or IP address, every kind of key.",
     default_lifetime=90 * _DAY,
-    shortest_lifetime=timedelta(minutes=1),
+    shortest_lifetime=_MINUTE,
     longest_lifetime=824 * _DAY,
-    key_usages=_LEAF_KEY_USAGES,
-    extended_key_usages=_TLS,
-    name_kinds=frozenset({NameKind.DNS, NameKind.WILDCARD, NameKind.IP}),
-    fewest_names=1,
-    subject=SubjectRule.COMMON_NAMES_CHECKED,
+    key_usages=_SIGNING_AND_ENCIPHERMENT,
+    extended_key_usages=(extensions.SERVER_AUTHENTICATION, extensions.CLIENT_AUTHENTICATION),
+    names=_ANY_HOST,
 )
-ROOT_CA = Profile(
-    profile_id="root-ca",
-    description="A root: the self-signed certificate of an authority.",
-    default_lifetime=10 * _YEAR,
-    shortest_lifetime=timedelta(hours=1),
-    longest_lifetime=40 * _YEAR,
-    authority=True,
-    self_signed=True,
-    highest_path_length=4,
-    key_usages=_AUTHORITY_KEY_USAGES,
-    most_names=0,
-    subject=SubjectRule.REQUIRED,
-    restricted=True,
+SERVER = Profile(
+    profile_id="server",
+    description="TLS servers: any well-formed DNS name, wildcard or IP address.",
+    default_lifetime=90 * _DAY,
+    shortest_lifetime=_MINUTE,
+    longest_lifetime=824 * _DAY,
+    key_usages=_SIGNING_AND_ENCIPHERMENT,
+    extended_key_usages=(extensions.SERVER_AUTHENTICATION,),
+    names=_ANY_HOST,
+)
+CLIENT = Profile(
+    profile_id="client",
+    description="TLS clients: any well-formed name except SPIFFE ids.",
+    default_lifetime=90 * _DAY,
+    shortest_lifetime=_MINUTE,
+    longest_lifetime=824 * _DAY,
+    key_usages=_SIGNING,
+    extended_key_usages=(extensions.CLIENT_AUTHENTICATION,),
+    names=NameRules(
+        dns_names=DnsNameRules(allow_any=True),
+        ip_addresses=IpAddressRules(allow_any=True),
+        uris=UriRules(allow_any=True),
+        email_addresses=EmailAddressRules(allow_any=True),
+        fewest=1,
+    ),
+)
+CODE_SIGNING = Profile(
+    profile_id="code-signing",
+    description="Signers of code, called by their subject; without alternative names.",
+    default_lifetime=_YEAR,
+    shortest_lifetime=_MINUTE,
+    longest_lifetime=3 * _YEAR,
+    key_usages=_SIGNING,
+    extended_key_usages=(extensions.CODE_SIGNING,),
+    subject=_AUTHORITY_SUBJECT,
+)
+OCSP_SIGNING = Profile(
+    profile_id="ocsp-signing",
+    description="OCSP responders of the authority that issues it, short-lived, for nobody asks about their revocation.",
+    default_lifetime=7 * _DAY,
+    shortest_lifetime=_HOUR,
+    longest_lifetime=90 * _DAY,
+    key_usages=_SIGNING,
+    extended_key_usages=(extensions.OCSP_SIGNING,),
+    subject=_AUTHORITY_SUBJECT,
+    # RFC 6960, section 4.2.2.2.1: who trusts the responder for as long as it lives need not ask it about itself.
+    custom_extensions=(CustomExtension(oid=extensions.OCSP_NO_CHECK, value=extensions.NULL_VALUE),),
+)
+EMAIL = Profile(
+    profile_id="email",
+    description="S/MIME: signs and decrypts mail of any well-formed e-mail address.",
+    default_lifetime=_YEAR,
+    shortest_lifetime=_MINUTE,
+    longest_lifetime=824 * _DAY,
+    # RFC 8551, section 4.4.2: RSA keys transport keys, EC keys agree on them.
+    key_usages=_SIGNING_AND_ENCIPHERMENT | {KeyUsage.KEY_AGREEMENT},
+    extended_key_usages=(extensions.EMAIL_PROTECTION,),
+    names=NameRules(email_addresses=EmailAddressRules(allow_any=True), fewest=1),
+    # Mail programs show people's names and check addresses.
+    subject=SubjectRules(common_name=CommonNameRule.ANY),
 )
 SUBORDINATE_CA = Profile(
     profile_id="subordinate-ca",
     description="An authority below another.",
     default_lifetime=5 * _YEAR,
-    shortest_lifetime=timedelta(hours=1),
+    shortest_lifetime=_HOUR,
     longest_lifetime=40 * _YEAR,
     authority=True,
     highest_path_length=3,
     key_usages=_AUTHORITY_KEY_USAGES,
-    most_names=0,
-    subject=SubjectRule.REQUIRED,
-    restricted=True,
+    subject=_AUTHORITY_SUBJECT,
+)
+ROOT_CA = Profile(
+    profile_id="root-ca",
+    description="A root: the self-signed certificate of an authority.",
+    default_lifetime=10 * _YEAR,
+    shortest_lifetime=_HOUR,
+    longest_lifetime=40 * _YEAR,
+    authority=True,
+    self_signed=True,
+    highest_path_length=4,
+    key_usages=_AUTHORITY_KEY_USAGES,
+    subject=_AUTHORITY_SUBJECT,
+)
+BLANK = Profile(
+    profile_id="blank",
+    description="What the CSR and the request ask for: names, usages and extensions, except those of authorities.",
+    default_lifetime=90 * _DAY,
+    shortest_lifetime=_MINUTE,
+    longest_lifetime=824 * _DAY,
+    key_usages=frozenset(),
+    names=NameRules(
+        dns_names=DnsNameRules(allow_any=True, allow_wildcards=True),
+        ip_addresses=IpAddressRules(allow_any=True),
+        uris=UriRules(allow_any=True),
+        email_addresses=EmailAddressRules(allow_any=True),
+    ),
+    subject=SubjectRules(common_name=CommonNameRule.ANY),
+    passed_extensions=(EVERY_EXTENSION,),
+    allow_subject_override=True,
+    allow_names_override=True,
 )
 IDENTITY = Profile(
     profile_id="identity",
     description="A caller of certd: exactly one SPIFFE id, both ends of TLS.",
     default_lifetime=30 * _DAY,
-    shortest_lifetime=timedelta(minutes=1),
+    shortest_lifetime=_MINUTE,
     longest_lifetime=30 * _DAY,
-    key_usages=_LEAF_KEY_USAGES,
-    extended_key_usages=_TLS,
-    allowed_key_specs=_KEYS_OF_PEERS,
-    name_kinds=frozenset({NameKind.SPIFFE}),
-    fewest_names=1,
-    most_names=1,
-    subject=SubjectRule.DROPPED,
-    restricted=True,
+    key_specs=_KEYS_OF_PEERS,
+    key_usages=_SIGNING_AND_ENCIPHERMENT,
+    extended_key_usages=(extensions.SERVER_AUTHENTICATION, extensions.CLIENT_AUTHENTICATION),
+    names=NameRules(uris=UriRules(prefixes=(SPIFFE_PREFIX,)), fewest=1, most=1),
+    subject=SubjectRules(presence=SubjectPresence.DROPPED),
 )
-SERVER = Profile(
-    profile_id="server",
+LISTENER = Profile(
+    profile_id="listener",
     description="certd's own listeners.",
     default_lifetime=90 * _DAY,
-    shortest_lifetime=timedelta(minutes=1),
+    shortest_lifetime=_MINUTE,
     longest_lifetime=90 * _DAY,
-    key_usages=_LEAF_KEY_USAGES,
-    extended_key_usages=_TLS,
-    allowed_key_specs=_KEYS_OF_PEERS,
-    name_kinds=frozenset({NameKind.DNS, NameKind.IP}),
-    fewest_names=1,
-    subject=SubjectRule.COMMON_NAMES_CHECKED,
-    restricted=True,
+    key_specs=_KEYS_OF_PEERS,
+    key_usages=_SIGNING_AND_ENCIPHERMENT,
+    extended_key_usages=(extensions.SERVER_AUTHENTICATION, extensions.CLIENT_AUTHENTICATION),
+    names=NameRules(dns_names=DnsNameRules(allow_any=True), ip_addresses=IpAddressRules(allow_any=True), fewest=1),
 )
 SYSTEM_ROOT = Profile(
     profile_id="system-root",
     description="The system authority, which issues identities and nothing that a tenant asks for.",
     default_lifetime=10 * _YEAR,
-    shortest_lifetime=timedelta(hours=1),
+    shortest_lifetime=_HOUR,
     longest_lifetime=40 * _YEAR,
     authority=True,
     self_signed=True,
     key_usages=_AUTHORITY_KEY_USAGES,
-    most_names=0,
-    subject=SubjectRule.REQUIRED,
-    restricted=True,
+    subject=_AUTHORITY_SUBJECT,
 )
 
-BUILT_IN: Mapping[str, Profile] = MappingProxyType({p.profile_id: p for p in (END_ENTITY, ROOT_CA, SUBORDINATE_CA)})
+
+def _by_id(*profiles: Profile) -> Mapping[str, Profile]:
+    return MappingProxyType({profile.profile_id: profile for profile in profiles})
+
+
+BUILT_IN = _by_id(END_ENTITY, SERVER, CLIENT, CODE_SIGNING, OCSP_SIGNING, EMAIL, SUBORDINATE_CA, ROOT_CA, BLANK)
 """What every tenant has."""
-SYSTEM: Mapping[str, Profile] = MappingProxyType({p.profile_id: p for p in (IDENTITY, SERVER, SYSTEM_ROOT)})
+SYSTEM = _by_id(IDENTITY, LISTENER, SYSTEM_ROOT)
 """What the system authority issues; no tenant reaches them."""

@@ -18,7 +18,8 @@ from certd.model.authority import Authority
 from certd.model.certificate import Certificate, CertificateState, Intent
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
 from certd.pki import csr
-from certd.pki.preparation import CertificateRequest, Validity, Warning  # noqa: A004  # The API's word.
+from certd.pki.certificate_request import request_of
+from certd.pki.preparation import Validity, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access, require_in
 from certd.services.authorities import enabled_authority, every_authority, existing_authority, information_url
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
@@ -110,12 +111,7 @@ class Certificates:
         parsed = csr.parse_csr(new.csr)
         order = Order(
             origin="csr",
-            request=CertificateRequest(
-                public_key=parsed.public_key,
-                subject=parsed.subject,
-                names=parsed.names,
-                ignored_extension_oids=parsed.extension_oids,
-            ),
+            request=request_of(parsed, profile=profile, subject=None, names=None)[0],
             profile=profile,
             validity=Validity(lifetime=new.lifetime, not_after=new.not_after),
             labels=new.labels,

@@ -46,7 +46,7 @@ class Identities:
 
     def ensure_server(self, names: SubjectAlternativeNames, certification_request: bytes) -> Credential:
         """Returns the valid server certificate for the key of the CSR, whatever its names; issues one when needed."""
-        return self._ensure(SYSTEM["server"], names, certification_request, any_names=True)
+        return self._ensure(SYSTEM["listener"], names, certification_request, any_names=True)
 
     def _ensure(
         self, profile: Profile, names: SubjectAlternativeNames, certification_request: bytes, *, any_names: bool
@@ -67,7 +67,7 @@ class Identities:
             return Credential(found.der, created=False)
         order = Order(
             origin="csr",
-            request=CertificateRequest(public_key=public_key, subject=distinguished_name.EMPTY, names=names),
+            source=CertificateRequest(public_key=public_key, subject=distinguished_name.EMPTY, names=names),
             profile=profile,
             validity=Validity(lifetime=None, not_after=None),
         )

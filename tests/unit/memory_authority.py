@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certd.errors import CertdError, Reason
 from certd.pki import distinguished_name
+from certd.pki.csr import RequestedExtension
 from certd.pki.key_spec import (
     KeySpec,
     SignatureAlgorithm,
@@ -140,7 +141,7 @@ def prepare_leaf(
     profile: Profile = END_ENTITY,
     lifetime: timedelta | None = None,
     not_after: datetime | None = None,
-    ignored: tuple[str, ...] = (),
+    extensions: tuple[RequestedExtension, ...] = (),
     path_length: int | None = None,
     serial: int = SERIAL,
     now: datetime = NOW,
@@ -152,7 +153,7 @@ def prepare_leaf(
             public_key=key or public_key(),
             subject=distinguished_name.parse_text(subject) if subject_der is None else subject_der,
             names=SubjectAlternativeNames(dns_names=("www.example.internal",)) if names is None else names,
-            ignored_extension_oids=ignored,
+            extensions=extensions,
             path_length=path_length,
         ),
         profile=profile,

@@ -19,7 +19,7 @@ from certd.pki.key_spec import (
     verify_signature,
 )
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.profiles import IDENTITY, SERVER, Profile
+from certd.pki.profiles import IDENTITY, LISTENER, Profile
 from certd.pki.tbs import parse_tbs_certificate
 from tests.unit.memory_authority import MemoryAuthority, prepare_leaf, public_key, root, subordinate
 
@@ -134,8 +134,8 @@ def test_pkilint_has_nothing_to_say(tmp_path: Path, spec: KeySpec) -> None:
     ("profile", "names", "allowed"),
     [
         (IDENTITY, SubjectAlternativeNames(uris=("spiffe://certd.internal/identities/admin",)), _SPIFFE),
-        (SERVER, SubjectAlternativeNames(dns_names=("host.internal",), ip_addresses=("127.0.0.1", "::1")), set()),
-        (SERVER, SubjectAlternativeNames(dns_names=("localhost",)), _WILDCARD_OR_SINGLE_LABEL),
+        (LISTENER, SubjectAlternativeNames(dns_names=("host.internal",), ip_addresses=("127.0.0.1", "::1")), set()),
+        (LISTENER, SubjectAlternativeNames(dns_names=("localhost",)), _WILDCARD_OR_SINGLE_LABEL),
     ],
 )
 def test_pkilint_has_nothing_to_say_on_system_profiles(

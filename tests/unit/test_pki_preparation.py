@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from certd.errors import Reason
 from certd.pki import der
 from certd.pki import distinguished_name as dn
+from certd.pki.csr import RequestedExtension
 from certd.pki.description import Description, describe
 from certd.pki.extensions import CLIENT_AUTHENTICATION, SERVER_AUTHENTICATION, KeyUsage
 from certd.pki.key_spec import KeySpec, key_identifier, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared, assemble
-from certd.pki.profiles import BUILT_IN, END_ENTITY, IDENTITY, ROOT_CA, SERVER, SYSTEM, Profile
+from certd.pki.profiles import BUILT_IN, END_ENTITY, IDENTITY, LISTENER, ROOT_CA, SYSTEM, Profile
 from tests.unit.memory_authority import (
     NOW,
     SERIAL,
@@ -363,7 +364,13 @@ def test_subject_that_is_none(authority: MemoryAuthority) -> None:
 
 
 def test_extensions_of_the_csr_are_dropped_each_with_a_warning(authority: MemoryAuthority) -> None:
-    prepared = prepare_leaf(authority, ignored=("2.5.29.19", "1.2.3"))
+    prepared = prepare_leaf(
+        authority,
+        extensions=(
+            RequestedExtension(oid="2.5.29.19", critical=True, value=b"\x30\x03\x01\x01\xff"),
+            RequestedExtension(oid="1.2.3", critical=False, value=b"nonsense"),
+        ),
+    )
     assert [field for field, _ in _warnings(prepared)] == ["csr.extensions", "csr.extensions"]
     assert [message.partition(":")[0] for _, message in _warnings(prepared)] == [
         "dropped 2.5.29.19 (basicConstraints)",
@@ -390,8 +397,8 @@ def test_identity_has_one_spiffe_id_and_no_subject(authority: MemoryAuthority) -
         (IDENTITY, SubjectAlternativeNames(uris=("https://td/a",))),
         (IDENTITY, SubjectAlternativeNames(uris=("spiffe://td/a",), dns_names=("a",))),
         (IDENTITY, _NONE),
-        (SERVER, SubjectAlternativeNames(dns_names=("*.example.internal",))),
-        (SERVER, SubjectAlternativeNames(uris=("spiffe://td/a",))),
+        (LISTENER, SubjectAlternativeNames(dns_names=("*.example.internal",))),
+        (LISTENER, SubjectAlternativeNames(uris=("spiffe://td/a",))),
     ],
 )
 def test_system_profiles_refuse_other_names(
@@ -402,15 +409,21 @@ def test_system_profiles_refuse_other_names(
 
 @pytest.mark.parametrize("spec", [KeySpec.EC_P521, KeySpec.ED25519])
 def test_system_profiles_refuse_keys_that_peers_do_not_take(authority: MemoryAuthority, spec: KeySpec) -> None:
-    error = refused_with(lambda: prepare_leaf(authority, key=public_key(spec), profile=SERVER), Reason.PROFILE_FORBIDS)
-    assert error.metadata == {"profile": "server"}
+    error = refused_with(
+        lambda: prepare_leaf(authority, key=public_key(spec), profile=LISTENER), Reason.PROFILE_FORBIDS
+    )
+    assert error.metadata == {"profile": "listener"}
     assert error.violations[0].field == "public_key"
 
 
 def test_tenants_reach_no_system_profile() -> None:
-    assert set(BUILT_IN) == {"end-entity", "root-ca", "subordinate-ca"}
+    assert set(BUILT_IN) == {
+        "end-entity", "server", "client", "code-signing", "ocsp-signing", "email", "subordinate-ca", "root-ca", "blank"
+    }  # fmt: skip
     assert not set(BUILT_IN) & set(SYSTEM)
-    assert {profile.profile_id for profile in BUILT_IN.values() if profile.restricted} == {"root-ca", "subordinate-ca"}
+    assert {profile.profile_id for profile in BUILT_IN.values() if profile.restricted} == {
+        "root-ca", "subordinate-ca", "ocsp-signing", "blank"
+    }  # fmt: skip
 
 
 # Keys.
