@@ -173,6 +173,13 @@ class Token(_Section):
     """Keys that leave the token process in any minute, at most."""
 
 
+class Prepare(_Section):
+    """The processes that check what strangers ask for and build what will be signed."""
+
+    processes: Annotated[int, Field(ge=0, le=64)] | None = None
+    """None: one for each core but one, 4 at most; 0: the daemon does it itself."""
+
+
 class Tls(_Section):
     """The daemon's own credentials."""
 
@@ -209,6 +216,7 @@ class Config(_Section):
     listen: Listen = Listen()
     database: Database
     token: Token
+    prepare: Prepare = Prepare()
     tls: Tls
     web: Web = Web()
     limits: Limits = Limits()
@@ -331,6 +339,11 @@ pin_file = {token.pin_file}
 # allowed_users = ["certd"]
 # Private keys that may leave the token process in any minute.
 exports_per_minute = 600
+
+[prepare]
+# Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of
+# anything worth stealing. Default: one for each core but one, 4 at most. 0: the daemon does it itself.
+# processes = 1
 
 [tls]
 # The server certificate of the API and its key, written by `certd init`.

@@ -10,25 +10,33 @@ from pathlib import Path
 from certd.api.credentials import Credentials
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
-from certd.config import Config, token_settings
+from certd.config import Config, Prepare, token_settings
 from certd.errors import CertdError, field_invalid
 from certd.model.job import JobKind
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
+from certd.prepare.client import Preparer, default_workers
 from certd.scheduler import Scheduler
 from certd.services.access import Access
 from certd.services.authorities import Authorities
+from certd.services.authority_activation import AuthorityActivation
+from certd.services.authority_changes import AuthorityChanges
+from certd.services.authority_views import AuthorityViews
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificates import Certificates
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
+from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.managed_certificate_steps import ManagedCertificateSteps
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.profile_check import ProfileChecks
+from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
 from certd.services.recovery import Ownership, Recovery
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificateWatch
+from certd.services.signers import Signers
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
 from certd.services.wrapping_keys import WrappingKeys
@@ -42,6 +50,7 @@ from certd.web.server import serve as serve_http
 _log = logging.getLogger("certd.main")
 
 _TOKEN_START_SECONDS = 20.0
+_PREPARE_START_SECONDS = 20.0
 _GRACE_SECONDS = 10.0
 
 
@@ -53,6 +62,7 @@ class Core:
     clock: Clock
     store: Store
     token: TokenClient
+    preparer: Preparer
     ownership: Ownership
     recovery: Recovery
     loop: IssuingLoop
@@ -60,8 +70,12 @@ class Core:
     system_authority: SystemAuthority
     access: Access
     authorities: Authorities
+    authority_activation: AuthorityActivation
+    authority_changes: AuthorityChanges
     certificates: Certificates
     managed_certificates: ManagedCertificates
+    profiles: Profiles
+    profile_checks: ProfileChecks
     bootstrap: Bootstrap
     server: Server
     health: Health
@@ -73,6 +87,8 @@ class Core:
             _log.error(
                 "the token does not answer; certd serves what needs no key until it does: %s", self.token.problem
             )
+        if not self.preparer.wait_settled(_PREPARE_START_SECONDS):
+            _log.error("a prepare process does not start; what needs one is refused until it does")
         self.ownership.begin()
         self.recovery.run()
         self.loop.start()
@@ -82,6 +98,7 @@ class Core:
         """Ends what `start` started: first who gives work, then who does it, the books last."""
         self.scheduler.stop()
         self.loop.stop()
+        self.preparer.stop()
         self.token.stop()
         try:
             self.ownership.end()
@@ -100,6 +117,7 @@ def assemble(
     """
     store = Store.open(config.database.url, clock=clock)
     token = _token_client(config)
+    preparer = _preparer(config)
     base_url = config.web.base_url
     trust_domain = config.tls.trust_domain
 
@@ -108,7 +126,10 @@ def assemble(
     ownership = Ownership(store=store, clock=clock)
     recovery = Recovery(store=store, clock=clock, step=step)
     loop = IssuingLoop(store=store, token=token, clock=clock, epoch=ownership.epoch, step=step)
+    issuing = Issuing(preparer=preparer, loop=loop, step=step)
+    signers = Signers(store, base_url=base_url)
     wrapping_keys = WrappingKeys(store=store, token=token, clock=clock)
+    views = AuthorityViews(config.token.label)
     authorities = Authorities(
         store=store,
         token=token,
@@ -116,7 +137,7 @@ def assemble(
         access=access,
         loop=loop,
         epoch=ownership.epoch,
-        token_label=config.token.label,
+        views=views,
         base_url=base_url,
         step=step,
     )
@@ -150,6 +171,7 @@ def assemble(
         clock=clock,
         store=store,
         token=token,
+        preparer=preparer,
         ownership=ownership,
         recovery=recovery,
         loop=loop,
@@ -157,8 +179,14 @@ def assemble(
         system_authority=system_authority,
         access=access,
         authorities=authorities,
-        certificates=Certificates(store=store, clock=clock, access=access, loop=loop, base_url=base_url, step=step),
+        authority_activation=AuthorityActivation(
+            store=store, token=token, clock=clock, access=access, views=views, step=step
+        ),
+        authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views),
+        certificates=Certificates(store=store, clock=clock, access=access, signers=signers, issuing=issuing, step=step),
         managed_certificates=managed_certificates,
+        profiles=Profiles(store=store, clock=clock, access=access),
+        profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers),
         bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
         server=Server(
             store=store,
@@ -235,8 +263,12 @@ class Daemon:
             services=Services(
                 access=core.access,
                 authorities=core.authorities,
+                authority_activation=core.authority_activation,
+                authority_changes=core.authority_changes,
                 certificates=core.certificates,
                 managed_certificates=core.managed_certificates,
+                profiles=core.profiles,
+                profile_checks=core.profile_checks,
                 server=core.server,
             ),
             limits=Limits(
@@ -323,6 +355,8 @@ def initialise(
     Raises what the token and the store raise when they cannot be had.
     """
     migrate(config.database.url)
+    # Nothing here comes from strangers, and two certificates need no process of their own.
+    config = config.model_copy(update={"prepare": Prepare(processes=0)})
     core = assemble(config, clock=SystemClock(), step=step)
     try:
         core.start()
@@ -368,3 +402,10 @@ def _token_client(config: Config) -> TokenClient:
     if config.token.socket is not None:
         return connect(config.token.socket)
     return start_child(token_settings(config))
+
+
+def _preparer(config: Config) -> Preparer:
+    processes = config.prepare.processes
+    preparer = Preparer(default_workers() if processes is None else processes)
+    preparer.start()
+    return preparer

@@ -5,8 +5,8 @@ from functools import partial
 from certd.api import fields, x509
 from certd.api.call import Call, Methods
 from certd.model.certificate import CertificateState, RevocationReason
-from certd.model.names import AuthorityName, CertificateName, ProfileName
-from certd.services.certificates import Certificates, CertificateView, NewCertificate
+from certd.model.names import AuthorityName, CertificateName
+from certd.services.certificates import Certificates, CertificateView
 from certd.services.paging import Page
 from certd.v1 import certificate_pb2, certificate_service_pb2
 
@@ -30,47 +30,11 @@ REVOCATION_REASONS = {
 
 
 def methods(certificates: Certificates) -> Methods:
-    """Returns the functions that answer CertificateService."""
+    """Returns the functions that answer the methods of CertificateService that read."""
     return {
-        "IssueCertificate": partial(issue_certificate, certificates),
         "GetCertificate": partial(get_certificate, certificates),
         "ListCertificates": partial(list_certificates, certificates),
     }
-
-
-def issue_certificate(
-    certificates: Certificates, request: certificate_service_pb2.IssueCertificateRequest, call: Call
-) -> certificate_pb2.Certificate:
-    """IssueCertificate."""
-    violations = fields.Violations()
-    authority = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
-    violations.attempt(lambda: fields.required("csr", present=bool(request.csr)))
-    profile = violations.attempt(lambda: ProfileName.parse("profile", request.profile) if request.profile else None)
-    validity = request.WhichOneof("validity")
-    lifetime = violations.attempt(
-        lambda: fields.lifetime("lifetime", request.lifetime) if validity == "lifetime" else None
-    )
-    not_after = violations.attempt(
-        lambda: fields.moment("not_after_time", request.not_after_time) if validity == "not_after_time" else None
-    )
-    labels = violations.attempt(lambda: fields.labels("labels", request.labels))
-    key = violations.attempt(lambda: fields.request_key("IssueCertificate", request, request.request_id))
-    violations.check()
-    view = certificates.issue(
-        call.caller,
-        NewCertificate(
-            authority=authority,
-            csr=request.csr,
-            profile=profile,
-            lifetime=lifetime,
-            not_after=not_after,
-            labels=labels,
-        ),
-        key=key,
-        validate_only=request.validate_only,
-        timeout=call.timeout,
-    )
-    return certificate_message(view)
 
 
 def get_certificate(
@@ -97,13 +61,15 @@ def list_certificates(
     return fields.page_that_fits(asked, lambda smaller: certificates.page(call.caller, parent, smaller), answer)
 
 
-def certificate_message(view: CertificateView) -> certificate_pb2.Certificate:
+def certificate_message(
+    view: CertificateView, *, with_chain: bool = True, with_description: bool = True
+) -> certificate_pb2.Certificate:
     """Returns a certificate as a message."""
     row = view.certificate
     message = certificate_pb2.Certificate(
         name=view.name,
         state=_STATES[row.state],
-        chain=x509.encoded_chain(view.chain),
+        chain=x509.encoded_chain(view.chain) if with_chain else (),
         profile=view.profile_name,
         profile_version=row.profile_version,
         managed_certificate_version=view.managed_certificate_version,
@@ -113,7 +79,8 @@ def certificate_message(view: CertificateView) -> certificate_pb2.Certificate:
     )
     if view.der is not None:
         message.certificate.CopyFrom(x509.encoded(view.der))
-        message.description.CopyFrom(x509.description(view.der))
+        if with_description:
+            x509.describe_in(message.description, view.der, known=view.description)
     if row.revoke_time is not None:
         message.revoke_time.CopyFrom(x509.timestamp(row.revoke_time))
     if row.revocation_reason is not None:

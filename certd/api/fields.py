@@ -104,19 +104,25 @@ def page_that_fits(request: PageRequest, page: Callable[[PageRequest], Page[T]],
         request = PageRequest(max(1, request.size * LARGEST_PAGE_BYTES // (size + size // 8)), request.token)
 
 
-def request_key(method: str, request: Message, request_id: str) -> RequestKey | None:
+def request_id(field: str, text: str) -> str:
+    """Returns the id that makes a call repeatable in lower case, empty when there is none; raises FIELD_INVALID."""
+    if text and (not _UUID.fullmatch(text) or text == _NIL_UUID):
+        raise field_invalid(field, "must be a UUID such as 1f6e5b0a-6f0e-4d3b-9f55-2f0c6f1f8a11, and not the nil UUID")
+    return text.lower()
+
+
+def request_key(method: str, request: Message, text: str) -> RequestKey | None:
     """Returns what makes a call repeatable (AIP-155), None without a `request_id`; raises FIELD_INVALID."""
-    if not request_id:
-        return None
-    if not _UUID.fullmatch(request_id) or request_id == _NIL_UUID:
-        raise field_invalid(
-            "request_id", "must be a UUID such as 1f6e5b0a-6f0e-4d3b-9f55-2f0c6f1f8a11, and not the nil UUID"
-        )
+    known_as = request_id("request_id", text)
+    return RequestKey(known_as, request_sha256(method, request)) if known_as else None
+
+
+def request_sha256(method: str, request: Message) -> bytes:
+    """Returns the hash by which a repeated request is told from another one with its `request_id`."""
     bare = type(request)()
     bare.CopyFrom(request)
     bare.ClearField("request_id")
-    digest = hashlib.sha256(method.encode() + b"\0" + bare.SerializeToString(deterministic=True))
-    return RequestKey(request_id.lower(), digest.digest())
+    return hashlib.sha256(method.encode() + b"\0" + bare.SerializeToString(deterministic=True)).digest()
 
 
 def labels(field: str, given: Mapping[str, str]) -> dict[str, str]:

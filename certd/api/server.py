@@ -10,7 +10,15 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from certd.api import authorities, certificates, managed_certificates, server_info
+from certd.api import (
+    authorities,
+    authority_changes,
+    certificates,
+    issuance,
+    managed_certificates,
+    profiles,
+    server_info,
+)
 from certd.api.call import Methods, current_call
 from certd.api.credentials import Credentials, ReloadingCredentials
 from certd.api.interceptors import Gate
@@ -18,13 +26,18 @@ from certd.api.streams import StreamSlots
 from certd.errors import field_invalid
 from certd.services.access import Access
 from certd.services.authorities import Authorities
+from certd.services.authority_activation import AuthorityActivation
+from certd.services.authority_changes import AuthorityChanges
 from certd.services.certificates import Certificates
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.profile_check import ProfileChecks
+from certd.services.profiles import Profiles
 from certd.services.server import Server
 from certd.v1 import (
     authority_service_pb2,
     certificate_service_pb2,
     managed_certificate_service_pb2,
+    profile_service_pb2,
     server_service_pb2,
 )
 
@@ -39,8 +52,12 @@ class Services:
 
     access: Access
     authorities: Authorities
+    authority_activation: AuthorityActivation
+    authority_changes: AuthorityChanges
     certificates: Certificates
     managed_certificates: ManagedCertificates
+    profiles: Profiles
+    profile_checks: ProfileChecks
     server: Server
 
 
@@ -107,6 +124,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     authority_service_pb2.DESCRIPTOR.services_by_name["AuthorityService"],
     certificate_service_pb2.DESCRIPTOR.services_by_name["CertificateService"],
     managed_certificate_service_pb2.DESCRIPTOR.services_by_name["ManagedCertificateService"],
+    profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"],
     server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 """The services of certd.v1."""
@@ -162,9 +180,13 @@ def _answering(function: Any) -> Any:  # noqa: ANN401  # Each function takes and
 def _methods(services: Services) -> tuple[Methods, ...]:
     """Returns the functions of each of SERVICES, in their order."""
     return (
-        authorities.methods(services.authorities),
-        certificates.methods(services.certificates),
+        {
+            **authorities.methods(services.authorities),
+            **authority_changes.methods(services.authority_activation, services.authority_changes),
+        },
+        {**certificates.methods(services.certificates), **issuance.methods(services.certificates)},
         managed_certificates.methods(services.managed_certificates),
+        profiles.methods(services.profiles, services.profile_checks),
         server_info.methods(services.server),
     )
 

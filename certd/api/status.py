@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from certd.errors import CertdError, Reason, Violation
+from certd.v1 import certificate_service_pb2
 
 DOMAIN: Final = "certd"
 
@@ -105,10 +106,8 @@ def to_status(error: CertdError) -> grpc.Status:
     details: list[Message] = [_error_info(error.reason, error.metadata)]
     if error.violations:
         details.append(_bad_request(error.violations))
-    retry_after = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.reason)
-    if retry_after is not None:
-        delay = Duration()
-        delay.FromTimedelta(timedelta(seconds=retry_after))
+    delay = _retry_delay(error)
+    if delay is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if error.resource:
         details.append(_resource_info(error.resource))
@@ -118,6 +117,33 @@ def to_status(error: CertdError) -> grpc.Status:
         )
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
     return _status(CODES[error.reason], error.message, details)
+
+
+def item_error(error: CertdError) -> certificate_service_pb2.ItemError:
+    """Returns why an item of a batch failed, as the status of a call of its own would tell it."""
+    told = certificate_service_pb2.ItemError(
+        code=CODES[error.reason].value[0],
+        reason=error.reason,
+        message=_cut(error.message, _MESSAGE_BYTES),
+        metadata=_error_info(error.reason, error.metadata).metadata,
+        violations=[
+            certificate_service_pb2.ItemError.FieldViolation(field=one.field, description=one.description)
+            for one in _bad_request(error.violations).field_violations
+        ],
+    )
+    delay = _retry_delay(error)
+    if delay is not None:
+        told.retry_delay.CopyFrom(delay)
+    return told
+
+
+def _retry_delay(error: CertdError) -> Duration | None:
+    retry_after = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.reason)
+    if retry_after is None:
+        return None
+    delay = Duration()
+    delay.FromTimedelta(timedelta(seconds=retry_after))
+    return delay
 
 
 def internal(error_id: str) -> grpc.Status:

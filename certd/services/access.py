@@ -1,28 +1,36 @@
 """Who calls, and whether they may. Default deny."""
 
-import functools
 import hashlib
+from dataclasses import dataclass
+from datetime import datetime
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
-from certd.model.access import Caller, Permission
+from certd.model.access import Caller, Grant, Permission
 from certd.model.certificate import CertificateState
 from certd.model.names import serial_text
 from certd.pki import description
 from certd.pki.names import parse_spiffe_id
+from certd.services.remembered import Remembered
 from certd.services.system import SystemAuthority
 from certd.store import certificates, grants
 from certd.store.store import Store, Transaction
 
 
 class Access:
-    """Tells callers by their certificates and holds their grants against what they ask for."""
+    """Tells callers by their certificates and holds their grants against what they ask for.
+
+    Certificates and grants come with every call, so they are kept until the configuration changes.
+    """
 
     def __init__(self, store: Store, clock: Clock, *, system_authority: SystemAuthority, trust_domain: str) -> None:
-        self._store = store
         self._clock = clock
         self._system_authority = system_authority
         self._trust_domain = trust_domain
+        self._identities: Remembered[bytes, _Identity] = Remembered(store, "access.authenticate", self._known)
+        self._grants: Remembered[str, tuple[Grant, ...]] = Remembered(
+            store, "access.grants", lambda tx, principal: tuple(grants.of_principal(tx, principal))
+        )
 
     def authenticate(self, certificate_der: bytes) -> Caller:
         """Returns who shows this certificate, which the TLS handshake has already verified.
@@ -30,9 +38,33 @@ class Access:
         A caller must be known by issuer and serial, unexpired and unrevoked; what is not in the books fails closed.
         Raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED.
         """
+        identity = self._identities.get(certificate_der)
+        if self._clock.now() > identity.not_after:
+            raise CertdError(
+                Reason.CREDENTIAL_INVALID,
+                f"the client certificate {identity.caller.serial} ended at {identity.not_after.isoformat()};"
+                " enroll again",
+            )
+        return identity.caller
+
+    def require(self, caller: Caller, permission: Permission, resource: str, *, profile: str | None = None) -> None:
+        """Raises PERMISSION_MISSING unless a grant of the caller holds the permission on the resource.
+
+        Called before anything about the resource is read, so that the answer is the same whether it exists or not.
+        """
+        held = self._grants.get(caller.principal)
+        if not any(grant.allows(permission, resource, profile) for grant in held):
+            with_profile = f" with profile {profile}" if profile else ""
+            raise CertdError(
+                Reason.PERMISSION_MISSING,
+                f"{caller.principal} lacks {permission} on {resource}{with_profile}; an administrator can grant it",
+                metadata={"permission": permission, "principal": caller.principal},
+                resource=resource,
+            )
+
+    def _known(self, tx: Transaction, certificate_der: bytes) -> "_Identity":
         principal, serial = _identity_of(certificate_der, self._trust_domain)
-        with self._store.read("access.authenticate") as tx:
-            row = certificates.get(tx, self._system_authority.uid, serial)
+        row = certificates.get(tx, self._system_authority.uid, serial)
         if (
             row is None
             or row.der is None
@@ -44,43 +76,19 @@ class Access:
             )
         if row.state is not CertificateState.ISSUED:
             raise CertdError(Reason.CREDENTIAL_REVOKED, f"the client certificate {serial} was revoked; enroll again")
-        if self._clock.now() > row.not_after:
-            raise CertdError(
-                Reason.CREDENTIAL_INVALID,
-                f"the client certificate {serial} ended at {row.not_after.isoformat()}; enroll again",
-            )
-        return Caller(principal=principal, serial=serial)
-
-    def require(self, caller: Caller, permission: Permission, resource: str, *, profile: str | None = None) -> None:
-        """Raises PERMISSION_MISSING unless a grant of the caller holds the permission on the resource.
-
-        Called before anything about the resource is read, so that the answer is the same whether it exists or not.
-        """
-        with self._store.read("access.require") as tx:
-            require_in(tx, caller, permission, resource, profile=profile)
+        return _Identity(Caller(principal=principal, serial=serial), row.not_after)
 
 
-def require_in(
-    tx: Transaction, caller: Caller, permission: Permission, resource: str, *, profile: str | None = None
-) -> None:
-    """As `Access.require`, in the transaction that reads the rest."""
-    held = grants.of_principal(tx, caller.principal)
-    if not any(grant.allows(permission, resource, profile) for grant in held):
-        with_profile = f" with profile {profile}" if profile else ""
-        raise CertdError(
-            Reason.PERMISSION_MISSING,
-            f"{caller.principal} lacks {permission} on {resource}{with_profile}; an administrator can grant it",
-            metadata={"permission": permission, "principal": caller.principal},
-            resource=resource,
-        )
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """A caller whose certificate is in the books and not revoked."""
+
+    caller: Caller
+    not_after: datetime
 
 
-@functools.lru_cache(maxsize=4096)
 def _identity_of(certificate_der: bytes, trust_domain: str) -> tuple[str, str]:
-    """Returns SPIFFE id and serial of an identity certificate; raises CREDENTIAL_INVALID.
-
-    The same few certificates come with every call, so the parsed form is kept; whether they are valid is asked anew.
-    """
+    """Returns SPIFFE id and serial of an identity certificate; raises CREDENTIAL_INVALID."""
     parsed = description.describe(certificate_der)
     uris = parsed.subject_alternative_names.uris
     if len(uris) != 1:

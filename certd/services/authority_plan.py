@@ -9,16 +9,26 @@ from datetime import datetime, timedelta
 from certd.errors import CertdError, Reason, Violation
 from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityKey, AuthorityState, AuthorityType
 from certd.model.names import AuthorityName
+from certd.pki import distinguished_name, name_constraints
 from certd.pki import key_spec as key_specs
+from certd.pki.authority_certificate import standing_of
+from certd.pki.certificate_request import (
+    CertificateRequest,
+    Issuer,
+    Validity,
+    Warning,  # noqa: A004  # The API's word.
+)
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
-from certd.services.issuance import Order
+from certd.services.issuance import Order, rehearsal_key
 from certd.token.policy import SignatureKind, authority_key_policy
 
 _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=40 * 365)
+BACKDATE = BUILT_IN["root-ca"].backdate
+"""How much earlier than now a certificate of an authority begins."""
 LIFETIME_RULE = "must be from one hour to 40 years of 365 days"
 """What a caller is told whose lifetime is out of these bounds."""
 
@@ -36,6 +46,9 @@ class NewAuthority:
     lifetime: timedelta | None = None
     path_length: int | None = None
     issuer: AuthorityName | None = None
+    """None for a root, and for a subordinate whose parent is an outside one."""
+    name_constraints: NameConstraints | None = None
+    """In their normal form."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -50,15 +63,65 @@ def order_of(authority: Authority, public_key: bytes) -> Order:
     """Returns what is asked of the issuer of an authority with this key (DER)."""
     return Order(
         origin="authority",
-        request=CertificateRequest(
+        source=CertificateRequest(
             public_key=public_key,
             subject=authority.subject,
             names=SubjectAlternativeNames(),
             path_length=authority.path_length,
+            name_constraints=_constraints_of(authority),
         ),
         profile=profile_of(authority),
         validity=Validity(lifetime=authority.lifetime, not_after=None),
     )
+
+
+def _constraints_of(authority: Authority) -> NameConstraints | None:
+    asked = authority.name_constraints
+    return None if asked is None else name_constraints.decode(asked)
+
+
+def rehearsal_parent(planned: Authority) -> Issuer:
+    """Returns an issuer that does not exist, for an authority whose outside parent is yet unknown."""
+    spec = KeySpec.EC_P256 if planned.key_spec is not KeySpec.EC_P256 else KeySpec.EC_P384
+    public_key = rehearsal_key(spec)
+    return Issuer(
+        name=distinguished_name.parse_text(f"CN=outside parent of {planned.uid}"),
+        public_key=public_key,
+        subject_key_identifier=key_specs.key_identifier(public_key),
+        key_spec=spec,
+        signature_algorithm=key_specs.default_signature_algorithm(spec),
+        not_after=None,
+        path_length=None,
+    )
+
+
+def constraint_warnings(new: NewAuthority, issuer: Authority | None) -> tuple[Warning, ...]:
+    """Returns what of the name constraints of a new authority does not do what one might think."""
+    if new.name_constraints is None:
+        return ()
+    field = "authority.name_constraints"
+    if new.type is AuthorityType.ROOT:
+        return (
+            Warning(
+                field, "many readers do not look at a root's own name constraints; constrain the authorities below"
+            ),
+        )
+    if issuer is None or issuer.certificate is None:
+        return ()
+    held = standing_of(issuer.certificate, issuer.chain).name_constraints
+    return tuple(
+        Warning(
+            f"{field}.permitted.dns_names[{index}]",
+            f"{name!r} is not within what {issuer.name} or an authority above it permits, and stays forbidden there",
+        )
+        for index, name in enumerate(new.name_constraints.permitted.dns_names)
+        if name and _forbidden(held, name)
+    )
+
+
+def _forbidden(held: tuple[NameConstraints, ...], dns_name: str) -> bool:
+    names = SubjectAlternativeNames(dns_names=(dns_name,))
+    return bool(name_constraints.check(held, subject=distinguished_name.EMPTY, names=names))
 
 
 def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:
@@ -92,7 +155,7 @@ def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Autho
         issuer_name=new.subject,
         path_length=path_length,
         # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
-        longest_lifetime=lifetime + BUILT_IN["root-ca"].backdate,
+        longest_lifetime=lifetime + BACKDATE,
         self_signed=root,
     )
     return Authority(
@@ -106,8 +169,9 @@ def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Autho
         subject=new.subject,
         lifetime=lifetime,
         path_length=path_length,
-        issuer_uid=uid if root or issuer is None else issuer.uid,
+        issuer_uid=uid if root else None if issuer is None else issuer.uid,
         key=AuthorityKey(number=1, key_id=secrets.token_bytes(16), policy=policy, public_key=None),
+        name_constraints=None if new.name_constraints is None else name_constraints.encode(new.name_constraints),
         labels=new.labels,
         create_time=now,
         update_time=now,

@@ -7,7 +7,8 @@
 5. write: complete; event. Answer.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,23 +18,33 @@ from certd.model.access import Caller, Permission
 from certd.model.authority import Authority
 from certd.model.certificate import Certificate, CertificateState, Intent
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
-from certd.pki import csr
-from certd.pki.certificate_request import request_of
+from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Validity, Warning  # noqa: A004  # The API's word.
-from certd.services.access import Access, require_in
-from certd.services.authorities import enabled_authority, every_authority, existing_authority, information_url
+from certd.pki.profiles import Profile
+from certd.prepare.order import Csr
+from certd.services.access import Access
+from certd.services.authorities import every_authority, existing_authority
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
-from certd.services.issuance import Order, issuance_of, issuer_of, prepare
-from certd.services.issuing_loop import Issued, IssuingLoop
+from certd.services.issuance import Order, told
+from certd.services.issuing import Asked, Issuing, Pending, Record, Rehearsed
+from certd.services.issuing_loop import Replayed, key_blocked
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE, existing_profile
+from certd.services.remembered import Remembered
+from certd.services.signers import Signer, Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
-from certd.store import authorities, certificates, managed_certificates
+from certd.store import authorities, blocked_keys, certificates, managed_certificates
 from certd.store.store import Store, Transaction
 
 _METHOD = "IssueCertificate"
 _HIDDEN = {CertificateState.PENDING}
+_WINDOW = 100
+"""Certificates of one batch that are on their way at once, so that a large one does not fill the queue for all."""
+_OF_THE_LOOP = frozenset({Reason.REQUEST_ID_REUSED, Reason.REQUEST_IN_PROGRESS, Reason.SIGNING_QUEUE_FULL,
+                          Reason.DEADLINE_EXCEEDED, Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE,
+                          Reason.SHUTTING_DOWN, Reason.OWNERSHIP_LOST, Reason.PREPARATION_UNAVAILABLE})  # fmt: skip
+"""Failures that say nothing of the request, so that an earlier call with its id would not have had them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +57,10 @@ class NewCertificate:
     profile: ProfileName | None = None
     lifetime: timedelta | None = None
     not_after: datetime | None = None
+    subject: bytes | None = None
+    """DER of the distinguished name that replaces the CSR's, where the profile allows it."""
+    names: SubjectAlternativeNames | None = None
+    """Alternative names that replace the CSR's, where the profile allows it."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,88 +77,174 @@ class CertificateView:
     """Resource name; empty when it was issued from a CSR."""
     chain: tuple[bytes, ...]
     warnings: tuple[Warning, ...] = ()
+    description: bytes = b""
+    """Serialised certd.v1.CertificateDescription without fingerprint, where it is known already."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One certificate of a batch, and what makes it repeatable."""
+
+    new: NewCertificate
+    key: RequestKey | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """What the items of a call share."""
+
+    caller: Caller
+    authority: AuthorityName
+    now: datetime
+    deadline: float | None
+    validate_only: bool
+    descriptions: bool
 
 
 class Certificates:
     """The use cases of certificates."""
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        clock: Clock,
-        access: Access,
-        loop: IssuingLoop,
-        base_url: str | None,
-        step: StepHook,
+        self, *, store: Store, clock: Clock, access: Access, signers: Signers, issuing: Issuing, step: StepHook
     ) -> None:
         self._store = store
         self._clock = clock
         self._access = access
-        self._loop = loop
-        self._base_url = base_url
+        self._signers = signers
+        self._issuing = issuing
         self._step = step
+        self._profiles: Remembered[tuple[ProfileName, str], Profile] = Remembered(
+            store, "certificates.profile", lambda tx, key: existing_profile(tx, key[0], key[1])
+        )
 
     def issue(
         self, caller: Caller, new: NewCertificate, *, key: RequestKey | None, validate_only: bool, timeout: float | None
     ) -> CertificateView:
         """Issues a certificate and returns it with its chain.
 
-        Raises what `pki.csr.parse_csr`, `pki.preparation.prepare` and the issuing loop raise, AUTHORITY_NOT_FOUND,
-        AUTHORITY_NOT_ENABLED, PROFILE_NOT_FOUND, PERMISSION_MISSING, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Raises what `prepare.order.prepare_item` and the issuing loop raise, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED,
+        PROFILE_NOT_FOUND, PERMISSION_MISSING, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         """
-        now = self._clock.now()
+        (outcome,) = self.issue_batch(
+            caller, new.authority, [BatchItem(new, key)], validate_only=validate_only, timeout=timeout
+        )
+        if isinstance(outcome, CertdError):
+            raise outcome
+        return outcome
+
+    def issue_batch(
+        self,
+        caller: Caller,
+        authority: AuthorityName,
+        items: Sequence[BatchItem],
+        *,
+        validate_only: bool,
+        timeout: float | None,
+        descriptions: bool = True,
+    ) -> list[CertificateView | CertdError]:
+        """Issues certificates by one authority; each item succeeds or fails alone, and the results keep their order.
+
+        An item fails with what `issue` raises.
+        """
+        call = _Call(
+            caller=caller,
+            authority=authority,
+            now=self._clock.now(),
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            validate_only=validate_only,
+            descriptions=descriptions,
+        )
+        outcomes: list[CertificateView | CertdError | None] = [None] * len(items)
+        by_profile: dict[ProfileName, list[int]] = {}
+        for position, item in enumerate(items):
+            name = item.new.profile or ProfileName(authority.tenant, DEFAULT_PROFILE)
+            by_profile.setdefault(name, []).append(position)
+        for profile_name, positions in by_profile.items():
+            for start in range(0, len(positions), _WINDOW):
+                chosen = positions[start : start + _WINDOW]
+                made = self._issue_alike(call, profile_name, [items[position] for position in chosen])
+                for position, outcome in zip(chosen, made, strict=True):
+                    outcomes[position] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _issue_alike(
+        self, call: "_Call", profile_name: ProfileName, items: Sequence[BatchItem]
+    ) -> list[CertificateView | CertdError]:
+        """Issues certificates of one profile."""
         # 1. Read.
-        authority_name = str(new.authority)
-        profile_name = new.profile or ProfileName(new.authority.tenant, DEFAULT_PROFILE)
-        with self._store.read("certificates.issue") as tx:
-            require_in(tx, caller, Permission.CERTIFICATE_ISSUE, authority_name, profile=profile_name.profile)
-            profile = existing_profile(profile_name, new.authority.tenant)
-            if profile.authority:
-                # What yields an authority is for those who operate authorities.
-                require_in(tx, caller, Permission.AUTHORITY_CREATE, authority_name)
-            made = None if validate_only else replay(tx, caller, _METHOD, key)
-            if made is not None:
-                return self._replayed(tx, made)
-            authority = enabled_authority(tx, new.authority, now)
+        try:
+            self._check_permissions(call, profile_name)
+        except CertdError as error:
+            return [error.another() for _ in items]
+        try:
+            profile = self._usable_profile(call, profile_name)
+            signer = self._signers.enabled(call.authority, call.now)
+        except CertdError as error:
+            return [self._earlier(call, item) or error.another() for item in items]
         self._step("issue.1.read")
         # 2. Prepare.
-        parsed = csr.parse_csr(new.csr)
-        order = Order(
-            origin="csr",
-            request=request_of(parsed, profile=profile, subject=None, names=None)[0],
-            profile=profile,
-            validity=Validity(lifetime=new.lifetime, not_after=new.not_after),
-            labels=new.labels,
-        )
-        issuer = issuer_of(
-            authority,
-            public_key=authority.key.public_key or b"",
-            information_url=information_url(self._base_url, authority),
-        )
-        prepared = prepare(order, issuer, now=now)
-        issuance = issuance_of(
-            prepared,
-            order,
-            authority,
-            principal=caller.principal,
-            now=now,
-            record=None
-            if key is None
-            else lambda resource: record_of(caller, _METHOD, key, resource=resource, now=now),
-        )
-        if validate_only:
-            # What would be issued, with the signature of a throw-away key.
-            row = _row_of(issuance.intent, prepared.lint_certificate, CertificateState.PENDING)
-            return replace(_view(row, authority, warnings=prepared.warnings), name="")
-        self._step("issue.2.prepared")
-        # 3 to 5.
-        outcome = self._loop.issue(issuance, timeout=timeout)
-        if isinstance(outcome, Issued):
-            row = _row_of(issuance.intent, outcome.der, CertificateState.ISSUED)
-            return _view(row, authority, warnings=prepared.warnings)
-        with self._store.read("certificates.replay") as tx:
-            return self._replayed(tx, outcome.resource)
+        orders = [_order(item.new, profile) for item in items]
+        asked = Asked(signer=signer, principal=call.caller.principal, now=call.now, deadline=call.deadline)
+        if call.validate_only:
+            return self._rehearse(asked, orders)
+        # 3 to 5 follow from there.
+        records = [_recorder(call, item.key) for item in items]
+        pending = self._issuing.begin(asked, orders, records=records, descriptions=call.descriptions)
+        return [self._outcome(call, item, signer, one) for item, one in zip(items, pending, strict=True)]
+
+    def _check_permissions(self, call: "_Call", profile_name: ProfileName) -> None:
+        authority = str(call.authority)
+        self._access.require(call.caller, Permission.CERTIFICATE_ISSUE, authority, profile=profile_name.profile)
+
+    def _usable_profile(self, call: "_Call", name: ProfileName) -> Profile:
+        profile = self._profiles.get((name, call.authority.tenant))
+        if profile.restricted:
+            # What yields authorities, or extensions of the CSR's choice, is for those who operate authorities.
+            self._access.require(call.caller, Permission.AUTHORITY_CREATE, str(call.authority))
+        return profile
+
+    def _outcome(
+        self, call: "_Call", item: BatchItem, signer: Signer, pending: Pending
+    ) -> CertificateView | CertdError:
+        try:
+            outcome = pending.outcome()
+            if isinstance(outcome, Replayed):
+                with self._store.read("certificates.replay") as tx:
+                    return self._replayed(tx, outcome.resource)
+        except CertdError as error:
+            return (self._earlier(call, item) if error.reason not in _OF_THE_LOOP else None) or error
+        row = _row_of(outcome.issuance.intent, outcome.der, CertificateState.ISSUED)
+        return _view(row, signer.authority, warnings=outcome.prepared.warnings, description=outcome.description)
+
+    def _rehearse(self, asked: Asked, orders: Sequence[Order]) -> list[CertificateView | CertdError]:
+        """Returns what would be issued, with the signature of a throw-away key and without a name."""
+        rehearsed = self._issuing.rehearse(asked, orders)
+        tenant = asked.signer.authority.tenant
+        keys = [(tenant, one.prepared.public_key_sha256) for one in rehearsed if isinstance(one, Rehearsed)]
+        with self._store.read("certificates.rehearse") as tx:
+            blocked = blocked_keys.blocked(tx, keys)
+        outcomes: list[CertificateView | CertdError] = []
+        for order, one in zip(orders, rehearsed, strict=True):
+            if isinstance(one, CertdError):
+                outcomes.append(one)
+            elif (tenant, one.prepared.public_key_sha256) in blocked:
+                outcomes.append(told(order, key_blocked()))
+            else:
+                row = _row_of(one.issuance.intent, one.prepared.lint_certificate, CertificateState.PENDING)
+                view = _view(row, asked.signer.authority, warnings=one.prepared.warnings, description=one.description)
+                outcomes.append(replace(view, name=""))
+        return outcomes
+
+    def _earlier(self, call: "_Call", item: BatchItem) -> CertificateView | CertdError | None:
+        """Returns what an earlier call with the same request id made, though now it would be refused."""
+        if call.validate_only or item.key is None:
+            return None
+        try:
+            with self._store.read("certificates.earlier") as tx:
+                made = replay(tx, call.caller, _METHOD, item.key)
+                return None if made is None else self._replayed(tx, made)
+        except CertdError as error:
+            return error
 
     def get(self, caller: Caller, name: CertificateName) -> CertificateView:
         """Returns a certificate with its chain; raises CERTIFICATE_NOT_FOUND or AUTHORITY_NOT_FOUND."""
@@ -191,6 +292,22 @@ class Certificates:
         return _view(row, authority, managed=_managed_version(tx, row))
 
 
+def _order(new: NewCertificate, profile: Profile) -> Order:
+    return Order(
+        origin="csr",
+        source=Csr(data=new.csr, subject=new.subject, names=new.names),
+        profile=profile,
+        validity=Validity(lifetime=new.lifetime, not_after=new.not_after),
+        labels=new.labels,
+    )
+
+
+def _recorder(call: _Call, key: RequestKey | None) -> Record | None:
+    if key is None:
+        return None
+    return lambda resource: record_of(call.caller, _METHOD, key, resource=resource, now=call.now)
+
+
 def _page_key(key: list[str]) -> tuple[datetime, str]:
     """Returns creation and serial after which a page begins; raises FIELD_INVALID for a forged token."""
     try:
@@ -226,6 +343,7 @@ def _view(
     managed: str = "",
     with_chain: bool = True,
     warnings: tuple[Warning, ...] = (),
+    description: bytes = b"",
 ) -> CertificateView:
     tenant = authority.tenant or ""
     return CertificateView(
@@ -236,6 +354,7 @@ def _view(
         managed_certificate_version=managed,
         chain=authority.full_chain if with_chain else (),
         warnings=warnings,
+        description=description,
     )
 
 

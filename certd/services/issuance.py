@@ -13,9 +13,11 @@ from certd.model.certificate import Intent
 from certd.model.names import serial_text
 from certd.pki import key_spec as key_specs
 from certd.pki import preparation
+from certd.pki.authority_certificate import Standing, standing_of
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity
 from certd.pki.profiles import Profile
+from certd.prepare.order import Csr, Item, Terms, prepare_item
 from certd.store.request_records import RequestRecord
 from certd.store.store import Transaction
 
@@ -33,6 +35,8 @@ class Issuance:
     key_id: bytes
     key_policy: bytes
     signature_algorithm: SignatureAlgorithm
+    by_enabled_authority: bool = True
+    """Whether the authority must be ENABLED when the intent is written; one in the making is not yet."""
     record: RequestRecord | None = None
     also: Callable[[Transaction, bytes], None] | None = None
     """Rows that change in the transaction of the completion, given the certificate's DER.
@@ -54,7 +58,7 @@ class Order:
 
     origin: str
     """Path of the request field that the names and the key came from: `csr`, `authority`, `managed_certificate`."""
-    request: CertificateRequest
+    source: Csr | CertificateRequest
     profile: Profile
     validity: Validity
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -77,44 +81,61 @@ def rehearsal_key(spec: KeySpec) -> bytes:
 
 def issuer_of(authority: Authority, *, public_key: bytes, information_url: str | None) -> Issuer:
     """Returns what a signature needs to know of the authority."""
+    certificate = authority.certificate
+    # An outside parent computes identifiers of keys in its own way, and names what may stand below.
+    standing = Standing() if certificate is None else standing_of(certificate, authority.chain)
     return Issuer(
         name=authority.subject,
         public_key=public_key,
-        subject_key_identifier=preparation.key_identifier(public_key),
+        subject_key_identifier=standing.subject_key_identifier or preparation.key_identifier(public_key),
         key_spec=authority.key_spec,
         signature_algorithm=authority.signature_algorithm,
         not_after=authority.not_after,
         path_length=authority.path_length,
         authority_information_url=information_url,
+        name_constraints=standing.name_constraints,
     )
 
 
 def prepare(order: Order, issuer: Issuer, *, now: datetime) -> Prepared:
-    """Admits, builds and lints; raises what `certd.pki.preparation.prepare` raises.
+    """Admits, builds and lints in this thread; raises what `certd.prepare.order.prepare_item` raises.
 
     Violations and warnings name the fields of the call that the order came from.
     """
     try:
-        prepared = preparation.prepare(
-            issuer=issuer,
-            request=order.request,
-            profile=order.profile,
-            validity=order.validity,
-            serial=new_serial(),
-            now=now,
-        )
+        prepared = prepare_item(Terms(issuer=issuer, profile=order.profile, now=now), item_of(order))
     except CertdError as error:
-        error.violations = tuple(replace(one, field=_path(order.origin, one.field)) for one in error.violations)
-        raise
-    warnings = tuple(replace(one, field=_path(order.origin, one.field)) for one in prepared.warnings)
-    return replace(prepared, warnings=warnings)
+        raise told(order, error) from error
+    return with_paths(order, prepared)
 
 
-def _path(origin: str, field: str) -> str:
+def item_of(order: Order) -> Item:
+    """Returns an order as an item to prepare, with a serial number of its own."""
+    return Item(serial=new_serial(), source=order.source, validity=order.validity)
+
+
+def told(order: Order, error: CertdError) -> CertdError:
+    """Returns an error of preparing whose violations name the fields of the call."""
+    error.violations = tuple(replace(one, field=_path(order, one.field)) for one in error.violations)
+    return error
+
+
+def with_paths(order: Order, prepared: Prepared) -> Prepared:
+    """Returns what was prepared with warnings that name the fields of the call."""
+    if not prepared.warnings:
+        return prepared
+    return replace(prepared, warnings=tuple(replace(one, field=_path(order, one.field)) for one in prepared.warnings))
+
+
+def _path(order: Order, field: str) -> str:
     """Returns the path of a field in the call: a CSR says nothing of the validity, the other origins say everything."""
-    if field.startswith("csr.") or (origin == "csr" and field in {"lifetime", "not_after"}):
-        return field
-    return f"{origin}.{field}"
+    part = field.partition(".")[0].partition("[")[0]
+    source = order.source
+    if isinstance(source, Csr):
+        replaced = {"subject": source.subject is not None, "subject_alternative_names": source.names is not None}
+        if part in {"csr", "lifetime", "not_after_time", "profile"} or replaced.get(part, False):
+            return field
+    return f"{order.origin}.{field}"
 
 
 def issuance_of(
@@ -125,6 +146,7 @@ def issuance_of(
     principal: str,
     now: datetime,
     record: Callable[[str], RequestRecord] | None = None,
+    by_enabled_authority: bool = True,
     also: Callable[[Transaction, bytes], None] | None = None,
 ) -> Issuance:
     """Returns what the issuing loop needs of a prepared certificate.
@@ -136,6 +158,7 @@ def issuance_of(
         principal: who asks.
         now: time of the use case.
         record: makes the request record, given the key of the certificate's row (see `row_key`).
+        by_enabled_authority: see `Issuance.by_enabled_authority`.
         also: see `Issuance.also`.
     """
     serial = serial_text(prepared.serial)
@@ -148,13 +171,13 @@ def issuance_of(
             serial=serial,
             tbs=prepared.tbs,
             profile=order.profile.profile_id,
-            profile_version=1,
+            profile_version=order.profile.version,
             subject_text=prepared.subject_text,
             not_before=prepared.not_before,
             not_after=prepared.not_after,
             public_key_sha256=prepared.public_key_sha256,
-            key_spec=key_specs.key_spec_of(key_specs.load_public_key_der(order.request.public_key)),
-            names=order.request.names,
+            key_spec=prepared.key_spec,
+            names=prepared.names,
             managed_certificate_uid=version.uid if version else None,
             managed_certificate_version=version.number if version else None,
             labels=order.labels,
@@ -167,6 +190,7 @@ def issuance_of(
         key_id=authority.key.key_id,
         key_policy=authority.key.policy,
         signature_algorithm=authority.signature_algorithm,
+        by_enabled_authority=by_enabled_authority,
         record=None if record is None else record(row_key(authority.uid, serial)),
         also=also,
     )

@@ -18,15 +18,16 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeAlias
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason
+from certd.errors import CertdError, Reason, Violation
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.pki.preparation import assemble
 from certd.services.idempotency import same_request
 from certd.services.issuance import Issuance
 from certd.services.steps import StepHook
-from certd.store import certificates, request_records
+from certd.store import authorities, blocked_keys, certificates, request_records
 from certd.store.certificates import Completion
 from certd.store.store import Store, Transaction
 from certd.token.client import SignItem, TokenClient
@@ -55,11 +56,15 @@ class Replayed:
     resource: str
 
 
+Outcome: TypeAlias = Issued | Replayed
+"""What becomes of an issuance that does not fail."""
+
+
 @dataclass(eq=False, slots=True)
 class _Item:
     issuance: Issuance
     deadline: float | None
-    future: "Future[Issued | Replayed]" = field(default_factory=Future)
+    future: Future[Outcome]
     der: bytes | None = None
     error: CertdError | None = None
     """Why the signature failed; the row is lost in the next transaction."""
@@ -67,6 +72,10 @@ class _Item:
     @property
     def row(self) -> tuple[str, str]:
         return self.issuance.intent.authority_uid, self.issuance.intent.serial
+
+    @property
+    def key(self) -> tuple[str | None, bytes]:
+        return self.issuance.tenant, self.issuance.intent.public_key_sha256
 
 
 class IssuingLoop:
@@ -112,33 +121,34 @@ class IssuingLoop:
         """How many certificates wait for their round."""
         return self._queue.qsize()
 
-    def issue(self, issuance: Issuance, *, timeout: float | None = None) -> Issued | Replayed:
+    def issue(self, issuance: Issuance, *, timeout: float | None = None) -> Outcome:
         """Writes, signs and completes; returns after the commit.
 
-        Raises SIGNING_QUEUE_FULL, TOKEN_UNAVAILABLE, TOKEN_POLICY_FORBIDS, STORE_UNAVAILABLE, OWNERSHIP_LOST,
-        REQUEST_ID_REUSED, SHUTTING_DOWN, or DEADLINE_EXCEEDED after `timeout` seconds, in which case the certificate
-        may yet be issued: a repeated call with the same request id finds it.
+        Raises what `submit` tells, and DEADLINE_EXCEEDED after `timeout` seconds, in which case the certificate may yet
+        be issued: a repeated call with the same request id finds it.
         """
-        item = _Item(issuance, None if timeout is None else time.monotonic() + timeout)
+        future: Future[Outcome] = Future()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.submit(issuance, future, deadline=deadline)
+        return outcome_of(future, deadline=deadline)
+
+    def submit(self, issuance: Issuance, future: Future[Outcome], *, deadline: float | None) -> None:
+        """Takes an issuance into one of the next rounds; `future` hears after the commit, or why there is none.
+
+        It hears SIGNING_QUEUE_FULL, TOKEN_UNAVAILABLE, TOKEN_POLICY_FORBIDS, STORE_UNAVAILABLE, OWNERSHIP_LOST,
+        AUTHORITY_NOT_ENABLED, KEY_TOO_WEAK for a key that was reported as compromised, REQUEST_ID_REUSED,
+        REQUEST_IN_PROGRESS, SHUTTING_DOWN, or DEADLINE_EXCEEDED when `deadline`, in the time of `time.monotonic`, had
+        passed before its round. A future that is cancelled before its round is left out of it.
+        """
         try:
             with self._accepting:
                 if self._stopping:
                     raise _shutting_down()
-                self._queue.put_nowait(item)
+                self._queue.put_nowait(_Item(issuance, deadline, future))
         except queue.Full:
-            raise CertdError(
-                Reason.SIGNING_QUEUE_FULL,
-                f"{QUEUE_LENGTH} certificates wait for the token already; try again",
-                retry_after=_RETRY_AFTER,
-            ) from None
-        try:
-            return item.future.result(timeout)
-        except FutureTimeoutError:
-            item.future.cancel()
-            raise CertdError(
-                Reason.DEADLINE_EXCEEDED,
-                "the deadline passed before the certificate was issued; repeat the call with the same request_id",
-            ) from None
+            future.set_exception(queue_full())
+        except CertdError as error:
+            future.set_exception(error)
 
     def _run(self) -> None:
         signed: list[_Item] = []
@@ -217,7 +227,7 @@ class IssuingLoop:
                 self._commit([item], [])
             return [intended for item in fresh for intended in self._commit([], [item])]
         self._wake(signed, fresh, outcome)
-        return [item for item in fresh if item not in outcome.replayed and item not in outcome.refused]
+        return [item for item in fresh if outcome.is_open(item)]
 
     def _work(self, tx: Transaction, signed: list[_Item], fresh: list[_Item]) -> "_Outcome":
         now = self._clock.now()
@@ -246,23 +256,39 @@ class IssuingLoop:
                 if item.issuance.record is not None:
                     request_records.delete(tx, item.issuance.record)
         # 3. What will be signed is durable before the token signs it.
-        for item in fresh:
-            record = item.issuance.record
-            found = None if record is None else request_records.claim(tx, record)
-            if record is not None and found is not None:
+        self._claim_requests(tx, fresh, outcome)
+        self._refuse(tx, [item for item in fresh if outcome.is_open(item)], outcome)
+        intents = [replace(item.issuance.intent, owner_epoch=epoch) for item in fresh if outcome.is_open(item)]
+        certificates.insert_intents(tx, intents)
+        return outcome
+
+    @staticmethod
+    def _claim_requests(tx: Transaction, fresh: list[_Item], outcome: "_Outcome") -> None:
+        """Finds out which requests were made before."""
+        recorded = [(item, item.issuance.record) for item in fresh if item.issuance.record is not None]
+        found = request_records.claim_all(tx, [record for _, record in recorded])
+        for (item, record), earlier in zip(recorded, found, strict=True):
+            if earlier is not None:
                 try:
-                    outcome.replayed[item] = same_request(found, record.request_sha256)
+                    outcome.replayed[item] = same_request(earlier, record.request_sha256)
                 except CertdError as error:
                     outcome.refused[item] = error
-        certificates.insert_intents(
-            tx,
-            [
-                replace(item.issuance.intent, owner_epoch=epoch)
-                for item in fresh
-                if item not in outcome.replayed and item not in outcome.refused
-            ],
-        )
-        return outcome
+
+    @staticmethod
+    def _refuse(tx: Transaction, items: list[_Item], outcome: "_Outcome") -> None:
+        """Looks again at what may have changed since the issuances were prepared; who is refused may ask again."""
+        enabled = authorities.enabled(tx, {item.issuance.intent.authority_uid for item in items})
+        blocked = blocked_keys.blocked(tx, {item.key for item in items})
+        for item in items:
+            issuance = item.issuance
+            if issuance.by_enabled_authority and issuance.intent.authority_uid not in enabled:
+                outcome.refused[item] = not_enabled(issuance.resource.partition("/certificates/")[0])
+            elif item.key in blocked:
+                outcome.refused[item] = key_blocked()
+            else:
+                continue
+            if issuance.record is not None:
+                request_records.delete(tx, issuance.record)
 
     def _wake(self, signed: list[_Item], fresh: list[_Item], outcome: "_Outcome") -> None:
         """Answers, after the commit."""
@@ -287,7 +313,7 @@ class IssuingLoop:
             _log.error("a round of the issuing loop failed", exc_info=error)
         for item in (*signed, *fresh):
             if not item.future.done():
-                item.future.set_exception(error)
+                item.future.set_exception(error.another() if isinstance(error, CertdError) else error)
         # A commit that failed on the way may have been done all the same, so that also intents may stand in the books.
         for item in (*signed, *fresh):
             item.der = None
@@ -310,7 +336,7 @@ class IssuingLoop:
             answered = list(zip(items, results, strict=True))
         except CertdError as error:
             for item in items:
-                item.error = error
+                item.error = error.another()
             return
         except Exception:  # noqa: BLE001  # A bad answer must not end the loop that all others need.
             _log.exception("the token process answered what makes no sense")
@@ -333,6 +359,10 @@ class _Outcome:
     replayed: dict[_Item, str] = field(default_factory=dict)
     refused: dict[_Item, CertdError] = field(default_factory=dict)
 
+    def is_open(self, item: _Item) -> bool:
+        """Returns whether nothing has been decided of an item."""
+        return item not in self.replayed and item not in self.refused
+
 
 def _event(issuance: Issuance, type_: EventType, principal: str, now: datetime) -> Event:
     intent = issuance.intent
@@ -348,6 +378,47 @@ def _event(issuance: Issuance, type_: EventType, principal: str, now: datetime) 
             "not_after": intent.not_after.isoformat(),
             "public_key_sha256": intent.public_key_sha256.hex(),
         },
+    )
+
+
+def outcome_of(future: Future[Outcome], *, deadline: float | None) -> Outcome:
+    """Waits for what `submit` tells; raises it, or DEADLINE_EXCEEDED."""
+    try:
+        return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except FutureTimeoutError:
+        future.cancel()
+        raise CertdError(
+            Reason.DEADLINE_EXCEEDED,
+            "the deadline passed before the certificate was issued; repeat the call with the same request_id",
+        ) from None
+
+
+def queue_full() -> CertdError:
+    """Returns the error of a call that finds no place."""
+    return CertdError(
+        Reason.SIGNING_QUEUE_FULL,
+        f"{QUEUE_LENGTH} certificates wait for the token already; try again",
+        retry_after=_RETRY_AFTER,
+    )
+
+
+def key_blocked() -> CertdError:
+    """Returns the error of a key that was reported as compromised."""
+    problem = "was reported as compromised by a revocation and is never certified again; make another one"
+    return CertdError(
+        Reason.KEY_TOO_WEAK,
+        f"the subject's key {problem}",
+        metadata={"finding": "compromised"},
+        violations=(Violation("public_key", problem),),
+    )
+
+
+def not_enabled(authority: str) -> CertdError:
+    """Returns the error of an authority that was enabled a moment ago."""
+    return CertdError(
+        Reason.AUTHORITY_NOT_ENABLED,
+        f"{authority} was disabled meanwhile and issues nothing; enable it or choose another",
+        resource=authority,
     )
 
 

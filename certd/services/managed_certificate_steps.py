@@ -23,6 +23,7 @@ from certd.model.managed_certificate import (
 )
 from certd.model.names import AuthorityName, ProfileName
 from certd.pki.preparation import CertificateRequest, Validity
+from certd.pki.profiles import Profile
 from certd.pki.sealing import Purpose, SealContext
 from certd.services.authorities import enabled_authority, information_url
 from certd.services.issuance import ManagedVersion, Order, issuance_of, issuer_of, prepare
@@ -160,8 +161,10 @@ class ManagedCertificateSteps:
         now = self._clock.now()
         with self._store.read("managed-certificates.issue") as tx:
             authority = enabled_authority(tx, AuthorityName.parse("authority", managed.authority_name), now)
+            # Its newest version: what is renewed follows what was changed.
+            profile = leaf_profile(tx, ProfileName(managed.tenant, managed.profile), managed.tenant)
         order = replace(
-            order_of(managed, version.public_key),
+            order_of(managed, profile, version.public_key),
             managed_version=ManagedVersion(uid=managed.uid, number=version.number),
         )
         prepared = prepare(
@@ -225,12 +228,22 @@ class ManagedCertificateSteps:
         self._store.write("managed-certificates.fail", fail)
 
 
-def order_of(managed: ManagedCertificate, public_key: bytes) -> Order:
+def leaf_profile(tx: Transaction, name: ProfileName, tenant: str) -> Profile:
+    """Returns a profile in its newest version; PROFILE_FORBIDS when it yields authorities, which it may since it changed."""
+    profile = existing_profile(tx, name, tenant)
+    if profile.authority:
+        raise CertdError(
+            Reason.PROFILE_FORBIDS, f"the profile {profile.profile_id} yields an authority; use CreateAuthority"
+        )
+    return profile
+
+
+def order_of(managed: ManagedCertificate, profile: Profile, public_key: bytes) -> Order:
     """Returns what is asked of the authority for a version with this key."""
     return Order(
         origin="managed_certificate",
-        request=CertificateRequest(public_key=public_key, subject=managed.subject, names=managed.names),
-        profile=existing_profile(ProfileName(managed.tenant, managed.profile), managed.tenant),
+        source=CertificateRequest(public_key=public_key, subject=managed.subject, names=managed.names),
+        profile=profile,
         validity=Validity(lifetime=managed.lifetime, not_after=None),
         labels=managed.labels,
     )

@@ -1,10 +1,10 @@
 """Rows of authorities and of their keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, delete, select, update
+from sqlalchemy import Row, Select, and_, bindparam, delete, or_, select, update
 from sqlalchemy import insert as insert_into
 
 from certd.errors import CertdError, Reason
@@ -44,6 +44,7 @@ _SELECT: Select[Any] = select(
     _authorities.c.certificate,
     _authorities.c.chain,
     _authorities.c.not_after,
+    _authorities.c.name_constraints,
     _authorities.c.labels,
     _authorities.c.create_time,
     _authorities.c.update_time,
@@ -81,15 +82,44 @@ _ACTIVATE = (
         certificate=bindparam("new_certificate"),
         chain=bindparam("new_chain"),
         not_after=bindparam("new_not_after"),
+        path_length=bindparam("new_path_length"),
         update_time=bindparam("now"),
         revision=_authorities.c.revision + 1,
     )
 )
-_UNFINISHED = select(_authorities.c.uid).where(
-    _authorities.c.uid == bindparam("key"), _authorities.c.state == AuthorityState.AWAITING_CERTIFICATE.value
+# Not one that has its key and awaits the certificate of an outside parent: its creation is over.
+_UNFINISHED = (
+    select(_authorities.c.uid)
+    .join_from(
+        _authorities,
+        _keys,
+        and_(_keys.c.authority_uid == _authorities.c.uid, _keys.c.number == _authorities.c.key_number),
+    )
+    .where(
+        _authorities.c.uid == bindparam("key"),
+        _authorities.c.state == AuthorityState.AWAITING_CERTIFICATE.value,
+        or_(_authorities.c.issuer_uid.is_not(None), _keys.c.public_key.is_(None)),
+    )
 )
+_STATE = select(_authorities.c.state).where(_authorities.c.uid == bindparam("key"))
 _DELETE_KEYS = delete(_keys).where(_keys.c.authority_uid == bindparam("key"))
 _DELETE = delete(_authorities).where(_authorities.c.uid == bindparam("key"))
+_SET_STATE = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("key"))
+    .values(state=bindparam("new_state"), update_time=bindparam("now"), revision=_authorities.c.revision + 1)
+)
+_SET_LABELS = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("key"))
+    .values(labels=bindparam("new_labels"), update_time=bindparam("now"), revision=_authorities.c.revision + 1)
+)
+_GET_CSR = select(_authorities.c.csr).where(_authorities.c.uid == bindparam("key"))
+_SET_CSR = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("key"), _authorities.c.csr.is_(None))
+    .values(csr=bindparam("new_csr"))
+)
 
 
 def _authority(row: Row[Any]) -> Authority:
@@ -109,6 +139,7 @@ def _authority(row: Row[Any]) -> Authority:
         certificate=row.certificate,
         chain=split(row.chain),
         not_after=optional_time_of(row.not_after),
+        name_constraints=row.name_constraints,
         labels=labels_of(row.labels),
         create_time=time_of(row.create_time),
         update_time=time_of(row.update_time),
@@ -134,6 +165,7 @@ def insert(tx: Transaction, authority: Authority) -> None:
         "certificate": authority.certificate,
         "chain": joined(authority.chain),
         "not_after": optional_microseconds(authority.not_after),
+        "name_constraints": authority.name_constraints,
         "labels": labels_text(authority.labels),
         "create_time": microseconds(authority.create_time),
         "update_time": microseconds(authority.update_time),
@@ -168,6 +200,11 @@ def get_by_uid(tx: Transaction, uid: str) -> Authority | None:
     return None if row is None else _authority(row)
 
 
+def enabled(tx: Transaction, uids: Iterable[str]) -> set[str]:
+    """Returns those of the authorities that are stored as ENABLED."""
+    return {uid for uid in uids if tx.execute(_STATE, {"key": uid}).scalar() == AuthorityState.ENABLED.value}
+
+
 def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[Authority]:
     """Returns up to `limit` authorities of a tenant in the order of their ids, from behind the id `after`."""
     rows = tx.execute(_PAGE, {"of_tenant": tenant, "after": after or "", "most": limit})
@@ -181,7 +218,14 @@ def set_public_key(tx: Transaction, uid: str, key_number: int, public_key: bytes
 
 
 def activate(
-    tx: Transaction, uid: str, *, certificate: bytes, chain: Sequence[bytes], not_after: datetime, now: datetime
+    tx: Transaction,
+    uid: str,
+    *,
+    certificate: bytes,
+    chain: Sequence[bytes],
+    not_after: datetime,
+    path_length: int,
+    now: datetime,
 ) -> bool:
     """Enables an authority that awaits its certificate; returns False, and changes nothing, for any other."""
     parameters = {
@@ -189,13 +233,35 @@ def activate(
         "new_certificate": certificate,
         "new_chain": joined(chain),
         "new_not_after": microseconds(not_after),
+        "new_path_length": path_length,
         "now": microseconds(now),
     }
     return tx.execute(_ACTIVATE, parameters).rowcount == 1
 
 
+def set_state(tx: Transaction, uid: str, state: AuthorityState, now: datetime) -> None:
+    """Stores a state."""
+    tx.execute(_SET_STATE, {"key": uid, "new_state": state.value, "now": microseconds(now)})
+
+
+def set_labels(tx: Transaction, uid: str, labels: Mapping[str, str], now: datetime) -> None:
+    """Replaces the labels."""
+    tx.execute(_SET_LABELS, {"key": uid, "new_labels": labels_text(labels), "now": microseconds(now)})
+
+
+def csr(tx: Transaction, uid: str) -> bytes | None:
+    """Returns the DER of the CSR; None when there is none yet, or no such authority."""
+    row = tx.execute(_GET_CSR, {"key": uid}).first()
+    return None if row is None else row.csr
+
+
+def set_csr(tx: Transaction, uid: str, request: bytes) -> bool:
+    """Stores the CSR unless there is one; returns whether it was stored. The resource does not show it."""
+    return tx.execute(_SET_CSR, {"key": uid, "new_csr": request}).rowcount == 1
+
+
 def delete_unfinished(tx: Transaction, uid: str) -> bool:
-    """Deletes an authority that awaits its certificate, with its keys' rows; returns False for any other.
+    """Deletes an authority whose creation is not over, with its keys' rows; returns False for any other.
 
     Rows of certificates that were intended for it stay on record.
     """

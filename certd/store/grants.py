@@ -29,6 +29,7 @@ def insert(tx: Transaction, grant: Grant) -> bool:
         "scope": grant.scope,
         "profiles": None if grant.profiles is None else json_text(sorted(grant.profiles)),
     }
+    tx.configuration_changed()
     return tx.execute(_INSERT, columns).rowcount == 1
 
 

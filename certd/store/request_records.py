@@ -1,5 +1,6 @@
 """Rows of request records: what makes a repeated request harmless."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,18 +75,33 @@ def get(tx: Transaction, principal: str, method: str, request_id: str) -> Reques
 
 def claim(tx: Transaction, record: RequestRecord) -> RequestRecord | None:
     """Inserts a record; returns None when it is new, else the one that has its key, and changes nothing."""
-    inserted = tx.execute(
-        _INSERT,
-        {
-            "principal": record.principal,
-            "method": record.method,
-            "request_id": record.request_id,
-            "request_sha256": record.request_sha256,
-            "resource": record.resource,
-            "create_time": microseconds(record.create_time),
-        },
-    )
+    inserted = tx.execute(_INSERT, _columns(record))
     return None if inserted.rowcount == 1 else get(tx, record.principal, record.method, record.request_id)
+
+
+def claim_all(tx: Transaction, records: Sequence[RequestRecord]) -> list[RequestRecord | None]:
+    """Does what `claim` does for each, in order, with one statement as long as all of them are new.
+
+    Each names a resource of its own: by that it is told whether what stands there is this record or an earlier one.
+    """
+    if not records or tx.execute(_INSERT, [_columns(record) for record in records]).rowcount == len(records):
+        return [None] * len(records)
+    found = [get(tx, record.principal, record.method, record.request_id) for record in records]
+    return [
+        None if one is not None and one.resource == record.resource else one
+        for one, record in zip(found, records, strict=True)
+    ]
+
+
+def _columns(record: RequestRecord) -> dict[str, object]:
+    return {
+        "principal": record.principal,
+        "method": record.method,
+        "request_id": record.request_id,
+        "request_sha256": record.request_sha256,
+        "resource": record.resource,
+        "create_time": microseconds(record.create_time),
+    }
 
 
 def set_resource(tx: Transaction, record: RequestRecord, resource: str) -> bool:

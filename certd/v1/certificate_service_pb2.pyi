@@ -214,7 +214,9 @@ class BatchIssueCertificatesRequest(_message.Message):
     validate_only: _builtins.bool
     """Optional. Runs every check of every item, returns what would be made, changes nothing (AIP-163)."""
     certificates_only: _builtins.bool
-    """Optional. Leaves chains and descriptions out of the results, for callers that want the certificates alone."""
+    """Optional. Leaves descriptions out of the results, for callers that want the certificates alone: a description makes up
+    two thirds of a result, and with them a full batch comes near the 4 MiB that gRPC clients accept unless told otherwise.
+    """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssueCertificateRequest]:
         """Required. What to issue, 1 to 1,000. The `parent` of each is empty or the same. A `request_id` makes an item repeatable by
@@ -278,7 +280,7 @@ class BatchIssueCertificatesResponse(_message.Message):
     CHAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchIssueCertificatesResponse.Result]:
-        """One result for each request, in the same order."""
+        """One result for each request, in the same order. The certificates are without their chains, which are all the same."""
 
     @_builtins.property
     def chain(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.EncodedCertificate]:

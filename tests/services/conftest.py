@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certd import main
-from certd.config import Config, Database, Listen, Tls, Token, Web
+from certd.config import Config, Database, Listen, Prepare, Tls, Token, Web
 from certd.model.access import Caller
 from certd.model.authority import AuthorityType
 from certd.model.event import Event
@@ -22,8 +22,8 @@ from certd.model.names import AuthorityName, ManagedCertificateName
 from certd.pki import distinguished_name
 from certd.pki.credential_request import new_credential_request
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authorities import AuthorityView
 from certd.services.authority_plan import NewAuthority
+from certd.services.authority_views import AuthorityView
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate
@@ -138,6 +138,7 @@ def configuration(folder: Path, token: TokenSettings, *, database_url: str = "")
             pin_file=str(token.pin_file),  # type: ignore[arg-type]  # Parsed.
             softhsm_conf=str(token.softhsm_conf),  # type: ignore[arg-type]  # Parsed.
         ),
+        prepare=Prepare(processes=0),
         tls=Tls(
             certificate=str(folder / "server.pem"),  # type: ignore[arg-type]  # Parsed.
             private_key=str(folder / "server.key"),  # type: ignore[arg-type]  # Parsed.

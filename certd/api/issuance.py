@@ -1,0 +1,139 @@
+"""Issuing by CertificateService, one certificate or a batch: convert, call `services.certificates`, convert back."""
+
+from functools import partial
+
+from certd.api import fields, status, x509
+from certd.api.call import Call, Methods
+from certd.api.certificates import certificate_message
+from certd.errors import CertdError, field_invalid
+from certd.model.names import AuthorityName, ProfileName
+from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
+from certd.services.idempotency import RequestKey
+from certd.v1 import certificate_pb2, certificate_service_pb2
+
+MOST_ITEMS = 1000
+"""Of a batch."""
+_METHOD = "IssueCertificate"
+
+
+def methods(certificates: Certificates) -> Methods:
+    """Returns the functions that answer the methods of CertificateService that issue."""
+    return {
+        "IssueCertificate": partial(issue_certificate, certificates),
+        "BatchIssueCertificates": partial(batch_issue_certificates, certificates),
+    }
+
+
+def issue_certificate(
+    certificates: Certificates, request: certificate_service_pb2.IssueCertificateRequest, call: Call
+) -> certificate_pb2.Certificate:
+    """IssueCertificate."""
+    item = _item(request)
+    view = certificates.issue(
+        call.caller, item.new, key=item.key, validate_only=request.validate_only, timeout=call.timeout
+    )
+    return certificate_message(view)
+
+
+def batch_issue_certificates(
+    certificates: Certificates, request: certificate_service_pb2.BatchIssueCertificatesRequest, call: Call
+) -> certificate_service_pb2.BatchIssueCertificatesResponse:
+    """BatchIssueCertificates: what is wrong with the batch fails the call, what is wrong with an item that item."""
+    violations = fields.Violations()
+    parent = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
+    batch_id = violations.attempt(lambda: fields.request_id("request_id", request.request_id))
+    if not 1 <= len(request.requests) <= MOST_ITEMS:
+        violations.add("requests", f"must be 1 to {MOST_ITEMS}, and are {len(request.requests)}; divide them")
+    violations.check()
+    outcomes: list[CertificateView | CertdError] = []
+    items: list[BatchItem] = []
+    places: list[int] = []
+    for position, asked in enumerate(request.requests):
+        try:
+            items.append(_batch_item(request, asked, f"{batch_id}/{position}" if batch_id else ""))
+        except CertdError as error:
+            outcomes.append(error)
+        else:
+            # Its place is taken until it is issued.
+            places.append(position)
+            outcomes.append(field_invalid("requests", "was not looked at"))
+    made = certificates.issue_batch(
+        call.caller,
+        parent,
+        items,
+        validate_only=request.validate_only,
+        timeout=call.timeout,
+        descriptions=not request.certificates_only,
+    )
+    for place, outcome in zip(places, made, strict=True):
+        outcomes[place] = outcome
+    chain = next((view.chain for view in made if not isinstance(view, CertdError)), ())
+    return certificate_service_pb2.BatchIssueCertificatesResponse(
+        results=[_result(outcome, with_description=not request.certificates_only) for outcome in outcomes],
+        chain=x509.encoded_chain(chain),
+    )
+
+
+def _batch_item(
+    request: certificate_service_pb2.BatchIssueCertificatesRequest,
+    asked: certificate_service_pb2.IssueCertificateRequest,
+    request_id: str,
+) -> BatchItem:
+    if asked.parent not in {"", request.parent}:
+        raise field_invalid("parent", f"must be empty or that of the batch, {request.parent}; make another batch")
+    if asked.validate_only and not request.validate_only:
+        raise field_invalid("validate_only", "belongs to the batch, not to an item")
+    # As a call of its own would have it, so that it can be repeated as one.
+    asked.parent = request.parent
+    asked.validate_only = request.validate_only
+    item = _item(asked)
+    if item.key is None and request_id:
+        return BatchItem(item.new, RequestKey(request_id, fields.request_sha256(_METHOD, asked)))
+    return item
+
+
+def _item(request: certificate_service_pb2.IssueCertificateRequest) -> BatchItem:
+    violations = fields.Violations()
+    authority = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
+    violations.attempt(lambda: fields.required("csr", present=bool(request.csr)))
+    profile = violations.attempt(lambda: ProfileName.parse("profile", request.profile) if request.profile else None)
+    validity = request.WhichOneof("validity")
+    lifetime = violations.attempt(
+        lambda: fields.lifetime("lifetime", request.lifetime) if validity == "lifetime" else None
+    )
+    not_after = violations.attempt(
+        lambda: fields.moment("not_after_time", request.not_after_time) if validity == "not_after_time" else None
+    )
+    subject = violations.attempt(
+        lambda: x509.parse_distinguished_name("subject", request.subject) if request.HasField("subject") else None
+    )
+    names = violations.attempt(
+        lambda: (
+            x509.parse_names("subject_alternative_names", request.subject_alternative_names)
+            if request.HasField("subject_alternative_names")
+            else None
+        )
+    )
+    labels = violations.attempt(lambda: fields.labels("labels", request.labels))
+    key = violations.attempt(lambda: fields.request_key(_METHOD, request, request.request_id))
+    violations.check()
+    new = NewCertificate(
+        authority=authority,
+        csr=request.csr,
+        profile=profile,
+        lifetime=lifetime,
+        not_after=not_after,
+        subject=subject,
+        names=names,
+        labels=labels,
+    )
+    return BatchItem(new, key)
+
+
+def _result(
+    outcome: CertificateView | CertdError, *, with_description: bool
+) -> certificate_service_pb2.BatchIssueCertificatesResponse.Result:
+    if isinstance(outcome, CertdError):
+        return certificate_service_pb2.BatchIssueCertificatesResponse.Result(error=status.item_error(outcome))
+    message = certificate_message(outcome, with_chain=False, with_description=with_description)
+    return certificate_service_pb2.BatchIssueCertificatesResponse.Result(certificate=message)
