@@ -5,6 +5,7 @@ Sources: RFC 3279, RFC 4055, RFC 5480, RFC 5758, RFC 8410.
 
 import enum
 import hashlib
+from functools import lru_cache
 from typing import assert_never
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -180,7 +181,7 @@ def verify_signature(public_key_der: bytes, algorithm: SignatureAlgorithm, *, si
 
     A key of another family than the algorithm's verifies nothing. FIELD_INVALID when the key cannot be parsed.
     """
-    public_key = load_public_key_der(public_key_der)
+    public_key = _verifying_key(public_key_der)
     digest = _HASHES[algorithm]
     family = _FAMILIES[algorithm]
     try:
@@ -197,6 +198,12 @@ def verify_signature(public_key_der: bytes, algorithm: SignatureAlgorithm, *, si
     return True
 
 
+@lru_cache(maxsize=64)
+def _verifying_key(public_key_der: bytes) -> PublicKeyTypes:
+    return load_public_key_der(public_key_der)
+
+
+@lru_cache(maxsize=256)
 def key_identifier(public_key_der: bytes) -> bytes:
     """Returns the identifier of a key: 160 bits of the SHA-256 of its BIT STRING (RFC 7093, section 2, method 1).
 
