@@ -28,10 +28,17 @@ from certd.v1 import (
     authority_service_pb2,
     certificate_service_pb2,
     managed_certificate_service_pb2,
+    profile_service_pb2,
     server_service_pb2,
 )
 
-_FILES = (authority_service_pb2, certificate_service_pb2, managed_certificate_service_pb2, server_service_pb2)
+_FILES = (
+    authority_service_pb2,
+    certificate_service_pb2,
+    managed_certificate_service_pb2,
+    profile_service_pb2,
+    server_service_pb2,
+)
 
 
 def _methods() -> dict[str, Any]:

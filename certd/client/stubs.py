@@ -7,15 +7,24 @@ import grpc
 from certd.v1.authority_service_pb2_grpc import AuthorityServiceStub
 from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from certd.v1.managed_certificate_service_pb2_grpc import ManagedCertificateServiceStub
+from certd.v1.profile_service_pb2_grpc import ProfileServiceStub
 from certd.v1.server_service_pb2_grpc import ServerServiceStub
 
 if TYPE_CHECKING:
+    from google.protobuf.empty_pb2 import Empty
+
     from certd.v1.authority_pb2 import Authority
     from certd.v1.authority_service_pb2 import (
+        ActivateAuthorityRequest,
+        AuthorityCsr,
         CreateAuthorityRequest,
+        DisableAuthorityRequest,
+        EnableAuthorityRequest,
+        GetAuthorityCsrRequest,
         GetAuthorityRequest,
         ListAuthoritiesRequest,
         ListAuthoritiesResponse,
+        UpdateAuthorityRequest,
     )
     from certd.v1.certificate_pb2 import Certificate
     from certd.v1.certificate_service_pb2 import (
@@ -33,6 +42,17 @@ if TYPE_CHECKING:
         ListManagedCertificatesResponse,
         RequestManagedCertificateRequest,
     )
+    from certd.v1.profile_pb2 import Profile
+    from certd.v1.profile_service_pb2 import (
+        CheckProfileRequest,
+        CheckProfileResponse,
+        CreateProfileRequest,
+        DeleteProfileRequest,
+        GetProfileRequest,
+        ListProfilesRequest,
+        ListProfilesResponse,
+        UpdateProfileRequest,
+    )
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
 
 
@@ -43,6 +63,7 @@ class Stubs:
         authorities = AuthorityServiceStub(channel)  # type: ignore[no-untyped-call]
         certificates = CertificateServiceStub(channel)  # type: ignore[no-untyped-call]
         managed = ManagedCertificateServiceStub(channel)  # type: ignore[no-untyped-call]
+        profiles = ProfileServiceStub(channel)  # type: ignore[no-untyped-call]
         server = ServerServiceStub(channel)  # type: ignore[no-untyped-call]
 
         self.create_authority: grpc.UnaryUnaryMultiCallable[CreateAuthorityRequest, Authority] = (
@@ -51,6 +72,21 @@ class Stubs:
         self.get_authority: grpc.UnaryUnaryMultiCallable[GetAuthorityRequest, Authority] = authorities.GetAuthority
         self.list_authorities: grpc.UnaryUnaryMultiCallable[ListAuthoritiesRequest, ListAuthoritiesResponse] = (
             authorities.ListAuthorities
+        )
+        self.update_authority: grpc.UnaryUnaryMultiCallable[UpdateAuthorityRequest, Authority] = (
+            authorities.UpdateAuthority
+        )
+        self.get_authority_csr: grpc.UnaryUnaryMultiCallable[GetAuthorityCsrRequest, AuthorityCsr] = (
+            authorities.GetAuthorityCsr
+        )
+        self.activate_authority: grpc.UnaryUnaryMultiCallable[ActivateAuthorityRequest, Authority] = (
+            authorities.ActivateAuthority
+        )
+        self.enable_authority: grpc.UnaryUnaryMultiCallable[EnableAuthorityRequest, Authority] = (
+            authorities.EnableAuthority
+        )
+        self.disable_authority: grpc.UnaryUnaryMultiCallable[DisableAuthorityRequest, Authority] = (
+            authorities.DisableAuthority
         )
         self.issue_certificate: grpc.UnaryUnaryMultiCallable[IssueCertificateRequest, Certificate] = (
             certificates.IssueCertificate
@@ -73,5 +109,15 @@ class Stubs:
         self.export_managed_certificate: grpc.UnaryUnaryMultiCallable[
             ExportManagedCertificateRequest, ExportManagedCertificateResponse
         ] = managed.ExportManagedCertificate
+        self.create_profile: grpc.UnaryUnaryMultiCallable[CreateProfileRequest, Profile] = profiles.CreateProfile
+        self.get_profile: grpc.UnaryUnaryMultiCallable[GetProfileRequest, Profile] = profiles.GetProfile
+        self.list_profiles: grpc.UnaryUnaryMultiCallable[ListProfilesRequest, ListProfilesResponse] = (
+            profiles.ListProfiles
+        )
+        self.update_profile: grpc.UnaryUnaryMultiCallable[UpdateProfileRequest, Profile] = profiles.UpdateProfile
+        self.delete_profile: grpc.UnaryUnaryMultiCallable[DeleteProfileRequest, Empty] = profiles.DeleteProfile
+        self.check_profile: grpc.UnaryUnaryMultiCallable[CheckProfileRequest, CheckProfileResponse] = (
+            profiles.CheckProfile
+        )
         self.get_server_info: grpc.UnaryUnaryMultiCallable[GetServerInfoRequest, ServerInfo] = server.GetServerInfo
         self.get_trust_bundle: grpc.UnaryUnaryMultiCallable[GetTrustBundleRequest, TrustBundle] = server.GetTrustBundle

@@ -140,8 +140,8 @@ def insert(tx: Transaction, tenant: str, profile_id: str, *, document: str, now:
 
 def add_version(
     tx: Transaction, tenant: str, profile_id: str, *, expected_version: int, document: str, now: datetime
-) -> int | None:
-    """Makes a new version after `expected_version` and returns its number.
+) -> ProfileRow | None:
+    """Makes a new version after `expected_version` and returns it.
 
     None, with nothing changed, when the newest is another or there is no such profile.
     """
@@ -159,7 +159,7 @@ def add_version(
     if changed.rowcount != 1:
         return None
     _insert_version(tx, tenant, profile_id, version=version, document=document, now=now)
-    return version
+    return get(tx, tenant, profile_id)
 
 
 def _insert_version(

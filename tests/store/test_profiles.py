@@ -22,7 +22,7 @@ def insert(store: Store, profile_id: str = "web", **changes: Any) -> ProfileRow:
     return store.write("test", lambda tx: profiles.insert(tx, tenant, profile_id, **values))
 
 
-def add(store: Store, expected_version: int, profile_id: str = "web", **changes: Any) -> int | None:
+def add(store: Store, expected_version: int, profile_id: str = "web", **changes: Any) -> ProfileRow | None:
     values: dict[str, Any] = {"document": "{}", "now": LATER} | changes
     return store.write(
         "test",
@@ -68,8 +68,8 @@ def test_an_id_is_taken_once_per_tenant(store: Store) -> None:
 def test_every_version_stays(store: Store) -> None:
     add_tenant(store)
     insert(store)
-    assert add(store, 1) == 2
     second = replace(_FIRST, version=2, document="{}", update_time=LATER)
+    assert add(store, 1) == second
     assert get(store) == second
     assert get_version(store, 2) == second
     assert get_version(store, 1) == _FIRST
@@ -85,7 +85,7 @@ def test_of_many_who_change_a_version_one_does(store: Store) -> None:
     add_tenant(store)
     insert(store)
     made = run_together([lambda: add(store, 1)] * 6)
-    assert sorted(number or 0 for number in made) == [0, 0, 0, 0, 0, 2]
+    assert sorted(row.version if row else 0 for row in made) == [0, 0, 0, 0, 0, 2]
 
 
 def test_a_deleted_profile_leaves_its_versions_and_its_id_goes_on_counting(store: Store) -> None:

@@ -15,6 +15,7 @@ from certd.pki.pkcs8 import PASSPHRASE_BYTES, check_passphrase
 
 STANDARD_STREAM: Final = "-"
 CSR_BYTES: Final = 32 << 10
+TEXT_BYTES: Final = 4 << 20
 PUBLIC_MODE: Final = 0o644
 SECRET_MODE: Final = 0o600
 
@@ -39,6 +40,19 @@ def read_csr(path: str) -> bytes:
             Reason.CSR_MALFORMED, f"{path} is longer than a CSR may be, {CSR_BYTES} bytes; name another file"
         )
     return data
+
+
+def read_text(path: str, *, what: str) -> str:
+    """Reads a text of UTF-8 from a file, or from standard input for `-`; FIELD_INVALID when it is none, or too long."""
+    data = _read(path, TEXT_BYTES, what)
+    if len(data) > TEXT_BYTES:
+        raise CertdError(
+            Reason.FIELD_INVALID, f"{path} is longer than a {what} may be, {TEXT_BYTES} bytes; name another file"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CertdError(Reason.FIELD_INVALID, f"the {what} file {path} is no text of UTF-8") from error
 
 
 def read_passphrase(path: str) -> tuple[bytes, str | None]:
