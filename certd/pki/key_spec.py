@@ -166,9 +166,15 @@ def load_public_key_der(public_key: bytes, *, field: str = "public_key") -> Publ
     FIELD_INVALID with `field` when it is none, or of an algorithm that the cryptographic library does not know.
     """
     try:
-        return load_der_public_key(public_key)
+        return _load(public_key)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise field_invalid(field, "is not the DER of a SubjectPublicKeyInfo of a known kind") from error
+
+
+@lru_cache(maxsize=256)
+def _load(public_key: bytes) -> PublicKeyTypes:
+    """Parses a key; cached, because issuing looks at the same keys from several sides, and a point costs 10 µs."""
+    return load_der_public_key(public_key)
 
 
 def public_key_der(public_key: PublicKeyTypes) -> bytes:

@@ -81,7 +81,7 @@ def check(
             public_key=public_key,
             signature_algorithm=signature_algorithm,
         )
-    except UNDECODABLE as error:
+    except (CertdError, *UNDECODABLE) as error:
         raise _failed([("rfc5280_4_2_extensions", "an extension or the public key does not decode")]) from error
     found = findings(copy)
     if not found:

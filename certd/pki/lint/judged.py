@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from certd.pki import der, distinguished_name
 from certd.pki.extensions import EXTENDED_KEY_USAGE, KEY_USAGE, KeyUsage
-from certd.pki.key_spec import SignatureAlgorithm
+from certd.pki.key_spec import SignatureAlgorithm, load_public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.tbs import ToBeSignedCertificate
 
@@ -84,7 +84,10 @@ def judged(
     public_key: bytes,
     signature_algorithm: SignatureAlgorithm,
 ) -> LintCopy:
-    """Reads what several lints need once. Raises one of `UNDECODABLE` when extensions or key do not decode."""
+    """Reads what several lints need once.
+
+    Raises one of `UNDECODABLE` when the extensions do not decode, and FIELD_INVALID when the key does not.
+    """
     extensions = {type(extension.value): extension for extension in certificate.extensions}
     usages = tbs.extensions.get(KEY_USAGE)
     purposes = tbs.extensions.get(EXTENDED_KEY_USAGE)
@@ -94,7 +97,7 @@ def judged(
         certificate=certificate,
         tbs=tbs,
         extensions=extensions,
-        key=certificate.public_key(),
+        key=load_public_key_der(tbs.public_key),
         authority=constraints is not None and cast("x509.BasicConstraints", constraints.value).ca,
         key_usages=None if usages is None else _key_usages(usages.value),
         purposes=() if purposes is None else _purposes(purposes.value),
