@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, literal_column, or_, select, update
+from sqlalchemy import Row, Select, bindparam, func, literal_column, or_, select, update
 
 from certd.errors import CertdError, Reason
 from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
@@ -49,7 +49,7 @@ class SerialTakenError(CertdError):
 
 
 _certificates = schema.certificates
-_SELECT: Select[Any] = select(
+CERTIFICATE_COLUMNS = (
     _certificates.c.authority_uid,
     _certificates.c.key_number,
     _certificates.c.serial,
@@ -70,6 +70,8 @@ _SELECT: Select[Any] = select(
     _certificates.c.revocation_reason,
     _certificates.c.invalidity_time,
 )
+"""What `certificate_of` needs of a row."""
+_SELECT: Select[Any] = select(*CERTIFICATE_COLUMNS)
 _KEY_FITS = (
     _certificates.c.authority_uid == bindparam("of_authority"),
     _certificates.c.serial == bindparam("of_serial"),
@@ -83,7 +85,8 @@ _LATEST_OF_KEY = (
         _certificates.c.authority_uid == bindparam("of_authority"),
         _certificates.c.public_key_sha256 == bindparam("of_key"),
     )
-    .order_by(_certificates.c.create_time.desc())
+    # By an expression, lest the order makes an engine walk through all of the authority: few have one key.
+    .order_by(func.coalesce(_certificates.c.create_time, 0).desc())
     .limit(1)
 )
 _PAGE = (
@@ -142,7 +145,8 @@ _PENDING_OF_ENDED: Select[Any] = (
 )
 
 
-def _certificate(row: Row[Any]) -> Certificate:
+def certificate_of(row: Row[Any]) -> Certificate:
+    """Returns the certificate of a row that has CERTIFICATE_COLUMNS."""
     return Certificate(
         authority_uid=row.authority_uid,
         key_number=row.key_number,
@@ -274,13 +278,13 @@ def pending_of_ended_owners(tx: Transaction, now: datetime, limit: int) -> list[
 def get(tx: Transaction, authority_uid: str, serial: str) -> Certificate | None:
     """Returns a certificate; None when the authority has none with this serial."""
     row = tx.execute(_GET, {"of_authority": authority_uid, "of_serial": serial}).first()
-    return None if row is None else _certificate(row)
+    return None if row is None else certificate_of(row)
 
 
 def latest_of_key(tx: Transaction, authority_uid: str, public_key_sha256: bytes) -> Certificate | None:
     """Returns the newest certificate of an authority for a key."""
     row = tx.execute(_LATEST_OF_KEY, {"of_authority": authority_uid, "of_key": public_key_sha256}).first()
-    return None if row is None else _certificate(row)
+    return None if row is None else certificate_of(row)
 
 
 def page(
@@ -297,7 +301,7 @@ def page(
         parameters |= {"after_time": microseconds(after[0]), "after_serial": after[1]}
     # A page of each authority is a range of the index; sorting all rows of all would not be.
     pages = [
-        [_certificate(row) for row in tx.execute(statement, {**parameters, "of_authority": uid})]
+        [certificate_of(row) for row in tx.execute(statement, {**parameters, "of_authority": uid})]
         for uid in authority_uids
     ]
     merged = heapq.merge(*pages, key=lambda one: (-microseconds(one.create_time), one.serial))

@@ -1,5 +1,6 @@
 """All that differs between SQLite and PostgreSQL: engines, settings, statements, errors."""
 
+import json
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, make_url
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Table,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
@@ -182,6 +197,22 @@ def insert_or_replace(table: Table, *, key: Sequence[str], replaced: Sequence[st
             index_elements=key, set_={column: for_postgresql.excluded[column] for column in replaced}
         ),
     )
+
+
+def has_member(engine: str, column: ColumnElement[str], key: str, value: str | None) -> ColumnElement[bool]:
+    """Returns whether the JSON object in a column has the key, and under it the string `value` unless that is None.
+
+    Key and value are bound, so they may have any character. The answer is true or false, never unknown.
+    """
+    if engine == SQLITE:
+        members = func.json_each(column).table_valued("key", "value")
+        found = select(literal(1)).select_from(members).where(members.c.key == key)
+        return (found if value is None else found.where(members.c.value == value)).exists()
+    member = json.dumps({key: value}, ensure_ascii=False)
+    as_json = cast(column, postgresql.JSONB)
+    if value is None:
+        return func.jsonb_exists(as_json, cast(key, Text))
+    return as_json.contains(cast(literal(member, Text), postgresql.JSONB))
 
 
 def _origin(error: BaseException) -> BaseException | None:
