@@ -78,7 +78,7 @@ class NameConstraints:
 def normalise(constraints: NameConstraints, *, field: str) -> NameConstraints:
     """Returns every subtree in its normal form, each once, in the order given.
 
-    FIELD_INVALID with a violation for every subtree that is none (`{field}.permitted.dns_names[0]`), for none at all, or
+    FIELD_INVALID with a violation for every subtree that is none (`{field}.permitted.dns_names[0]`), for none, or
     past 1,000 of them.
     """
     count = len(constraints.permitted) + len(constraints.excluded)
@@ -304,7 +304,7 @@ class _Space:
     domains_below: frozenset[str]
     """Without their leading dot."""
     parents: Mapping[str, str]
-    """Of each domain, with or without a leading dot, by what is left without its first label."""
+    """Each of the domains by what is left without its first label."""
     networks: tuple[IPv4Network | IPv6Network, ...]
     uri_hosts: frozenset[str]
     uri_hosts_below: frozenset[str]
@@ -323,7 +323,7 @@ def _space(subtrees: Subtrees) -> _Space:
         kinds=frozenset(kind for kind in _KINDS if getattr(subtrees, kind)),
         domains=domains,
         domains_below=domains_below,
-        parents={domain.partition(".")[2]: domain for domain in domains | domains_below},
+        parents={domain.partition(".")[2]: domain for domain in domains},
         networks=tuple(map(ip_network, subtrees.ip_ranges)),
         uri_hosts=uri_hosts,
         uri_hosts_below=uri_hosts_below,
@@ -429,7 +429,7 @@ def _judged_subject(subject: bytes, alternative: SubjectAlternativeNames) -> Ite
 def _find_dns_name(name: str, space: _Space, any_of_them: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
     parent = name[2:] if names.is_wildcard(name) else None
     for suffix in _suffixes(name if parent is None else parent):
-        if suffix in space.domains or (any_of_them and suffix in space.domains_below):
+        if suffix in space.domains:
             return names.excerpt(suffix)
         if suffix in space.domains_below and suffix != name:
             return names.excerpt(f".{suffix}")
