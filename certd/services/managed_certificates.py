@@ -28,9 +28,9 @@ from certd.services.authorities import enabled_authority, information_url
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import issuer_of, prepare, rehearsal_key
 from certd.services.issuing_loop import token_unavailable
-from certd.services.managed_certificate_steps import ISSUED, event_of, order_of, seal_context
+from certd.services.managed_certificate_steps import ISSUED, event_of, leaf_profile, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
-from certd.services.profiles import DEFAULT_PROFILE, existing_profile
+from certd.services.profiles import DEFAULT_PROFILE
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.store import (
@@ -144,11 +144,6 @@ class ManagedCertificates:
         self._access.require(
             caller, Permission.MANAGED_CERTIFICATE_REQUEST, str(new.authority), profile=profile_name.profile
         )
-        profile = existing_profile(profile_name, new.name.tenant)
-        if profile.authority:
-            raise CertdError(
-                Reason.PROFILE_FORBIDS, f"the profile {profile.profile_id} yields an authority; use CreateAuthority"
-            )
         if new.authority.tenant != new.name.tenant:
             raise CertdError(
                 Reason.AUTHORITY_NOT_FOUND,
@@ -157,6 +152,9 @@ class ManagedCertificates:
             )
         with self._store.read("managed-certificates.request") as tx:
             existing_tenant(tx, new.name.tenant)
+            profile = leaf_profile(tx, profile_name, new.name.tenant)
+            if profile.restricted:
+                self._access.require(caller, Permission.AUTHORITY_CREATE, str(new.authority))
             made = None if validate_only else replay(tx, caller, _METHOD, key)
             if made is not None:
                 return self._replayed(tx, made)
@@ -164,7 +162,9 @@ class ManagedCertificates:
             if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
                 raise _exists(name)
         declared = _declared(new, authority, profile.profile_id, now)
-        prepared = prepare(order_of(declared, rehearsal_key(declared.key_spec)), self._issuer(authority), now=now)
+        prepared = prepare(
+            order_of(declared, profile, rehearsal_key(declared.key_spec)), self._issuer(authority), now=now
+        )
         view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
         if validate_only:
             return view
@@ -286,6 +286,8 @@ class ManagedCertificates:
             return replay(tx, caller, _METHOD, RequestKey(record.request_id, record.request_sha256))
         if managed_certificates.get(tx, declared.tenant, declared.managed_certificate_id) is not None:
             raise _exists(str(declared.name))
+        # It may have been deleted since it was read; from here on its deletion is refused.
+        leaf_profile(tx, ProfileName(declared.tenant, declared.profile), declared.tenant)
         managed_certificates.insert(tx, declared)
         jobs.put(tx, Job(kind=JobKind.ADVANCE_MANAGED_CERTIFICATE, subject=declared.uid, due_time=now))
         tx.event(event_of(EventType.MANAGED_CERTIFICATE_REQUESTED, declared, caller.principal, now))

@@ -17,6 +17,8 @@ from certd.v1 import (
     managed_certificate_pb2,
     managed_certificate_service_pb2,
     managed_certificate_service_pb2_grpc,
+    profile_service_pb2,
+    profile_service_pb2_grpc,
     server_service_pb2,
     server_service_pb2_grpc,
     x509_pb2,
@@ -37,6 +39,7 @@ _SERVICES: dict[str, tuple[Any, Any]] = {
     "AuthorityService": (authority_service_pb2, authority_service_pb2_grpc),
     "CertificateService": (certificate_service_pb2, certificate_service_pb2_grpc),
     "ManagedCertificateService": (managed_certificate_service_pb2, managed_certificate_service_pb2_grpc),
+    "ProfileService": (profile_service_pb2, profile_service_pb2_grpc),
     "ServerService": (server_service_pb2, server_service_pb2_grpc),
 }
 

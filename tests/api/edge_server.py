@@ -28,8 +28,11 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Warning as PreparationWarning
 from certd.services.access import Access
-from certd.services.authorities import Authorities, AuthorityView
+from certd.services.authorities import Authorities
+from certd.services.authority_activation import Activation, AuthorityActivation
+from certd.services.authority_changes import AuthorityChanges, Change
 from certd.services.authority_plan import NewAuthority
+from certd.services.authority_views import AuthorityView
 from certd.services.certificates import Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import (
@@ -44,6 +47,7 @@ from certd.services.paging import Page, PageRequest
 from certd.services.server import Server, ServerDescription, TrustBundle
 from certd.token.client import Isolation
 from certd.token.description import TokenDescription
+from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 _CN, _O, _OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
@@ -257,6 +261,38 @@ class FakeAuthorities(Authorities):
         return Page((self.view,) * min(request.size, self.many), "next")
 
 
+class FakeAuthorityActivation(AuthorityActivation):
+    def __init__(self, told: Told, authorities: FakeAuthorities) -> None:
+        self._told = told
+        self._authorities = authorities
+
+    def csr(self, caller: Caller, name: AuthorityName) -> bytes:
+        self._told.take(caller, name)
+        return b"csr"
+
+    def activate(self, caller: Caller, change: Change, given: Activation) -> AuthorityView:
+        self._told.take(caller, change, given)
+        return self._authorities.view
+
+
+class FakeAuthorityChanges(AuthorityChanges):
+    def __init__(self, told: Told, authorities: FakeAuthorities) -> None:
+        self._told = told
+        self._authorities = authorities
+
+    def update(self, caller: Caller, change: Change, *, labels: Mapping[str, str] | None) -> AuthorityView:
+        self._told.take(caller, change, labels)
+        return self._authorities.view
+
+    def enable(self, caller: Caller, change: Change) -> AuthorityView:
+        self._told.take("enable", caller, change)
+        return self._authorities.view
+
+    def disable(self, caller: Caller, change: Change) -> AuthorityView:
+        self._told.take("disable", caller, change)
+        return self._authorities.view
+
+
 class FakeCertificates(Certificates):
     def __init__(self, told: Told) -> None:
         self._told = told
@@ -378,6 +414,8 @@ class Edge:
     authorities: FakeAuthorities
     certificates: FakeCertificates
     managed_certificates: FakeManagedCertificates
+    profiles: FakeProfiles
+    profile_checks: FakeProfileChecks
     description: FakeServer
     channels: list[grpc.Channel] = field(default_factory=list)
 
@@ -409,15 +447,20 @@ def running_edge(*, limits: Limits | None = None, credentials: Credentials = CRE
     told = Told()
     access, authorities, certificates = FakeAccess(), FakeAuthorities(told), FakeCertificates(told)
     managed, description = FakeManagedCertificates(told), FakeServer(told)
+    profiles, profile_checks = FakeProfiles(told), FakeProfileChecks(told)
     services = Services(
         access=access,
         authorities=authorities,
+        authority_activation=FakeAuthorityActivation(told, authorities),
+        authority_changes=FakeAuthorityChanges(told, authorities),
         certificates=certificates,
         managed_certificates=managed,
+        profiles=profiles,
+        profile_checks=profile_checks,
         server=description,
     )
     server = serve(host="127.0.0.1", port=0, credentials=credentials, services=services, limits=limits)
-    edge = Edge(server, told, access, authorities, certificates, managed, description)
+    edge = Edge(server, told, access, authorities, certificates, managed, profiles, profile_checks, description)
     try:
         yield edge
     finally:
