@@ -9,8 +9,9 @@ from certd.api.call import Call, Methods
 from certd.model.authority import AuthorityType
 from certd.model.names import AuthorityName, TenantName, check_id
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.services.authorities import Authorities, AuthorityView
+from certd.services.authorities import Authorities
 from certd.services.authority_plan import LIFETIME_RULE, NewAuthority
+from certd.services.authority_views import AuthorityView
 from certd.services.paging import Page
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
 
@@ -51,6 +52,13 @@ def create_authority(
         )
     )
     issuer = violations.attempt(lambda: AuthorityName.parse("authority.issuer", given.issuer) if given.issuer else None)
+    constraints = violations.attempt(
+        lambda: (
+            x509.parse_name_constraints("authority.name_constraints", given.name_constraints)
+            if given.HasField("name_constraints")
+            else None
+        )
+    )
     labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels))
     violations.check()
     view = authorities.create(
@@ -64,6 +72,7 @@ def create_authority(
             lifetime=lifetime,
             path_length=given.path_length if given.HasField("path_length") else None,
             issuer=issuer,
+            name_constraints=constraints,
             labels=labels,
         ),
         key=key,
@@ -123,12 +132,15 @@ def authority_message(view: AuthorityView) -> authority_pb2.Authority:
         labels=authority.labels,
         create_time=x509.timestamp(authority.create_time),
         update_time=x509.timestamp(authority.update_time),
-        etag=f"{authority.uid}-{authority.revision}",
+        etag=authority.etag,
         warnings=x509.warning_messages(view.warnings),
     )
     if authority.certificate is not None:
         message.certificate.CopyFrom(x509.encoded(authority.certificate))
         message.description.CopyFrom(x509.description(authority.certificate))
+    constraints = authority.constraints
+    if constraints is not None:
+        message.name_constraints.CopyFrom(x509.name_constraints_message(constraints))
     return message
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from certd.model.names import AuthorityName
+from certd.pki import name_constraints
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.name_constraints import NameConstraints
 
 HIGHEST_PATH_LENGTH = 4
 """Depth of a hierarchy is at most five: a root and four levels below it."""
@@ -61,7 +63,7 @@ class Authority:
     lifetime: timedelta
     path_length: int
     issuer_uid: str | None
-    """Uid of the authority that signs its certificate; its own for a root."""
+    """Uid of the authority that signs its certificate; its own for a root, None when its parent is an outside one."""
     key: AuthorityKey
     certificate: bytes | None = None
     """DER; None while it awaits its certificate."""
@@ -69,6 +71,8 @@ class Authority:
     """DER of the certificates from its issuer up to the root, its own excluded."""
     not_after: datetime | None = None
     """End of its certificate."""
+    name_constraints: bytes | None = None
+    """Value of the extension that was asked for; None for none. What holds is what its certificate says."""
     labels: Mapping[str, str] = field(default_factory=dict)
     create_time: datetime
     update_time: datetime
@@ -79,6 +83,28 @@ class Authority:
     def name(self) -> str:
         """The resource name; the system authority has none that a caller could say."""
         return str(AuthorityName(self.tenant or "-", self.authority_id))
+
+    @property
+    def constraints(self) -> NameConstraints | None:
+        """Which names may stand below it: as its certificate says, or as was asked for while it has none."""
+        if self.certificate is not None:
+            return name_constraints.of_certificate(self.certificate)
+        return None if self.name_constraints is None else name_constraints.decode(self.name_constraints)
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the authority."""
+        return f"{self.uid}-{self.revision}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its creation is over: it has its certificate, or its key and awaits one of an outside parent."""
+        return self.certificate is not None or self.awaits_parent
+
+    @property
+    def awaits_parent(self) -> bool:
+        """Whether it awaits the certificate of an outside parent; its key exists then."""
+        return self.certificate is None and self.issuer_uid is None and self.key.public_key is not None
 
     def state_at(self, now: datetime) -> AuthorityState:
         """Returns the state at `now`: EXPIRED once the validity of its certificate has ended."""

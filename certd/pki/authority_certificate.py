@@ -28,6 +28,7 @@ from certd.pki.certificate_chain import (
     time_text,
 )
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
+from certd.pki.description import describe
 from certd.pki.extensions import extension_text
 from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
@@ -76,9 +77,9 @@ class Accepted:
 class Standing:
     """What the certificates of an authority and of those above it mean for what it signs."""
 
-    subject_key_identifier: bytes | None
+    subject_key_identifier: bytes | None = None
     """As its certificate has it; None when it has none."""
-    name_constraints: tuple[NameConstraints, ...]
+    name_constraints: tuple[NameConstraints, ...] = ()
     """Its own and those of every authority above it."""
 
 
@@ -93,10 +94,10 @@ def accept(certificate: bytes, chain: bytes, *, awaiting: Awaiting, now: datetim
     _check_own_extensions(own)
     check_algorithms(own, trust_anchor=False)
     bundle = _bundle(chain, awaiting)
-    above = in_order(own, bundle)
-    for element in above:
+    for element in bundle:
         check_critical_extensions(element)
-        check_algorithms(element, trust_anchor=element is above[-1] and is_root(element))
+        check_algorithms(element, trust_anchor=is_root(element))
+    above = in_order(own, bundle)
     for element in (own, *above):
         check_validity(element, now)
     path_length, warnings = _path_length(own, above, awaiting)
@@ -149,6 +150,14 @@ def _own(certificate: bytes, awaiting: Awaiting) -> Element:
             "has another subject than the CSR, or the same in another encoding",
             "it must be copied byte for byte; tell the parent to keep the subject of the CSR as it is",
         )
+    try:
+        describe(own.der)
+    except CertdError as error:
+        raise own.refuse(
+            Reason.IMPORT_NOT_COMPATIBLE,
+            "has an issuer or an extension that cannot be shown",
+            f"have it issued again by a parent with plain names ({error.message})",
+        ) from error
     if own.self_issued:
         raise own.refuse(
             Reason.IMPORT_CHAIN_INVALID,

@@ -1,4 +1,4 @@
-"""Certificates that an outsider made: one of them and its chain, parsed, put in order, each link verified (RFC 5280, 6.1).
+"""Certificates that an outsider made: one and its chain, parsed, put in order, each link verified (RFC 5280, 6.1).
 
 Every complaint names the certificate by its place in what was sent and by its subject, and says what to do.
 """
@@ -29,7 +29,7 @@ _LOWEST_RSA_EXPONENT = 3
 _LONGEST_RSA_EXPONENT = 33
 """Bits; more only make every verification slow."""
 _LONGEST_TEXT = 128
-_PROCESSED = frozenset(
+WELL_KNOWN = frozenset(
     {
         "1.3.6.1.5.5.7.1.11",
         "2.5.29.9",
@@ -47,7 +47,7 @@ _PROCESSED = frozenset(
         "2.5.29.54",
     }
 )
-"""Extensions that readers know, so that a certificate of the chain may have them critical: those of RFC 5280, 4.2.1."""
+"""Extensions that every reader knows, so that a certificate above an authority may have them critical."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +106,10 @@ class Element:
         self, kind: type[x509.extensions.ExtensionTypeVar]
     ) -> x509.Extension[x509.extensions.ExtensionTypeVar] | None:
         """Returns an extension; None when there is none."""
-        for extension in self.extensions:
-            if isinstance(extension.value, kind):
-                return extension
-        return None
+        try:
+            return self.extensions.get_extension_for_class(kind)
+        except x509.ExtensionNotFound:
+            return None
 
     def refuse(self, reason: Reason, problem: str, remedy: str) -> CertdError:
         """Returns the error for this certificate."""
@@ -188,11 +188,7 @@ def check_algorithms(element: Element, *, trust_anchor: bool) -> None:
     problem = _key_problem(element.parsed)
     if problem is not None:
         raise element.refuse(Reason.IMPORT_NOT_COMPATIBLE, problem, "use authorities with sound keys")
-    try:
-        digest = element.parsed.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        digest = hashes.MD5() if not trust_anchor else None
-    if isinstance(digest, _UNFIT_HASHES) and not trust_anchor:
+    if not trust_anchor and _is_unfit(element):
         raise element.refuse(
             Reason.IMPORT_NOT_COMPATIBLE,
             "is signed with MD5, SHA-1 or an algorithm that certd does not know",
@@ -203,7 +199,7 @@ def check_algorithms(element: Element, *, trust_anchor: bool) -> None:
 def check_critical_extensions(element: Element) -> None:
     """IMPORT_NOT_COMPATIBLE for a critical extension that no reader needs to know, whose chains readers may refuse."""
     for extension in element.extensions:
-        if extension.critical and extension.oid.dotted_string not in _PROCESSED:
+        if extension.critical and extension.oid.dotted_string not in WELL_KNOWN:
             raise element.refuse(
                 Reason.IMPORT_NOT_COMPATIBLE,
                 f"has the critical extension {extension_text(extension.oid.dotted_string)}, which readers refuse",
@@ -272,17 +268,27 @@ def in_order(certificate: Element, bundle: Sequence[Element]) -> tuple[Element, 
 
 
 def is_root(element: Element) -> bool:
-    """Returns whether a certificate is signed by its own key, as far as its algorithm can be verified."""
-    if element.subject != element.issuer:
+    """Returns whether a certificate is signed by its own key.
+
+    Old signatures cannot be verified any more, and on a trust anchor they need not: nobody trusts it for that.
+    """
+    if element.subject != element.issuer or not _identifiers_agree(element, element):
         return False
+    if _is_unfit(element):
+        return True
     try:
         element.parsed.verify_directly_issued_by(element.parsed)
-    except (UnsupportedAlgorithm, TypeError):
-        # A trust anchor may be of any kind; its signature on itself proves nothing.
-        return _identifiers_agree(element, element)
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _is_unfit(element: Element) -> bool:
+    """Returns whether its signature is of an algorithm that proves nothing, or that is not known."""
+    try:
+        return isinstance(element.parsed.signature_hash_algorithm, _UNFIT_HASHES)
+    except UnsupportedAlgorithm:
+        return True
 
 
 def _check_for_strangers(certificate: Element, bundle: Sequence[Element]) -> None:
@@ -339,9 +345,7 @@ def _link_problem(below: Element, above: Element) -> str | None:
         return "its key identifier is not the one that stands there"
     try:
         below.parsed.verify_directly_issued_by(above.parsed)
-    except UnsupportedAlgorithm:
-        return "the signature is of an algorithm that certd does not know"
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
         return "its key did not make that signature"
     return None
 
@@ -362,18 +366,22 @@ def _key_problem(certificate: x509.Certificate) -> str | None:
     except (UnsupportedAlgorithm, ValueError):
         return "has a key that certd does not know"
     if isinstance(key, rsa.RSAPublicKey):
-        exponent = key.public_numbers().e
-        if not _FEWEST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS:
-            return f"has an RSA key of {key.key_size} bits, not of {_FEWEST_RSA_BITS} to {_MOST_RSA_BITS}"
-        if exponent < _LOWEST_RSA_EXPONENT or exponent.bit_length() > _LONGEST_RSA_EXPONENT or exponent % 2 == 0:
-            return "has an RSA exponent that is not an odd number from 3 to 2^33"
-        return None
+        return _rsa_problem(key)
     if isinstance(key, ec.EllipticCurvePublicKey):
         bits = key.curve.key_size
         return f"has a key on {key.curve.name}, of only {bits} bits" if bits < _FEWEST_CURVE_BITS else None
     if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         return None
     return "has a key that is neither RSA, EC nor Edwards"
+
+
+def _rsa_problem(key: rsa.RSAPublicKey) -> str | None:
+    exponent = key.public_numbers().e
+    if not _FEWEST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS:
+        return f"has an RSA key of {key.key_size} bits, not of {_FEWEST_RSA_BITS} to {_MOST_RSA_BITS}"
+    if exponent < _LOWEST_RSA_EXPONENT or exponent.bit_length() > _LONGEST_RSA_EXPONENT or exponent % 2 == 0:
+        return "has an RSA exponent that is not an odd number from 3 to 2^33"
+    return None
 
 
 def _raw_parts(certificate: bytes) -> tuple[bytes, bytes, bytes]:

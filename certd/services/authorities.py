@@ -4,26 +4,37 @@ An authority comes to be one committed step at a time, and whoever finds it unfi
 
     1. write: the row, with the key's CKA_ID and policy, and a job that finishes it should this process die. Commit.
     2. token: generate the key under that CKA_ID; a second time finds the same key.
-    3. write: its public key. Commit.
+    3. write: its public key. Commit. With an outside parent that ends the job: the authority awaits its certificate.
     4. issue its certificate by the five steps of the issuing loop; the completion enables it and ends the job.
 """
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority, AuthorityState, AuthorityType
-from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.job import Job, JobKind
 from certd.model.names import AuthorityName, TenantName
-from certd.pki.key_spec import SignatureAlgorithm
 from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
-from certd.services.authority_plan import NewAuthority, order_of, plan_of
+from certd.services.authority_plan import (
+    NewAuthority,
+    constraint_warnings,
+    order_of,
+    plan_of,
+    rehearsal_parent,
+)
+from certd.services.authority_views import (
+    AuthorityView,
+    AuthorityViews,
+    event_of,
+    issuer_in_books,
+)
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import issuance_of, issuer_of, prepare, rehearsal_key
 from certd.services.issuing_loop import IssuingLoop, token_unavailable
@@ -43,21 +54,13 @@ _LEASE = timedelta(minutes=10)
 _HAND_OVER_DELAY = timedelta(seconds=1)
 """After this the scheduler takes over from a call that failed for a while."""
 _SYSTEM_LIFETIME = timedelta(days=20 * 365)
+_REMEDIES = {
+    AuthorityState.AWAITING_CERTIFICATE: "install the certificate of its parent first",
+    AuthorityState.DISABLED: "enable it, or use another authority",
+    AuthorityState.EXPIRED: "use another authority",
+}
 _TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
               Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityView:
-    """An authority as a caller sees it."""
-
-    authority: Authority
-    state: AuthorityState
-    issuer_name: str
-    """Resource name of its issuer; empty for a root."""
-    token_label: str
-    mechanism: str
-    warnings: tuple[Warning, ...] = ()
 
 
 class Authorities:
@@ -72,7 +75,7 @@ class Authorities:
         access: Access,
         loop: IssuingLoop,
         epoch: Callable[[], int],
-        token_label: str,
+        views: AuthorityViews,
         base_url: str | None,
         step: StepHook,
     ) -> None:
@@ -82,7 +85,7 @@ class Authorities:
         self._access = access
         self._loop = loop
         self._epoch = epoch
-        self._token_label = token_label
+        self._views = views
         self._base_url = base_url
         self._step = step
 
@@ -91,6 +94,7 @@ class Authorities:
     ) -> AuthorityView:
         """Makes a working authority: key in the token, certificate in the books.
 
+        A SUBORDINATE without an issuer has its key when this returns, and awaits the certificate of an outside parent.
         Raises FIELD_INVALID, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED,
         AUTHORITY_EXISTS, LINT_FAILED, and what the issuing loop raises.
         """
@@ -110,9 +114,9 @@ class Authorities:
         if made is not None:
             return self._replayed(made)
         planned = plan_of(new, issuer, now)
-        warnings = self._rehearse(planned, issuer, now)
+        warnings = (*constraint_warnings(new, issuer), *self._rehearse(planned, issuer, now))
         if validate_only:
-            return replace(self._view(planned, issuer), warnings=warnings)
+            return self._views.of(planned, issuer, now, warnings=warnings)
         if not self._token.ready:
             # Nothing is begun that cannot go on; a token that goes away later leaves the rest to the scheduler.
             raise token_unavailable(self._token.problem)
@@ -129,25 +133,25 @@ class Authorities:
             if _may_pass(error):
                 self._hand_over(planned.uid)
             raise
-        return replace(self._view(finished, issuer), warnings=warnings)
+        return self._views.of(finished, issuer, self._clock.now(), warnings=warnings)
 
     def get(self, caller: Caller, name: AuthorityName) -> AuthorityView:
         """Returns an authority; raises AUTHORITY_NOT_FOUND."""
         self._access.require(caller, Permission.AUTHORITY_READ, str(name))
         with self._store.read("authorities.get") as tx:
             authority = existing_authority(tx, name)
-            issuer = _other(tx, authority)
-        return self._view(authority, issuer)
+            return self._views.read(tx, authority, self._clock.now())
 
     def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[AuthorityView]:
         """Returns a page of a tenant's authorities by name; raises TENANT_NOT_FOUND."""
         self._access.require(caller, Permission.AUTHORITY_READ, f"{parent}/authorities")
         query = f"authorities {parent}"
         after = request.after(query)
+        now = self._clock.now()
         with self._store.read("authorities.page") as tx:
             existing_tenant(tx, parent.tenant)
             rows = authorities.page(tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1)
-            views = [self._view(authority, _other(tx, authority)) for authority in rows]
+            views = [self._views.read(tx, authority, now) for authority in rows]
         return page_of(views, request, query, key=lambda view: [view.authority.authority_id])
 
     def ensure_system(self, trust_domain: str, subject: bytes) -> Authority:
@@ -179,22 +183,23 @@ class Authorities:
         self._store.write("authorities.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, uid))
 
     def finish(self, uid: str, *, principal: str) -> Authority:
-        """Takes an authority from wherever it stands to ENABLED; idempotent.
+        """Takes an authority from wherever it stands to the end of its creation; idempotent.
 
         An error that can never pass removes what was begun; after any other the scheduler tries again.
         """
         with self._store.read("authorities.finish") as tx:
             authority = authorities.get_by_uid(tx, uid)
-            issuer = None if authority is None else _other(tx, authority)
+            issuer = None if authority is None else issuer_in_books(tx, authority)
         if authority is None:
             raise CertdError(
                 Reason.AUTHORITY_NOT_FOUND, f"the authority {uid} was never finished and is gone; create it again"
             )
-        if authority.certificate is not None:
+        if authority.finished:
             return authority
         try:
             public_key = authority.key.public_key or self._make_key(authority, principal)
-            self._issue_own_certificate(authority, public_key, issuer, principal)
+            if authority.issuer_uid is not None:
+                self._issue_own_certificate(authority, public_key, issuer, principal)
         except CertdError as error:
             if not _may_pass(error):
                 self._abandon(authority, error, principal)
@@ -220,7 +225,7 @@ class Authorities:
             raise _exists(authority.name)
         authorities.insert(tx, authority)
         jobs.put_claimed(tx, _job(authority.uid, now), lease_until=now + _LEASE, owner_epoch=self._epoch())
-        tx.event(_event(EventType.AUTHORITY_REQUESTED, authority, principal, now))
+        tx.event(event_of(EventType.AUTHORITY_REQUESTED, authority, principal, now))
         return None
 
     def _hand_over(self, uid: str) -> None:
@@ -239,7 +244,12 @@ class Authorities:
 
         def record(tx: Transaction) -> None:
             authorities.set_public_key(tx, authority.uid, authority.key.number, public_key, now)
-            tx.event(_event(EventType.AUTHORITY_KEY_GENERATED, authority, principal, now))
+            tx.event(event_of(EventType.AUTHORITY_KEY_GENERATED, authority, principal, now))
+            if authority.issuer_uid is None:
+                # The rest is for people to do: the CSR, the outside parent, the activation.
+                jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
+                tx.event(event_of(EventType.AUTHORITY_CREATED, authority, principal, now, state=authority.state))
+                tx.configuration_changed()
 
         self._store.write("authorities.key", record)
         self._step("authority.3.key-recorded")
@@ -257,14 +267,31 @@ class Authorities:
 
         def enable(tx: Transaction, der: bytes) -> None:
             done = authorities.activate(
-                tx, authority.uid, certificate=der, chain=chain, not_after=prepared.not_after, now=now
+                tx,
+                authority.uid,
+                certificate=der,
+                chain=chain,
+                not_after=prepared.not_after,
+                path_length=authority.path_length,
+                now=now,
             )
             if not done:
                 raise CertdError(Reason.STATE_FORBIDS, f"{authority.name} has its certificate already")
             jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
-            tx.event(_event(EventType.AUTHORITY_CREATED, authority, principal, now))
+            tx.configuration_changed()
+            tx.event(event_of(EventType.AUTHORITY_CREATED, authority, principal, now))
 
-        self._loop.issue(issuance_of(prepared, order, signer, principal=principal, now=now, also=enable))
+        self._loop.issue(
+            issuance_of(
+                prepared,
+                order,
+                signer,
+                principal=principal,
+                now=now,
+                by_enabled_authority=issuer is not None,
+                also=enable,
+            )
+        )
 
     def _abandon(self, authority: Authority, error: CertdError, principal: str) -> None:
         """Removes what was begun of an authority that can never be finished; its key stays in the token."""
@@ -274,14 +301,16 @@ class Authorities:
             if authorities.delete_unfinished(tx, authority.uid):
                 jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
                 request_records.delete_of_resource(tx, authority.uid)
-                failed = _event(EventType.AUTHORITY_FAILED, authority, principal, now)
-                tx.event(replace(failed, details={**failed.details, "reason": error.reason}))
+                tx.event(event_of(EventType.AUTHORITY_FAILED, authority, principal, now, reason=error.reason))
 
         self._store.write("authorities.abandon", remove)
 
     def _rehearse(self, planned: Authority, issuer: Authority | None, now: datetime) -> tuple[Warning, ...]:
         """Runs every check of the certificate with a throw-away key, before anything is written."""
         public_key = rehearsal_key(planned.key_spec)
+        if planned.issuer_uid is None:
+            # Nobody knows what the outside parent will look at, but what nobody here would sign is not asked for.
+            return prepare(order_of(planned, public_key), rehearsal_parent(planned), now=now).warnings
         signer = issuer or planned
         return prepare(order_of(planned, public_key), self._issuer_view(signer, public_key), now=now).warnings
 
@@ -296,9 +325,7 @@ class Authorities:
                 raise field_invalid("authority.issuer", "must be empty for a ROOT, which signs its own certificate")
             return None
         if new.issuer is None:
-            raise field_invalid(
-                "authority.issuer", "is required for a SUBORDINATE: the authority that signs its certificate"
-            )
+            return None
         if new.issuer.tenant != new.name.tenant:
             raise CertdError(
                 Reason.AUTHORITY_NOT_FOUND, f"{new.issuer} is not an authority of {TenantName(new.name.tenant)}",
@@ -309,30 +336,9 @@ class Authorities:
     def _replayed(self, uid: str) -> AuthorityView:
         with self._store.read("authorities.replay") as tx:
             authority = authorities.get_by_uid(tx, uid)
-            issuer = None if authority is None else _other(tx, authority)
-        if authority is None or authority.certificate is None:
-            raise in_progress("the authority")
-        return self._view(authority, issuer)
-
-    def _view(self, authority: Authority, issuer: Authority | None) -> AuthorityView:
-        return AuthorityView(
-            authority=authority,
-            state=authority.state_at(self._clock.now()),
-            issuer_name=issuer.name if issuer is not None else "",
-            token_label=self._token_label,
-            mechanism=_MECHANISMS[authority.signature_algorithm],
-        )
-
-
-_MECHANISMS = {
-    SignatureAlgorithm.SHA256_WITH_RSA: "CKM_SHA256_RSA_PKCS",
-    SignatureAlgorithm.SHA384_WITH_RSA: "CKM_SHA384_RSA_PKCS",
-    SignatureAlgorithm.SHA512_WITH_RSA: "CKM_SHA512_RSA_PKCS",
-    SignatureAlgorithm.ECDSA_WITH_SHA256: "CKM_ECDSA",
-    SignatureAlgorithm.ECDSA_WITH_SHA384: "CKM_ECDSA",
-    SignatureAlgorithm.ECDSA_WITH_SHA512: "CKM_ECDSA",
-    SignatureAlgorithm.PURE_ED25519: "CKM_EDDSA",
-}
+            if authority is None or not authority.finished:
+                raise in_progress("the authority")
+            return self._views.read(tx, authority, self._clock.now())
 
 
 def _may_pass(error: CertdError) -> bool:
@@ -361,30 +367,25 @@ def every_authority(tx: Transaction, tenant: str) -> list[Authority]:
 def enabled_authority(tx: Transaction, name: AuthorityName, now: datetime) -> Authority:
     """Returns an authority that may issue; raises AUTHORITY_NOT_FOUND or AUTHORITY_NOT_ENABLED."""
     found = existing_authority(tx, name)
-    state = found.state_at(now)
+    check_enabled(found, now)
+    return found
+
+
+def check_enabled(authority: Authority, now: datetime) -> None:
+    """Raises AUTHORITY_NOT_ENABLED unless the authority may issue."""
+    state = authority.state_at(now)
     if state is not AuthorityState.ENABLED:
         raise CertdError(
             Reason.AUTHORITY_NOT_ENABLED,
-            f"{name} is {state} and issues nothing",
+            f"{authority.name} is {state} and issues nothing; {_REMEDIES[state]}",
             metadata={"state": state},
-            resource=str(name),
+            resource=authority.name,
         )
-    return found
 
 
 def information_url(base_url: str | None, authority: Authority) -> str | None:
     """Returns where the authority's certificate is published, or None when this server publishes none."""
     return None if base_url is None else f"{base_url}/ca/{authority.uid}/{authority.key.number}.cer"
-
-
-def _other(tx: Transaction, authority: Authority) -> Authority | None:
-    """Returns the issuer of a subordinate."""
-    if authority.issuer_uid is None or authority.issuer_uid == authority.uid:
-        return None
-    issuer = authorities.get_by_uid(tx, authority.issuer_uid)
-    if issuer is None:
-        raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"the issuer of {authority.name} is gone from the books")
-    return issuer
 
 
 def _job(uid: str, due_time: datetime) -> Job:
@@ -393,19 +394,3 @@ def _job(uid: str, due_time: datetime) -> Job:
 
 def _exists(name: str) -> CertdError:
     return CertdError(Reason.AUTHORITY_EXISTS, f"{name} exists already; choose another authority_id", resource=name)
-
-
-def _event(type_: EventType, authority: Authority, principal: str, now: datetime) -> Event:
-    return Event(
-        time=now,
-        type=type_,
-        tenant=authority.tenant,
-        principal=principal,
-        resource=authority.name,
-        details={
-            "uid": authority.uid,
-            "type": authority.type,
-            "key_spec": authority.key_spec,
-            "key_id": authority.key.key_id.hex(),
-        },
-    )

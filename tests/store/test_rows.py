@@ -85,7 +85,13 @@ def test_an_authority_gets_its_key_then_its_certificate(store: Store) -> None:
 
     def activate(tx: Transaction) -> bool:
         return authorities.activate(
-            tx, one.uid, certificate=b"certificate", chain=(b"root",), not_after=LATER + timedelta(days=1), now=LATER
+            tx,
+            one.uid,
+            certificate=b"certificate",
+            chain=(b"root",),
+            not_after=LATER + timedelta(days=1),
+            path_length=0,
+            now=LATER,
         )
 
     store.write("test", lambda tx: authorities.set_public_key(tx, one.uid, 1, b"public", LATER))

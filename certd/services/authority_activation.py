@@ -1,0 +1,232 @@
+"""An authority with an outside parent: the CSR for that, and the certificate that it made.
+
+csr.1 token: sign the CSR.
+csr.2 write: keep it, unless another call was first; event. Commit, answer what was kept.
+
+activation.1 read: permission, authority, state.
+activation.2 check certificate and chain (pure). `validate_only` stops here.
+activation.3 write: certificate, chain and bounds; event. Commit, answer.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from certd.clock import Clock
+from certd.errors import CertdError, Reason
+from certd.model.access import Caller, Permission
+from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityState
+from certd.model.event import EventType
+from certd.model.names import AuthorityName
+from certd.pki import authority_csr
+from certd.pki.authority_certificate import Accepted, Awaiting, accept
+from certd.pki.description import describe
+from certd.services.access import Access
+from certd.services.authorities import existing_authority
+from certd.services.authority_changes import Change, made_before
+from certd.services.authority_plan import BACKDATE
+from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
+from certd.services.idempotency import replay
+from certd.services.issuing_loop import token_unavailable
+from certd.services.steps import StepHook
+from certd.store import authorities
+from certd.store.store import Store, Transaction
+from certd.token.client import SignItem, TokenClient
+from certd.token.policy import SignatureKind
+
+_METHOD = "ActivateAuthority"
+_SIGN_TIMEOUT = 10.0
+_KEY_AWAITED = 1.0
+"""Seconds after which the key of an authority in the making should exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """What an outside parent made."""
+
+    certificate: bytes
+    """PEM or DER of one."""
+    chain: bytes
+    """PEM, or DER of one."""
+
+
+class AuthorityActivation:
+    """The use cases of an authority whose parent is an outside one."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        access: Access,
+        views: AuthorityViews,
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._access = access
+        self._views = views
+        self._step = step
+
+    def csr(self, caller: Caller, name: AuthorityName) -> bytes:
+        """Returns the DER of the CSR of an authority, which is signed at the first call and stays the same.
+
+        Every authority of a tenant has one, whatever its state: a second parent may certify its key too.
+        Raises AUTHORITY_NOT_FOUND, TOKEN_UNAVAILABLE, and REQUEST_IN_PROGRESS while its key is being made.
+        """
+        self._access.require(caller, Permission.AUTHORITY_ACTIVATE, str(name))
+        with self._store.read("authorities.csr") as tx:
+            authority = existing_authority(tx, name)
+            found = authorities.csr(tx, authority.uid)
+        if found is not None:
+            return found
+        signed = self._sign(authority)
+        self._step("csr.1.signed")
+        now = self._clock.now()
+
+        def keep(tx: Transaction) -> bytes:
+            if authorities.set_csr(tx, authority.uid, signed):
+                tx.event(event_of(EventType.AUTHORITY_CSR_SIGNED, authority, caller.principal, now))
+                return signed
+            first = authorities.csr(tx, authority.uid)
+            if first is None:
+                raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"{name} does not exist any more", resource=str(name))
+            return first
+
+        kept = self._store.write("authorities.csr", keep)
+        self._step("csr.2.kept")
+        return kept
+
+    def activate(self, caller: Caller, change: Change, given: Activation) -> AuthorityView:
+        """Installs the certificate that an outside parent made, and enables the authority.
+
+        Raises what `pki.authority_certificate.accept` raises, AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED,
+        and STATE_FORBIDS unless the authority awaits a certificate.
+        """
+        self._access.require(caller, Permission.AUTHORITY_ACTIVATE, str(change.name))
+        now = self._clock.now()
+        with self._store.read("authorities.activate") as tx:
+            authority = existing_authority(tx, change.name)
+            made = None if change.validate_only else replay(tx, caller, _METHOD, change.key)
+            if made is not None:
+                return self._views.read(tx, authority, now)
+        check_etag(authority, change.etag)
+        awaiting = _awaiting(authority)
+        accepted = accept(given.certificate, given.chain, awaiting=awaiting, now=now)
+        if change.validate_only:
+            return self._views.of(_activated(authority, accepted), None, now, warnings=accepted.warnings)
+        self._step("activation.2.checked")
+
+        def install(tx: Transaction) -> AuthorityView:
+            found = existing_authority(tx, change.name)
+            if made_before(tx, caller, _METHOD, change.key, found, now):
+                return self._views.read(tx, found, now)
+            check_etag(found, change.etag)
+            _awaiting(found)
+            authorities.activate(
+                tx,
+                found.uid,
+                certificate=accepted.certificate,
+                chain=accepted.chain,
+                not_after=accepted.not_after,
+                path_length=accepted.path_length,
+                now=now,
+            )
+            tx.configuration_changed()
+            tx.event(event_of(EventType.AUTHORITY_ACTIVATED, found, caller.principal, now, **_details(accepted)))
+            return self._views.read(tx, existing_authority(tx, change.name), now, warnings=accepted.warnings)
+
+        view = self._store.write("authorities.activate", install)
+        self._step("activation.3.installed")
+        return view
+
+    def _sign(self, authority: Authority) -> bytes:
+        public_key = authority.key.public_key
+        if public_key is None:
+            raise _key_in_the_making(authority)
+        if not self._token.ready:
+            raise token_unavailable(self._token.problem)
+        info = authority_csr.request_info(
+            subject=authority.subject,
+            public_key=public_key,
+            path_length=authority.path_length,
+            name_constraints=authority.name_constraints,
+        )
+        item = SignItem(
+            key_id=authority.key.key_id,
+            policy=authority.key.policy,
+            kind=SignatureKind.CERTIFICATION_REQUEST,
+            signature_algorithm=authority.signature_algorithm,
+            to_be_signed=info,
+        )
+        (signature,) = self._token.sign([item], timeout=_SIGN_TIMEOUT)
+        if isinstance(signature, CertdError):
+            raise signature
+        return authority_csr.assemble(info, authority.signature_algorithm, signature)
+
+
+def _awaiting(authority: Authority) -> Awaiting:
+    """Returns what a certificate for the authority must fit; raises unless it awaits one of an outside parent."""
+    if authority.certificate is not None:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{authority.name} has its certificate already; only an authority that is AWAITING_CERTIFICATE is"
+            " activated: create another one",
+            metadata={"state": authority.state},
+            resource=authority.name,
+        )
+    if authority.issuer_uid is not None:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{authority.name} is being made and gets its certificate from its issuer here; wait, or create one without"
+            " an issuer",
+            metadata={"state": authority.state},
+            resource=authority.name,
+        )
+    if authority.key.public_key is None:
+        raise _key_in_the_making(authority)
+    return Awaiting(
+        public_key=authority.key.public_key,
+        subject=authority.subject,
+        path_length=authority.path_length,
+        name_constraints=authority.constraints,
+        longest_lifetime=authority.lifetime + BACKDATE,
+        highest_path_length=HIGHEST_PATH_LENGTH,
+    )
+
+
+def _key_in_the_making(authority: Authority) -> CertdError:
+    return CertdError(
+        Reason.REQUEST_IN_PROGRESS,
+        f"the key of {authority.name} is still being made in the token; try again",
+        retry_after=_KEY_AWAITED,
+        resource=authority.name,
+    )
+
+
+def _activated(authority: Authority, accepted: Accepted) -> Authority:
+    return replace(
+        authority,
+        state=AuthorityState.ENABLED,
+        certificate=accepted.certificate,
+        chain=accepted.chain,
+        not_after=accepted.not_after,
+        path_length=accepted.path_length,
+    )
+
+
+def _details(accepted: Accepted) -> dict[str, str]:
+    described = describe(accepted.certificate)
+    return {
+        "issuer": described.issuer_text,
+        "serial": described.serial_number,
+        "sha256": described.sha256_fingerprint.hex(),
+        "not_after": _text(accepted.not_after),
+        "path_length": str(accepted.path_length),
+        "chain_length": str(len(accepted.chain)),
+    }
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat()
