@@ -229,7 +229,7 @@ class ManagedCertificateSteps:
 
 
 def leaf_profile(tx: Transaction, name: ProfileName, tenant: str) -> Profile:
-    """Returns a profile in its newest version; PROFILE_FORBIDS when it yields authorities, which it may since it changed."""
+    """Returns a profile in its newest version; PROFILE_FORBIDS when it yields authorities, as it may since a change."""
     profile = existing_profile(tx, name, tenant)
     if profile.authority:
         raise CertdError(
