@@ -273,7 +273,7 @@ class Daemon:
             ),
             limits=Limits(
                 unary_workers=limits.concurrent_calls,
-                concurrent_calls=limits.concurrent_calls + limits.maximum_waiting_calls,
+                waiting_calls=limits.maximum_waiting_calls,
             ),
         )
         self._grpc = grpc

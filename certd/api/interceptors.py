@@ -22,6 +22,7 @@ from certd.api import peer, status
 from certd.api.call import Call, making
 from certd.api.methods import METHODS, Admission
 from certd.api.streams import StreamSlots
+from certd.api.waiting_calls import WaitingCalls, busy
 from certd.errors import CertdError, Reason, field_invalid
 from certd.log import traceback_of
 from certd.metrics import CALL_SECONDS, CALLS
@@ -63,12 +64,16 @@ class Gate(Interceptor):
     Args:
         access: tells callers by their certificates.
         slots: where streams run.
+        calls: where calls with one answer run.
         rules: what each method needs, by its full name; a method without a rule is refused.
     """
 
-    def __init__(self, *, access: Authenticator, slots: StreamSlots, rules: Rules = METHODS) -> None:
+    def __init__(
+        self, *, access: Authenticator, slots: StreamSlots, calls: WaitingCalls, rules: Rules = METHODS
+    ) -> None:
         self._access = access
         self._slots = slots
+        self._calls = calls
         self._rules = rules
         self._stopping = threading.Event()
 
@@ -90,7 +95,18 @@ class Gate(Interceptor):
             return self._around_stream(method, handler)
         if handler.unary_unary is None:
             raise TypeError(f"{method}: client streams with one answer are not part of the API")
+        if self._calls.is_full:
+            return self._refusing(method)
         return self._around_unary(method, handler, handler.unary_unary)
+
+    def _refusing(self, method: str) -> Handler:
+        def run(_request: bytes, context: grpc.ServicerContext) -> object:
+            with self._told(method, context):
+                raise busy()
+
+        # The attribute by which grpc takes another pool for a method.
+        run.experimental_thread_pool = self._calls.refusing  # type: ignore[attr-defined]
+        return grpc.unary_unary_rpc_method_handler(run)
 
     def _around_unary(
         self, method: str, handler: Handler, answer: Callable[[Any, grpc.ServicerContext], Any]

@@ -1,6 +1,5 @@
 """The gRPC server: mutual TLS on one port, the services, health and reflection."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from certd.api.call import Methods, current_call
 from certd.api.credentials import Credentials, ReloadingCredentials
 from certd.api.interceptors import Gate
 from certd.api.streams import StreamSlots
+from certd.api.waiting_calls import WaitingCalls
 from certd.errors import field_invalid
 from certd.services.access import Access
 from certd.services.authorities import Authorities
@@ -41,6 +41,7 @@ from certd.v1 import (
     server_service_pb2,
 )
 
+_CALLS_BEING_REFUSED: Final = 4096
 _MEBIBYTE: Final = 1024 * 1024
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
@@ -69,8 +70,8 @@ class Limits:
     """Threads for calls with one answer."""
     streams: int = 256
     """Streams open at once, over all callers."""
-    concurrent_calls: int = 1024
-    """Calls open at once, waiting ones included; past it gRPC answers RESOURCE_EXHAUSTED."""
+    waiting_calls: int = 1024
+    """Calls that may wait for one of those threads; further ones are told SERVER_BUSY."""
     message_bytes: int = 16 * _MEBIBYTE
     connection_age: float = 1800.0
     """Seconds after which a connection is asked to close, so that its certificate is looked at anew."""
@@ -87,7 +88,7 @@ class GrpcServer:
         gate: Gate,
         slots: StreamSlots,
         credentials: ReloadingCredentials,
-        pool: ThreadPoolExecutor,
+        pool: WaitingCalls,
     ) -> None:
         self.port = port
         self._server = server
@@ -139,11 +140,11 @@ def serve(
     """
     limits = limits or Limits()
     slots = StreamSlots(limits.streams)
-    gate = Gate(access=services.access, slots=slots)
-    pool = ThreadPoolExecutor(max_workers=limits.unary_workers, thread_name_prefix="grpc")
-    server = grpc.server(
-        pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=limits.concurrent_calls
-    )
+    pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls)
+    gate = Gate(access=services.access, slots=slots, calls=pool)
+    # What is past this is refused without a reason; it is not reached while refusing is quicker than calling.
+    outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + _CALLS_BEING_REFUSED
+    server = grpc.server(pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=outer_wall)
     for descriptor, methods in zip(SERVICES, _methods(services), strict=True):
         add_service(server, descriptor, methods)
     reloading = ReloadingCredentials(credentials)

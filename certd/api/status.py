@@ -67,6 +67,8 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.IMPORT_NOT_COMPATIBLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.PREPARATION_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SERVER_BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_WATCHERS: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 
@@ -77,12 +79,14 @@ _RETRY_AFTER: Final[Mapping[Reason, float]] = {
     Reason.SIGNING_QUEUE_FULL: 0.5,
     Reason.TOKEN_UNAVAILABLE: 1.0,
     Reason.PREPARATION_UNAVAILABLE: 0.5,
+    Reason.SERVER_BUSY: 1.0,
+    Reason.TOO_MANY_WATCHERS: 10.0,
     Reason.STORE_UNAVAILABLE: 1.0,
     Reason.SHUTTING_DOWN: 1.0,
 }
 """Seconds after which the same call may succeed, where the error does not say so itself."""
 
-_QUOTAS: Final = frozenset({Reason.RATE_LIMITED, Reason.SIGNING_QUEUE_FULL, Reason.QUOTA_EXCEEDED})
+_QUOTAS: Final = frozenset(reason for reason, code in CODES.items() if code is grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "tenants": "certd.v1.Tenant",

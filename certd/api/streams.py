@@ -31,13 +31,13 @@ class StreamSlots:
 
     @contextlib.contextmanager
     def slot(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Holds a slot; raises RATE_LIMITED when all are taken and SHUTTING_DOWN after `close`."""
+        """Holds a slot; raises TOO_MANY_WATCHERS when all are taken and SHUTTING_DOWN after `close`."""
         with self._lock:
             if self._closed:
                 raise CertdError(Reason.SHUTTING_DOWN, "the server is stopping; connect again")
             if len(self._open) >= self._number:
                 raise CertdError(
-                    Reason.RATE_LIMITED,
+                    Reason.TOO_MANY_WATCHERS,
                     f"all {self._number} streams that this server serves at once are taken; try again later",
                     retry_after=_RETRY_AFTER,
                 )

@@ -118,6 +118,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
     PREPARATION_UNAVAILABLE: _ErrorReason.ValueType  # 45
     """The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE."""
+    SERVER_BUSY: _ErrorReason.ValueType  # 46
+    """More calls wait for their turn than the server takes; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
+    TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 47
+    """Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -218,4 +222,8 @@ QUOTA_EXCEEDED: ErrorReason.ValueType  # 44
 """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
 PREPARATION_UNAVAILABLE: ErrorReason.ValueType  # 45
 """The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE."""
+SERVER_BUSY: ErrorReason.ValueType  # 46
+"""More calls wait for their turn than the server takes; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
+TOO_MANY_WATCHERS: ErrorReason.ValueType  # 47
+"""Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

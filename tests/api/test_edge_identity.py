@@ -26,6 +26,7 @@ from certd.api.interceptors import Gate
 from certd.api.methods import METHODS, Admission
 from certd.api.server import SERVICES, add_service
 from certd.api.streams import StreamSlots
+from certd.api.waiting_calls import WaitingCalls
 from certd.errors import CertdError, Reason
 from certd.model.access import Permission
 from certd.v1 import server_service_pb2, server_service_pb2_grpc
@@ -173,9 +174,8 @@ def test_a_method_that_nobody_has_is_unimplemented(edge: Edge, method: str) -> N
 
 def test_a_method_without_a_rule_is_refused_to_everybody() -> None:
     rules = {name: rule for name, rule in METHODS.items() if not name.endswith("/GetTrustBundle")}
-    slots = StreamSlots(1)
-    pool = slots.pool
-    server = grpc.server(pool, interceptors=[Gate(access=FakeAccess(), slots=slots, rules=rules)])
+    slots, pool = StreamSlots(1), WaitingCalls(1, most_waiting=1)
+    server = grpc.server(pool, interceptors=[Gate(access=FakeAccess(), slots=slots, calls=pool, rules=rules)])
     called: list[object] = []
     descriptor = SERVICES[-1]
 

@@ -103,7 +103,7 @@ def test_past_the_last_stream_slot_a_watcher_is_refused_at_once_and_calls_go_on(
             with pytest.raises(grpc.RpcError) as raised:
                 next(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))
             failure = failure_of(raised.value)
-            assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+            assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHERS")
             assert failure.retry_after == 10
         edge.stub(authority_service_pb2_grpc.AuthorityServiceStub).GetAuthority(_GET, timeout=20)
         watchers[0].cancel()
@@ -118,19 +118,44 @@ def test_past_the_last_stream_slot_a_watcher_is_refused_at_once_and_calls_go_on(
         _until(free)
 
 
-def test_past_the_outer_wall_calls_are_refused() -> None:
-    with running_edge(limits=Limits(unary_workers=2, concurrent_calls=2)) as edge:
+def test_what_finds_no_room_is_told_so_at_once_and_when_to_come_again_and_is_let_in_later() -> None:
+    with running_edge(limits=Limits(unary_workers=2, waiting_calls=1)) as edge:
         release = threading.Event()
         edge.told.before = lambda: release.wait(20)
         stub = edge.stub(authority_service_pb2_grpc.AuthorityServiceStub)
-        held = [stub.GetAuthority.future(_GET, timeout=20) for _ in range(2)]
-        _until(lambda: len(edge.told.calls) == 2)
-        with pytest.raises(grpc.RpcError) as raised:
-            stub.GetAuthority(_GET, timeout=20)
-        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        held = [stub.GetAuthority.future(_GET, timeout=20) for _ in range(3)]
+        _until(lambda: len(edge.told.calls) == 2 and edge.server._pool.is_full)
+        for _ in range(20):
+            with pytest.raises(grpc.RpcError) as raised:
+                stub.GetAuthority(_GET, timeout=20)
+            failure = failure_of(raised.value)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER_BUSY")
+            assert failure.retry_after is not None
+            assert 0.5 <= failure.retry_after <= 1.5
+        # Watchers have threads of their own.
+        next(edge.stub(health_pb2_grpc.HealthStub).Watch(health_pb2.HealthCheckRequest(), timeout=20))
+        edge.told.before = None
         release.set()
         for call in held:
             call.result()
+        _until(lambda: not edge.server._pool.is_full)
+        stub.GetAuthority(_GET, timeout=20)
+        # What was refused was not even read, and nobody was asked who called.
+        assert len(edge.told.calls) == 4
+
+
+def test_calls_whose_caller_went_away_leave_their_places() -> None:
+    with running_edge(limits=Limits(unary_workers=1, waiting_calls=4)) as edge:
+        release = threading.Event()
+        edge.told.before = lambda: release.wait(20)
+        stub = edge.stub(authority_service_pb2_grpc.AuthorityServiceStub)
+        calls = [stub.GetAuthority.future(_GET, timeout=20) for _ in range(5)]
+        _until(lambda: edge.server._pool.is_full)
+        for call in calls:
+            call.cancel()
+        edge.told.before = None
+        release.set()
+        _until(lambda: edge.server._pool._inside == 0)
 
 
 def test_many_callers_at_once(edge: Edge) -> None:
@@ -192,8 +217,12 @@ def test_an_address_that_cannot_be_bound_is_named(edge: Edge, host: str) -> None
     services = Services(
         access=edge.access,
         authorities=edge.authorities,
+        authority_activation=FakeAuthorityActivation(edge.told, edge.authorities),
+        authority_changes=FakeAuthorityChanges(edge.told, edge.authorities),
         certificates=edge.certificates,
         managed_certificates=edge.managed_certificates,
+        profiles=edge.profiles,
+        profile_checks=edge.profile_checks,
         server=edge.description,
     )
     with pytest.raises(CertdError) as raised:

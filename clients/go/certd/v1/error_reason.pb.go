@@ -121,6 +121,10 @@ const (
 	ErrorReason_QUOTA_EXCEEDED ErrorReason = 44
 	// The prepare processes do not answer; RetryInfo says when to come again. UNAVAILABLE.
 	ErrorReason_PREPARATION_UNAVAILABLE ErrorReason = 45
+	// More calls wait for their turn than the server takes; RetryInfo says when to come again. RESOURCE_EXHAUSTED.
+	ErrorReason_SERVER_BUSY ErrorReason = 46
+	// Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED.
+	ErrorReason_TOO_MANY_WATCHERS ErrorReason = 47
 )
 
 // Enum value maps for ErrorReason.
@@ -172,6 +176,8 @@ var (
 		43: "IMPORT_NOT_COMPATIBLE",
 		44: "QUOTA_EXCEEDED",
 		45: "PREPARATION_UNAVAILABLE",
+		46: "SERVER_BUSY",
+		47: "TOO_MANY_WATCHERS",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -220,6 +226,8 @@ var (
 		"IMPORT_NOT_COMPATIBLE":         43,
 		"QUOTA_EXCEEDED":                44,
 		"PREPARATION_UNAVAILABLE":       45,
+		"SERVER_BUSY":                   46,
+		"TOO_MANY_WATCHERS":             47,
 	}
 )
 
@@ -254,7 +262,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xb9\b\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe1\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -302,7 +310,9 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x14IMPORT_CHAIN_INVALID\x10*\x12\x19\n" +
 	"\x15IMPORT_NOT_COMPATIBLE\x10+\x12\x12\n" +
 	"\x0eQUOTA_EXCEEDED\x10,\x12\x1b\n" +
-	"\x17PREPARATION_UNAVAILABLE\x10-B/\n" +
+	"\x17PREPARATION_UNAVAILABLE\x10-\x12\x0f\n" +
+	"\vSERVER_BUSY\x10.\x12\x15\n" +
+	"\x11TOO_MANY_WATCHERS\x10/B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
