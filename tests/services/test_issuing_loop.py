@@ -69,7 +69,7 @@ def test_who_comes_at_the_very_end_does_not_wait_for_ever(world: World) -> None:
     loop = IssuingLoop(store=core.store, token=core.token, clock=core.clock, epoch=core.ownership.epoch, step=no_step)
     held = loop._queue = HeldQueue()
     loop.start()
-    core.certificates._loop = loop
+    core.certificates._issuing._loop = loop
     with ThreadPoolExecutor(2) as pool:
         late = pool.submit(world.issue, "www.example.internal", authority="root")
         assert held.reached.wait(20)
