@@ -14,11 +14,9 @@ from certd.pki.certificate_request import (
     Warning,  # noqa: A004  # The API's word.
 )
 from certd.pki.names import SubjectAlternativeNames
+from certd.pki.profile import CommonNameRule, NameRules, Profile, SubjectPresence
 from certd.pki.profile_rules import (
     SPIFFE_PREFIX,
-    CommonNameRule,
-    NameRules,
-    SubjectPresence,
     dns_name_problem,
     email_address_problem,
     ip_address_problem,
@@ -26,7 +24,6 @@ from certd.pki.profile_rules import (
     normalise_email_address,
     uri_problem,
 )
-from certd.pki.profiles import Profile
 
 _SECOND = timedelta(seconds=1)
 _NAMES_FIELD = "subject_alternative_names"
@@ -332,10 +329,17 @@ def admit_path_length(issuer: Issuer, request: CertificateRequest, profile: Prof
     return path_length
 
 
-def admit_validity(
-    issuer: Issuer, profile: Profile, validity: Validity, now: datetime
-) -> tuple[datetime, datetime, tuple[Warning, ...]]:
-    """Returns not_before, not_after and warnings. `now` is truncated to the second.
+@dataclass(frozen=True, slots=True)
+class AdmittedPeriod:
+    """From when to when, both inclusive."""
+
+    not_before: datetime
+    not_after: datetime
+    warnings: tuple[Warning, ...]
+
+
+def admit_validity(issuer: Issuer, profile: Profile, validity: Validity, now: datetime) -> AdmittedPeriod:
+    """Returns the validity. `now` is truncated to the second.
 
     FIELD_INVALID when it is not in whole seconds, or said twice; PROFILE_FORBIDS when it is out of the
     profile's bounds; LIFETIME_EXCEEDS_AUTHORITY when the certificate would outlive its issuer. A default lifetime is
@@ -358,7 +362,7 @@ def admit_validity(
         not_after = issuer.not_after
         message = f"cut the profile's default to the end of the authority, {_text(not_after)}"
         warnings = (Warning("lifetime", message),)
-    return moment - profile.backdate, not_after, warnings
+    return AdmittedPeriod(moment - profile.backdate, not_after, warnings)
 
 
 def _text(time: datetime) -> str:

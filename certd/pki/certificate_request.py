@@ -10,7 +10,7 @@ from certd.pki.csr import ParsedCsr, RequestedExtension
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.profiles import Profile
+from certd.pki.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

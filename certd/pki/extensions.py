@@ -15,6 +15,7 @@ SERVER_AUTHENTICATION = "1.3.6.1.5.5.7.3.1"
 CLIENT_AUTHENTICATION = "1.3.6.1.5.5.7.3.2"
 CODE_SIGNING = "1.3.6.1.5.5.7.3.3"
 EMAIL_PROTECTION = "1.3.6.1.5.5.7.3.4"
+TIME_STAMPING = "1.3.6.1.5.5.7.3.8"
 OCSP_SIGNING = "1.3.6.1.5.5.7.3.9"
 ANY_EXTENDED_KEY_USAGE = "2.5.29.37.0"
 
@@ -119,7 +120,7 @@ _ANYTHING = (
     der.sequence(),
     der.sequence(_TIME, _TIME),
     der.sequence(),
-    der.sequence(der.sequence(der.object_identifier("1.2.840.10045.2.1")), der.bit_string(b"")),
+    der.sequence(der.sequence(der.object_identifier("1.3.101.112")), der.bit_string(b"")),
 )
 """What stands before the extensions of a certificate."""
 
@@ -140,6 +141,11 @@ def may_pass(oid: str) -> bool:
     return oid not in _NEVER_PASSED
 
 
+def is_extended_key_usage_critical(usages: tuple[str, ...]) -> bool:
+    """Returns whether the extension is critical: for a time-stamping authority alone (RFC 3161, section 2.3)."""
+    return usages == (TIME_STAMPING,)
+
+
 def is_object_identifier(text: str) -> bool:
     """Returns whether `text` is a dotted object identifier that fits a certificate."""
     if not _DOTTED.fullmatch(text):
@@ -151,9 +157,10 @@ def is_object_identifier(text: str) -> bool:
     return True
 
 
-UNDECODABLE = (ValueError, TypeError, KeyError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+UNDECODABLE = (ValueError, TypeError, KeyError, UserWarning, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 """What the library raises at an extension that does not decode. TypeError: a name with a bit string in an attribute
-that it knows as a text. KeyError: a TLS feature that it has no name for."""
+that it knows as a text. KeyError: a TLS feature that it has no name for. UserWarning, where warnings are errors: a
+country of other than two letters."""
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from certd.pki.certificate_request import Warning  # noqa: A004  # The API's wor
 from certd.pki.csr import RequestedExtension
 from certd.pki.extensions import KeyUsage, extension_text, key_usages_of
 from certd.pki.key_spec import KeyFamily
-from certd.pki.profiles import EVERY_EXTENSION, Profile, key_usages_for, possible_key_usages
+from certd.pki.profile import Profile, key_usages_for, lets_pass, possible_key_usages
 
 _FIELD = "csr.extensions"
 _AUTHORITY_USAGES = frozenset({KeyUsage.KEY_CERT_SIGN, KeyUsage.CRL_SIGN})
@@ -29,7 +29,9 @@ class AdmittedExtensions:
     """What the certificate has of the profile and of the CSR."""
 
     key_usages: frozenset[KeyUsage]
+    """Empty when neither profile nor CSR say anything of them."""
     extended_key_usages: tuple[str, ...]
+    """Empty for an authority, and when neither profile nor CSR say anything of them."""
     passed: tuple[RequestedExtension, ...] = ()
     """The others that pass."""
     warnings: tuple[Warning, ...] = ()
@@ -40,8 +42,8 @@ def admit_extensions(
 ) -> AdmittedExtensions:
     """Returns the extensions that a certificate for a key of `family` has of the profile and of the CSR.
 
-    PROFILE_FORBIDS when the CSR asks for a usage that no CSR may choose, or leaves out those that the profile leaves to
-    it; FIELD_INVALID when a value that would pass is not DER.
+    PROFILE_FORBIDS when the CSR asks for a usage that no CSR may choose, or for none that its key can have;
+    FIELD_INVALID when a value that would pass is not DER.
     """
     if not requested and not _leaves_usages(profile):
         return AdmittedExtensions(
@@ -75,10 +77,14 @@ class _Admission:
                 self._pass(extension)
             else:
                 self._warn(f"dropped {extension_text(extension.oid)}: {why}")
-        if not self._undecodable and not self._forbidden and not self._profile.authority:
-            self._check_usages()
         self._refuse(Reason.FIELD_INVALID, self._undecodable)
         self._refuse(Reason.PROFILE_FORBIDS, self._forbidden)
+        if not self._key_usages:
+            self._warn("left keyUsage out: the profile leaves it to the CSR, which does not say what its key may do")
+        if not self._extended_key_usages and not self._profile.authority:
+            self._warn(
+                "left extKeyUsage out: the profile leaves it to the CSR, and without it there is no purpose limit"
+            )
         return AdmittedExtensions(
             key_usages=self._key_usages,
             extended_key_usages=self._extended_key_usages,
@@ -123,34 +129,23 @@ class _Admission:
             )
         if not critical:
             self._warn("made keyUsage critical (RFC 5280, section 4.2.1.3)")
+        if not self._key_usages:
+            self._forbid(f"keyUsage has nothing that a key of the kind {self._family} can do")
 
     def _pass_extended_key_usages(self, usages: tuple[str, ...], *, critical: bool) -> None:
         for usage in usages:
             if usage in _FORBIDDEN_EXTENDED_USAGES:
                 self._forbid(f"extKeyUsage has {_FORBIDDEN_EXTENDED_USAGES[usage]}")
         self._extended_key_usages = tuple(dict.fromkeys(usages))
-        if critical:
-            self._warn("made extKeyUsage not critical, for readers know it")
-
-    def _check_usages(self) -> None:
-        """A certificate that says nothing of what its key is for is taken for everything."""
-        for name, found in (("keyUsage", self._key_usages), ("extKeyUsage", self._extended_key_usages)):
-            if not found:
-                self._forbid(f"must ask for {name} that the key can have: the profile leaves it to the CSR")
+        wanted = extensions.is_extended_key_usage_critical(self._extended_key_usages)
+        if critical is not wanted:
+            self._warn(f"made extKeyUsage {'' if wanted else 'not '}critical")
 
 
 def _why_dropped(oid: str, profile: Profile) -> str | None:
     """Returns why an extension does not pass, or None."""
-    listed = profile.passed_extensions
-    if oid not in listed and EVERY_EXTENSION not in listed:
+    if not lets_pass(profile.passed_extensions, oid):
         return f"profile {profile.profile_id} decides on extensions"
     if not extensions.may_pass(oid):
         return "only the authority can say it"
-    decided = {
-        extensions.KEY_USAGE: profile.authority or bool(profile.key_usages),
-        extensions.EXTENDED_KEY_USAGE: profile.authority or bool(profile.extended_key_usages),
-        extensions.CERTIFICATE_POLICIES: bool(profile.policies),
-        extensions.TLS_FEATURE: bool(profile.tls_features),
-        **{custom.oid: True for custom in profile.custom_extensions},
-    }
-    return f"profile {profile.profile_id} decides on it" if decided.get(oid) else None
+    return f"profile {profile.profile_id} decides on it" if oid in profile.decided_extensions else None

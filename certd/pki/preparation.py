@@ -5,12 +5,14 @@ for they name the algorithm and nothing of the signer. A prepared certificate co
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address
+from itertools import chain
 from threading import Lock
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -24,7 +26,13 @@ from certd.errors import CertdError, Reason, Violation
 from certd.pki import admission, der, distinguished_name, lint, name_constraints
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import key_problem
-from certd.pki.extensions import NAME_CONSTRAINTS, TLS_FEATURE, KeyUsage, key_usage_extension
+from certd.pki.extensions import (
+    NAME_CONSTRAINTS,
+    TLS_FEATURE,
+    KeyUsage,
+    is_extended_key_usage_critical,
+    key_usage_extension,
+)
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
@@ -41,15 +49,17 @@ from certd.pki.key_spec import (
 from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.passed_extensions import admit_extensions
-from certd.pki.profiles import CustomExtension, Profile
+from certd.pki.profile import CustomExtension, Profile
 
 __all__ = [
     "CertificateRequest",
+    "Findings",
     "Issuer",
     "Prepared",
     "Validity",
     "Warning",
     "assemble",
+    "findings",
     "key_identifier",
     "prepare",
 ]
@@ -76,6 +86,17 @@ class Prepared:
     """DER of the copy with the throw-away signature."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything that was found about a certificate that is asked for."""
+
+    errors: tuple[CertdError, ...]
+    """Each as `prepare` raises the first of them."""
+    warnings: tuple[Warning, ...]
+    prepared: Prepared | None
+    """None when there are errors."""
+
+
 def prepare(
     *,
     issuer: Issuer,
@@ -87,26 +108,25 @@ def prepare(
 ) -> Prepared:
     """Admits `request` against `profile`, builds the certificate that `issuer` would sign, and lints it.
 
-    NAME_NOT_ALLOWED, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, KEY_TOO_WEAK or FIELD_INVALID name what does not fit;
-    LINT_FAILED names the lints that the certificate would break.
+    NAME_NOT_ALLOWED, PROFILE_FORBIDS, NAME_CONSTRAINT_VIOLATED, LIFETIME_EXCEEDS_AUTHORITY, KEY_TOO_WEAK or
+    FIELD_INVALID name what does not fit; LINT_FAILED names the lints that the certificate would break.
     """
     public_key, key_spec = _admit_key(request.public_key, profile)
-    family = family_of(default_signature_algorithm(key_spec))
-    admitted = admission.admit_names(request, issuer, profile)
-    admission.admit_place(issuer, request, profile, admitted.subject)
-    admission.admit_constraints(issuer, request, profile, admitted)
+    names = admission.admit_names(request, issuer, profile)
+    admission.admit_place(issuer, request, profile, names.subject)
+    admission.admit_constraints(issuer, request, profile, names)
     path_length = admission.admit_path_length(issuer, request, profile)
-    extensions = admit_extensions(request.extensions, profile, family)
-    not_before, not_after, warnings = admission.admit_validity(issuer, profile, validity, now)
+    extensions = admit_extensions(request.extensions, profile, family_of(default_signature_algorithm(key_spec)))
+    period = admission.admit_validity(issuer, profile, validity, now)
     lint.check_serial_number(serial)
     # The constructor takes what the setters would collect one copy at a time; this is the hot path, and the lints look.
     builder = x509.CertificateBuilder(
         issuer_name=_name("issuer", issuer.name),
-        subject_name=_name("subject", admitted.subject),
+        subject_name=_name("subject", names.subject),
         public_key=public_key,
         serial_number=serial,
-        not_valid_before=not_before,
-        not_valid_after=not_after,
+        not_valid_before=period.not_before,
+        not_valid_after=period.not_after,
         extensions=[
             *_profile_extensions(
                 extensions.key_usages,
@@ -120,13 +140,13 @@ def prepare(
             _extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key))),
             *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
             *_constraint_extensions(request.name_constraints),
-            *_name_extensions(admitted.names, critical=admitted.subject == distinguished_name.EMPTY),
+            *_name_extensions(names.names, critical=names.subject == distinguished_name.EMPTY),
             *(_raw_extension(one.oid, one.value, critical=one.critical) for one in extensions.passed),
         ],
     )
     algorithm = issuer.signature_algorithm
     copy = builder.sign(_throw_away_key(family_of(algorithm)), hash_of(algorithm))
-    lint.check(
+    unwise = lint.check(
         copy,
         issuer_name=issuer.name,
         issuer_key_identifier=issuer.subject_key_identifier,
@@ -137,15 +157,53 @@ def prepare(
         tbs=copy.tbs_certificate_bytes,
         serial=serial,
         issuer_name_sha256=hashlib.sha256(issuer.name).digest(),
-        subject_text=distinguished_name.to_text(admitted.subject),
-        not_before=not_before,
-        not_after=not_after,
+        subject_text=distinguished_name.to_text(names.subject),
+        not_before=period.not_before,
+        not_after=period.not_after,
         public_key_sha256=hashlib.sha256(request.public_key).digest(),
         key_spec=key_spec,
-        names=admitted.names,
-        warnings=(*admitted.warnings, *extensions.warnings, *warnings),
+        names=names.names,
+        warnings=(*names.warnings, *extensions.warnings, *period.warnings, *unwise),
         lint_certificate=copy.public_bytes(Encoding.DER),
     )
+
+
+def findings(
+    *,
+    issuer: Issuer,
+    request: CertificateRequest,
+    profile: Profile,
+    validity: Validity,
+    serial: int,
+    now: datetime,
+) -> Findings:
+    """As `prepare`, and returns every error instead of raising the first, with the warnings of what was admitted."""
+    errors: list[CertdError] = []
+
+    def attempt(step: Callable[[], _Admitted]) -> _Admitted | None:
+        try:
+            return step()
+        except CertdError as error:
+            errors.append(error)
+            return None
+
+    key = attempt(lambda: _admit_key(request.public_key, profile))
+    names = attempt(lambda: admission.admit_names(request, issuer, profile))
+    if names is not None:
+        attempt(lambda: admission.admit_place(issuer, request, profile, names.subject))
+        attempt(lambda: admission.admit_constraints(issuer, request, profile, names))
+    attempt(lambda: admission.admit_path_length(issuer, request, profile))
+    family = KeyFamily.RSA if key is None else family_of(default_signature_algorithm(key[1]))
+    extensions = attempt(lambda: admit_extensions(request.extensions, profile, family))
+    period = attempt(lambda: admission.admit_validity(issuer, profile, validity, now))
+    if not errors:
+        prepared = attempt(
+            lambda: prepare(issuer=issuer, request=request, profile=profile, validity=validity, serial=serial, now=now)
+        )
+        if prepared is not None:
+            return Findings(errors=(), warnings=prepared.warnings, prepared=prepared)
+    admitted = [one.warnings for one in (names, extensions, period) if one is not None]
+    return Findings(errors=tuple(errors), warnings=tuple(chain.from_iterable(admitted)), prepared=None)
 
 
 def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
@@ -153,6 +211,7 @@ def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> byt
     return der.sequence(tbs, algorithm_identifier(algorithm), der.bit_string(signature))
 
 
+_Admitted = TypeVar("_Admitted")
 _SubjectPublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
 _Extension: TypeAlias = x509.Extension[x509.ExtensionType]
 
@@ -226,10 +285,12 @@ def _profile_extensions(
     """
     found: list[_Extension] = [
         _extension(x509.BasicConstraints(ca=authority, path_length=path_length), critical=True),
-        _extension(key_usage_extension(key_usages), critical=True),
     ]
+    if key_usages:
+        found.append(_extension(key_usage_extension(key_usages), critical=True))
     if extended_key_usages:
-        found.append(_extension(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, extended_key_usages))))
+        usages = x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, extended_key_usages))
+        found.append(_extension(usages, critical=is_extended_key_usage_critical(extended_key_usages)))
     if policies:
         identifiers = map(x509.ObjectIdentifier, policies)
         found.append(_extension(x509.CertificatePolicies(x509.PolicyInformation(one, None) for one in identifiers)))

@@ -13,17 +13,18 @@ from typing import TypeAlias, TypeVar
 from certd.errors import CertdError, Reason
 from certd.pki.extensions import KeyUsage
 from certd.pki.key_spec import KeySpec
-from certd.pki.profile_rules import (
+from certd.pki.profile import (
     CommonNameRule,
+    CustomExtension,
     DnsNameRules,
     EmailAddressRules,
     IpAddressRules,
     NameRules,
+    Profile,
     SubjectPresence,
     SubjectRules,
     UriRules,
 )
-from certd.pki.profiles import CustomExtension, Profile
 
 _Json: TypeAlias = object
 _Value = TypeVar("_Value")

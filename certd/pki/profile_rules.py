@@ -1,9 +1,8 @@
-"""Rules of a profile on names and subjects, and how a name is held against them.
+"""How a name is held against the rules of a profile.
 
 A rule is written once and used for every certificate, so each has a compiled form, kept as long as the rule is in use.
 """
 
-import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from certd.pki import distinguished_name, names
-from certd.pki.names import HIGHEST_COUNT, InvalidNameError
+from certd.pki.names import InvalidNameError
+from certd.pki.profile import DnsNameRules, EmailAddressRules, IpAddressRules, UriRules
 
-FEWEST_WILDCARD_LABELS = 2
-"""What every wildcard leaves to its right, whatever the profile says: none stands for a whole top-level domain."""
 SPIFFE_PREFIX = "spiffe://"
 """As a prefix it allows every SPIFFE id; for certd's own profiles alone."""
 
@@ -22,100 +20,6 @@ SPIFFE_PREFIX = "spiffe://"
 # takes that for the host.
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#@\\]+)(/.*)", re.DOTALL)
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:[/?#]|$)", re.IGNORECASE)
-
-
-class SubjectPresence(enum.StrEnum):
-    """Whether there is a subject. The same names as the proto's `SubjectRules.Presence`."""
-
-    OPTIONAL = "OPTIONAL"
-    """It is taken when there is one."""
-    REQUIRED = "REQUIRED"
-    """It must not be empty."""
-    DROPPED = "DROPPED"
-    """It is left out with a warning, for the alternative names say everything."""
-
-
-class CommonNameRule(enum.StrEnum):
-    """What may stand as common name. The same names as the proto's `SubjectRules.CommonNameRule`."""
-
-    AMONG_NAMES = "AMONG_NAMES"
-    """One of the alternative names; any other is dropped with a warning. Without alternative names one that is a DNS
-    name or an IP address becomes one: requests from before alternative names still look like that."""
-    ANY = "ANY"
-    NONE = "NONE"
-    """It is dropped with a warning."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsNameRules:
-    """Which DNS names are allowed."""
-
-    allow_any: bool = False
-    """Every well-formed DNS name."""
-    names: tuple[str, ...] = ()
-    """These names, wildcards among them too."""
-    suffixes: tuple[str, ...] = ()
-    """Every name below these domains at any depth, not the domains themselves."""
-    allow_wildcards: bool = False
-    """Wildcards whose remaining name is one of `suffixes` or is itself allowed."""
-    fewest_wildcard_labels: int = FEWEST_WILDCARD_LABELS
-    """Fewest labels to the right of a wildcard."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IpAddressRules:
-    """Which IP addresses are allowed."""
-
-    allow_any: bool = False
-    ranges: tuple[str, ...] = ()
-    """In CIDR notation without host bits."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UriRules:
-    """Which URIs are allowed."""
-
-    allow_any: bool = False
-    """Every absolute URI except SPIFFE ids."""
-    prefixes: tuple[str, ...] = ()
-    """URIs that begin with one of these, each with at least scheme, host and the slash after it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmailAddressRules:
-    """Which e-mail addresses are allowed."""
-
-    allow_any: bool = False
-    domains: tuple[str, ...] = ()
-    """Addresses at exactly these hosts."""
-    addresses: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameRules:
-    """Which alternative names are allowed; none of a kind whose rules are None."""
-
-    dns_names: DnsNameRules | None = None
-    ip_addresses: IpAddressRules | None = None
-    uris: UriRules | None = None
-    email_addresses: EmailAddressRules | None = None
-    fewest: int = 0
-    """Of all kinds together."""
-    most: int = HIGHEST_COUNT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubjectRules:
-    """What becomes of the subject that was asked for."""
-
-    presence: SubjectPresence = SubjectPresence.OPTIONAL
-    common_name: CommonNameRule = CommonNameRule.AMONG_NAMES
-    allowed_attributes: tuple[str, ...] = ()
-    """Dotted identifiers of the types that may stand there, others are dropped with a warning; none means every one."""
-    required_attributes: tuple[str, ...] = ()
-    """Dotted identifiers of the types that must stand there."""
-    directory_subtrees: tuple[bytes, ...] = ()
-    """DER of names, with the relative distinguished names of one of which the subject must begin; none means any."""
 
 
 # Holding a name, in its normal form, against the rules of its kind: the problem, or None.

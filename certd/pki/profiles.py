@@ -7,25 +7,28 @@ promises.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from types import MappingProxyType
 
 from certd.pki import extensions
 from certd.pki.extensions import KeyUsage
-from certd.pki.key_spec import KeyFamily, KeySpec
-from certd.pki.profile_rules import (
-    SPIFFE_PREFIX,
+from certd.pki.key_spec import KeySpec
+from certd.pki.profile import (
+    EVERY_EXTENSION,
     CommonNameRule,
+    CustomExtension,
     DnsNameRules,
     EmailAddressRules,
     IpAddressRules,
     NameRules,
+    Profile,
     SubjectPresence,
     SubjectRules,
     UriRules,
+    key_usages_for,
 )
+from certd.pki.profile_rules import SPIFFE_PREFIX
+from certd.pki.profile_violations import profile_violations
 
 __all__ = [
     "BUILT_IN",
@@ -41,92 +44,8 @@ __all__ = [
     "SubjectRules",
     "UriRules",
     "key_usages_for",
+    "profile_violations",
 ]
-
-EVERY_EXTENSION = "*"
-"""Alone among the passed extensions: every one that may pass."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CustomExtension:
-    """An extension with a fixed value."""
-
-    oid: str
-    """Dotted."""
-    critical: bool = False
-    value: bytes
-    """DER."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What may be issued under a name."""
-
-    profile_id: str
-    version: int = 1
-    description: str = ""
-    default_lifetime: timedelta
-    """Used when neither a lifetime nor an end is asked for."""
-    shortest_lifetime: timedelta
-    longest_lifetime: timedelta
-    backdate: timedelta = timedelta(minutes=5)
-    """How far not_before lies before now, for clocks that run behind; not_after does not move."""
-    authority: bool = False
-    """Whether its certificates are those of authorities."""
-    self_signed: bool = False
-    """Whether it is for an authority's own certificate and nothing else. Certd's own profiles alone have it."""
-    highest_path_length: int = 0
-    """Of an authority."""
-    key_specs: frozenset[KeySpec] = frozenset(KeySpec)
-    """Keys that may be certified."""
-    key_usages: frozenset[KeyUsage]
-    """Less those that the subject's key cannot have. None at all leaves them to the CSR, where that may pass them."""
-    extended_key_usages: tuple[str, ...] = ()
-    """Dotted identifiers; none for authorities. None at all leaves them to the CSR, where that may pass them."""
-    names: NameRules = field(default_factory=NameRules)
-    subject: SubjectRules = field(default_factory=SubjectRules)
-    passed_extensions: tuple[str, ...] = ()
-    """Dotted identifiers of extensions that are taken from the CSR; `*` alone stands for every one that may pass."""
-    policies: tuple[str, ...] = ()
-    """Dotted identifiers of certificate policies."""
-    tls_features: tuple[int, ...] = ()
-    """Numbers of TLS extensions that the server must offer (RFC 7633)."""
-    custom_extensions: tuple[CustomExtension, ...] = ()
-    allow_subject_override: bool = False
-    """Whether the request may replace the subject of the CSR."""
-    allow_names_override: bool = False
-    """Whether the request may replace the alternative names of the CSR."""
-
-    @property
-    def restricted(self) -> bool:
-        """Whether it needs an authority operator: it yields authorities, OCSP responders or what a CSR chooses."""
-        return self.authority or extensions.OCSP_SIGNING in self.extended_key_usages or bool(self.passed_extensions)
-
-
-# RFC 4055, section 1.2, RFC 5480, section 3, and RFC 8410, section 5: what a key of the family cannot do.
-_IMPOSSIBLE = {
-    KeyFamily.RSA: {KeyUsage.KEY_AGREEMENT, KeyUsage.ENCIPHER_ONLY, KeyUsage.DECIPHER_ONLY},
-    KeyFamily.EC: {KeyUsage.KEY_ENCIPHERMENT, KeyUsage.DATA_ENCIPHERMENT},
-    KeyFamily.ED25519: {
-        KeyUsage.KEY_ENCIPHERMENT,
-        KeyUsage.DATA_ENCIPHERMENT,
-        KeyUsage.KEY_AGREEMENT,
-        KeyUsage.ENCIPHER_ONLY,
-        KeyUsage.DECIPHER_ONLY,
-    },
-}
-
-
-def key_usages_for(profile: Profile, family: KeyFamily) -> frozenset[KeyUsage]:
-    """Returns the key usages of a certificate for a key of `family`: the profile's, less those that it cannot have."""
-    return possible_key_usages(profile.key_usages, family)
-
-
-@lru_cache(maxsize=256)
-def possible_key_usages(usages: frozenset[KeyUsage], family: KeyFamily) -> frozenset[KeyUsage]:
-    """Returns `usages` less those that a key of `family` cannot have."""
-    return usages - _IMPOSSIBLE[family]
-
 
 _SIGNING = frozenset({KeyUsage.DIGITAL_SIGNATURE})
 # RSA keys may still be asked to decrypt in the key exchange of TLS 1.2; the bit is left out for the others.
