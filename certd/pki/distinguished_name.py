@@ -5,6 +5,8 @@ then CN, in DER, as every other tool writes and reads it.
 """
 
 import re
+import string
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
@@ -60,9 +62,20 @@ _LONGEST = {
 # RFC 5280, appendix A.1: attributes with one type of string instead of a choice.
 _PRINTABLE = frozenset({*_COUNTRIES, "2.5.4.5", "2.5.4.46"})
 _IA5 = frozenset({"0.9.2342.19200300.100.1.25", EMAIL_ADDRESS})
+# RFC 5280, appendix A.1, and RFC 4519: attributes whose value is a DirectoryString.
+_DIRECTORY_STRING_TYPES = frozenset(
+    {
+        *(f"2.5.4.{number}" for number in (3, 4, 7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 41, 42, 43, 44, 65, 97)),
+        "0.9.2342.19200300.100.1.1",
+    }
+)
 _PRINTABLE_VALUE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Controls, separators of lines and paragraphs, what turns the direction of the text around it, and no characters.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _DOTTED = re.compile(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,38}))(\.(0|[1-9][0-9]{0,38})){0,30}")
+_DIRECTORY_STRINGS = frozenset(
+    {der.UTF8_STRING, der.PRINTABLE_STRING, der.TELETEX_STRING, der.BMP_STRING, der.UNIVERSAL_STRING}
+)
 _ENCODINGS = {
     der.UTF8_STRING: "utf-8",
     der.PRINTABLE_STRING: "ascii",
@@ -74,6 +87,9 @@ _ENCODINGS = {
     der.BMP_STRING: "utf-16-be",
     der.UNIVERSAL_STRING: "utf-32-be",
 }
+_SPACES = " \t\n\v\f\r"
+_ASCII_SPACES = re.compile(f"[{_SPACES}]+")
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _SPECIAL = frozenset('"+,;<>\\')
 _ESCAPABLE = _SPECIAL | frozenset(" #=")
 _HEX_PAIR = re.compile(r"[0-9A-Fa-f]{2}")
@@ -142,7 +158,7 @@ def _value_problem(oid: str, value: str) -> str | None:
         return "must be the two letters of a country"
     if not 0 < len(value) <= longest:
         return f"must have 1 to {longest} characters, and has {len(value)}"
-    if _CONTROL.search(value) or any("\ud800" <= character <= "\udfff" for character in value):
+    if _CONTROL.search(value):
         return "has control characters"
     if oid in _PRINTABLE and not _PRINTABLE_VALUE.fullmatch(value):
         return "has characters outside PrintableString"
@@ -154,11 +170,11 @@ def decode(name: bytes, *, field: str = "subject") -> DistinguishedName:
 
     FIELD_INVALID with `field` when it is not the DER of a name. The types of strings are lost: keep the bytes.
     """
-    return tuple(tuple((oid, value) for oid, value, _ in attributes) for _, attributes in _relative_names(name, field))
+    return tuple(tuple((oid, value) for oid, value, *_ in attributes) for _, attributes in _relative_names(name, field))
 
 
-_RawAttribute: TypeAlias = tuple[str, str, bytes]
-"""Identifier, value, and the DER of the whole attribute."""
+_RawAttribute: TypeAlias = tuple[str, str, int, bytes]
+"""Identifier, value, tag of the value, and the DER of the whole attribute."""
 _RawRelative: TypeAlias = tuple[bytes, tuple[_RawAttribute, ...]]
 """DER of the whole relative distinguished name, and its attributes."""
 
@@ -194,14 +210,18 @@ def _attributes(relative: bytes) -> list[_RawAttribute]:
         attribute.finish()
         encoding = _ENCODINGS.get(tag)
         value = content.decode(encoding) if encoding else f"#{der.encode(tag, content).hex()}"
-        attributes.append((oid, value, whole))
+        attributes.append((oid, value, tag, whole))
     if not attributes:
         raise der.MalformedError("has an empty relative distinguished name")
     return attributes
 
 
 def violations(name: bytes, field: str) -> tuple[Violation, ...]:
-    """Returns how a name breaks the bounds of RFC 5280, appendix A.1; FIELD_INVALID when it is none at all."""
+    """Returns how a name breaks the bounds or the types of strings of RFC 5280, appendix A.1, or those of `encode`.
+
+    What does not is copied byte for byte, also in the old types that RFC 5280 advises against. FIELD_INVALID when it is
+    no name at all.
+    """
     if len(name) > LONGEST_NAME:
         return (Violation(field, f"has more than {LONGEST_NAME} bytes"),)
     relatives = _relative_names(name, field)
@@ -210,12 +230,33 @@ def violations(name: bytes, field: str) -> tuple[Violation, ...]:
 
 @lru_cache(maxsize=256)
 def _problems(relatives: tuple[_RawRelative, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{short_name(oid)} {problem}"
-        for _, attributes in relatives
-        for oid, value, _ in attributes
-        if (problem := _value_problem(oid, value)) is not None
-    )
+    found: list[str] = []
+    if len(relatives) > HIGHEST_RELATIVE_NAMES:
+        found.append(f"has more than {HIGHEST_RELATIVE_NAMES} relative distinguished names")
+    for whole, attributes in relatives:
+        elements = [element for *_, element in attributes]
+        if len(elements) > HIGHEST_ATTRIBUTES:
+            found.append(f"has a relative distinguished name with over {HIGHEST_ATTRIBUTES} attributes")
+        if whole != der.set_of(set(elements)):
+            found.append("has a relative distinguished name with an attribute twice, or in another order than DER's")
+        for oid, value, tag, _ in attributes:
+            problem = _value_problem(oid, value) or _type_problem(oid, value, tag)
+            if problem is not None:
+                found.append(f"{short_name(oid)} {problem}")
+    return tuple(found)
+
+
+def _type_problem(oid: str, value: str, tag: int) -> str | None:
+    """Returns how the type of a string is not that of its attribute, or its characters not those of the type."""
+    if tag == der.PRINTABLE_STRING and not _PRINTABLE_VALUE.fullmatch(value):
+        return "has characters outside PrintableString, which it claims to be; write it as UTF8String"
+    if oid in _PRINTABLE:
+        return None if tag == der.PRINTABLE_STRING else "must be a PrintableString"
+    if oid in _IA5:
+        return None if tag == der.IA5_STRING else "must be an IA5String"
+    if oid in _DIRECTORY_STRING_TYPES and tag not in _DIRECTORY_STRINGS:
+        return "must be a UTF8String or a PrintableString"
+    return None
 
 
 def common_names(name: bytes) -> tuple[str, ...]:
@@ -240,7 +281,7 @@ def without_attributes(name: bytes, is_dropped: Callable[[str, str], bool]) -> b
     """
     kept: list[bytes] = []
     for whole, attributes in _relative_names(name, "subject"):
-        rest = [raw for oid, value, raw in attributes if not is_dropped(oid, value)]
+        rest = [raw for oid, value, _, raw in attributes if not is_dropped(oid, value)]
         if len(rest) == len(attributes):
             kept.append(whole)
         elif rest:
@@ -248,14 +289,35 @@ def without_attributes(name: bytes, is_dropped: Callable[[str, str], bool]) -> b
     return der.sequence(*kept)
 
 
-@lru_cache(maxsize=256)
-def comparable(name: bytes) -> tuple[frozenset[Attribute], ...]:
-    """Returns a form that is equal for names that a relying party takes for the same (RFC 5280, section 7.1).
+ComparableName: TypeAlias = tuple[frozenset[Attribute], ...]
 
-    Types of strings, case and runs of spaces do not count.
+
+@lru_cache(maxsize=256)
+def comparable(name: bytes) -> ComparableName:
+    """Returns a form that is equal for names that any relying party takes for the same (RFC 5280, section 7.1).
+
+    Types of strings, case, runs of spaces, characters that do not show, and composition do not count (RFC 4518,
+    section 2).
+    """
+    return tuple(frozenset((oid, _prepared(value)) for oid, value in relative) for relative in decode(name))
+
+
+def _prepared(value: str) -> str:
+    if not value.isascii():
+        visible = "".join(c for c in value if unicodedata.category(c) != "Cf")
+        value = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
+    return " ".join(value.lower().split())
+
+
+@lru_cache(maxsize=256)
+def narrowly_comparable(name: bytes) -> ComparableName:
+    """Returns a form that is equal only for names that every relying party takes for the same.
+
+    Types of strings, case of ASCII letters and runs of spaces do not count: OpenSSL prepares no more than that.
     """
     return tuple(
-        frozenset((oid, " ".join(value.casefold().split())) for oid, value in relative) for relative in decode(name)
+        frozenset((oid, _ASCII_SPACES.sub(" ", value.strip(_SPACES)).translate(_LOWER)) for oid, value in relative)
+        for relative in decode(name)
     )
 
 

@@ -4,6 +4,8 @@ Every constraint of every authority above a certificate applies to it, as sectio
 silent and verifiers differ, the stricter reading holds, for a certificate that one of them refuses helps nobody:
 
 * A wildcard is permitted when every name that it stands for is, and excluded when one of them is.
+* Directory names are permitted as OpenSSL compares them, which knows the case of ASCII letters alone, and excluded as
+  section 7.1 has it.
 * The attribute emailAddress of a subject counts even beside alternative names of that kind.
 * A CN that looks like a host counts as a DNS name where no alternative name is one.
 * A URI without a host, or with an address for one, fails every constraint of its kind, excluded ones too.
@@ -14,10 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
 
 from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.pki import der, distinguished_name, names
+from certd.pki.distinguished_name import ComparableName
 from certd.pki.names import InvalidNameError, SubjectAlternativeNames
 
 OBJECT_IDENTIFIER = "2.5.29.30"
@@ -38,7 +40,6 @@ _KINDS = {
     "email_addresses": "e-mail addresses",
     "directory_names": "directory names",
 }
-_ComparableName: TypeAlias = tuple[frozenset[distinguished_name.Attribute], ...]
 # What OpenSSL takes for a DNS name in a CN, addresses of IPv4 among them, and wildcards, which it leaves out.
 _HOST_LIKE = re.compile(
     r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)+"
@@ -296,40 +297,46 @@ def _extension_value(certificate: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Space:
-    """Subtrees, arranged so that a name is found without a look at each of them."""
+    """Subtrees, arranged so that a name is found without a look at each of them.
 
+    Excluded ones are found more widely than permitted ones where verifiers may differ.
+    """
+
+    comparable: Callable[[bytes], ComparableName]
     kinds: frozenset[str]
     """Fields of Subtrees that are not empty."""
     domains: frozenset[str]
     domains_below: frozenset[str]
     """Without their leading dot."""
     parents: Mapping[str, str]
-    """Each of the domains by what is left without its first label."""
+    """Each of the excluded domains by what is left without its first label: wildcards stand for it too."""
     networks: tuple[IPv4Network | IPv6Network, ...]
     uri_hosts: frozenset[str]
     uri_hosts_below: frozenset[str]
     email_addresses: frozenset[str]
     """Mailboxes and hosts."""
     email_hosts_below: frozenset[str]
-    directory_names: Mapping[_ComparableName, bytes]
+    directory_names: Mapping[ComparableName, bytes]
 
 
 @lru_cache(maxsize=512)
-def _space(subtrees: Subtrees) -> _Space:
+def _space(subtrees: Subtrees, *, excluded: bool) -> _Space:
     domains, domains_below = _divided(subtrees.dns_names)
     uri_hosts, uri_hosts_below = _divided(subtrees.uri_hosts)
     email_addresses, email_hosts_below = _divided(subtrees.email_addresses)
+    comparable = distinguished_name.comparable if excluded else distinguished_name.narrowly_comparable
     return _Space(
+        comparable=comparable,
         kinds=frozenset(kind for kind in _KINDS if getattr(subtrees, kind)),
         domains=domains,
         domains_below=domains_below,
-        parents={domain.partition(".")[2]: domain for domain in domains},
+        parents={domain.partition(".")[2]: domain for domain in domains if excluded},
         networks=tuple(map(ip_network, subtrees.ip_ranges)),
         uri_hosts=uri_hosts,
         uri_hosts_below=uri_hosts_below,
         email_addresses=email_addresses,
         email_hosts_below=email_hosts_below,
-        directory_names={distinguished_name.comparable(name): name for name in subtrees.directory_names},
+        directory_names={comparable(name): name for name in subtrees.directory_names},
     )
 
 
@@ -347,9 +354,8 @@ class _Judged:
     """Field of Subtrees."""
     shown: str
     where: str
-    find: Callable[[_Space, bool], str | None]
-    """Returns the subtree that it lies in, or None; with True also one that any name which it stands for lies in.
-    InvalidNameError when it cannot be compared."""
+    find: Callable[[_Space], str | None]
+    """Returns the subtree that it lies in, or None; InvalidNameError when it cannot be compared."""
 
 
 def check(
@@ -365,7 +371,7 @@ def check(
     found: dict[Violation, None] = {}
     for judged in (*_judged_names(names), *_judged_subject(subject, names)):
         for one in constraints:
-            problem = _problem(judged, _space(one.permitted), _space(one.excluded))
+            problem = _problem(judged, _space(one.permitted, excluded=False), _space(one.excluded, excluded=True))
             if problem is not None:
                 found[Violation(judged.where, f"{judged.shown} {problem}")] = None
     return tuple(found)
@@ -374,9 +380,9 @@ def check(
 def _problem(judged: _Judged, permitted: _Space, excluded: _Space) -> str | None:
     kind = judged.kind
     try:
-        if kind in permitted.kinds and judged.find(permitted, False) is None:
+        if kind in permitted.kinds and judged.find(permitted) is None:
             return f"lies outside the permitted {_KINDS[kind]} of the authority, or of one above it"
-        if kind in excluded.kinds and (subtree := judged.find(excluded, True)) is not None:
+        if kind in excluded.kinds and (subtree := judged.find(excluded)) is not None:
             return f"lies in the excluded {subtree} of the authority, or of one above it"
     except InvalidNameError as error:
         return f"{error}, and the authority, or one above it, constrains {_KINDS[kind]}"
@@ -384,7 +390,7 @@ def _problem(judged: _Judged, permitted: _Space, excluded: _Space) -> str | None
 
 
 def _judged_names(alternative: SubjectAlternativeNames) -> Iterable[_Judged]:
-    finders: tuple[tuple[str, str, tuple[str, ...], Callable[[str, _Space, bool], str | None]], ...] = (
+    finders: tuple[tuple[str, str, tuple[str, ...], Callable[[str, _Space], str | None]], ...] = (
         ("dns_names", "dns_names", alternative.dns_names, _find_dns_name),
         ("ip_ranges", "ip_addresses", alternative.ip_addresses, _find_ip_address),
         ("uri_hosts", "uris", alternative.uris, _find_uri),
@@ -407,7 +413,7 @@ def _judged_subject(subject: bytes, alternative: SubjectAlternativeNames) -> Ite
         kind="directory_names",
         shown=names.excerpt(distinguished_name.to_text(subject)),
         where="subject",
-        find=partial(_find_directory_name, distinguished_name.comparable(subject)),
+        find=partial(_find_directory_name, subject),
     )
     for value in distinguished_name.values(subject, distinguished_name.EMAIL_ADDRESS):
         yield _Judged(
@@ -426,7 +432,7 @@ def _judged_subject(subject: bytes, alternative: SubjectAlternativeNames) -> Ite
             )
 
 
-def _find_dns_name(name: str, space: _Space, any_of_them: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
+def _find_dns_name(name: str, space: _Space) -> str | None:
     parent = name[2:] if names.is_wildcard(name) else None
     for suffix in _suffixes(name if parent is None else parent):
         if suffix in space.domains:
@@ -435,7 +441,7 @@ def _find_dns_name(name: str, space: _Space, any_of_them: bool) -> str | None:  
             return names.excerpt(f".{suffix}")
     if "" in space.domains:
         return "every DNS name"
-    if any_of_them and parent is not None and parent in space.parents:
+    if parent is not None and parent in space.parents:
         return names.excerpt(space.parents[parent])
     return None
 
@@ -447,12 +453,12 @@ def _suffixes(name: str) -> Iterable[str]:
         name = name.partition(".")[2]
 
 
-def _find_ip_address(text: str, space: _Space, _: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
+def _find_ip_address(text: str, space: _Space) -> str | None:
     address = ip_address(text)
     return next((str(network) for network in space.networks if address in network), None)
 
 
-def _find_uri(uri: str, space: _Space, _: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
+def _find_uri(uri: str, space: _Space) -> str | None:
     host = names.host_of_uri(uri)
     if host is None:
         raise InvalidNameError("has no host")
@@ -467,17 +473,18 @@ def _find_host(host: str, exact: frozenset[str], below: frozenset[str]) -> str |
     return next((names.excerpt(f".{suffix}") for suffix in _suffixes(host.partition(".")[2]) if suffix in below), None)
 
 
-def _find_email_address(address: str, space: _Space, _: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
+def _find_email_address(address: str, space: _Space) -> str | None:
     if address in space.email_addresses:
         return names.excerpt(address)
     return _find_host(address.rpartition("@")[2], space.email_addresses, space.email_hosts_below)
 
 
-def _find_email_attribute(value: str, space: _Space, _: bool) -> str | None:  # noqa: FBT001  # As `find` of _Judged.
-    return _find_email_address(names.parse_email_address(value), space, _)
+def _find_email_attribute(value: str, space: _Space) -> str | None:
+    return _find_email_address(names.parse_email_address(value), space)
 
 
-def _find_directory_name(name: _ComparableName, space: _Space, _: bool) -> str | None:  # noqa: FBT001  # As above.
+def _find_directory_name(subject: bytes, space: _Space) -> str | None:
+    name = space.comparable(subject)
     for length in range(len(name) + 1):
         found = space.directory_names.get(name[:length])
         if found is not None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-import idna
-
 from certd.errors import CertdError, Reason, Violation, field_invalid
+from certd.pki.internationalised_names import a_label_problem, is_a_label
 
 HIGHEST_COUNT = 100
 """Of names in one certificate."""
@@ -31,6 +30,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 # RFC 3986, section 2: unreserved, reserved and percent-encoded characters.
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):((?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)")
+_PERCENT_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 _AUTHORITY = re.compile(r"//([^/?#]*)")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
 # Of a URI whose authority is known to be well-formed: user and port are left out.
@@ -38,6 +38,7 @@ _HOST_OF_URI = re.compile(r"[a-z0-9+.-]+://(?:[^/?#@]*@)?(\[[^\]]+\]|[^/?#:@]+)"
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _SPIFFE = "spiffe://"
+_HIGHEST_PORT = 65535
 _EXCERPT = 64
 
 
@@ -50,7 +51,7 @@ class SubjectAlternativeNames:
     ip_addresses: tuple[str, ...] = ()
     """IPv4 or IPv6 in the text form of Python's `ipaddress`."""
     uris: tuple[str, ...] = ()
-    """Absolute; scheme and host in lower case."""
+    """Absolute; scheme and host in lower case, percent-encoding in upper case."""
     email_addresses: tuple[str, ...] = ()
     """Mailboxes of RFC 5321 in ASCII; the domain in lower case."""
 
@@ -176,8 +177,8 @@ def _spiffe_id(text: str) -> SpiffeId:
 def parse_dns_name(text: str) -> str:
     """Returns the normal form of a DNS name in preferred syntax (RFC 1034, section 3.5; RFC 5890 for its A-labels).
 
-    InvalidNameError when it is none. Cached, because issuing looks at the same names three times: at the edge, at
-    admission and in the lint.
+    InvalidNameError when it is none. Cached as the other kinds are, because issuing looks at the same names three
+    times: at the edge, at admission and in the lint.
     """
     if not text.isascii():
         raise InvalidNameError("has characters outside ASCII; write it in A-labels (xn--…)")
@@ -192,8 +193,8 @@ def parse_dns_name(text: str) -> str:
     for label in labels:
         if not _LABEL.fullmatch(label):
             raise InvalidNameError(_label_problem(label))
-        if label.startswith("xn--"):
-            _check_a_label(label)
+        if is_a_label(label) and (problem := a_label_problem(label)) is not None:
+            raise InvalidNameError(problem)
     if labels[-1].isdigit():
         raise InvalidNameError("ends in a label of digits; an IP address belongs among the IP addresses")
     return name
@@ -209,13 +210,7 @@ def _label_problem(label: str) -> str:
     return "has a label with other characters than letters, digits and inner hyphens"
 
 
-def _check_a_label(label: str) -> None:
-    try:
-        idna.ulabel(label)
-    except idna.IDNAError as error:
-        raise InvalidNameError("has a label that begins with xn-- and is no A-label of IDNA 2008") from error
-
-
+@lru_cache(maxsize=4096)
 def parse_ip_address(text: str) -> str:
     """Returns the normal form of an IP address; InvalidNameError when it is none."""
     try:
@@ -227,6 +222,7 @@ def parse_ip_address(text: str) -> str:
     return str(address)
 
 
+@lru_cache(maxsize=4096)
 def parse_uri(text: str) -> str:
     """Returns the normal form of an absolute URI (RFC 3986, section 6.2.2.1); InvalidNameError when it is none."""
     match = _URI.fullmatch(text)
@@ -234,16 +230,25 @@ def parse_uri(text: str) -> str:
         raise InvalidNameError("is not an absolute URI of RFC 3986 in ASCII")
     if len(text) > LONGEST_URI:
         raise InvalidNameError(f"is longer than {LONGEST_URI} octets")
-    scheme, rest = match[1].lower(), match[2]
+    scheme, rest = match[1].lower(), _PERCENT_ENCODED.sub(lambda octet: octet[0].upper(), match[2])
     if scheme == "spiffe":
         return str(_spiffe_id(f"{scheme}:{rest}"))
     authority = _AUTHORITY.match(rest)
     if authority is None:
+        _check_parts(rest)
         return f"{scheme}:{rest}"
     user, at, host_and_port = authority[1].rpartition("@")
-    if "@" in user:
-        raise InvalidNameError("has two @ before its host")
-    return f"{scheme}://{user}{at}{_host_and_port(host_and_port)}{rest[authority.end() :]}"
+    after = rest[authority.end() :]
+    if "@" in user or "[" in user or "]" in user:
+        raise InvalidNameError("has @ or brackets before its host that are not percent-encoded")
+    _check_parts(after)
+    return f"{scheme}://{user}{at}{_host_and_port(host_and_port)}{after}"
+
+
+def _check_parts(text: str) -> None:
+    """RFC 3986, section 3: brackets stand around addresses alone, and one # begins the fragment."""
+    if "[" in text or "]" in text or text.count("#") > 1:
+        raise InvalidNameError("has brackets outside its host, or a second #, that are not percent-encoded")
 
 
 def _host_and_port(text: str) -> str:
@@ -252,7 +257,11 @@ def _host_and_port(text: str) -> str:
     if match is None:
         raise InvalidNameError("has no host after //")
     host, port = match[1].lower(), match[2] or ""
+    if port and int(port[1:]) > _HIGHEST_PORT:
+        raise InvalidNameError(f"has a port past {_HIGHEST_PORT}")
     if host.startswith("["):
+        if ":" not in host:
+            raise InvalidNameError("has brackets around what is no IPv6 address")
         return f"[{parse_ip_address(host[1:-1])}]{port}"
     host = normalise_ip_address(host) or parse_dns_name(host)
     if is_wildcard(host):
@@ -260,6 +269,7 @@ def _host_and_port(text: str) -> str:
     return host + port
 
 
+@lru_cache(maxsize=4096)
 def parse_email_address(text: str) -> str:
     """Returns the normal form of a mailbox (RFC 5321, section 4.1.2), without quotes and in ASCII.
 

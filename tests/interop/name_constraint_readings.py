@@ -59,6 +59,10 @@ def _no_wildcard_in_common_name(case: Case) -> Case:
     return replace(case, subject="O=Example") if case.subject.startswith("CN=*.") else case
 
 
+def _case_of_ascii(case: Case) -> Case:
+    return replace(case, subject=case.subject.replace("ä", "another"))
+
+
 def _host_up_to_colon_or_slash(case: Case) -> Case:
     return replace(case, names=replace(case.names, uris=tuple(map(_as_openssl_reads, case.names.uris))))
 
@@ -143,12 +147,21 @@ READINGS: tuple[Reading, ...] = (
     ),
     Reading(
         tool="OpenSSL",
-        reason="OpenSSL is wrong: user, query, and a path up to a colon are no part of a URI's host, and an address for a "
-        "host has to be refused",
+        reason="OpenSSL is wrong: user, query, and a path up to a colon are no part of a URI's host, and an address "
+        "for a host has to be refused",
         read=_host_up_to_colon_or_slash,
         example=example(
             permitted=Subtrees(uri_hosts=("example.test",)),
             names=SubjectAlternativeNames(uris=("https://example.test/a:b",)),
+        ),
+    ),
+    Reading(
+        tool="OpenSSL",
+        reason="certd is stricter, as section 7.1 of RFC 5280 has it: OpenSSL knows the case of ASCII letters alone",
+        read=_case_of_ascii,
+        example=example(
+            excluded=Subtrees(directory_names=(name_of("O=Ärger"),)),
+            subject="O=ärger",
         ),
     ),
     Reading(
