@@ -6,6 +6,8 @@ that verifiers rely on is refused. What is unwise, or against rules of public tr
 with a warning.
 """
 
+from functools import lru_cache
+
 from cryptography import x509
 
 from certd.errors import CertdError, Reason, Violation
@@ -39,11 +41,6 @@ LINTS: tuple[Lint, ...] = (
     *browser_forum.LINTS,
 )
 
-_OF_EVERY_CERTIFICATE = tuple(lint for lint in LINTS if lint.extension is None)
-_OF_EXTENSIONS = {
-    extension: tuple(lint for lint in LINTS if lint.extension == extension)
-    for extension in {lint.extension for lint in LINTS if lint.extension is not None}
-}
 _FIELD = "certificate"
 
 
@@ -94,16 +91,21 @@ def check(
 
 def findings(copy: LintCopy) -> list[tuple[Lint, str]]:
     """Returns every lint that found something, with what it found."""
-    found = [(lint, problem) for lint in _OF_EVERY_CERTIFICATE if (problem := lint.check(copy)) is not None]
-    for oid in copy.tbs.extensions:
-        for lint in _OF_EXTENSIONS.get(oid, ()):
-            try:
-                problem = lint.check(copy)
-            except der.MalformedError as error:
-                problem = f"the extension does not decode: it {error}"
-            if problem is not None:
-                found.append((lint, problem))
+    found: list[tuple[Lint, str]] = []
+    for lint in _lints_of(tuple(copy.tbs.extensions)):
+        try:
+            problem = lint.check(copy)
+        except der.MalformedError as error:
+            problem = f"the extension does not decode: it {error}"
+        if problem is not None:
+            found.append((lint, problem))
     return found
+
+
+@lru_cache(maxsize=256)
+def _lints_of(extensions: tuple[str, ...]) -> tuple[Lint, ...]:
+    """Returns the lints that are worth a run on a certificate with these extensions."""
+    return tuple(lint for lint in LINTS if lint.extension is None or lint.extension in extensions)
 
 
 def _failed(found: list[tuple[str, str]]) -> CertdError:

@@ -69,15 +69,9 @@ def rfc5280_4_2_1_10_name_constraints(copy: LintCopy) -> str | None:
 
 
 def rfc5280_4_2_1_11_policy_constraints(copy: LintCopy) -> str | None:
-    """Policy constraints are an authority's, critical, and not empty."""
-    extension = copy.tbs.extensions[POLICY_CONSTRAINTS]
-    if not copy.authority or not extension.critical:
-        return "policy constraints are not an authority's, or not critical"
-    found = copy.find(x509.PolicyConstraints)
-    empty = found is None or (
-        found.value.require_explicit_policy is None and found.value.inhibit_policy_mapping is None
-    )
-    return "policy constraints are empty" if empty else None
+    """Policy constraints are an authority's, and critical. The library does not read empty ones."""
+    fits = copy.authority and copy.tbs.extensions[POLICY_CONSTRAINTS].critical
+    return None if fits else "policy constraints are not an authority's, or not critical"
 
 
 def rfc5280_4_2_1_14_inhibit_any_policy(copy: LintCopy) -> str | None:

@@ -19,7 +19,6 @@ _TEXTS = {der.UTF8_STRING: "utf-8", der.IA5_STRING: "ascii", der.VISIBLE_STRING:
 
 class _Qualifier(NamedTuple):
     kind: str
-    tag: int
     content: bytes
 
 
@@ -52,7 +51,7 @@ def _policies(value: bytes) -> tuple[_Policy, ...]:
             while field.more:
                 qualifier = field.enter(der.SEQUENCE)
                 kind = der.dotted(qualifier.read_object_identifier())
-                qualifiers.append(_Qualifier(kind, *qualifier.read_any()))
+                qualifiers.append(_Qualifier(kind, qualifier.read_any()[1]))
                 qualifier.finish()
         policy.finish()
         policies.append(_Policy(oid, None if qualifiers is None else tuple(qualifiers)))
@@ -75,7 +74,7 @@ def _notices(value: bytes) -> tuple[_Notice, ...]:
         _notice(qualifier.content)
         for policy in _policies(value)
         for qualifier in policy.qualifiers or ()
-        if qualifier.kind == _USER_NOTICE and qualifier.tag == der.SEQUENCE
+        if qualifier.kind == _USER_NOTICE
     )
 
 
@@ -89,16 +88,13 @@ def rfc5280_4_2_1_4_certificate_policies(copy: LintCopy) -> str | None:
 
 
 def rfc5280_4_2_1_4_qualifiers(copy: LintCopy) -> str | None:
-    """Policy qualifiers are the two that RFC 5280 knows, in their form: the only ones that anyPolicy may have."""
+    """A list of policy qualifiers is not empty, and a practice statement is a URI. The library reads no other kinds."""
     for policy in _policies(copy.tbs.extensions[CERTIFICATE_POLICIES].value):
         if policy.qualifiers == ():
             return f"the policy {policy.oid} has an empty list of qualifiers"
         for qualifier in policy.qualifiers or ():
-            if qualifier.kind == _PRACTICE_STATEMENT:
-                if qualifier.tag != der.IA5_STRING or b":" not in qualifier.content or not qualifier.content.isascii():
-                    return f"the practice statement of the policy {policy.oid} is no URI"
-            elif qualifier.kind != _USER_NOTICE or qualifier.tag != der.SEQUENCE:
-                return f"the policy {policy.oid} has a qualifier that is neither a practice statement nor a user notice"
+            if qualifier.kind == _PRACTICE_STATEMENT and b":" not in qualifier.content:
+                return f"the practice statement of the policy {policy.oid} is no URI"
     return None
 
 

@@ -48,7 +48,7 @@ _REPOSITORY = "1.3.6.1.5.5.7.48.5"
 
 
 def rfc5280_4_2_1_13_crl_distribution_points(copy: LintCopy) -> str | None:
-    """CRL distribution points are not empty or critical, and each says where, by URLs, or whose the CRL is."""
+    """CRL distribution points are not empty or critical, and lead to URLs; the library reads none that lead nowhere."""
     extension = copy.find(x509.CRLDistributionPoints)
     if extension is None or extension.critical or not tuple(extension.value):
         return "the CRL distribution points are critical or empty"
@@ -65,8 +65,6 @@ def rfc5280_4_2_1_15_freshest_crl(copy: LintCopy) -> str | None:
 
 def _points_problem(points: Iterable[x509.DistributionPoint]) -> str | None:
     for point in points:
-        if not point.full_name and point.relative_name is None and not point.crl_issuer:
-            return "a CRL distribution point says neither where the CRL is nor whose"
         locations = point.full_name or []
         if not all(_is_url(location) or isinstance(location, x509.DirectoryName) for location in locations):
             return "a CRL distribution point has something else than http URLs and directory names"
@@ -111,11 +109,9 @@ def rfc9608_3_other_extensions(copy: LintCopy) -> str | None:
 
 
 def rfc7633_4_tls_feature(copy: LintCopy) -> str | None:
-    """TLS features are not empty, and none stands there twice."""
+    """No TLS feature stands there twice. The library does not read empty ones."""
     extension = copy.find(x509.TLSFeature)
     features = () if extension is None else tuple(extension.value)
-    if not features:
-        return "the TLS features are empty"
     return "a TLS feature stands there twice" if len(set(features)) < len(features) else None
 
 

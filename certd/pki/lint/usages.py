@@ -48,13 +48,9 @@ def rfc5280_4_2_1_3_key_usage(copy: LintCopy) -> str | None:
 
 
 def rfc5280_4_2_1_3_agreement(copy: LintCopy) -> str | None:
-    """EncipherOnly and decipherOnly mean something beside keyAgreement alone, and not both."""
-    only = (copy.key_usages or frozenset()) & _AGREEMENT_ONLY
-    if not only:
-        return None
-    if KeyUsage.KEY_AGREEMENT not in (copy.key_usages or frozenset()):
-        return "key usage has encipherOnly or decipherOnly without keyAgreement"
-    return "key usage has encipherOnly and decipherOnly, which contradict each other" if len(only) > 1 else None
+    """EncipherOnly and decipherOnly do not stand together. The library does not read them without keyAgreement."""
+    both = (copy.key_usages or frozenset()) >= _AGREEMENT_ONLY
+    return "key usage has encipherOnly and decipherOnly, which contradict each other" if both else None
 
 
 def rfc5280_4_2_1_3_named_bits(copy: LintCopy) -> str | None:
@@ -93,9 +89,7 @@ def rfc8410_5_key_usage(copy: LintCopy) -> str | None:
 
 
 def rfc5280_4_2_1_12_extended_key_usage(copy: LintCopy) -> str | None:
-    """Extended key usage is not empty and names each purpose once."""
-    if not copy.purposes:
-        return "extended key usage is empty"
+    """Extended key usage names each purpose once. The library does not read an empty one."""
     return "extended key usage has a purpose twice" if len(set(copy.purposes)) < len(copy.purposes) else None
 
 
