@@ -6,7 +6,6 @@ from datetime import datetime
 from certd import __version__
 from certd.errors import CertdError
 from certd.model.access import Caller, Permission
-from certd.model.authority import AuthorityType
 from certd.model.names import TenantName
 from certd.services.access import Access
 from certd.services.authorities import every_authority
@@ -88,11 +87,9 @@ class Server:
             self._access.require(caller, Permission.AUTHORITY_READ, f"{tenant}/authorities")
             with self._store.read("server.trust-bundle") as tx:
                 existing_tenant(tx, tenant.tenant)
-                roots = [
-                    authority.certificate
-                    for authority in every_authority(tx, tenant.tenant)
-                    if authority.type is AuthorityType.ROOT and authority.certificate is not None
-                ]
+                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each.
+                chains = [authority.full_chain for authority in every_authority(tx, tenant.tenant)]
+                roots = list(dict.fromkeys(chain[-1] for chain in chains if chain))
         return TrustBundle((system.certificate or b"",), tuple(roots))
 
 
