@@ -23,6 +23,7 @@ from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
 from certd.services.authority_views import AuthorityViews
 from certd.services.bootstrap import Bootstrap
+from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
@@ -34,6 +35,7 @@ from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
 from certd.services.recovery import Ownership, Recovery
+from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificateWatch
 from certd.services.signers import Signers
@@ -73,6 +75,8 @@ class Core:
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
     certificates: Certificates
+    certificate_searches: CertificateSearches
+    revocation: Revocation
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
@@ -184,6 +188,8 @@ def assemble(
         ),
         authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views),
         certificates=Certificates(store=store, clock=clock, access=access, signers=signers, issuing=issuing, step=step),
+        certificate_searches=CertificateSearches(store=store, access=access),
+        revocation=Revocation(store=store, clock=clock, access=access, step=step),
         managed_certificates=managed_certificates,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers),
@@ -266,6 +272,8 @@ class Daemon:
                 authority_activation=core.authority_activation,
                 authority_changes=core.authority_changes,
                 certificates=core.certificates,
+                certificate_searches=core.certificate_searches,
+                revocation=core.revocation,
                 managed_certificates=core.managed_certificates,
                 profiles=core.profiles,
                 profile_checks=core.profile_checks,

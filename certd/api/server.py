@@ -12,10 +12,12 @@ from grpc_reflection.v1alpha import reflection
 from certd.api import (
     authorities,
     authority_changes,
+    certificate_search,
     certificates,
     issuance,
     managed_certificates,
     profiles,
+    revocation,
     server_info,
 )
 from certd.api.call import Methods, current_call
@@ -28,10 +30,12 @@ from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
+from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.managed_certificates import ManagedCertificates
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
+from certd.services.revocation import Revocation
 from certd.services.server import Server
 from certd.v1 import (
     authority_service_pb2,
@@ -56,6 +60,8 @@ class Services:
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
     certificates: Certificates
+    certificate_searches: CertificateSearches
+    revocation: Revocation
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
@@ -185,7 +191,12 @@ def _methods(services: Services) -> tuple[Methods, ...]:
             **authorities.methods(services.authorities),
             **authority_changes.methods(services.authority_activation, services.authority_changes),
         },
-        {**certificates.methods(services.certificates), **issuance.methods(services.certificates)},
+        {
+            **certificates.methods(services.certificates),
+            **issuance.methods(services.certificates),
+            **certificate_search.methods(services.certificate_searches),
+            **revocation.methods(services.revocation),
+        },
         managed_certificates.methods(services.managed_certificates),
         profiles.methods(services.profiles, services.profile_checks),
         server_info.methods(services.server),

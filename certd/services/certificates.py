@@ -214,7 +214,7 @@ class Certificates:
         except CertdError as error:
             return (self._earlier(call, item) if error.reason not in _OF_THE_LOOP else None) or error
         row = _row_of(outcome.issuance.intent, outcome.der, CertificateState.ISSUED)
-        return _view(row, signer.authority, warnings=outcome.prepared.warnings, description=outcome.description)
+        return view_of(row, signer.authority, warnings=outcome.prepared.warnings, description=outcome.description)
 
     def _rehearse(self, asked: Asked, orders: Sequence[Order]) -> list[CertificateView | CertdError]:
         """Returns what would be issued, with the signature of a throw-away key and without a name."""
@@ -231,7 +231,7 @@ class Certificates:
                 outcomes.append(told(order, key_blocked()))
             else:
                 row = _row_of(one.issuance.intent, one.prepared.lint_certificate, CertificateState.PENDING)
-                view = _view(row, asked.signer.authority, warnings=one.prepared.warnings, description=one.description)
+                view = view_of(row, asked.signer.authority, warnings=one.prepared.warnings, description=one.description)
                 outcomes.append(replace(view, name=""))
         return outcomes
 
@@ -254,7 +254,7 @@ class Certificates:
             row = certificates.get(tx, authority.uid, name.serial)
             if row is None or row.state in _HIDDEN:
                 raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
-            return _view(row, authority, managed=_managed_version(tx, row))
+            return view_of(row, authority, managed=managed_version(tx, row))
 
     def page(self, caller: Caller, parent: AuthorityName, request: PageRequest) -> Page[CertificateView]:
         """Returns a page of certificates, newest first, without chains. The authority may be the wildcard."""
@@ -271,12 +271,12 @@ class Certificates:
             rows = certificates.page(
                 tx,
                 list(by_uid),
-                after=None if after is None else _page_key(after),
+                after=None if after is None else place_of(after),
                 limit=request.size + 1,
             )
             page = page_of(rows, request, query, key=lambda row: [row.create_time.isoformat(), row.serial])
             views = tuple(
-                _view(row, by_uid[row.authority_uid], managed=_managed_version(tx, row), with_chain=False)
+                view_of(row, by_uid[row.authority_uid], managed=managed_version(tx, row), with_chain=False)
                 for row in page.items
                 if row.state not in _HIDDEN
             )
@@ -289,7 +289,7 @@ class Certificates:
         # What was lost since the record was read has lost its record too: the next call issues afresh.
         if authority is None or row.state in {CertificateState.PENDING, CertificateState.LOST}:
             raise in_progress("the certificate")
-        return _view(row, authority, managed=_managed_version(tx, row))
+        return view_of(row, authority, managed=managed_version(tx, row))
 
 
 def _order(new: NewCertificate, profile: Profile) -> Order:
@@ -308,7 +308,7 @@ def _recorder(call: _Call, key: RequestKey | None) -> Record | None:
     return lambda resource: record_of(call.caller, _METHOD, key, resource=resource, now=call.now)
 
 
-def _page_key(key: list[str]) -> tuple[datetime, str]:
+def place_of(key: list[str]) -> tuple[datetime, str]:
     """Returns creation and serial after which a page begins; raises FIELD_INVALID for a forged token."""
     try:
         create_time, serial = key
@@ -325,7 +325,8 @@ def _row(tx: Transaction, key: str) -> Certificate:
     return row
 
 
-def _managed_version(tx: Transaction, row: Certificate) -> str:
+def managed_version(tx: Transaction, row: Certificate) -> str:
+    """Returns the name of the managed certificate version that a certificate belongs to; empty for none."""
     if row.managed_certificate_uid is None or row.managed_certificate_version is None:
         return ""
     managed = managed_certificates.get_by_uid(tx, row.managed_certificate_uid)
@@ -336,7 +337,7 @@ def _managed_version(tx: Transaction, row: Certificate) -> str:
     )
 
 
-def _view(
+def view_of(
     row: Certificate,
     authority: Authority,
     *,
@@ -345,6 +346,7 @@ def _view(
     warnings: tuple[Warning, ...] = (),
     description: bytes = b"",
 ) -> CertificateView:
+    """Returns a certificate of an authority as a caller sees it."""
     tenant = authority.tenant or ""
     return CertificateView(
         name=str(CertificateName(tenant, authority.authority_id, row.serial)),

@@ -55,6 +55,11 @@ def page_of(rows: Sequence[S], request: PageRequest, query: str, *, key: Callabl
     return Page(items, token)
 
 
+def page_until(items: Sequence[T], query: str, *, after: Sequence[str] | None) -> Page[T]:
+    """Makes a page behind which another follows, after the key `after`, however few `items` this one has."""
+    return Page(tuple(items), "" if after is None else _token(query, after))
+
+
 def _digest(query: str) -> str:
     return hashlib.sha256(query.encode()).hexdigest()[:16]
 

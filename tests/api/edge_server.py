@@ -47,6 +47,7 @@ from certd.services.paging import Page, PageRequest
 from certd.services.server import Server, ServerDescription, TrustBundle
 from certd.token.client import Isolation
 from certd.token.description import TokenDescription
+from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -417,6 +418,7 @@ class Edge:
     profiles: FakeProfiles
     profile_checks: FakeProfileChecks
     description: FakeServer
+    services: Services
     channels: list[grpc.Channel] = field(default_factory=list)
 
     def channel(
@@ -454,13 +456,17 @@ def running_edge(*, limits: Limits | None = None, credentials: Credentials = CRE
         authority_activation=FakeAuthorityActivation(told, authorities),
         authority_changes=FakeAuthorityChanges(told, authorities),
         certificates=certificates,
+        certificate_searches=FakeCertificateSearches(told, certificates.view),
+        revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
         profiles=profiles,
         profile_checks=profile_checks,
         server=description,
     )
     server = serve(host="127.0.0.1", port=0, credentials=credentials, services=services, limits=limits)
-    edge = Edge(server, told, access, authorities, certificates, managed, profiles, profile_checks, description)
+    edge = Edge(
+        server, told, access, authorities, certificates, managed, profiles, profile_checks, description, services
+    )
     try:
         yield edge
     finally:

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certd.api.fields import LARGEST_PAGE_BYTES
-from certd.api.server import Limits, Services, serve
+from certd.api.server import Limits, serve
 from certd.errors import CertdError
 from certd.metrics import CALLS
 from certd.v1 import (
@@ -214,19 +214,8 @@ def test_a_stream_that_comes_while_the_server_stops_is_told_so(edge: Edge) -> No
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "no such host"])
 def test_an_address_that_cannot_be_bound_is_named(edge: Edge, host: str) -> None:
-    services = Services(
-        access=edge.access,
-        authorities=edge.authorities,
-        authority_activation=FakeAuthorityActivation(edge.told, edge.authorities),
-        authority_changes=FakeAuthorityChanges(edge.told, edge.authorities),
-        certificates=edge.certificates,
-        managed_certificates=edge.managed_certificates,
-        profiles=edge.profiles,
-        profile_checks=edge.profile_checks,
-        server=edge.description,
-    )
     with pytest.raises(CertdError) as raised:
-        serve(host=host, port=edge.server.port, credentials=CREDENTIALS, services=services)
+        serve(host=host, port=edge.server.port, credentials=CREDENTIALS, services=edge.services)
     assert [violation.field for violation in raised.value.violations] == ["listen.grpc"]
     assert f"{host}:{edge.server.port}" in raised.value.message
 

@@ -1,0 +1,52 @@
+"""RevokeCertificate: convert, call `services.revocation`, convert back."""
+
+from functools import partial
+from typing import Final
+
+from certd.api import fields
+from certd.api.call import Call, Methods
+from certd.api.certificates import REVOCATION_REASONS, certificate_message
+from certd.errors import field_invalid
+from certd.model.certificate import RevocationReason
+from certd.model.names import CertificateName
+from certd.services.revocation import NewRevocation, Revocation
+from certd.v1 import certificate_pb2, certificate_service_pb2
+
+_REASONS: Final = {int(number): reason for reason, number in REVOCATION_REASONS.items()}
+
+
+def methods(revocation: Revocation) -> Methods:
+    """Returns the function that answers RevokeCertificate."""
+    return {"RevokeCertificate": partial(revoke_certificate, revocation)}
+
+
+def revoke_certificate(
+    revocation: Revocation, request: certificate_service_pb2.RevokeCertificateRequest, call: Call
+) -> certificate_pb2.Certificate:
+    """RevokeCertificate."""
+    violations = fields.Violations()
+    name = violations.attempt(lambda: CertificateName.parse("name", request.name))
+    reason = violations.attempt(lambda: _reason(request.reason))
+    invalidity_time = violations.attempt(
+        lambda: (
+            fields.moment("invalidity_time", request.invalidity_time) if request.HasField("invalidity_time") else None
+        )
+    )
+    key = violations.attempt(lambda: fields.request_key("RevokeCertificate", request, request.request_id))
+    violations.check()
+    view = revocation.revoke(
+        call.caller,
+        NewRevocation(name=name, reason=reason, invalidity_time=invalidity_time),
+        key=key,
+        validate_only=request.validate_only,
+    )
+    return certificate_message(view)
+
+
+def _reason(number: int) -> RevocationReason:
+    reason = _REASONS.get(number)
+    if reason is None:
+        # Also the hold of RFC 5280: what is revoked here stays revoked.
+        known = ", ".join(one.name for one in RevocationReason)
+        raise field_invalid("reason", f"has the value {number}, which is none of {known}")
+    return reason
