@@ -211,10 +211,16 @@ def _forbidden_names(admitted: SubjectAlternativeNames, issuer: Issuer, profile:
     count = len(admitted)
     if count < rules.fewest:
         what = "a name" if rules.fewest == 1 else f"{rules.fewest} names"
-        rule = f"profile {profile.profile_id} needs {what}: ask for a DNS name or another kind that it allows"
-        found.append(Violation(_NAMES_FIELD, rule))
+        kinds = {
+            "DNS names": rules.dns_names,
+            "IP addresses": rules.ip_addresses,
+            "URIs": rules.uris,
+            "e-mail addresses": rules.email_addresses,
+        }
+        allowed = ", ".join(kind for kind, one in kinds.items() if one is not None)
+        found.append(Violation(_NAMES_FIELD, f"profile {profile_id} needs {what}; it allows {allowed}"))
     elif count > rules.most and not found:
-        rule = f"profile {profile.profile_id} allows at most {rules.most} names, and there are {count}"
+        rule = f"profile {profile_id} allows at most {rules.most} names, and there are {count}"
         found.append(Violation(_NAMES_FIELD, rule))
     return tuple(found)
 

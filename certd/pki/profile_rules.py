@@ -19,7 +19,7 @@ SPIFFE_PREFIX = "spiffe://"
 # RFC 3986, section 3: scheme, host, perhaps a port, and the slash that ends them. No user: whoever reads a URI in haste
 # takes that for the host.
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#@\\]+)(/.*)", re.DOTALL)
-_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:[/?#]|$)", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:[/?#]|\Z)", re.IGNORECASE)
 
 
 # Holding a name, in its normal form, against the rules of its kind: the problem, or None.

@@ -21,14 +21,15 @@ from certd.pki.certificate_request import (
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
+from certd.pki.profile_violations import LONGEST_BACKDATE
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
 from certd.services.issuance import Order, rehearsal_key
 from certd.token.policy import SignatureKind, authority_key_policy
 
 _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=40 * 365)
-BACKDATE = BUILT_IN["root-ca"].backdate
-"""How much earlier than now a certificate of an authority begins."""
+BACKDATE = LONGEST_BACKDATE
+"""How much earlier than now what an authority signs may begin: as much as a tenant's profile may say."""
 LIFETIME_RULE = "must be from one hour to 40 years of 365 days"
 """What a caller is told whose lifetime is out of these bounds."""
 
