@@ -17,6 +17,8 @@ _PREFIX = "xn--"
 _COMMON = frozenset(
     {"CARON", "COMBINING", "DIGIT", "HYPHEN-MINUS", "MASU", "MIDDLE", "MODIFIER", "VEDIC", "VERTICAL", "ZERO"}
 )
+_COMBINING = frozenset({"CYRILLIC", "DEVANAGARI", "GLAGOLITIC"})
+"""Scripts that have combining letters."""
 _SAME = {
     "ARABIC-INDIC": "ARABIC",
     "EXTENDED": "ARABIC",
@@ -56,8 +58,13 @@ def a_label_problem(label: str) -> str | None:
 
 def _scripts(text: str) -> frozenset[str]:
     """Returns the scripts of a U-label."""
-    words = {_SAME.get(word, word) for word in (unicodedata.name(c, "UNNAMED").partition(" ")[0] for c in text)}
-    return frozenset(words - _COMMON)
+    return frozenset(map(_script, text)) - _COMMON
+
+
+def _script(character: str) -> str:
+    first, _, rest = unicodedata.name(character, "UNNAMED").partition(" ")
+    second = rest.partition(" ")[0]
+    return second if first == "COMBINING" and second in _COMBINING else _SAME.get(first, first)
 
 
 @lru_cache(maxsize=1024)

@@ -173,10 +173,90 @@ def test_violations_of_foreign_names() -> None:
     assert dn.violations(dn.parse_text("CN=a"), "subject") == ()
 
 
+def _attribute(oid: str, tag: int, content: bytes) -> bytes:
+    return der.sequence(der.object_identifier(oid), der.encode(tag, content))
+
+
+@pytest.mark.parametrize(
+    ("oid", "tag", "content", "problem"),
+    [
+        (CN, der.TELETEX_STRING, b"caf\xe9", None),
+        (CN, der.BMP_STRING, "é".encode("utf-16-be"), None),
+        (CN, der.UNIVERSAL_STRING, "é".encode("utf-32-be"), None),
+        (CN, der.PRINTABLE_STRING, b"a b", None),
+        (CN, der.PRINTABLE_STRING, b"*.example", "outside PrintableString"),
+        (CN, der.PRINTABLE_STRING, b"a@example.com", "outside PrintableString"),
+        (CN, der.IA5_STRING, b"a", "UTF8String"),
+        (CN, der.NUMERIC_STRING, b"1", "UTF8String"),
+        (CN, der.BIT_STRING, b"\x00a", "UTF8String"),
+        (CN, der.UTF8_STRING, b"", "1 to 64"),
+        (CN, der.BMP_STRING, b"", "1 to 64"),
+        (CN, der.BMP_STRING, "a\u202eb".encode("utf-16-be"), "control characters"),
+        (CN, der.UNIVERSAL_STRING, "a\u2066b".encode("utf-32-be"), "control characters"),
+        (CN, der.UTF8_STRING, "a\u2028b".encode(), "control characters"),
+        (CN, der.UTF8_STRING, "a\uffff".encode(), "control characters"),
+        (CN, der.TELETEX_STRING, b"a\x00b", "control characters"),
+        (EMAIL, der.IA5_STRING, b"a@example.com", None),
+        (EMAIL, der.UTF8_STRING, b"a@example.com", "IA5String"),
+        (DC, der.IA5_STRING, b"example", None),
+        (DC, der.UTF8_STRING, b"example", "IA5String"),
+        (DC, der.PRINTABLE_STRING, b"example", "IA5String"),
+        (C, der.PRINTABLE_STRING, b"DE", None),
+        (C, der.UTF8_STRING, b"DE", "PrintableString"),
+        ("2.5.4.5", der.UTF8_STRING, b"1", "PrintableString"),
+        ("2.5.4.46", der.IA5_STRING, b"1", "PrintableString"),
+        ("2.5.4.46", der.PRINTABLE_STRING, b"1", None),
+        ("1.2.3", der.IA5_STRING, b"a", None),
+        ("1.2.3", der.BIT_STRING, b"\x00a", None),
+        ("2.5.4.45", der.BIT_STRING, b"\x00a", None),
+    ],
+)
+def test_type_of_a_string(oid: str, tag: int, content: bytes, problem: str | None) -> None:
+    name = der.sequence(der.set_of([_attribute(oid, tag, content)]))
+    found = dn.violations(name, "subject")
+    assert [problem in violation.description for violation in found if problem] == ([True] if problem else [])
+    assert bool(found) == bool(problem)
+
+
+def test_relative_names_of_strangers_have_one_order() -> None:
+    first, second = sorted((_attribute(CN, der.UTF8_STRING, b"a"), _attribute(O, der.UTF8_STRING, b"b")))
+    assert dn.violations(der.sequence(der.encode(der.SET, first + second)), "s") == ()
+    for odd in (second + first, first + first):
+        (found,) = dn.violations(der.sequence(der.encode(der.SET, odd)), "s")
+        assert "order" in found.description
+    nine = der.set_of([_attribute(OU, der.UTF8_STRING, b"%d" % number) for number in range(9)])
+    assert "8 attributes" in dn.violations(der.sequence(nine), "s")[0].description
+    assert "32" in dn.violations(der.sequence(*[der.encode(der.SET, first)] * 33), "s")[0].description
+
+
 def test_comparable_ignores_case_spaces_and_types() -> None:
     printable = _raw(der.encode(der.PRINTABLE_STRING, b"Example  Root"))
     assert dn.comparable(printable) == dn.comparable(dn.parse_text("CN=example root"))
     assert dn.comparable(dn.parse_text("CN=a,O=b")) != dn.comparable(dn.parse_text("O=b,CN=a"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("O=Ärger", "O=ärger"), ("O=Straße", "O=STRASSE"),
+        ("O=caf\u00e9", "O=cafe\u0301"), ("O=ab", "O=a\u00adb"), ("O=\uff21", "O=a"),
+    ],
+)  # fmt: skip
+def test_comparable_is_wider_outside_ascii_than_every_reader(one: str, other: str) -> None:
+    assert dn.comparable(dn.parse_text(one)) == dn.comparable(dn.parse_text(other))
+    assert dn.narrowly_comparable(dn.parse_text(one)) != dn.narrowly_comparable(dn.parse_text(other))
+
+
+def test_narrowly_comparable_ignores_case_of_ascii_spaces_and_types() -> None:
+    printable = _raw(der.encode(der.PRINTABLE_STRING, b" Example  Root "))
+    assert dn.narrowly_comparable(printable) == dn.narrowly_comparable(dn.parse_text("CN=example root"))
+    assert dn.narrowly_comparable(dn.parse_text("CN=a")) != dn.narrowly_comparable(dn.parse_text("O=a"))
+
+
+def test_values_by_type() -> None:
+    name = dn.encode((((EMAIL, "a@example.com"),), ((O, "x"),), ((EMAIL, "b@example.com"),)))
+    assert dn.values(name, dn.EMAIL_ADDRESS) == ("a@example.com", "b@example.com")
+    assert dn.values(name, CN) == ()
 
 
 def test_unknown_types_are_shown_as_hexadecimal() -> None:
@@ -185,7 +265,7 @@ def test_unknown_types_are_shown_as_hexadecimal() -> None:
     assert dn.to_text(odd) == "1.2.3=#020105"
 
 
-_VALUES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=64)
+_VALUES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cf", "Zl", "Zp", "Cn")), min_size=1, max_size=64)
 _ATTRIBUTES = st.one_of(
     st.tuples(st.sampled_from([CN, O, OU, "2.5.4.7", "1.2.3.4.5"]), _VALUES),
     st.tuples(st.just(C), st.sampled_from(["DE", "fr"])),
@@ -219,6 +299,37 @@ def test_text_parses_or_is_refused(text: str) -> None:
         reason = error.reason
     else:
         assert dn.parse_text(dn.to_text(encoded)) == encoded
+    assert reason is Reason.FIELD_INVALID
+
+
+@given(_NAMES)
+def test_equal_in_the_narrow_form_is_equal_in_the_wide_one(name: dn.DistinguishedName) -> None:
+    upper = tuple(tuple((oid, value.upper() if value.isascii() else value) for oid, value in rdn) for rdn in name)
+    encoded, other = dn.encode(name), dn.encode(tuple(tuple(dict.fromkeys(rdn)) for rdn in upper))
+    assert dn.narrowly_comparable(encoded) == dn.narrowly_comparable(other)
+    assert dn.comparable(encoded) == dn.comparable(other)
+    assert dn.violations(encoded, "s") == ()
+
+
+_STRINGS = st.tuples(
+    st.sampled_from([CN, C, DC, EMAIL, "2.5.4.5", "1.2.3"]),
+    st.sampled_from(range(1, 31)),
+    st.one_of(st.binary(max_size=8), st.text(max_size=8).map(lambda text: text.encode("utf-16-be", "surrogatepass"))),
+)
+
+
+@given(st.lists(st.lists(_STRINGS, max_size=3), max_size=3))
+def test_odd_strings_are_judged_or_refused(strings: list[list[tuple[str, int, bytes]]]) -> None:
+    name = der.sequence(*(der.encode(der.SET, b"".join(_attribute(*string) for string in rdn)) for rdn in strings))
+    reason = Reason.FIELD_INVALID
+    try:
+        found = dn.violations(name, "subject")
+        assert len(dn.comparable(name)) == len(dn.narrowly_comparable(name)) == len(dn.decode(name))
+        if not found:
+            assert dn.without_common_names(name, ()) == name
+            dn.to_text(name).encode()
+    except CertdError as error:
+        reason = error.reason
     assert reason is Reason.FIELD_INVALID
 
 

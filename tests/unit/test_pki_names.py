@@ -1,6 +1,11 @@
 import ipaddress
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,6 +98,9 @@ def test_what_is_no_ip_address(address: str) -> None:
         ("urn:uuid:12345678-1234-1234-1234-123456789abc", "urn:uuid:12345678-1234-1234-1234-123456789abc"),
         ("SPIFFE://td.example/A", "spiffe://td.example/A"),
         ("tag:a%20b", "tag:a%20b"),
+        ("https://%c3%a4:p@a.example/%c3%a4?%7e", "https://%C3%A4:p@a.example/%C3%A4?%7E"),
+        ("https://a.example:65535/a:b@c", "https://a.example:65535/a:b@c"),
+        ("https://XN--MNCHEN-3YA.example", "https://xn--mnchen-3ya.example"),
     ],
 )
 def test_uri_has_a_normal_form(uri: str, normal: str) -> None:
@@ -104,7 +112,9 @@ def test_uri_has_a_normal_form(uri: str, normal: str) -> None:
     [
         "", "/path", "//host/path", "www.example.com", "http:", "http://", "http://host name/", "http://a/%zz", "http://a/é",
         "http://-a/", "http://[::g]/", "http://a:b/", "http://*.a.b/", "1http://a/", "spiffe://TD/a", "spiffe://td/", "spiffe://td:1/a",
-        "http://a/" + "b" * 2048, "http://a/\n", "http://a/\x00",
+        "http://a/" + "b" * 2048, "http://a/\n", "http://a/\x00", "http://a:65536/", "http://a@b@c/", "http://[a]@b/",
+        "http://[192.0.2.1]/", "http://[fe80::1%25eth0]/", "http://a/[b]", "http://a/#b#c", "urn:a[b]", "http://@/", "http://a./",
+        "http://xn--a.example/", "http://1.2.3/",
     ],
 )  # fmt: skip
 def test_what_is_no_uri(uri: str) -> None:
@@ -133,6 +143,24 @@ def test_what_is_no_email_address(address: str) -> None:
     with pytest.raises(CertdError) as caught:
         normalise(SubjectAlternativeNames(email_addresses=(address,)), field="n")
     assert caught.value.violations[0].field == "n.email_addresses[0]"
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [
+        ("https://user:word@a.example:1/b@c", "a.example"),
+        ("https://a.example?b@c", "a.example"),
+        ("https://a.example#b@c", "a.example"),
+        ("https://a.example", "a.example"),
+        ("https://[2001:db8::1]:1/", "[2001:db8::1]"),
+        ("spiffe://td_1/a", "td_1"),
+        ("urn:a", None),
+        ("mailto:a@b.example", None),
+    ],
+)
+def test_host_of_a_uri(uri: str, host: str | None) -> None:
+    assert normalise(SubjectAlternativeNames(uris=(uri,)), field="n").uris == (uri,)
+    assert names.host_of_uri(uri) == host
 
 
 def test_every_violation_is_told_and_none_unquoted() -> None:
@@ -218,6 +246,44 @@ def test_text_is_normal_or_refused_and_never_anything_else(text: str) -> None:
         else:
             assert normalise(once, field="n") == once
         assert reason is Reason.NAME_NOT_ALLOWED
+
+
+_DOMAIN = st.lists(_LABEL, min_size=1, max_size=4).map(lambda labels: ".".join([*labels, "example"]))
+_ALTERNATIVE_NAMES = st.builds(
+    SubjectAlternativeNames,
+    dns_names=st.lists(st.one_of(_DOMAIN, _DOMAIN.map("*.{}".format)), min_size=1, max_size=5).map(tuple),
+    ip_addresses=st.lists(st.ip_addresses().map(lambda address: address.exploded), max_size=5).map(tuple),
+    uris=st.lists(st.builds("https://{}/%c3%A4{}".format, _DOMAIN, _LABEL), max_size=5).map(tuple),
+    email_addresses=st.lists(st.builds("{}@{}".format, _LABEL, _DOMAIN), max_size=5).map(tuple),
+)
+
+
+@given(_ALTERNATIVE_NAMES)
+def test_normal_form_survives_a_certificate(alternative: SubjectAlternativeNames) -> None:
+    normal = normalise(alternative, field="n")
+    extension = x509.SubjectAlternativeName(
+        [
+            *map(x509.DNSName, normal.dns_names),
+            *(x509.IPAddress(ipaddress.ip_address(address)) for address in normal.ip_addresses),
+            *map(x509.UniformResourceIdentifier, normal.uris),
+            *map(x509.RFC822Name, normal.email_addresses),
+        ]
+    )
+    name = x509.Name([])
+    key = ec.generate_private_key(ec.SECP256R1())
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=1))
+    signed = builder.add_extension(extension, critical=True).sign(key, hashes.SHA256())
+    read = x509.load_der_x509_certificate(signed.public_bytes(Encoding.DER)).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    again = SubjectAlternativeNames(
+        dns_names=tuple(read.value.get_values_for_type(x509.DNSName)),
+        ip_addresses=tuple(map(str, read.value.get_values_for_type(x509.IPAddress))),
+        uris=tuple(read.value.get_values_for_type(x509.UniformResourceIdentifier)),
+        email_addresses=tuple(read.value.get_values_for_type(x509.RFC822Name)),
+    )
+    assert again == normal == normalise(again, field="n")
 
 
 @given(st.ip_addresses())
