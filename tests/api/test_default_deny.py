@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -40,6 +41,8 @@ from certd.v1 import (
     certificate_service_pb2,
     managed_certificate_pb2,
     managed_certificate_service_pb2,
+    profile_pb2,
+    profile_service_pb2,
     server_service_pb2,
     x509_pb2,
 )
@@ -66,13 +69,14 @@ class Resources:
     authority: str
     managed: str
     serial: str
+    profile: str = "own"
 
     @property
     def words(self) -> tuple[str, ...]:
-        return (self.tenant, self.authority, self.managed, self.serial)
+        return (self.tenant, self.authority, self.managed, self.serial, self.profile)
 
 
-MISSING = Resources(tenant="nowhere", authority="no-ca", managed="no-web", serial="0abc")
+MISSING = Resources(tenant="nowhere", authority="no-ca", managed="no-web", serial="0abc", profile="no-own")
 
 
 def _csr(*names: x509.GeneralName, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
@@ -83,6 +87,11 @@ def _csr(*names: x509.GeneralName, key: ec.EllipticCurvePrivateKey | None = None
 
 
 _CSR = _csr(x509.DNSName("www.example.internal"))
+_PROFILE = profile_pb2.Profile(
+    longest_lifetime=Duration(seconds=86400),
+    extended_key_usages=["1.3.6.1.5.5.7.3.1"],
+    names=profile_pb2.NameRules(dns_names=profile_pb2.DnsNameRules(allow_any=True)),
+)
 
 
 def _requests(to: Resources) -> dict[str, Message]:
@@ -94,6 +103,7 @@ def _requests(to: Resources) -> dict[str, Message]:
             x509_pb2.RelativeDistinguishedName(attributes=[x509_pb2.AttributeTypeAndValue(type="CN", value="Denied")])
         ]
     )
+    profile = f"{tenant}/profiles/{to.profile}"
     passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
     return {
         "CreateAuthority": authority_service_pb2.CreateAuthorityRequest(
@@ -123,6 +133,16 @@ def _requests(to: Resources) -> dict[str, Message]:
         "ExportManagedCertificate": managed_certificate_service_pb2.ExportManagedCertificateRequest(
             name=managed, passphrase=passphrase
         ),
+        "CreateProfile": profile_service_pb2.CreateProfileRequest(
+            parent=tenant, profile_id=to.profile, profile=_PROFILE, request_id=_REQUEST_ID
+        ),
+        "GetProfile": profile_service_pb2.GetProfileRequest(name=profile),
+        "ListProfiles": profile_service_pb2.ListProfilesRequest(parent=tenant),
+        "UpdateProfile": profile_service_pb2.UpdateProfileRequest(
+            profile=profile_pb2.Profile(name=profile, description="changed")
+        ),
+        "DeleteProfile": profile_service_pb2.DeleteProfileRequest(name=profile),
+        "CheckProfile": profile_service_pb2.CheckProfileRequest(name=profile, profile=_PROFILE, csr=_CSR),
         "GetServerInfo": server_service_pb2.GetServerInfoRequest(),
         "GetTrustBundle": server_service_pb2.GetTrustBundleRequest(tenant=tenant),
     }
@@ -211,7 +231,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         world.administrator = world.channel(administrator, made.administrator_certificate)
         channels.append(world.administrator)
         requests = _requests(world.there)
-        for name in ("CreateAuthority", "RequestManagedCertificate"):
+        for name in ("CreateAuthority", "RequestManagedCertificate", "CreateProfile"):
             _call(world.administrator, _named(name), requests[name])
         issued: Any = _call(world.administrator, _named("IssueCertificate"), requests["IssueCertificate"])
         world.there = Resources(
