@@ -96,7 +96,13 @@ def test_create_subordinate_names_its_issuer_in_full(fake: FakeServer, certctl: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("authority", "create", "a", "--type", "subordinate", "--subject", "CN=a"),
+        ("authority", "create", "a", "--type", "subordinate", "--subject", "CN=a", "--out", "a.pem"),
+        ("authority", "create", "a", "--type", "root", "--subject", "CN=a", "--permit-directory", "no equals sign"),
+        ("authority", "activate", "a", "--certificate", "-", "--chain", "-"),
+        ("authority", "activate", "a", "--certificate", "c.pem"),
+        ("authority", "update", "a"),
+        ("authority", "update", "a", "--label", "a=b", "--no-labels"),
+        ("authority", "enable"),
         ("authority", "create", "a", "--type", "root", "--issuer", "b", "--subject", "CN=a"),
         ("authority", "create", "a", "--type", "root", "--subject", "no equals sign"),
         ("authority", "create", "a", "--type", "root", "--subject", "CN=a", "--lifetime", "soon"),

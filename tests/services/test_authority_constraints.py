@@ -71,7 +71,7 @@ def test_they_stand_critical_in_the_certificate_and_hold(world: World, tmp_path:
 
 
 def test_what_they_refuse_openssl_refuses(world: World, tmp_path: Path) -> None:
-    """Two certificates for one key, with constraints and without: what was issued under the one is held against both."""
+    """Two certificates for one key, with constraints and without: what one issued is held against both."""
     parent = parents(world)
     create_awaiting(world)
     free = certified(world, parent)

@@ -3,17 +3,24 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import click
 
 from certd.cli.certctl import files, names, output
+from certd.cli.certctl.constraint_options import constraint_options, constraint_rows, constraints_of
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
-from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SIGNATURE_ALGORITHM, SUBJECT
+from certd.cli.certctl.parameters import (
+    DURATION,
+    KEY_SPEC,
+    LABEL,
+    SIGNATURE_ALGORITHM,
+    SUBJECT,
+    distinguished_name_text,
+)
 from certd.client.messages import duration, enum_text
-from certd.pki.distinguished_name import encode, oid_of, to_text
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import CreateAuthorityRequest, GetAuthorityRequest, ListAuthoritiesRequest
 from certd.v1.x509_pb2 import DistinguishedName, KeySpec, SignatureAlgorithm
@@ -33,6 +40,8 @@ def authority() -> None:
     examples="""
     certctl authority create web-root --type root --key EC_P384 --subject "CN=Example Root,O=Example" --lifetime 10y
     certctl authority create web-ca --type subordinate --issuer web-root --subject "CN=Example Issuing CA" --lifetime 5y
+    certctl authority create lab-ca --type subordinate --issuer web-root --subject "CN=Lab CA" --permit-dns lab.internal
+    certctl authority create own-ca --type subordinate --subject "CN=Ours,O=Example"    (its parent is an outside one)
     """,
 )
 @click.argument("name", metavar="ID")
@@ -41,9 +50,13 @@ def authority() -> None:
     "kind",
     type=click.Choice(["root", "subordinate"], case_sensitive=False),
     required=True,
-    help="root signs its own certificate; subordinate has it signed by --issuer.",
+    help="root signs its own certificate; subordinate has it signed by --issuer, or by an outside parent.",
 )
-@click.option("--issuer", metavar="AUTHORITY", help="Authority that signs the certificate of a subordinate.")
+@click.option(
+    "--issuer",
+    metavar="AUTHORITY",
+    help="Authority that signs the certificate of a subordinate; without one it awaits that of an outside parent.",
+)
 @click.option("--subject", type=SUBJECT, required=True, help='Its subject (RFC 4514): "CN=Example Root,O=Example".')
 @click.option(
     "--key", "key_spec", type=KEY_SPEC, help="Kind and size of its key.  [default: EC_P384 for a root, EC_P256 else]"
@@ -53,6 +66,7 @@ def authority() -> None:
 )
 @click.option("--lifetime", type=DURATION, help="Lifetime of its certificate.  [default: 10y for a root, 5y else]")
 @click.option("--path-length", type=click.IntRange(0, 4), help="How many authorities may stand below it in a chain.")
+@constraint_options
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="File for its certificate (PEM).")
 @mutation_options(validate_only=True)
@@ -71,10 +85,11 @@ def create(
     out: Path | None,
     request_id: UUID,
     validate_only: bool,
+    **constraints: Any,  # noqa: ANN401  # The options of `constraint_options`.
 ) -> None:
     """Make a working authority: its key in the token, and its certificate."""
-    if kind == "subordinate" and issuer is None:
-        message = "a subordinate needs --issuer, the authority that signs its certificate"
+    if kind == "subordinate" and issuer is None and out is not None:
+        message = "without --issuer there is no certificate yet to write to --out; see certctl authority csr"
         raise click.UsageError(message)
     if kind == "root" and issuer is not None:
         message = "a root signs its own certificate; leave out --issuer, or make it --type subordinate"
@@ -91,6 +106,7 @@ def create(
             signature_algorithm=SignatureAlgorithm.Value(signature_algorithm or "SIGNATURE_ALGORITHM_UNSPECIFIED"),
             lifetime=None if lifetime is None else duration(lifetime),
             path_length=path_length,
+            name_constraints=constraints_of(constraints),
             labels=dict(labels),
         ),
         request_id=str(request_id),
@@ -104,7 +120,11 @@ def create(
         run.tell("every check passed; nothing was changed")
     elif out is not None:
         files.write([files.Output(path=out, content=made.certificate.pem.encode())])
-    _print(made, run, exists=not validate_only)
+    print_authority(made, run, exists=not validate_only)
+    if made.state == Authority.AWAITING_CERTIFICATE and not validate_only:
+        run.tell(
+            f"it awaits the certificate of its parent: certctl authority csr {authority_id} --out {authority_id}.csr"
+        )
 
 
 @verb(authority, "get", examples="certctl authority get web-ca\ncertctl authority get web-root -o pem > root.pem")
@@ -115,7 +135,7 @@ def get(run: Invocation, *, name: str) -> None:
         found = client.call(
             client.stubs.get_authority, GetAuthorityRequest(name=names.authority_name(name, run.tenant))
         )
-    _print(found, run)
+    print_authority(found, run)
 
 
 @verb(authority, "list", examples="certctl authority list\ncertctl authority list -o json | jq -r .name")
@@ -143,35 +163,29 @@ def _row(item: Authority) -> Sequence[str]:
     )
 
 
-def _print(item: Authority, run: Invocation, *, exists: bool = True) -> None:
+def print_authority(item: Authority, run: Invocation, *, exists: bool = True) -> None:
+    """Prints one authority."""
     # What was only checked has no key, no certificate and no place in the books, whatever the answer made up for it.
     card = [
         ("Name", item.name),
         ("Type", enum_text(item, "type")),
         ("State", enum_text(item, "state") if exists else ""),
-        ("Subject", item.description.subject_text or _subject_text(item)),
+        ("Subject", item.description.subject_text or distinguished_name_text(item.subject)),
         ("Issuer", item.issuer or item.description.issuer_text),
         *output.validity_rows(item.description),
         ("Lifetime", "" if exists else format_duration(item.lifetime.ToTimedelta())),
         ("Serial number", item.description.serial_number),
         ("Path length", str(item.path_length) if item.HasField("path_length") else ""),
+        *constraint_rows(item.name_constraints),
         ("Key", _key_text(item) if exists else enum_text(item, "key_spec")),
         ("Signs with", enum_text(item, "signature_algorithm")),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
         ("Uid", item.uid if exists else ""),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time) if exists else ""),
+        ("Etag", item.etag if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
-
-
-def _subject_text(item: Authority) -> str:
-    """Returns the subject that was asked for, as text; certificates tell theirs in their description."""
-    name = tuple(
-        tuple((oid_of(attribute.type), attribute.value) for attribute in relative.attributes)
-        for relative in item.subject.relative_distinguished_names
-    )
-    return to_text(encode(name))
 
 
 def _key_text(item: Authority) -> str:

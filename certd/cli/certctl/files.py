@@ -42,6 +42,14 @@ def read_csr(path: str) -> bytes:
     return data
 
 
+def read_certificates(path: str, *, longest: int, what: str) -> bytes:
+    """Reads certificates, PEM or DER, from a file, or from standard input for `-`; FIELD_INVALID as `read_csr`."""
+    data = _read(path, longest, what)
+    if len(data) > longest:
+        raise CertdError(Reason.FIELD_INVALID, f"{path} is longer than a {what} may be, {longest} bytes")
+    return data
+
+
 def read_text(path: str, *, what: str) -> str:
     """Reads a text of UTF-8 from a file, or from standard input for `-`; FIELD_INVALID when it is none, or too long."""
     data = _read(path, TEXT_BYTES, what)

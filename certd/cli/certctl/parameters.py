@@ -75,6 +75,15 @@ class SubjectType(click.ParamType[DistinguishedName]):
         )
 
 
+def distinguished_name_text(name: DistinguishedName) -> str:
+    """Returns a structured name as text (RFC 4514)."""
+    relatives = tuple(
+        tuple((distinguished_name.oid_of(attribute.type), attribute.value) for attribute in relative.attributes)
+        for relative in name.relative_distinguished_names
+    )
+    return distinguished_name.to_text(distinguished_name.encode(relatives))
+
+
 class LabelType(click.ParamType[tuple[str, str]]):
     """A label, `key=value`."""
 
