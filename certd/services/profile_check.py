@@ -1,6 +1,7 @@
 """A CSR held against a profile, with every finding; nothing is issued, and nothing is written."""
 
 import functools
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -18,10 +19,12 @@ from certd.pki.profiles import Profile
 from certd.services.access import Access
 from certd.services.authorities import check_enabled, existing_authority
 from certd.services.issuance import new_serial, rehearsal_key
+from certd.services.issuing_loop import key_blocked
 from certd.services.profile_changes import GivenProfile, made_of
 from certd.services.profiles import existing_profile
 from certd.services.signers import Signers
 from certd.services.tenants import existing_tenant
+from certd.store import blocked_keys
 from certd.store.store import Store, Transaction
 
 _FIELDS_OF_REASONS = {
@@ -110,7 +113,8 @@ class ProfileChecks:
         )
         overridden = frozenset() if refused else _overridden(asked)
         findings += refused
-        for reason in found.errors:
+        errors = [*found.errors, *([key_blocked()] if self._is_blocked(asked.name.tenant, parsed.public_key) else [])]
+        for reason in errors:
             findings += [replace(one, field=_path(one.field, overridden)) for one in _findings(reason)]
         warnings += tuple(replace(one, field=_path(one.field, overridden)) for one in found.warnings)
         prepared = None if findings else found.prepared
@@ -120,6 +124,11 @@ class ProfileChecks:
             warnings=warnings,
             certificate=None if prepared is None else prepared.lint_certificate,
         )
+
+    def _is_blocked(self, tenant: str, public_key: bytes) -> bool:
+        key = (tenant, hashlib.sha256(public_key).digest())
+        with self._store.read("profiles.check-key") as tx:
+            return key in blocked_keys.blocked(tx, [key])
 
     def _issuer(self, authority: Authority | None) -> Issuer:
         if authority is None or authority.certificate is None:

@@ -1,5 +1,6 @@
 """A CSR held against a profile: every finding at once, and what would be issued when there is none."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certd.errors import Reason
 from certd.model.access import Role
@@ -24,7 +25,8 @@ from certd.pki.profile import DnsNameRules, NameRules
 from certd.pki.profiles import BUILT_IN
 from certd.services.profile_changes import GivenProfile
 from certd.services.profile_check import CheckedRequest, RequestToCheck
-from certd.store import schema
+from certd.store import blocked_keys, schema
+from certd.store.store import Transaction
 from tests.services.conftest import ADMINISTRATOR, STRANGER, World, csr_for
 from tests.services.profile_books import DAY, GIVEN, SERVER, WEB, Books, open_books, refused
 
@@ -117,6 +119,24 @@ def test_a_csr_that_is_none_is_a_finding(books: Books, csr: Callable[[], bytes],
 
 def _with_another_signature(csr: bytes) -> bytes:
     return csr[:-1] + bytes([csr[-1] ^ 1])
+
+
+def test_a_key_that_was_compromised_is_a_finding(books: Books) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def block(tx: Transaction, tenant: str) -> None:
+        digest = hashlib.sha256(public_key).digest()
+        blocked_keys.block(tx, tenant, digest, authority_uid="ca", serial="0a", now=books.clock.now())
+
+    csr = csr_of(key, x509.DNSName("a.example.internal"))
+    books.store.write("test.block", lambda tx: block(tx, "other"))
+    assert found(check(books, csr)) == []
+    books.store.write("test.block", lambda tx: block(tx, "default"))
+    checked = check(books, csr)
+    assert found(checked) == [(Reason.KEY_TOO_WEAK, "csr.public_key")]
+    assert "make another one" in checked.findings[0].description
+    assert checked.certificate is None
 
 
 def test_what_the_request_may_say_stands_in_place_of_the_csr(books: Books) -> None:
