@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from certd.pki.names import SubjectAlternativeNames
 from certd.store import schema
-from certd.store.dialect import insert_if_absent
+from certd.store.dialect import Many, insert_if_absent
 from certd.store.transaction import Transaction
 
 
@@ -23,7 +23,7 @@ class NameKind(enum.StrEnum):
 
 
 # A row that is there already says the same.
-_INSERT = insert_if_absent(schema.certificate_names)
+_INSERT = Many(insert_if_absent(schema.certificate_names), columns=("authority_uid", "kind", "name", "serial"))
 
 
 def insert(tx: Transaction, names: Sequence[tuple[str, str, SubjectAlternativeNames]]) -> None:
@@ -34,7 +34,7 @@ def insert(tx: Transaction, names: Sequence[tuple[str, str, SubjectAlternativeNa
         for kind, name in kept(of_certificate)
     ]
     if rows:
-        tx.execute(_INSERT, rows)
+        tx.execute_many(_INSERT, rows)
 
 
 def kept(names: SubjectAlternativeNames) -> Iterator[tuple[NameKind, str]]:

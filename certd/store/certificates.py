@@ -16,7 +16,7 @@ from certd.errors import CertdError, Reason
 from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
 from certd.pki.key_spec import KeySpec
 from certd.store import certificate_names, schema
-from certd.store.dialect import insert_if_absent
+from certd.store.dialect import Many, insert_if_absent
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import labels_of, labels_text, microseconds, optional_time_of, time_of
@@ -99,15 +99,38 @@ _PAGE_AFTER = _PAGE.where(
     _certificates.c.create_time <= bindparam("after_time"),
     or_(_certificates.c.create_time < bindparam("after_time"), _certificates.c.serial > bindparam("after_serial")),
 )
-_INSERT = insert_if_absent(_certificates)
+_INSERT = Many(
+    insert_if_absent(_certificates),
+    columns=(
+        "authority_uid",
+        "serial",
+        "issuer_name_sha256",
+        "key_number",
+        "state",
+        "tbs",
+        "profile",
+        "profile_version",
+        "subject_text",
+        "not_before",
+        "not_after",
+        "public_key_sha256",
+        "key_spec",
+        "managed_certificate_uid",
+        "managed_certificate_version",
+        "labels",
+        "owner_epoch",
+        "create_time",
+    ),
+)
 _SAME_SERIAL = select(_certificates.c.tbs, _certificates.c.owner_epoch).where(
     _certificates.c.issuer_name_sha256 == bindparam("of_issuer"), _certificates.c.serial == bindparam("of_serial")
 )
-_COMPLETE = (
+_COMPLETE = Many(
     update(_certificates)
     .where(*_KEY_FITS, _IS_PENDING, _certificates.c.owner_epoch == bindparam("of_epoch"))
     # What was to be signed is part of the certificate, so it is not kept twice.
-    .values(state=CertificateState.ISSUED.value, der=bindparam("new_der"), tbs=None)
+    .values(state=CertificateState.ISSUED.value, der=bindparam("new_der"), tbs=None),
+    columns=("of_authority", "of_serial", "of_epoch", "new_der"),
 )
 _COMPLETED = select(_certificates.c.der).where(
     *_KEY_FITS,
@@ -200,7 +223,7 @@ def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
         }
         for intent in intents
     ]
-    if tx.execute(_INSERT, rows).rowcount != len(intents):
+    if tx.execute_many(_INSERT, rows) != len(intents):
         raise SerialTakenError(_taken(tx, intents))
     certificate_names.insert(tx, [(intent.authority_uid, intent.serial, intent.names) for intent in intents])
 
@@ -229,7 +252,7 @@ def complete(tx: Transaction, completions: Sequence[Completion]) -> set[Certific
         {"of_authority": one.authority_uid, "of_serial": one.serial, "of_epoch": one.owner_epoch, "new_der": one.der}
         for one in completions
     ]
-    if tx.execute(_COMPLETE, rows).rowcount == len(completions):
+    if tx.execute_many(_COMPLETE, rows) == len(completions):
         return {(one.authority_uid, one.serial) for one in completions}
     return {
         (one.authority_uid, one.serial)

@@ -3,7 +3,7 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,37 @@ class PerEngine:
 
     sqlite: Executable
     postgresql: Executable
+
+
+class Many:
+    """A statement that is executed for many rows at once.
+
+    On SQLite the driver executes it, as it was compiled here: for each row SQLAlchemy takes as long as SQLite does.
+
+    Args:
+        statement: inserts, or updates by bound names.
+        columns: names of the values of a row; for an insert the columns that it sets.
+    """
+
+    __slots__ = ("_fixed", "_names", "_text", "statement")
+
+    def __init__(self, statement: Executable | PerEngine, *, columns: Sequence[str]) -> None:
+        self.statement = statement
+        spelled = statement.sqlite if isinstance(statement, PerEngine) else statement
+        compiled = spelled.compile(dialect=sqlite.dialect(), column_keys=list(columns))  # type: ignore[attr-defined]  # Of every statement.
+        self._text = str(compiled)
+        self._names: tuple[str, ...] = tuple(compiled.positiontup)
+        # Values that stand in the statement itself are bound too.
+        self._fixed = {name: value for name, value in compiled.params.items() if name not in columns}
+
+    def on_sqlite(self, connection: Connection, rows: Sequence[Mapping[str, object]]) -> int:
+        """Executes it for the rows; returns how many were changed."""
+        fixed, names = self._fixed, self._names
+        values = [tuple([fixed[name] if name in fixed else row[name] for name in names]) for row in rows]
+        cursor = raw_sqlite(connection).executemany(self._text, values)
+        changed = cursor.rowcount
+        cursor.close()
+        return changed
 
 
 def parse_url(text: str) -> URL:

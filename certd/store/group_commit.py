@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, insert, literal_column, select, updat
 from certd.errors import CertdError, Reason
 from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS
 from certd.store import schema
-from certd.store.dialect import RETRY_AFTER, SQLITE, breaks_batch, mapped, raw_sqlite
+from certd.store.dialect import RETRY_AFTER, SQLITE, Many, breaks_batch, mapped, raw_sqlite
 from certd.store.event_chain import ChainHead, next_head
 from certd.store.transaction import PendingEvent, Transaction
 
@@ -26,7 +26,10 @@ LARGEST_BATCH = 256
 _log = logging.getLogger("certd.store")
 
 _SELECT_HEAD = select(schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash)
-_INSERT_EVENTS = insert(schema.events)
+_INSERT_EVENTS = Many(
+    insert(schema.events),
+    columns=("seq", "time", "type", "tenant", "principal", "resource", "details", "chain_hash"),
+)
 _SELECT_VERSION = select(schema.configuration_version.c.version)
 _GROW_VERSION = update(schema.configuration_version).values(version=schema.configuration_version.c.version + 1)
 _UPDATE_HEAD = update(schema.event_sequence).where(schema.event_sequence.c.id == literal_column("1"))
@@ -159,7 +162,7 @@ class GroupCommitWriter:
             head = next_head(head, event.canonical)
             rows.append({**event.columns, "seq": head.seq, "chain_hash": head.chain_hash})
         if rows:
-            connection.execute(_INSERT_EVENTS, rows)
+            _INSERT_EVENTS.on_sqlite(connection, rows)
             connection.execute(_UPDATE_HEAD, {"last_seq": head.seq, "last_hash": head.chain_hash})
         return head
 

@@ -10,7 +10,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import update as update_of
 
 from certd.store import schema
-from certd.store.dialect import insert_if_absent
+from certd.store.dialect import Many, insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import microseconds, time_of
 
@@ -37,6 +37,7 @@ _KEY_FITS = (
     _records.c.request_id == bindparam("of_request"),
 )
 _INSERT = insert_if_absent(_records)
+_INSERT_MANY = Many(_INSERT, columns=("principal", "method", "request_id", "request_sha256", "resource", "create_time"))
 _GET: Select[Any] = select(*_KEY, _records.c.request_sha256, _records.c.resource, _records.c.create_time).where(
     *_KEY_FITS
 )
@@ -84,7 +85,7 @@ def claim_all(tx: Transaction, records: Sequence[RequestRecord]) -> list[Request
 
     Each names a resource of its own: by that it is told whether what stands there is this record or an earlier one.
     """
-    if not records or tx.execute(_INSERT, [_columns(record) for record in records]).rowcount == len(records):
+    if not records or tx.execute_many(_INSERT_MANY, [_columns(one) for one in records]) == len(records):
         return [None] * len(records)
     found = [get(tx, record.principal, record.method, record.request_id) for record in records]
     return [

@@ -151,8 +151,13 @@ class Store:
 
         On PostgreSQL changes by other daemons show within a second. Raises STORE_UNAVAILABLE.
         """
-        with dialect.database_errors():
+        try:
             return self._writer.configuration_version
+        except Exception as error:
+            failure = dialect.mapped(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     def close(self) -> None:
         """Commits what waits, refuses what comes, and lets go of the database."""

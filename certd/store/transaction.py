@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, Executable
 
 from certd.model.event import Event
-from certd.store.dialect import SQLITE, PerEngine
+from certd.store.dialect import SQLITE, Many, PerEngine
 from certd.store.event_chain import canonical
 from certd.store.values import labels_text, microseconds
 
@@ -54,6 +54,14 @@ class Transaction:
             statement = statement.sqlite if self.engine_name == SQLITE else statement.postgresql
         result: CursorResult[Any] = self._connection.execute(statement, parameters)
         return result
+
+    def execute_many(self, statement: Many, rows: Sequence[Mapping[str, object]]) -> int:
+        """Executes a statement for each of the rows, which is quicker than `execute`; returns how many were changed."""
+        if self.engine_name != SQLITE:
+            return self.execute(statement.statement, rows).rowcount
+        if self._connection is None:
+            raise RuntimeError("the transaction has ended; nothing of it may be used after its work has returned")
+        return statement.on_sqlite(self._connection, rows)
 
     def event(self, event: Event) -> None:
         """Records an event; it gets its number with the commit, or on PostgreSQL soon after."""
