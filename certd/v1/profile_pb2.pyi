@@ -61,7 +61,9 @@ class Profile(_message.Message):
     built_in: _builtins.bool
     """Output only. Whether the profile is one of certd's own, which cannot be changed."""
     version: _builtins.int
-    """Output only. Number of this version, from 1; grows by one with every update. Built-in profiles have 1."""
+    """Output only. Number of this version, from 1; grows by one with every update, and goes on where it was when the id is
+    used again after a deletion. Built-in profiles have 1.
+    """
     description: _builtins.str
     """Optional. What it is for, to 256 characters."""
     authority: _builtins.bool
@@ -104,13 +106,15 @@ class Profile(_message.Message):
     def key_usages(self) -> _containers.RepeatedScalarFieldContainer[_x509_pb2.KeyUsage.ValueType]:
         """Optional. Key usage, critical. Bits that the subject's key cannot have are left out: keyEncipherment and
         dataEncipherment are for RSA alone, keyAgreement for EC alone. Default digitalSignature and keyEncipherment, for an
-        authority keyCertSign and cRLSign. KEY_CERT_SIGN and CRL_SIGN are for authorities alone.
+        authority keyCertSign and cRLSign; none where `passed_extensions` leaves them (2.5.29.15) to the CSR. KEY_CERT_SIGN
+        and CRL_SIGN are for authorities alone.
         """
 
     @_builtins.property
     def extended_key_usages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Extended key usages as dotted object identifiers, to 16; never anyExtendedKeyUsage. OCSP signing
-        (1.3.6.1.5.5.7.3.9) restricts the profile and stands alone.
+        """Required, except for an authority, which has none, and where `passed_extensions` leaves them (2.5.29.37) to the CSR.
+        Extended key usages as dotted object identifiers, to 16; never anyExtendedKeyUsage. OCSP signing (1.3.6.1.5.5.7.3.9)
+        restricts the profile and stands alone.
         """
 
     @_builtins.property
@@ -143,7 +147,7 @@ class Profile(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the first version was made; absent for a built-in one."""
+        """Output only. When the first version was made; absent for a built-in one, and for versions of before a deletion."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:

@@ -76,7 +76,7 @@ class GetProfileRequest(_message.Message):
     name: _builtins.str
     """Required. `tenants/{tenant}/profiles/{profile}`."""
     version: _builtins.int
-    """Optional. An earlier version. Default the newest."""
+    """Optional. An earlier version, which is there also after the profile was deleted. Default the newest."""
     def __init__(
         self,
         *,
@@ -169,7 +169,9 @@ class UpdateProfileRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Optional. Fields to change (AIP-134), of the first level. Default every field that is set; `*` replaces all."""
+        """Optional. Fields to change (AIP-134), of the first level; one that is named and not set gets its default. Default every
+        field that is set; `*` replaces all.
+        """
 
     def __init__(
         self,

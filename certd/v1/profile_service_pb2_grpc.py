@@ -74,7 +74,7 @@ class ProfileServiceServicer:
     """
 
     def CreateProfile(self, request, context):
-        """Makes a profile of a tenant.
+        """Makes a profile of a tenant, which has at most 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -149,7 +149,8 @@ type Profile struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Output only. Whether the profile is one of certd's own, which cannot be changed.
 	BuiltIn bool `protobuf:"varint,2,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
-	// Output only. Number of this version, from 1; grows by one with every update. Built-in profiles have 1.
+	// Output only. Number of this version, from 1; grows by one with every update, and goes on where it was when the id is
+	// used again after a deletion. Built-in profiles have 1.
 	Version int32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Optional. What it is for, to 256 characters.
 	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
@@ -170,10 +171,12 @@ type Profile struct {
 	KeySpecs []KeySpec `protobuf:"varint,11,rep,packed,name=key_specs,json=keySpecs,proto3,enum=certd.v1.KeySpec" json:"key_specs,omitempty"`
 	// Optional. Key usage, critical. Bits that the subject's key cannot have are left out: keyEncipherment and
 	// dataEncipherment are for RSA alone, keyAgreement for EC alone. Default digitalSignature and keyEncipherment, for an
-	// authority keyCertSign and cRLSign. KEY_CERT_SIGN and CRL_SIGN are for authorities alone.
+	// authority keyCertSign and cRLSign; none where `passed_extensions` leaves them (2.5.29.15) to the CSR. KEY_CERT_SIGN
+	// and CRL_SIGN are for authorities alone.
 	KeyUsages []KeyUsage `protobuf:"varint,12,rep,packed,name=key_usages,json=keyUsages,proto3,enum=certd.v1.KeyUsage" json:"key_usages,omitempty"`
-	// Optional. Extended key usages as dotted object identifiers, to 16; never anyExtendedKeyUsage. OCSP signing
-	// (1.3.6.1.5.5.7.3.9) restricts the profile and stands alone.
+	// Required, except for an authority, which has none, and where `passed_extensions` leaves them (2.5.29.37) to the CSR.
+	// Extended key usages as dotted object identifiers, to 16; never anyExtendedKeyUsage. OCSP signing (1.3.6.1.5.5.7.3.9)
+	// restricts the profile and stands alone.
 	ExtendedKeyUsages []string `protobuf:"bytes,13,rep,name=extended_key_usages,json=extendedKeyUsages,proto3" json:"extended_key_usages,omitempty"`
 	// Optional. Which alternative names are allowed. A kind that is not set is not allowed.
 	Names *NameRules `protobuf:"bytes,14,opt,name=names,proto3" json:"names,omitempty"`
@@ -197,7 +200,7 @@ type Profile struct {
 	// Output only. Whether issuing under it needs an authority operator: it yields authorities, OCSP responders or
 	// extensions of the CSR's choice.
 	Restricted bool `protobuf:"varint,22,opt,name=restricted,proto3" json:"restricted,omitempty"`
-	// Output only. When the first version was made; absent for a built-in one.
+	// Output only. When the first version was made; absent for a built-in one, and for versions of before a deletion.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. When this version was made; absent for a built-in one.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`

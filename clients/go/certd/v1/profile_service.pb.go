@@ -114,7 +114,7 @@ type GetProfileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `tenants/{tenant}/profiles/{profile}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Optional. An earlier version. Default the newest.
+	// Optional. An earlier version, which is there also after the profile was deleted. Default the newest.
 	Version       int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,7 +288,8 @@ type UpdateProfileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The profile, with its `name`. A non-empty `etag` must be the current one.
 	Profile *Profile `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
-	// Optional. Fields to change (AIP-134), of the first level. Default every field that is set; `*` replaces all.
+	// Optional. Fields to change (AIP-134), of the first level; one that is named and not set gets its default. Default every
+	// field that is set; `*` replaces all.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`

@@ -36,7 +36,7 @@ const (
 //
 // Says what may be issued.
 type ProfileServiceClient interface {
-	// Makes a profile of a tenant.
+	// Makes a profile of a tenant, which has at most 1,000.
 	CreateProfile(ctx context.Context, in *CreateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	// Returns one profile in its newest version, or in the one asked for.
 	GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*Profile, error)
@@ -124,7 +124,7 @@ func (c *profileServiceClient) CheckProfile(ctx context.Context, in *CheckProfil
 //
 // Says what may be issued.
 type ProfileServiceServer interface {
-	// Makes a profile of a tenant.
+	// Makes a profile of a tenant, which has at most 1,000.
 	CreateProfile(context.Context, *CreateProfileRequest) (*Profile, error)
 	// Returns one profile in its newest version, or in the one asked for.
 	GetProfile(context.Context, *GetProfileRequest) (*Profile, error)
