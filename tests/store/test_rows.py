@@ -117,6 +117,49 @@ def test_an_authority_gets_its_key_then_its_certificate(store: Store) -> None:
     assert found.revision == 3
 
 
+def test_an_authority_that_awaits_an_outside_parent_is_not_unfinished_once_it_has_its_key(store: Store) -> None:
+    add_tenant(store)
+    keyless, keyed = authority("keyless", issuer_uid=None), authority("keyed", issuer_uid=None)
+    insert_authority(store, keyless)
+    insert_authority(store, keyed)
+    store.write("test", lambda tx: authorities.set_public_key(tx, keyed.uid, 1, b"public", LATER))
+    assert not store.write("test", lambda tx: authorities.delete_unfinished(tx, keyed.uid))
+    assert store.write("test", lambda tx: authorities.delete_unfinished(tx, keyless.uid))
+    with store.read("test") as tx:
+        found = authorities.get_by_uid(tx, keyed.uid)
+    assert found is not None
+    assert found.awaits_parent
+
+
+def test_a_csr_is_kept_once_and_does_not_show(store: Store) -> None:
+    add_tenant(store)
+    one = authority(name_constraints=b"constraints")
+    insert_authority(store, one)
+    with store.read("test") as tx:
+        assert authorities.csr(tx, one.uid) is None
+        assert authorities.csr(tx, "absent") is None
+    assert store.write("test", lambda tx: authorities.set_csr(tx, one.uid, b"first"))
+    assert not store.write("test", lambda tx: authorities.set_csr(tx, one.uid, b"second"))
+    assert not store.write("test", lambda tx: authorities.set_csr(tx, "absent", b"any"))
+    with store.read("test") as tx:
+        assert authorities.csr(tx, one.uid) == b"first"
+        assert authorities.get_by_uid(tx, one.uid) == one
+
+
+def test_state_and_labels_of_an_authority_change(store: Store) -> None:
+    add_tenant(store)
+    one, other = authority(), authority("other")
+    insert_authority(store, one)
+    insert_authority(store, other)
+    store.write("test", lambda tx: authorities.set_state(tx, one.uid, AuthorityState.DISABLED, LATER))
+    store.write("test", lambda tx: authorities.set_labels(tx, one.uid, {"ü": "x"}, LATER))
+    with store.read("test") as tx:
+        assert authorities.get_by_uid(tx, one.uid) == replace(
+            one, state=AuthorityState.DISABLED, labels={"ü": "x"}, update_time=LATER, revision=3
+        )
+        assert authorities.get_by_uid(tx, other.uid) == other
+
+
 def test_an_authority_that_never_came_to_be_is_deleted_and_what_was_intended_stays(store: Store) -> None:
     add_tenant(store)
     one, other = authority(), authority("other")
