@@ -62,7 +62,7 @@ def search_certificates(
     parent = violations.attempt(lambda: AuthorityName.parse("parent", request.parent, wildcard=True))
     wanted = violations.attempt(
         lambda: (
-            parse_filter("filter", request.filter, tenant=parent.tenant if parent else "")
+            parse_filter("filter", request.filter, tenant=_tenant(request.parent))
             if request.HasField("filter")
             else None
         )
@@ -76,6 +76,14 @@ def search_certificates(
         )
 
     return fields.page_that_fits(asked, lambda smaller: searches.search(call.caller, parent, wanted, smaller), answer)
+
+
+def _tenant(parent: str) -> str:
+    """Returns the tenant of a parent; empty when that is malformed, which is told of the parent itself."""
+    try:
+        return AuthorityName.parse("parent", parent, wildcard=True).tenant
+    except CertdError:
+        return ""
 
 
 def parse_filter(field: str, message: service_pb2.CertificateFilter, *, tenant: str) -> CertificateFilter:
@@ -227,9 +235,12 @@ def _moment(field: str, message: Timestamp) -> datetime:
 
 
 def _label(field: str, message: service_pb2.CertificateFilter.Label) -> Labelled:
-    value = message.value if message.HasField("value") else None
-    fields.labels(field, {message.key: value or ""})
-    return Labelled(message.key, value)
+    violations = fields.Violations()
+    violations.attempt(lambda: fields.required(f"{field}.key", present=bool(message.key)))
+    key = violations.attempt(lambda: fields.text(f"{field}.key", message.key, longest=fields.LONGEST_LABEL_KEY))
+    value = violations.attempt(lambda: fields.text(f"{field}.value", message.value, longest=fields.LONGEST_LABEL_VALUE))
+    violations.check()
+    return Labelled(key, value if message.HasField("value") else None)
 
 
 def _said(field: str, value: T | None) -> T:

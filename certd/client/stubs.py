@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         IssueCertificateRequest,
         ListCertificatesRequest,
         ListCertificatesResponse,
+        RevokeCertificateRequest,
+        SearchCertificatesRequest,
+        SearchCertificatesResponse,
     )
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
@@ -96,6 +99,12 @@ class Stubs:
         )
         self.list_certificates: grpc.UnaryUnaryMultiCallable[ListCertificatesRequest, ListCertificatesResponse] = (
             certificates.ListCertificates
+        )
+        self.search_certificates: grpc.UnaryUnaryMultiCallable[
+            SearchCertificatesRequest, SearchCertificatesResponse
+        ] = certificates.SearchCertificates
+        self.revoke_certificate: grpc.UnaryUnaryMultiCallable[RevokeCertificateRequest, Certificate] = (
+            certificates.RevokeCertificate
         )
         self.request_managed_certificate: grpc.UnaryUnaryMultiCallable[
             RequestManagedCertificateRequest, ManagedCertificate

@@ -15,10 +15,16 @@ from certd.cli.certctl.parameters import DURATION, LABEL, TIME
 from certd.client.messages import duration, enum_text, timestamp
 from certd.errors import CertdError
 from certd.v1.certificate_pb2 import Certificate
-from certd.v1.certificate_service_pb2 import GetCertificateRequest, IssueCertificateRequest, ListCertificatesRequest
+from certd.v1.certificate_service_pb2 import (
+    GetCertificateRequest,
+    IssueCertificateRequest,
+    ListCertificatesRequest,
+    ListCertificatesResponse,
+    SearchCertificatesResponse,
+)
 
-_PAGE: Final = 500
-_HEADER: Final = ("SERIAL", "AUTHORITY", "STATE", "NAMES", "PROFILE", "NOT AFTER", "DAYS LEFT")
+PAGE: Final = 500
+HEADER: Final = ("SERIAL", "AUTHORITY", "STATE", "NAMES", "PROFILE", "NOT AFTER", "DAYS LEFT")
 _NAMES_SHOWN: Final = 2
 
 
@@ -82,7 +88,7 @@ def issue(
     if validate_only:
         # The certificate in the answer has a throw-away signature, so it is neither written nor printed as PEM.
         run.tell("every check passed; nothing was changed")
-        _print(issued, run, pem="", exists=False)
+        print_certificate(issued, run, pem="", exists=False)
         return
     try:
         _write(issued, out, chain_out)
@@ -90,7 +96,7 @@ def issue(
         # The certificate exists all the same, and nobody should issue it again for want of its name.
         message = f"{error.message}; {issued.name} is issued: certctl certificate get {issued.name} --out FILE"
         raise CertdError(error.reason, message) from error
-    _print(issued, run, pem=issued.certificate.pem)
+    print_certificate(issued, run, pem=issued.certificate.pem)
 
 
 @verb(
@@ -116,7 +122,7 @@ def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, 
     with run.connect() as client, run.progress("getting the certificate"):
         found = client.call(client.stubs.get_certificate, GetCertificateRequest(name=full_name))
     _write(found, out, chain_out)
-    _print(found, run, pem=found.certificate.pem)
+    print_certificate(found, run, pem=found.certificate.pem)
 
 
 @verb(
@@ -132,21 +138,29 @@ def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, 
 @click.option("--limit", type=click.IntRange(min=1), help="Show only so many, the newest.")
 def list_(run: Invocation, *, authority: str | None, limit: int | None) -> None:
     """List certificates, newest first."""
-    page_size = _PAGE if limit is None else min(limit, _PAGE)
+    page_size = PAGE if limit is None else min(limit, PAGE)
     request = ListCertificatesRequest(parent=names.authority_name(authority or "-", run.tenant), page_size=page_size)
 
-    def pages() -> Iterator[Sequence[Certificate]]:
+    with run.connect() as client, run.progress("listing certificates"):
+        print_pages(client.pages(client.stubs.list_certificates, request), run, limit)
+
+
+def print_pages(
+    pages: Iterator[ListCertificatesResponse] | Iterator[SearchCertificatesResponse], run: Invocation, limit: int | None
+) -> None:
+    """Prints certificates page by page, up to a limit; no page is asked for that would show nothing."""
+
+    def shown() -> Iterator[Sequence[Certificate]]:
         left = limit
-        for page in client.pages(client.stubs.list_certificates, request):
-            shown = list(islice(page.certificates, left))
-            yield shown
+        for page in pages:
+            part = list(islice(page.certificates, left))
+            yield part
             if left is not None:
-                left -= len(shown)
+                left -= len(part)
                 if left <= 0:
                     return
 
-    with run.connect() as client, run.progress("listing certificates"):
-        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda c: c.certificate.pem)
+    output.print_pages(shown(), run.output, header=HEADER, row=row, pem=lambda c: c.certificate.pem)
 
 
 def _write(item: Certificate, out: Path | None, chain_out: Path | None) -> None:
@@ -158,7 +172,8 @@ def _write(item: Certificate, out: Path | None, chain_out: Path | None) -> None:
     files.write(outputs)
 
 
-def _row(item: Certificate) -> Sequence[str]:
+def row(item: Certificate) -> Sequence[str]:
+    """Returns the cells of a certificate under HEADER."""
     all_names = output.names_text(item.description.subject_alternative_names, "\n").splitlines()
     more = len(all_names) - _NAMES_SHOWN
     return (
@@ -174,7 +189,14 @@ def _row(item: Certificate) -> Sequence[str]:
     )
 
 
-def _print(item: Certificate, run: Invocation, *, pem: str, exists: bool = True) -> None:
+def _revocation_text(item: Certificate) -> str:
+    """Returns when a certificate was revoked and why; empty when it was not."""
+    moment = output.time_text(item.revoke_time)
+    return f"{moment} ({enum_text(item, 'revocation_reason')})" if moment and item.revocation_reason else moment
+
+
+def print_certificate(item: Certificate, run: Invocation, *, pem: str, exists: bool = True) -> None:
+    """Prints a certificate; with `exists` False, one that was only checked."""
     described = item.description
     card = [
         ("Name", item.name),
@@ -188,9 +210,10 @@ def _print(item: Certificate, run: Invocation, *, pem: str, exists: bool = True)
         ("Key", enum_text(described, "key_spec")),
         ("Signed with", enum_text(described, "signature_algorithm")),
         ("SHA-256", described.sha256_fingerprint.hex() if exists else ""),
-        ("Profile", names.short(item.profile)),
+        ("Profile", names.short(item.profile) + (f" (version {item.profile_version})" if item.profile_version else "")),
         ("Managed by", item.managed_certificate_version),
-        ("Revoked", output.time_text(item.revoke_time)),
+        ("Revoked", _revocation_text(item)),
+        ("Invalid since", output.time_text(item.invalidity_time)),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time) if exists else ""),
     ]

@@ -1,0 +1,97 @@
+"""`certctl certificate revoke`: a certificate is revoked for ever."""
+
+import sys
+from datetime import datetime
+from uuid import UUID
+
+import click
+
+from certd.cli.certctl import names, output
+from certd.cli.certctl.certificate import print_certificate
+from certd.cli.certctl.certificate_search import certificate
+from certd.cli.certctl.invocation import Invocation, mutation_options, verb
+from certd.cli.certctl.parameters import TIME
+from certd.client.messages import timestamp
+from certd.v1.certificate_pb2 import RevocationReason
+from certd.v1.certificate_service_pb2 import RevokeCertificateRequest
+
+__all__ = ["certificate"]
+
+_UNSPECIFIED = "REVOCATION_REASON_UNSPECIFIED"
+
+
+class ReasonType(click.ParamType[str]):
+    """A reason for a revocation, as people write it: `superseded`, `key-compromise`, `keyCompromise`."""
+
+    name = "reason"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the name as the API has it; fails with the names that there are."""
+        known = {_bare(name): name for name in RevocationReason.keys()}  # noqa: SIM118  # No mapping, only like one.
+        known |= {"unspecified": _UNSPECIFIED}
+        name = known.get(_bare(value))
+        if name is None:
+            words = [one.lower().replace("_", "-") for one in RevocationReason.keys() if one != _UNSPECIFIED]  # noqa: SIM118  # As above.
+            self.fail(f"{value!r} is none of {', '.join(['unspecified', *words])}", param, ctx)
+        return name
+
+
+def _bare(word: str) -> str:
+    return word.replace("-", "").replace("_", "").lower()
+
+
+@verb(
+    certificate,
+    "revoke",
+    examples="""
+    certctl certificate revoke 4f1d02 --authority web-ca --reason superseded
+    certctl certificate revoke 4f1d02 --authority web-ca --reason key-compromise --invalid-since 2026-11-03T07:00:00Z
+    certctl certificate revoke tenants/default/authorities/web-ca/certificates/4f1d02 --yes -o json
+    """,
+)
+@click.argument("name", metavar="NAME|SERIAL")
+@click.option("--authority", help="Authority that issued it, when a serial number is given.")
+@click.option(
+    "--reason",
+    type=ReasonType(),
+    default="unspecified",
+    show_default=True,
+    help="Why; key-compromise also blocks the key, and may take the place of another reason later.",
+)
+@click.option("--invalid-since", type=TIME, help="Since when its key is known or thought to be compromised, RFC 3339.")
+@click.option("--yes", is_flag=True, help="Do not ask, on a terminal, whether it is meant.")
+@mutation_options(validate_only=True)
+def revoke(
+    run: Invocation,
+    *,
+    name: str,
+    authority: str | None,
+    reason: str,
+    invalid_since: datetime | None,
+    yes: bool,
+    request_id: UUID,
+    validate_only: bool,
+) -> None:
+    """Revoke a certificate for ever; the serial in any case, with or without colons."""
+    try:
+        full_name = names.certificate_name(name, run.tenant, authority)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    # A program that calls certctl has nobody to ask.
+    asks = sys.stdin.isatty() and not yes and not validate_only
+    if asks and not click.confirm(f"Revoke {output.printable(full_name)} for ever?", err=True):
+        run.tell("nothing was revoked")
+        click.get_current_context().exit(1)
+    request = RevokeCertificateRequest(
+        name=full_name,
+        reason=RevocationReason.Value(reason),
+        invalidity_time=None if invalid_since is None else timestamp(invalid_since),
+        request_id=str(request_id),
+        validate_only=validate_only,
+    )
+    with run.connect() as client, run.progress("revoking the certificate"):
+        revoked = client.call(client.stubs.revoke_certificate, request)
+    output.print_warnings(revoked.warnings, run.output)
+    if validate_only:
+        run.tell("every check passed; nothing was changed")
+    print_certificate(revoked, run, pem=revoked.certificate.pem)

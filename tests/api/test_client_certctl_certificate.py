@@ -1,0 +1,228 @@
+"""certctl certificate search and revoke against a server of our own: what they ask, what they print, how they end."""
+
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+
+from certd.client.messages import timestamp
+from certd.v1.certificate_pb2 import CESSATION_OF_OPERATION, KEY_COMPROMISE, SUPERSEDED, Certificate
+from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesResponse
+from certd.v1.x509_pb2 import KeySpec
+from certd.v1.x509_pb2 import Warning as ApiWarning
+from tests.certctl import CA, Certctl, described, encoded, settle
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
+
+LEAF = f"{CA}/certificates/0a1b"
+SINCE = datetime(2026, 11, 3, 7, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def root() -> Issued:
+    return make_root()
+
+
+@pytest.fixture
+def fake(root: Issued) -> Iterator[FakeServer]:
+    with running(FakeServer(), make_leaf(root, "localhost"), root) as server:
+        yield server
+
+
+@pytest.fixture
+def certctl(
+    fake: FakeServer,
+    root: Issued,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Certctl:
+    settle(tmp_path / "home", fake, root, monkeypatch)
+    return Certctl(capsys)
+
+
+class Terminal(io.StringIO):
+    """Standard input at which a person sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def revoked(root: Issued, **changes: Any) -> Certificate:
+    certificate = Certificate(
+        name=LEAF,
+        state=Certificate.REVOKED,
+        certificate=encoded(root),
+        description=described(),
+        profile="tenants/default/profiles/server",
+        profile_version=3,
+        revoke_time=timestamp(SINCE + timedelta(hours=1)),
+        revocation_reason=KEY_COMPROMISE,
+        invalidity_time=timestamp(SINCE),
+    )
+    certificate.MergeFrom(Certificate(**changes))
+    return certificate
+
+
+def test_search_joins_its_flags(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "SearchCertificates",
+        SearchCertificatesResponse(next_page_token="2"),
+        SearchCertificatesResponse(certificates=[Certificate(name=LEAF, description=described())]),
+    )
+    ended = certctl(
+        *("certificate", "search", "--authority", "web-ca", "--name", "www.example.internal", "--domain", "internal"),
+        *("--serial", "0A:1B", "--state", "revoked", "--profile", "server", "--key-spec", "ec_p256"),
+        *("--expires-after", "2027-01-01T00:00:00Z", "--expires-before", "2027-02-01T00:00:00Z"),
+        *("--label", "team=web", "--label", "a=b", "--filter", '{"managed": true}'),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    header, row = ended.out.splitlines()
+    assert header.startswith("SERIAL")
+    assert row.split()[:2] == ["0a1b", "web-ca"]
+    first, second = fake.requests("SearchCertificates")
+    assert (first.parent, first.page_token, second.page_token) == (CA, "", "2")
+    assert first.filter == second.filter
+    span = CertificateFilter.TimeRange()
+    span.from_time.FromJsonString("2027-01-01T00:00:00Z")
+    span.until_time.FromJsonString("2027-02-01T00:00:00Z")
+    assert list(first.filter.and_filters.filters) == [
+        CertificateFilter(name="www.example.internal"),
+        CertificateFilter(domain="internal"),
+        CertificateFilter(serial_number="0A:1B"),
+        CertificateFilter(state=Certificate.REVOKED),
+        CertificateFilter(profile="tenants/default/profiles/server"),
+        CertificateFilter(key_spec=KeySpec.EC_P256),
+        CertificateFilter(not_after=span),
+        CertificateFilter(label=CertificateFilter.Label(key="team", value="web")),
+        CertificateFilter(label=CertificateFilter.Label(key="a", value="b")),
+        CertificateFilter(managed=True),
+    ]
+
+
+def test_one_condition_stands_alone_and_none_finds_everything(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("SearchCertificates", SearchCertificatesResponse())
+    certctl("certificate", "search", "--domain", "example.internal")
+    certctl("certificate", "search")
+    one, everything = fake.requests("SearchCertificates")
+    assert one.parent == everything.parent == "tenants/default/authorities/-"
+    assert one.filter == CertificateFilter(domain="example.internal")
+    assert not everything.HasField("filter")
+
+
+def test_search_stops_at_its_limit(fake: FakeServer, certctl: Certctl) -> None:
+    some = [Certificate(name=f"{LEAF}{number}", description=described()) for number in range(3)]
+    fake.answer("SearchCertificates", SearchCertificatesResponse(certificates=some, next_page_token="2"))
+    ended = certctl("certificate", "search", "--limit", "4", "-o", "json")
+    assert [json.loads(line)["name"][-1] for line in ended.out.splitlines()] == ["0", "1", "2", "0"]
+    assert [request.page_size for request in fake.requests("SearchCertificates")] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("search", "--filter", "not json"), "no CertificateFilter"),
+        (("search", "--filter", '{"no": "such field"}'), "no CertificateFilter"),
+        (("search", "--state", "pending"), "is not one of"),
+        (("search", "--label", "team"), "is no label"),
+        (("search", "--expires-before", "soon"), "soon"),
+        (("revoke", "0a1b"), "--authority"),
+        (("revoke", "0a1b", "--authority", "web-ca", "--reason", "certificateHold"), "is none of unspecified"),
+        (("revoke", "0a1b", "--authority", "web-ca", "--invalid-since", "yesterday"), "yesterday"),
+        (("revoke",), "NAME|SERIAL"),
+    ],
+)
+def test_wrong_usage_asks_nothing(fake: FakeServer, certctl: Certctl, arguments: tuple[str, ...], told: str) -> None:
+    ended = certctl("certificate", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+    assert not fake.calls
+
+
+def test_revoke_shows_what_became_of_the_certificate(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
+    warning = ApiWarning(field="invalidity_time", message="it was cut")
+    fake.answer("RevokeCertificate", revoked(root, warnings=[warning]))
+    arguments = ("certificate", "revoke", "0A:1B", "--authority", "web-ca", "--reason", "key-compromise")
+    ended = certctl(*arguments, "--invalid-since", "2026-11-03T07:00:00Z")
+    assert (ended.code, ended.err) == (0, "certctl: warning: invalidity_time: it was cut\n")
+    for shown in ("REVOKED", "(KEY_COMPROMISE)", "Invalid since", "server (version 3)"):
+        assert shown in ended.out
+    (request,) = fake.requests("RevokeCertificate")
+    assert (request.name, request.reason) == (f"{CA}/certificates/0A:1B", KEY_COMPROMISE)
+    assert request.invalidity_time == timestamp(SINCE)
+    assert not request.validate_only
+    UUID(request.request_id)
+    as_json = certctl(*arguments, "-o", "json")
+    assert json.loads(as_json.out)["revocationReason"] == "KEY_COMPROMISE"
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("superseded", SUPERSEDED),
+        ("keyCompromise", KEY_COMPROMISE),
+        ("CESSATION_OF_OPERATION", CESSATION_OF_OPERATION),
+        ("unspecified", 0),
+        (None, 0),
+    ],
+)
+def test_reasons_are_written_as_people_do(
+    fake: FakeServer, certctl: Certctl, root: Issued, written: str | None, number: int
+) -> None:
+    fake.answer("RevokeCertificate", revoked(root))
+    ended = certctl("certificate", "revoke", LEAF, *(() if written is None else ("--reason", written)))
+    assert ended.code == 0
+    (request,) = fake.requests("RevokeCertificate")
+    assert (request.name, request.reason) == (LEAF, number)
+    assert not request.HasField("invalidity_time")
+
+
+@pytest.mark.parametrize(("typed", "revokes"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_a_person_is_asked(
+    fake: FakeServer,
+    certctl: Certctl,
+    root: Issued,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    revokes: bool,  # noqa: FBT001  # A parameter of the test.
+) -> None:
+    fake.answer("RevokeCertificate", revoked(root))
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    ended = certctl("certificate", "revoke", LEAF)
+    assert f"Revoke {LEAF} for ever?" in ended.err
+    assert (ended.code == 0, len(fake.requests("RevokeCertificate")) == 1) == (revokes, revokes)
+    assert ("nothing was revoked" in ended.err) is not revokes
+
+
+@pytest.mark.parametrize("flag", ["--yes", "--validate-only"])
+def test_a_person_who_is_sure_or_only_checks_is_not_asked(
+    fake: FakeServer, certctl: Certctl, root: Issued, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    fake.answer("RevokeCertificate", revoked(root))
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    ended = certctl("certificate", "revoke", LEAF, flag)
+    assert ended.code == 0
+    assert "for ever?" not in ended.err
+    (request,) = fake.requests("RevokeCertificate")
+    assert request.validate_only is (flag == "--validate-only")
+    assert ("nothing was changed" in ended.err) is request.validate_only
+
+
+def test_what_is_revoked_already_is_told(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer(
+        "RevokeCertificate",
+        Failing(
+            code=grpc.StatusCode.ALREADY_EXISTS,
+            reason="ALREADY_REVOKED",
+            message="it is revoked; nothing is left to do",
+            metadata={"reason": "SUPERSEDED", "revoke_time": "2026-11-03T07:00:00+00:00"},
+        ),
+    )
+    ended = certctl("certificate", "revoke", LEAF, "-o", "json")
+    failure = json.loads(ended.err)
+    assert (ended.code, failure["reason"], failure["metadata"]["reason"]) == (1, "ALREADY_REVOKED", "SUPERSEDED")
