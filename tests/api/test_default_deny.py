@@ -126,8 +126,15 @@ def _requests(to: Resources) -> dict[str, Message]:
         "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
             parent=authority, csr=_CSR, request_id=_REQUEST_ID
         ),
+        "BatchIssueCertificates": certificate_service_pb2.BatchIssueCertificatesRequest(
+            parent=authority, requests=[certificate_service_pb2.IssueCertificateRequest(csr=_CSR)], validate_only=True
+        ),
         "GetCertificate": certificate_service_pb2.GetCertificateRequest(name=f"{authority}/certificates/{to.serial}"),
         "ListCertificates": certificate_service_pb2.ListCertificatesRequest(parent=authority),
+        "SearchCertificates": certificate_service_pb2.SearchCertificatesRequest(parent=authority),
+        "RevokeCertificate": certificate_service_pb2.RevokeCertificateRequest(
+            name=f"{authority}/certificates/{to.serial}", validate_only=True
+        ),
         "RequestManagedCertificate": managed_certificate_service_pb2.RequestManagedCertificateRequest(
             parent=tenant,
             managed_certificate_id=to.managed,

@@ -14,9 +14,10 @@ from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState
 from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
-from certd.model.names import AuthorityName, ManagedCertificateName
+from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName
 from certd.services.managed_certificates import ManagedCertificateView, RecipientExport
 from certd.services.paging import PageRequest
+from certd.services.revocation import NewRevocation
 from certd.store import events, owners
 from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
@@ -91,6 +92,31 @@ def test_a_managed_certificate_is_made_once_and_exported_by_the_other(daemons: t
     types = [event.type for event in second.events()]
     assert types.count(EventType.MANAGED_CERTIFICATE_KEY_GENERATED) == 1
     assert types.count(EventType.WRAPPING_KEY_CREATED) == 1
+
+
+def test_of_revocations_by_both_at_once_one_succeeds(daemons: tuple[World, World]) -> None:
+    """And an authority that one of them disables by it issues nothing through the other."""
+    name = CertificateName.parse("name", daemons[0].issue("www.example.internal").name)
+
+    def attempt(number: int) -> Reason | None:
+        revocation = daemons[number % 2].core.revocation
+        try:
+            revocation.revoke(ADMINISTRATOR, NewRevocation(name=name), key=None, validate_only=False)
+        except CertdError as error:
+            return error.reason
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(attempt, range(8)))
+    assert sorted(outcomes, key=str) == [Reason.ALREADY_REVOKED] * 7 + [None]
+    first, second = daemons
+    authority = first.core.authorities.get(ADMINISTRATOR, CA).authority
+    serial = x509.load_der_x509_certificate(authority.certificate or b"").serial_number
+    own = CertificateName.parse("name", f"tenants/default/authorities/root/certificates/{serial:x}")
+    first.core.revocation.revoke(ADMINISTRATOR, NewRevocation(name=own), key=None, validate_only=False)
+    with pytest.raises(CertdError) as refused:
+        second.issue("other.example.internal")
+    assert refused.value.reason is Reason.AUTHORITY_NOT_ENABLED
 
 
 def test_what_one_left_pending_another_recovers(daemons: tuple[World, World]) -> None:

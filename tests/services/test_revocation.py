@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -327,6 +328,22 @@ def test_a_repeated_request_revokes_once(ca: World) -> None:
     error = refusal(ca, issued.name, COMPROMISE, key=RequestKey(key.request_id, b"another"))
     assert (error.reason, error.metadata["request_id"]) == (Reason.REQUEST_ID_REUSED, key.request_id)
     assert refusal(ca, issued.name, key=key, caller=STRANGER).reason is Reason.PERMISSION_MISSING
+
+
+def test_of_revocations_at_once_one_succeeds(ca: World) -> None:
+    issued = ca.issue("www.example.internal")
+
+    def attempt(_number: int) -> Reason | None:
+        try:
+            revoke(ca, issued.name)
+        except CertdError as error:
+            return error.reason
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(attempt, range(8)))
+    assert sorted(outcomes, key=str) == [Reason.ALREADY_REVOKED] * 7 + [None]
+    assert [event.type for event in ca.events()].count(EventType.CERTIFICATE_REVOKED) == 1
 
 
 def test_a_refused_request_is_not_remembered(ca: World) -> None:
