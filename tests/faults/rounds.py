@@ -47,6 +47,7 @@ from certd.v1.x509_pb2 import (
     SubjectAlternativeNames,
 )
 from tests.daemon import Installation
+from tests.faults.outside import OutsideParent
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ STEPS = (
     "authority.1.requested",
     "authority.2.key-made",
     "authority.3.key-recorded",
+    "csr.1.signed",
+    "csr.2.kept",
+    "activation.2.checked",
+    "activation.3.installed",
 )
 """Every numbered step of the use cases."""
 CALLERS = 6
@@ -117,6 +122,8 @@ class Tally:
     """DER by certificate name."""
     asks: list[Ask] = field(default_factory=list)
     managed: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    """Ids of the authorities whose parent is an outside one."""
     exports: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     """Reasons that callers were told."""
@@ -139,6 +146,7 @@ class Rounds:
         self._lock = threading.Lock()
         self._answered = 0
         self._at_answer: Callable[[], None] | None = None
+        self._parent = OutsideParent()
         self.tally = Tally()
 
     def __enter__(self) -> Self:
@@ -269,6 +277,7 @@ class Rounds:
                 lambda: client.stubs.create_authority(
                     _authority_request(authority, "tenants/default/authorities/root"), timeout=20
                 ),
+                lambda: self._parent.establish(client, _outside_request(authority)),
             ):
                 try:
                     call()
@@ -332,6 +341,17 @@ class Rounds:
                 return True
 
             eventually(made, within=90)
+
+            def established() -> bool:
+                try:
+                    self._parent.establish(client, _outside_request(authority))
+                except grpc.RpcError as error:
+                    self._note(decode(error))
+                    return False
+                return True
+
+            eventually(established, within=90)
+            self.tally.outside.append(_outside_request(authority).authority_id)
             assert self._export(client, name) or eventually(lambda: self._export(client, name), within=30)
         self.tally.managed.append(name)
 
@@ -377,6 +397,9 @@ class Rounds:
         for name in self.tally.managed:
             managed = name.rsplit("/", 1)[1]
             assert found["managed-certificate.requested", managed] == 1
+        for outside in self.tally.outside:
+            for kind in ("authority.created", "authority.csr-signed", "authority.activated"):
+                assert found[kind, outside] == 1, (kind, outside)
         exported = sum(count for (kind, _), count in found.items() if kind == "managed-certificate.exported")
         assert exported >= sum(self.tally.exports.values()), "an export without its event"
         assert self._read("SELECT count(*) FROM jobs") == [(0,)]
@@ -429,6 +452,13 @@ def _authority_request(authority_id: str, issuer: str) -> CreateAuthorityRequest
         ),
         request_id=_stable_id(f"authority {authority_id}"),
     )
+
+
+def _outside_request(authority_id: str) -> CreateAuthorityRequest:
+    """Returns the request for an authority beside another one, whose parent is an outside one."""
+    request = _authority_request(f"{authority_id}-outside", "")
+    request.authority.type = Authority.SUBORDINATE
+    return request
 
 
 def _managed_request(managed_id: str) -> RequestManagedCertificateRequest:
