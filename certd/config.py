@@ -178,6 +178,8 @@ class Prepare(_Section):
 
     processes: Annotated[int, Field(ge=0, le=64)] | None = None
     """None: one for each core but one, 4 at most; 0: the daemon does it itself."""
+    known_weak_keys: _File | None = None
+    """List of keys whose private halves are known, in the format of badkeys' `blocklist.dat`; they are refused."""
 
 
 class Tls(_Section):
@@ -344,6 +346,9 @@ exports_per_minute = 600
 # Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of
 # anything worth stealing. Default: one for each core but one, 4 at most. 0: the daemon does it itself.
 # processes = 1
+# Keys that anybody can use, among them Debian's of 2006 to 2008: the file `blocklist.dat` that `badkeys --update-bl`
+# fetches. Keys that can be broken by their form alone are refused without it.
+# known_weak_keys = "/var/lib/certd/blocklist.dat"
 
 [tls]
 # The server certificate of the API and its key, written by `certd init`.

@@ -15,7 +15,9 @@ from certd.errors import CertdError, field_invalid
 from certd.model.job import JobKind
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
+from certd.pki.weak_keys import use_known_keys
 from certd.prepare.client import Preparer, default_workers
+from certd.prepare.known_keys import known_keys_of
 from certd.scheduler import Scheduler
 from certd.services.access import Access
 from certd.services.authorities import Authorities
@@ -131,7 +133,7 @@ def assemble(
     recovery = Recovery(store=store, clock=clock, step=step)
     loop = IssuingLoop(store=store, token=token, clock=clock, epoch=ownership.epoch, step=step)
     issuing = Issuing(preparer=preparer, loop=loop, step=step)
-    signers = Signers(store, base_url=base_url)
+    signers = Signers(store, base_url=base_url, trust_domain=trust_domain)
     wrapping_keys = WrappingKeys(store=store, token=token, clock=clock)
     views = AuthorityViews(config.token.label)
     authorities = Authorities(
@@ -146,7 +148,14 @@ def assemble(
         step=step,
     )
     steps = ManagedCertificateSteps(
-        store=store, token=token, clock=clock, loop=loop, wrapping_keys=wrapping_keys, base_url=base_url, step=step
+        store=store,
+        token=token,
+        clock=clock,
+        loop=loop,
+        signers=signers,
+        issuing=issuing,
+        wrapping_keys=wrapping_keys,
+        step=step,
     )
     scheduler = Scheduler(
         store=store,
@@ -165,7 +174,8 @@ def assemble(
         token=token,
         clock=clock,
         access=access,
-        base_url=base_url,
+        signers=signers,
+        issuing=issuing,
         wake_scheduler=scheduler.wake,
         step=step,
     )
@@ -414,6 +424,12 @@ def _token_client(config: Config) -> TokenClient:
 
 def _preparer(config: Config) -> Preparer:
     processes = config.prepare.processes
-    preparer = Preparer(default_workers() if processes is None else processes)
+    known_weak_keys = config.prepare.known_weak_keys
+    arguments = [f"--log-level={config.log.level}", f"--log-format={config.log.format}"]
+    if known_weak_keys is not None:
+        # The daemon looks too: at what it prepares itself, and at the CSRs that profiles are tried with.
+        use_known_keys(known_keys_of(known_weak_keys))
+        arguments.append(f"--known-weak-keys={known_weak_keys}")
+    preparer = Preparer(default_workers() if processes is None else processes, arguments)
     preparer.start()
     return preparer

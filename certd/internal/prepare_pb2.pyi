@@ -110,6 +110,7 @@ class Issuer(_message.Message):
     PATH_LENGTH_FIELD_NUMBER: _builtins.int
     AUTHORITY_INFORMATION_URL_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    RESERVED_TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     """DER of its subject."""
     public_key: _builtins.bytes
@@ -126,6 +127,8 @@ class Issuer(_message.Message):
     """Path length of its certificate; absent when that has no constraint."""
     authority_information_url: _builtins.str
     """Where its certificate can be fetched; empty when nowhere."""
+    reserved_trust_domain: _builtins.str
+    """Trust domain whose SPIFFE ids it does not certify; empty when there is none."""
     @_builtins.property
     def name_constraints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """DER of the name constraints extensions of its certificate and of those above it."""
@@ -142,10 +145,11 @@ class Issuer(_message.Message):
         path_length: _builtins.int | None = ...,
         authority_information_url: _builtins.str = ...,
         name_constraints: _abc.Iterable[_builtins.bytes] | None = ...,
+        reserved_trust_domain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "authority_information_url", b"authority_information_url", "key_spec", b"key_spec", "name", b"name", "name_constraints", b"name_constraints", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length", "public_key", b"public_key", "signature_algorithm", b"signature_algorithm", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "authority_information_url", b"authority_information_url", "key_spec", b"key_spec", "name", b"name", "name_constraints", b"name_constraints", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length", "public_key", b"public_key", "reserved_trust_domain", b"reserved_trust_domain", "signature_algorithm", b"signature_algorithm", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__not_after_seconds: _TypeAlias = _typing.Literal["not_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__not_after_seconds: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds"]  # noqa: Y015

@@ -3,16 +3,20 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from certd.errors import field_invalid
 from certd.pki import der, distinguished_name
-from certd.pki.extensions import KeyUsage, key_usages_of
+from certd.pki.extensions import AUTHORITY_KEY_IDENTIFIER, SUBJECT_KEY_IDENTIFIER, KeyUsage, key_usages_of
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm, algorithm_of_identifier, key_spec_of
-from certd.pki.lint import names_of
+from certd.pki.lint import LintCopy, names_of
 from certd.pki.names import SubjectAlternativeNames
+
+_KEY_IDENTIFIER_TAG = 0x80
+"""[0] IMPLICIT OCTET STRING."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,51 @@ def describe(certificate: bytes) -> Description:
             for extension in extensions
         ),
     )
+
+
+def describe_copy(copy: LintCopy, *, key_spec: KeySpec) -> Description:
+    """Describes what the lints have read and will be signed: as `describe` the certificate, without a fingerprint."""
+    tbs = copy.tbs
+    values = {oid: extension.value for oid, extension in tbs.extensions.items()}
+    usages = copy.key_usages or frozenset()
+    authority_key = values.get(AUTHORITY_KEY_IDENTIFIER)
+    subject_key = values.get(SUBJECT_KEY_IDENTIFIER)
+    return Description(
+        subject=tbs.subject,
+        subject_text=distinguished_name.to_text(tbs.subject),
+        issuer_text=_issuer_text(tbs.issuer),
+        serial_number=_hexadecimal(tbs.serial),
+        not_before_time=tbs.not_before,
+        not_after_time=tbs.not_after,
+        subject_alternative_names=copy.names,
+        key_spec=key_spec,
+        public_key=tbs.public_key,
+        signature_algorithm=tbs.signature_algorithm,
+        key_usages=tuple(usage for usage in KeyUsage if usage in usages),
+        extended_key_usages=copy.purposes,
+        authority=copy.authority,
+        path_length=tbs.path_length,
+        subject_key_identifier=b"" if subject_key is None else der.Reader(subject_key).read(der.OCTET_STRING),
+        authority_key_identifier=b"" if authority_key is None else _key_identifier(authority_key),
+        sha256_fingerprint=b"",
+        extensions=tuple(
+            DescribedExtension(oid=oid, critical=extension.critical, value=extension.value)
+            for oid, extension in tbs.extensions.items()
+        ),
+    )
+
+
+@lru_cache(maxsize=256)
+def _issuer_text(name: bytes) -> str:
+    return distinguished_name.to_text(name)
+
+
+@lru_cache(maxsize=256)
+def _key_identifier(value: bytes) -> bytes:
+    """Returns the keyIdentifier of an AuthorityKeyIdentifier (RFC 5280, section 4.2.1.1), empty when it has none."""
+    reader = der.Reader(value).enter(der.SEQUENCE)
+    tag, content = reader.read_any() if reader.more else (0, b"")
+    return content if tag == _KEY_IDENTIFIER_TAG else b""
 
 
 def _hexadecimal(serial: int) -> str:

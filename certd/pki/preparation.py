@@ -26,6 +26,7 @@ from certd.errors import CertdError, Reason, Violation
 from certd.pki import admission, der, distinguished_name, lint, name_constraints
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import key_problem
+from certd.pki.description import Description, describe_copy
 from certd.pki.extensions import (
     NAME_CONSTRAINTS,
     TLS_FEATURE,
@@ -84,6 +85,8 @@ class Prepared:
     warnings: tuple[Warning, ...]
     lint_certificate: bytes
     """DER of the copy with the throw-away signature."""
+    description: Description | None = None
+    """What it says, without a fingerprint; None where a prepare process has described it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +149,7 @@ def prepare(
     )
     algorithm = issuer.signature_algorithm
     copy = builder.sign(_throw_away_key(family_of(algorithm)), hash_of(algorithm))
-    unwise = lint.check(
+    read, unwise = lint.check(
         copy,
         issuer_name=issuer.name,
         issuer_key_identifier=issuer.subject_key_identifier,
@@ -165,6 +168,7 @@ def prepare(
         names=names.names,
         warnings=(*names.warnings, *extensions.warnings, *period.warnings, *unwise),
         lint_certificate=copy.public_bytes(Encoding.DER),
+        description=describe_copy(read, key_spec=key_spec),
     )
 
 

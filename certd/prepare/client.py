@@ -35,11 +35,12 @@ class Preparer:
 
     Args:
         workers: prepare processes to start; with none the step runs in the daemon.
+        arguments: of their command lines, see `certd.prepare.__main__`.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, arguments: Sequence[str] = ()) -> None:
         # -I: neither the working directory nor the environment chooses what reads strangers' bytes.
-        argv = (sys.executable, "-I", "-m", "certd.prepare")
+        argv = (sys.executable, "-I", "-m", "certd.prepare", *arguments)
         self._workers = [
             _Worker(Channel(SpawnedChild(argv), name=_NAME, unavailable=Reason.PREPARATION_UNAVAILABLE))
             for _ in range(workers)
@@ -52,7 +53,7 @@ class Preparer:
             worker.channel.start()
 
     def wait_settled(self, timeout: float) -> bool:
-        """Waits until every process works or has failed, at most `timeout` seconds for each; returns whether all work."""
+        """Waits until every process works or has failed, at most `timeout` seconds each; returns whether all do."""
         return all(worker.channel.wait_settled(timeout) for worker in self._workers)
 
     @property

@@ -5,7 +5,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.pki import distinguished_name
-from certd.pki.description import Description, describe
+from certd.pki.description import Description
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.v1 import x509_pb2
@@ -13,9 +13,8 @@ from certd.v1 import x509_pb2
 
 def description_bytes(prepared: Prepared) -> bytes:
     """Returns the serialised description of what will be signed, without the fingerprint that it does not have yet."""
-    message = description_message(describe(prepared.lint_certificate))
-    message.ClearField("sha256_fingerprint")
-    return message.SerializeToString()
+    described = prepared.description
+    return b"" if described is None else description_message(described).SerializeToString()
 
 
 def description_message(described: Description) -> x509_pb2.CertificateDescription:

@@ -217,6 +217,7 @@ def _issuer_bytes(issuer: Issuer) -> bytes:
         not_after_seconds=None if end is None else (end - _EPOCH) // _SECOND,
         path_length=issuer.path_length,
         authority_information_url=issuer.authority_information_url or "",
+        reserved_trust_domain=issuer.reserved_trust_domain or "",
         name_constraints=[name_constraints.encode(each) for each in issuer.name_constraints],
     ).SerializeToString()
 
@@ -233,6 +234,7 @@ def _issuer_of(data: bytes) -> Issuer:
         not_after=(_EPOCH + message.not_after_seconds * _SECOND if message.HasField("not_after_seconds") else None),
         path_length=message.path_length if message.HasField("path_length") else None,
         authority_information_url=message.authority_information_url or None,
+        reserved_trust_domain=message.reserved_trust_domain or None,
         name_constraints=tuple(map(name_constraints.decode, message.name_constraints)),
     )
 

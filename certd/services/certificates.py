@@ -144,8 +144,9 @@ class Certificates:
     ) -> list[CertificateView | CertdError]:
         """Issues certificates by one authority; each item succeeds or fails alone, and the results keep their order.
 
-        An item fails with what `issue` raises.
+        An item fails with what `issue` raises. Raises PERMISSION_MISSING for a caller who may issue nothing there.
         """
+        self._access.require(caller, Permission.CERTIFICATE_ISSUE, str(authority))
         call = _Call(
             caller=caller,
             authority=authority,

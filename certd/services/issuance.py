@@ -79,7 +79,9 @@ def rehearsal_key(spec: KeySpec) -> bytes:
     return key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
 
 
-def issuer_of(authority: Authority, *, public_key: bytes, information_url: str | None) -> Issuer:
+def issuer_of(
+    authority: Authority, *, public_key: bytes, information_url: str | None, reserved_trust_domain: str | None = None
+) -> Issuer:
     """Returns what a signature needs to know of the authority."""
     certificate = authority.certificate
     # An outside parent computes identifiers of keys in its own way, and names what may stand below.
@@ -93,6 +95,7 @@ def issuer_of(authority: Authority, *, public_key: bytes, information_url: str |
         not_after=authority.not_after,
         path_length=authority.path_length,
         authority_information_url=information_url,
+        reserved_trust_domain=reserved_trust_domain,
         name_constraints=standing.name_constraints,
     )
 

@@ -22,7 +22,7 @@ from certd.services.steps import StepHook
 from certd.store.request_records import RequestRecord
 
 _FRAME_LENGTH = 10
-"""Items of one call to a prepare process: enough to share its cost, few enough to keep all of them and the loop busy."""
+"""Items of one call to a prepare process: enough to share its cost, few enough to keep all processes busy."""
 _DESCRIPTIONS = Wanted(descriptions=True)
 _REHEARSAL = Wanted(descriptions=True, lint_certificates=True)
 _LONGEST_REHEARSAL = 60.0

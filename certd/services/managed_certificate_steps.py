@@ -25,10 +25,11 @@ from certd.model.names import AuthorityName, ProfileName
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import Profile
 from certd.pki.sealing import Purpose, SealContext
-from certd.services.authorities import enabled_authority, information_url
-from certd.services.issuance import ManagedVersion, Order, issuance_of, issuer_of, prepare
+from certd.services.issuance import ManagedVersion, Order, issuance_of
+from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.profiles import existing_profile
+from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
@@ -62,7 +63,8 @@ class ManagedCertificateSteps:
         clock: Clock,
         loop: IssuingLoop,
         wrapping_keys: WrappingKeys,
-        base_url: str | None,
+        signers: Signers,
+        issuing: Issuing,
         step: StepHook,
     ) -> None:
         self._store = store
@@ -70,7 +72,8 @@ class ManagedCertificateSteps:
         self._clock = clock
         self._loop = loop
         self._wrapping_keys = wrapping_keys
-        self._base_url = base_url
+        self._signers = signers
+        self._issuing = issuing
         self._step = step
 
     def advance(self, uid: str) -> None:
@@ -160,23 +163,15 @@ class ManagedCertificateSteps:
         """Step 4."""
         now = self._clock.now()
         with self._store.read("managed-certificates.issue") as tx:
-            authority = enabled_authority(tx, AuthorityName.parse("authority", managed.authority_name), now)
             # Its newest version: what is renewed follows what was changed.
             profile = leaf_profile(tx, ProfileName(managed.tenant, managed.profile), managed.tenant)
+        signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
         order = replace(
             order_of(managed, profile, version.public_key),
             managed_version=ManagedVersion(uid=managed.uid, number=version.number),
         )
-        prepared = prepare(
-            order,
-            issuer_of(
-                authority,
-                public_key=authority.key.public_key or b"",
-                information_url=information_url(self._base_url, authority),
-            ),
-            now=now,
-        )
-        issuance = issuance_of(prepared, order, authority, principal=SYSTEM_PRINCIPAL, now=now)
+        prepared = self._issuing.prepare(signer, order, now=now)
+        issuance = issuance_of(prepared, order, signer.authority, principal=SYSTEM_PRINCIPAL, now=now)
 
         def activate(tx: Transaction, _der: bytes) -> None:
             current = managed_certificates.get_by_uid(tx, managed.uid)

@@ -22,15 +22,16 @@ from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's word.
+from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
-from certd.services.authorities import enabled_authority, information_url
 from certd.services.idempotency import RequestKey, record_of, replay
-from certd.services.issuance import issuer_of, prepare, rehearsal_key
+from certd.services.issuance import rehearsal_key
+from certd.services.issuing import Issuing
 from certd.services.issuing_loop import token_unavailable
 from certd.services.managed_certificate_steps import ISSUED, event_of, leaf_profile, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE
+from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.store import (
@@ -115,7 +116,8 @@ class ManagedCertificates:
         token: TokenClient,
         clock: Clock,
         access: Access,
-        base_url: str | None,
+        signers: Signers,
+        issuing: Issuing,
         wake_scheduler: Callable[[], None],
         step: StepHook,
     ) -> None:
@@ -123,7 +125,8 @@ class ManagedCertificates:
         self._token = token
         self._clock = clock
         self._access = access
-        self._base_url = base_url
+        self._signers = signers
+        self._issuing = issuing
         self._wake_scheduler = wake_scheduler
         self._step = step
 
@@ -158,13 +161,12 @@ class ManagedCertificates:
             made = None if validate_only else replay(tx, caller, _METHOD, key)
             if made is not None:
                 return self._replayed(tx, made)
-            authority = enabled_authority(tx, new.authority, now)
             if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
                 raise _exists(name)
-        declared = _declared(new, authority, profile.profile_id, now)
-        prepared = prepare(
-            order_of(declared, profile, rehearsal_key(declared.key_spec)), self._issuer(authority), now=now
-        )
+        signer = self._signers.enabled(new.authority, now)
+        declared = _declared(new, signer.authority, profile.profile_id, now)
+        order = order_of(declared, profile, rehearsal_key(declared.key_spec))
+        prepared = self._issuing.prepare(signer, order, now=now)
         view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
         if validate_only:
             return view
@@ -292,13 +294,6 @@ class ManagedCertificates:
         jobs.put(tx, Job(kind=JobKind.ADVANCE_MANAGED_CERTIFICATE, subject=declared.uid, due_time=now))
         tx.event(event_of(EventType.MANAGED_CERTIFICATE_REQUESTED, declared, caller.principal, now))
         return None
-
-    def _issuer(self, authority: Authority) -> Issuer:
-        return issuer_of(
-            authority,
-            public_key=authority.key.public_key or b"",
-            information_url=information_url(self._base_url, authority),
-        )
 
     def _replayed(self, tx: Transaction, uid: str) -> ManagedCertificateView:
         managed = managed_certificates.get_by_uid(tx, uid)

@@ -132,7 +132,7 @@ class ProfileChecks:
 
     def _issuer(self, authority: Authority | None) -> Issuer:
         if authority is None or authority.certificate is None:
-            return _boundless_issuer()
+            return _boundless_issuer(self._signers.trust_domain)
         return self._signers.of(authority).issuer
 
 
@@ -159,8 +159,8 @@ def _findings_of_state(authority: Authority, now: datetime) -> list[Finding]:
 
 
 @functools.cache
-def _boundless_issuer() -> Issuer:
-    """Returns an authority that nobody has: it forbids nothing, so that the profile alone decides."""
+def _boundless_issuer(trust_domain: str) -> Issuer:
+    """Returns an authority that nobody has: it forbids nothing of its own, so that the profile decides."""
     spec = KeySpec.EC_P256
     public_key = rehearsal_key(spec)
     return Issuer(
@@ -171,6 +171,7 @@ def _boundless_issuer() -> Issuer:
         signature_algorithm=default_signature_algorithm(spec),
         not_after=None,
         path_length=None,
+        reserved_trust_domain=trust_domain,
     )
 
 

@@ -26,10 +26,12 @@ class Signers:
     Args:
         store: where they are.
         base_url: under which their certificates are published; None: nowhere.
+        trust_domain: of certd's own identities, which no authority of a tenant certifies.
     """
 
-    def __init__(self, store: Store, *, base_url: str | None) -> None:
+    def __init__(self, store: Store, *, base_url: str | None, trust_domain: str) -> None:
         self._base_url = base_url
+        self.trust_domain = trust_domain
         self._signers: Remembered[AuthorityName, Signer] = Remembered(store, "signers.load", self._load)
 
     def enabled(self, name: AuthorityName, now: datetime) -> Signer:
@@ -48,4 +50,7 @@ class Signers:
         """Returns an authority with what a signature needs to know of it."""
         public_key = authority.key.public_key or b""
         url = None if authority.certificate is None else information_url(self._base_url, authority)
-        return Signer(authority, issuer_of(authority, public_key=public_key, information_url=url))
+        issuer = issuer_of(
+            authority, public_key=public_key, information_url=url, reserved_trust_domain=self.trust_domain
+        )
+        return Signer(authority, issuer)

@@ -17,6 +17,7 @@ from certd.pki import der, name_constraints
 from certd.pki import distinguished_name as dn
 from certd.pki.certificate_request import CertificateRequest, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import RequestedExtension
+from certd.pki.description import Description
 from certd.pki.extensions import KeyUsage, key_usage_extension
 from certd.pki.key_spec import KeySpec, generate_private_key, public_key_der
 from certd.pki.name_constraints import NameConstraints, Subtrees
@@ -70,6 +71,8 @@ class Generated:
     issuer_certificate: bytes
     profile: Profile
     warnings: tuple[Warning, ...]
+    description: Description | None
+    """As it was prepared."""
 
 
 def generated_certificates(
@@ -123,6 +126,7 @@ def _issue(draw: random.Random, authority: MemoryAuthority, profile: Profile, ke
         issuer_certificate=authority.certificate,
         profile=profile,
         warnings=prepared.warnings,
+        description=prepared.description,
     )
 
 

@@ -128,7 +128,9 @@ def open_books(url: str) -> Iterator[Books]:
         store=store,
         clock=clock,
         profiles=Profiles(store=store, clock=clock, access=access),
-        checks=ProfileChecks(store=store, clock=clock, access=access, signers=Signers(store, base_url=None)),
+        checks=ProfileChecks(
+            store=store, clock=clock, access=access, signers=Signers(store, base_url=None, trust_domain=TRUST_DOMAIN)
+        ),
     )
     try:
         for tenant_id in ("default", "other"):

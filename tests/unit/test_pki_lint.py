@@ -197,7 +197,7 @@ def test_algorithm_of_the_key(name: str, draft: Draft, key: bytes, problem: str)
 
 def _check(draft: Draft) -> list[str]:
     facts = draft.facts()
-    warnings = lint.check(
+    _copy, warnings = lint.check(
         draft.sign(),
         issuer_name=facts["issuer_name"],
         issuer_key_identifier=facts["issuer_key_identifier"],

@@ -58,8 +58,8 @@ def check(
     issuer_key_identifier: bytes,
     public_key: bytes,
     signature_algorithm: SignatureAlgorithm,
-) -> tuple[Warning, ...]:
-    """Runs every lint and returns what is unwise, each with the name of its lint.
+) -> tuple[LintCopy, tuple[Warning, ...]]:
+    """Runs every lint; returns the copy as they read it, and what is unwise, each with the name of its lint.
 
     LINT_FAILED with the names of those that the certificate may not break, separated by commas, in the metadata `lint`.
     What the token process would not even read fails as `rfc5280_4_1_encoding`, and extensions that the library does
@@ -82,11 +82,11 @@ def check(
         raise _failed([("rfc5280_4_2_extensions", "an extension or the public key does not decode")]) from error
     found = findings(copy)
     if not found:
-        return ()
+        return copy, ()
     errors = [(lint.name, problem) for lint, problem in found if not lint.is_warning]
     if errors:
         raise _failed(errors)
-    return tuple(Warning(_FIELD, f"{lint.name}: {problem}") for lint, problem in found)
+    return copy, tuple(Warning(_FIELD, f"{lint.name}: {problem}") for lint, problem in found)
 
 
 def findings(copy: LintCopy) -> list[tuple[Lint, str]]:
