@@ -641,7 +641,9 @@ class RevokeCertificateRequest(_message.Message):
     """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
     @_builtins.property
     def invalidity_time(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Since when the key is known or thought to be compromised; not in the future (RFC 5280, section 5.3.2)."""
+        """Optional. Since when the key is known or thought to be compromised, to the second; not in the future (RFC 5280, section
+        5.3.2). A time before the certificate's own beginning is cut to that, with a warning.
+        """
 
     def __init__(
         self,

@@ -109,7 +109,10 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeCertificate(self, request, context):
-        """Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+        """Revokes a certificate for ever, also an expired one. A second revocation succeeds only as an upgrade to KEY_COMPROMISE,
+        which keeps the time of the first one or moves it back to the invalidity. The certificate of an authority needs the
+        permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
+        which counts as revoked already, and for the certificate of a root, which nobody would believe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

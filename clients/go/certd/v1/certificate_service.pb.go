@@ -1007,7 +1007,8 @@ type RevokeCertificateRequest struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Optional. Why. Default UNSPECIFIED. KEY_COMPROMISE also puts the key on the list of keys that are never certified again.
 	Reason RevocationReason `protobuf:"varint,2,opt,name=reason,proto3,enum=certd.v1.RevocationReason" json:"reason,omitempty"`
-	// Optional. Since when the key is known or thought to be compromised; not in the future (RFC 5280, section 5.3.2).
+	// Optional. Since when the key is known or thought to be compromised, to the second; not in the future (RFC 5280, section
+	// 5.3.2). A time before the certificate's own beginning is cut to that, with a warning.
 	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`

@@ -46,7 +46,10 @@ type CertificateServiceClient interface {
 	// Finds certificates, newest first. A page may hold fewer than asked for, even none, and not be the last: as long as there
 	// is a `next_page_token`, there is more to look at.
 	SearchCertificates(ctx context.Context, in *SearchCertificatesRequest, opts ...grpc.CallOption) (*SearchCertificatesResponse, error)
-	// Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+	// Revokes a certificate for ever, also an expired one. A second revocation succeeds only as an upgrade to KEY_COMPROMISE,
+	// which keeps the time of the first one or moves it back to the invalidity. The certificate of an authority needs the
+	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
+	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
 }
 
@@ -135,7 +138,10 @@ type CertificateServiceServer interface {
 	// Finds certificates, newest first. A page may hold fewer than asked for, even none, and not be the last: as long as there
 	// is a `next_page_token`, there is more to look at.
 	SearchCertificates(context.Context, *SearchCertificatesRequest) (*SearchCertificatesResponse, error)
-	// Revokes a certificate for ever. A second revocation succeeds only as an upgrade to KEY_COMPROMISE.
+	// Revokes a certificate for ever, also an expired one. A second revocation succeeds only as an upgrade to KEY_COMPROMISE,
+	// which keeps the time of the first one or moves it back to the invalidity. The certificate of an authority needs the
+	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
+	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error)
 	mustEmbedUnimplementedCertificateServiceServer()
 }
