@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from certd.errors import CertdError, Reason
 from certd.pki import der
 from certd.pki import distinguished_name as dn
-from certd.pki.csr import LONGEST_CSR, key_problem, parse_csr
+from certd.pki.csr import LONGEST_CSR, RequestedExtension, key_problem, parse_csr
 from certd.pki.key_spec import KeySpec, generate_private_key, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from tests.unit.memory_authority import csr, der_of
@@ -52,7 +52,10 @@ def test_openssl_request_as_pem_with_text_around_it(tmp_path: Path) -> None:
         uris=("https://example.internal/a",),
         email_addresses=("Ops@example.internal",),
     )
-    assert [extension.oid for extension in parsed.extensions] == ["2.5.29.15", "2.5.29.19"]
+    assert [(extension.oid, extension.value.hex()) for extension in parsed.extensions] == [
+        ("2.5.29.15", "03020284"),
+        ("2.5.29.19", "30030101ff"),
+    ]
 
 
 def test_pem_and_der_are_the_same() -> None:
@@ -134,11 +137,67 @@ def test_what_the_library_would_not_write_but_is_a_request() -> None:
         _extension_request(_extension("2.5.29.17", b"\x04\x00")),
         _extension_request(_extension("2.5.29.17", der.sequence(der.encode(0x87, b"abc")))),
         _extension_request(_extension("2.5.29.15", b"\x03\x02\x07\x80"), _extension("2.5.29.15", b"\x03\x02\x07\x80")),
+        _extension_request(_extension("1.3.6.1.5.5.7.1.24", der.sequence(der.integer(99)))),
+        _extension_request(_extension("2.5.29.17", der.sequence(der.encode(0xA4, der.sequence(der.set_of([der.sequence(
+            der.object_identifier("2.5.4.3"), der.encode(der.BIT_STRING, b"\x00a"))])))))),
+        _extension_request(_extension("2.5.29.17", der.sequence(der.encode(0xA4, der.sequence(der.set_of([der.sequence(
+            der.object_identifier("2.5.4.6"), der.encode(der.PRINTABLE_STRING, b"D"))])))))),
         der.sequence(der.object_identifier("1.2.840.113549.1.9.14"), der.set_of([])),
+        der.sequence(der.object_identifier("1.2.840.113549.1.9.14"), der.set_of([der.sequence(_extension(
+            "1.2.3", b"a")), der.sequence(_extension("1.2.4", b"a"))])),
     ],
-)
+)  # fmt: skip
 def test_extensions_that_do_not_decode(attributes: bytes) -> None:
     assert _refused(_resign(_info(attributes=attributes))).reason is Reason.CSR_MALFORMED
+
+
+_KEY_USAGE = _extension("2.5.29.15", b"\x03\x02\x07\x80")
+_NAME = der.sequence(der.encode(0x82, b"www.example.internal"))
+_MICROSOFT = "1.3.6.1.4.1.311.2.1.14"
+
+
+def test_extensions_are_read_byte_for_byte() -> None:
+    """A zero bit at the end is not DER, and yet what the CSR says; whoever lets it pass judges it."""
+    own = der.sequence(der.object_identifier("1.2.3"), b"\x01\x01\xff", der.octet_string(b"anything"))
+    attributes = _extension_request(
+        _extension("2.5.29.15", b"\x03\x02\x00\x80"), _extension("2.5.29.17", _NAME), own, _extension("1.2.4", b"")
+    )
+    parsed = parse_csr(_resign(_info(attributes=attributes)))
+    assert parsed.names.dns_names == ("www.example.internal",)
+    assert parsed.extensions == (
+        RequestedExtension(oid="2.5.29.15", critical=False, value=b"\x03\x02\x00\x80"),
+        RequestedExtension(oid="1.2.3", critical=True, value=b"anything"),
+        RequestedExtension(oid="1.2.4", critical=False, value=b""),
+    )
+
+
+def test_extensions_as_microsoft_asks_for_them() -> None:
+    wanted = der.sequence(
+        der.object_identifier(_MICROSOFT), der.set_of([der.sequence(_KEY_USAGE, _extension("2.5.29.17", _NAME))])
+    )
+    challenge = der.sequence(
+        der.object_identifier("1.2.840.113549.1.9.7"), der.set_of([der.encode(der.UTF8_STRING, b"secret")])
+    )
+    parsed = parse_csr(_resign(_info(attributes=challenge + wanted)))
+    assert [extension.oid for extension in parsed.extensions] == ["2.5.29.15"]
+    assert parsed.names.dns_names == ("www.example.internal",)
+
+
+@pytest.mark.parametrize("second", ["1.2.840.113549.1.9.14", _MICROSOFT])
+def test_two_extension_requests(second: str) -> None:
+    """The library reads the first; a reader that takes the last would issue for other names."""
+    name = _extension("2.5.29.17", _NAME)
+    other = _extension("2.5.29.17", der.sequence(der.encode(0x82, b"evil.example")))
+    again = der.sequence(der.object_identifier(second), der.set_of([der.sequence(other)]))
+    error = _refused(_resign(_info(attributes=b"".join(sorted([_extension_request(name), again])))))
+    assert error.reason is Reason.CSR_MALFORMED
+    assert "more than one extension request" in error.message
+
+
+def test_identifier_of_a_request_somewhere_else() -> None:
+    identifier = der.object_identifier("1.2.840.113549.1.9.14")
+    attributes = _extension_request(_extension("2.5.29.17", _NAME), _extension("1.2.3", identifier))
+    assert parse_csr(_resign(_info(attributes=attributes))).extensions[0].value == identifier
 
 
 def test_changed_request_does_not_verify() -> None:
@@ -246,3 +305,32 @@ def test_no_changed_byte_surprises_the_reader(at: int, value: int) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_surprise_the_reader(data: bytes) -> None:
     assert _refused(data).reason in _REASONS
+
+
+_PIECES = st.recursive(
+    st.tuples(
+        st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x13, 0x16, 0x82, 0x86, 0x87]), st.binary(max_size=5)
+    ),
+    lambda inner: st.tuples(
+        st.sampled_from([0x30, 0x31, 0xA0, 0xA4]),
+        st.lists(inner.map(lambda piece: der.encode(*piece)), max_size=3).map(b"".join),
+    ),
+    max_leaves=4,
+).map(lambda piece: der.encode(*piece))
+_KNOWN = st.sampled_from(
+    ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.32", "2.5.29.37", "1.3.6.1.5.5.7.1.24",
+     "1.3.6.1.5.5.7.1.1", "1.3.6.1.4.1.311.21.7", "1.3.36.8.3.3", "1.2.3"]
+)  # fmt: skip
+
+
+@given(st.lists(st.builds(_extension, _KNOWN, st.one_of(_PIECES, st.binary(max_size=6))), max_size=3))
+def test_no_extension_surprises_the_reader(extensions: list[bytes]) -> None:
+    data = _resign(_info(attributes=_extension_request(*extensions)))
+    try:
+        parsed = parse_csr(data)
+    except CertdError as error:
+        reason = error.reason
+    else:
+        assert len(parsed.extensions) <= len(extensions)
+        return
+    assert reason in {Reason.CSR_MALFORMED, Reason.NAME_NOT_ALLOWED}
