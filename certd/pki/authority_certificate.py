@@ -281,8 +281,8 @@ def _end(own: Element, above: Sequence[Element], awaiting: Awaiting) -> tuple[da
         warnings.append(
             Warning(
                 _CERTIFICATE,
-                f"lives for {lifetime.days} days; the key of the authority signs nothing that lives longer than the"
-                f" {awaiting.longest_lifetime.days} days that it was created for",
+                f"lives for {lifetime.days} days; the key of the authority was created for less, and signs nothing that"
+                f" lives longer than {awaiting.longest_lifetime.days} days",
             )
         )
     return not_after, tuple(warnings)

@@ -39,7 +39,7 @@ _KEY_AWAITED = 1.0
 """Seconds after which the key of an authority in the making should exist."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Activation:
     """What an outside parent made."""
 

@@ -14,6 +14,9 @@ from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityState
 from certd.model.event import EventType
 from certd.model.names import AuthorityName, ProfileName, TenantName
+from certd.pki.name_constraints import NameConstraints, Subtrees
+from certd.services.authority_activation import Activation
+from certd.services.authority_changes import Change
 from certd.services.certificates import NewCertificate
 from certd.services.idempotency import RequestKey
 from tests.outside_parent import outside_authority, pem_of
@@ -64,6 +67,36 @@ def test_it_is_enabled_and_issues_what_others_verify(world: World, tmp_path: Pat
     for issued in (leaf, deep):
         verified = verify(tmp_path, issued.der or b"", issued.chain)
         assert verified.returncode == 0, verified.stderr
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    run = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_openssl_may_be_the_parent(world: World, tmp_path: Path) -> None:
+    """As an operator does it with an offline root: what is asked for is copied, and what comes back is installed."""
+    create_awaiting(world, name_constraints=NameConstraints(permitted=Subtrees(dns_names=("example.internal",))))
+    (tmp_path / "sub.csr").write_bytes(csr_of(world))
+    extensions = ("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    key = ("-newkey", "rsa:3072", "-noenc", "-keyout", "root.key")
+    openssl(
+        tmp_path, "req", "-x509", *key, "-subj", "/O=Offline/CN=Root", "-days", "9000", *extensions, "-out", "root.pem"
+    )
+    openssl(
+        tmp_path,
+        *("x509", "-req", "-inform", "DER", "-in", "sub.csr", "-copy_extensions", "copyall", "-days", "5000"),
+        *("-CA", "root.pem", "-CAkey", "root.key", "-out", "sub.pem"),
+    )
+    given = Activation((tmp_path / "sub.pem").read_bytes(), (tmp_path / "root.pem").read_bytes())
+    view = world.core.authority_activation.activate(ADMINISTRATOR, Change(name=SUB), given)
+    # It was certified for longer than it was created for.
+    assert ["the key of the authority was created for less" in one.message for one in view.warnings] == [True]
+    leaf = world.issue("www.example.internal", authority="sub")
+    assert verify(tmp_path, leaf.der or b"", leaf.chain).returncode == 0
+    refused(
+        Reason.NAME_CONSTRAINT_VIOLATED, lambda: world.issue("www.example.com", authority="sub"), says="www.example.com"
+    )
 
 
 def test_its_chain_is_published_and_its_root_is_to_be_trusted(world: World) -> None:
