@@ -58,7 +58,7 @@ _YEAR = 365 * _DAY
 _ANY_HOST = NameRules(
     dns_names=DnsNameRules(allow_any=True, allow_wildcards=True), ip_addresses=IpAddressRules(allow_any=True), fewest=1
 )
-_AUTHORITY_SUBJECT = SubjectRules(presence=SubjectPresence.REQUIRED, common_name=CommonNameRule.ANY)
+_CALLED_BY_SUBJECT = SubjectRules(presence=SubjectPresence.REQUIRED, common_name=CommonNameRule.ANY)
 # P-521 and Ed25519 leaves fail the handshake of gRPC's TLS library.
 _KEYS_OF_PEERS = frozenset(KeySpec) - {KeySpec.EC_P521, KeySpec.ED25519}
 
@@ -106,7 +106,7 @@ CODE_SIGNING = Profile(
     longest_lifetime=3 * _YEAR,
     key_usages=_SIGNING,
     extended_key_usages=(extensions.CODE_SIGNING,),
-    subject=_AUTHORITY_SUBJECT,
+    subject=_CALLED_BY_SUBJECT,
 )
 OCSP_SIGNING = Profile(
     profile_id="ocsp-signing",
@@ -116,7 +116,7 @@ OCSP_SIGNING = Profile(
     longest_lifetime=90 * _DAY,
     key_usages=_SIGNING,
     extended_key_usages=(extensions.OCSP_SIGNING,),
-    subject=_AUTHORITY_SUBJECT,
+    subject=_CALLED_BY_SUBJECT,
     # RFC 6960, section 4.2.2.2.1: who trusts the responder for as long as it lives need not ask it about itself.
     custom_extensions=(CustomExtension(oid=extensions.OCSP_NO_CHECK, value=extensions.NULL_VALUE),),
 )
@@ -142,7 +142,7 @@ SUBORDINATE_CA = Profile(
     authority=True,
     highest_path_length=3,
     key_usages=_AUTHORITY_KEY_USAGES,
-    subject=_AUTHORITY_SUBJECT,
+    subject=_CALLED_BY_SUBJECT,
 )
 ROOT_CA = Profile(
     profile_id="root-ca",
@@ -154,7 +154,7 @@ ROOT_CA = Profile(
     self_signed=True,
     highest_path_length=4,
     key_usages=_AUTHORITY_KEY_USAGES,
-    subject=_AUTHORITY_SUBJECT,
+    subject=_CALLED_BY_SUBJECT,
 )
 BLANK = Profile(
     profile_id="blank",
@@ -206,7 +206,7 @@ SYSTEM_ROOT = Profile(
     authority=True,
     self_signed=True,
     key_usages=_AUTHORITY_KEY_USAGES,
-    subject=_AUTHORITY_SUBJECT,
+    subject=_CALLED_BY_SUBJECT,
 )
 
 
