@@ -171,7 +171,9 @@ class Authority(_message.Message):
     signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType
     """Optional. Immutable. Algorithm of its signatures; must fit the key. Default by key, see SignatureAlgorithm."""
     path_length: _builtins.int
-    """Optional. Immutable. How many authorities may stand below it in a chain, 0 to 4. Default 1 for a root, 0 for a subordinate."""
+    """Optional. Immutable. How many authorities may stand below it in a chain, 0 to 4. Default 1 for a root, 0 for a subordinate.
+    With an outside parent it is asked for in the CSR; after the activation it is the lowest that the chain leaves.
+    """
     issuer: _builtins.str
     """Optional. Immutable. For a SUBORDINATE: name of the authority that signs its certificate. Without one the authority
     awaits a certificate of an outside parent, see GetAuthorityCsr and ActivateAuthority.

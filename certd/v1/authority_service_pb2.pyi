@@ -243,8 +243,8 @@ class ActivateAuthorityRequest(_message.Message):
     certificate: _builtins.bytes
     """Required. The certificate of the authority as PEM or DER, at most 32 KiB."""
     chain: _builtins.bytes
-    """Required. Certificates from its issuer up to the root, its own excluded, each signed by the next; as PEM, or DER of one.
-    At most 2 MiB.
+    """Required. Certificates from its issuer up to the self-signed root, its own excluded, each signed by the next, at most
+    four; as PEM, or DER of one. Sorted, with a warning, when out of order. At most 2 MiB.
     """
     etag: _builtins.str
     """Optional. When set, it must be the current one."""

@@ -112,14 +112,16 @@ class AuthorityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAuthorityCsr(self, request, context):
-        """Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+        """Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same. Every authority
+        has one, whatever its state, so that a second parent may certify its key too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateAuthority(self, request, context):
-        """Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+        """Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards. Where certificate
+        or chain are narrower than what was asked for, the narrower bound holds, and a warning says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

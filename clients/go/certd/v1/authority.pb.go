@@ -160,6 +160,7 @@ type Authority struct {
 	// early, because both ends count. Default ten years for a root and five for a subordinate. It may not outlive its issuer.
 	Lifetime *durationpb.Duration `protobuf:"bytes,8,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// Optional. Immutable. How many authorities may stand below it in a chain, 0 to 4. Default 1 for a root, 0 for a subordinate.
+	// With an outside parent it is asked for in the CSR; after the activation it is the lowest that the chain leaves.
 	PathLength *int32 `protobuf:"varint,9,opt,name=path_length,json=pathLength,proto3,oneof" json:"path_length,omitempty"`
 	// Optional. Immutable. For a SUBORDINATE: name of the authority that signs its certificate. Without one the authority
 	// awaits a certificate of an outside parent, see GetAuthorityCsr and ActivateAuthority.

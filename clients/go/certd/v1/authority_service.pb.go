@@ -452,8 +452,8 @@ type ActivateAuthorityRequest struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Required. The certificate of the authority as PEM or DER, at most 32 KiB.
 	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
-	// Required. Certificates from its issuer up to the root, its own excluded, each signed by the next; as PEM, or DER of one.
-	// At most 2 MiB.
+	// Required. Certificates from its issuer up to the self-signed root, its own excluded, each signed by the next, at most
+	// four; as PEM, or DER of one. Sorted, with a warning, when out of order. At most 2 MiB.
 	Chain []byte `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
 	// Optional. When set, it must be the current one.
 	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`

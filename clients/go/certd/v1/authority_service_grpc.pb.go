@@ -46,9 +46,11 @@ type AuthorityServiceClient interface {
 	ListAuthorities(ctx context.Context, in *ListAuthoritiesRequest, opts ...grpc.CallOption) (*ListAuthoritiesResponse, error)
 	// Changes the labels of an authority.
 	UpdateAuthority(ctx context.Context, in *UpdateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
-	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same. Every authority
+	// has one, whatever its state, so that a second parent may certify its key too.
 	GetAuthorityCsr(ctx context.Context, in *GetAuthorityCsrRequest, opts ...grpc.CallOption) (*AuthorityCsr, error)
-	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards. Where certificate
+	// or chain are narrower than what was asked for, the narrower bound holds, and a warning says so.
 	ActivateAuthority(ctx context.Context, in *ActivateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Lets a DISABLED authority issue again.
 	EnableAuthority(ctx context.Context, in *EnableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
@@ -159,9 +161,11 @@ type AuthorityServiceServer interface {
 	ListAuthorities(context.Context, *ListAuthoritiesRequest) (*ListAuthoritiesResponse, error)
 	// Changes the labels of an authority.
 	UpdateAuthority(context.Context, *UpdateAuthorityRequest) (*Authority, error)
-	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same.
+	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same. Every authority
+	// has one, whatever its state, so that a second parent may certify its key too.
 	GetAuthorityCsr(context.Context, *GetAuthorityCsrRequest) (*AuthorityCsr, error)
-	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards.
+	// Installs the certificate that an outside parent made from the CSR. The authority is ENABLED afterwards. Where certificate
+	// or chain are narrower than what was asked for, the narrower bound holds, and a warning says so.
 	ActivateAuthority(context.Context, *ActivateAuthorityRequest) (*Authority, error)
 	// Lets a DISABLED authority issue again.
 	EnableAuthority(context.Context, *EnableAuthorityRequest) (*Authority, error)
