@@ -23,12 +23,8 @@ from certd.v1 import (
     server_service_pb2_grpc,
     x509_pb2,
 )
-from tests.api.edge_server import (
-    Edge,
-    Failure,
-    Identity,
-    failure_of,
-)
+from tests.api.edge_failure import Failure, failure_of
+from tests.api.edge_server import Edge, Identity
 
 AUTHORITY_NAME = "tenants/default/authorities/web-ca"
 MANAGED_NAME = "tenants/default/managedCertificates/web"

@@ -35,7 +35,8 @@ from certd.v1 import certificate_pb2, x509_pb2
 from certd.v1.certificate_service_pb2 import CertificateFilter as Filter
 from certd.v1.certificate_service_pb2 import RevokeCertificateRequest, SearchCertificatesRequest
 from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
-from tests.api.edge_server import NOW, Edge, Failure, failure_of, running_edge
+from tests.api.edge_failure import Failure, failure_of
+from tests.api.edge_server import NOW, Edge, running_edge
 
 CA = "tenants/default/authorities/web-ca"
 LEAF = f"{CA}/certificates/0A:1B"

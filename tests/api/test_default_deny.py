@@ -46,7 +46,7 @@ from certd.v1 import (
     server_service_pb2,
     x509_pb2,
 )
-from tests.api.edge_server import Failure, failure_of
+from tests.api.edge_failure import Failure, failure_of
 from tests.softhsm import make_token
 
 _TRUST_DOMAIN = "certd.test"

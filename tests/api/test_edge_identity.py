@@ -30,6 +30,7 @@ from certd.api.waiting_calls import WaitingCalls
 from certd.errors import CertdError, Reason
 from certd.model.access import Permission
 from certd.v1 import server_service_pb2, server_service_pb2_grpc
+from tests.api.edge_failure import failure_of
 from tests.api.edge_server import (
     ALICE,
     CLIENT,
@@ -43,7 +44,6 @@ from tests.api.edge_server import (
     Edge,
     FakeAccess,
     Identity,
-    failure_of,
     issue,
 )
 

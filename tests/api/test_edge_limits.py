@@ -20,7 +20,8 @@ from certd.v1 import (
     certificate_service_pb2,
     certificate_service_pb2_grpc,
 )
-from tests.api.edge_server import CREDENTIALS, Edge, failure_of, running_edge
+from tests.api.edge_failure import failure_of
+from tests.api.edge_server import CREDENTIALS, Edge, running_edge
 
 _NAME = "tenants/default/authorities/web-ca"
 _GET = authority_service_pb2.GetAuthorityRequest(name=_NAME)

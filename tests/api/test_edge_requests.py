@@ -18,6 +18,7 @@ from certd.v1 import (
     server_service_pb2,
     x509_pb2,
 )
+from tests.api.edge_failure import failure_of
 from tests.api.edge_messages import (
     AUTHORITY_NAME,
     create_authority,
@@ -27,10 +28,7 @@ from tests.api.edge_messages import (
     refused,
     request_managed,
 )
-from tests.api.edge_server import (
-    Edge,
-    failure_of,
-)
+from tests.api.edge_server import Edge
 
 _LONG = Duration(seconds=100 * 365 * 86400 + 1)
 _MANY_LABELS = {f"label-{number}": "" for number in range(51)}

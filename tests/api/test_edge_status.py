@@ -10,7 +10,8 @@ import structlog
 from certd.api import status
 from certd.errors import CertdError, Reason, Violation
 from certd.v1 import authority_service_pb2, authority_service_pb2_grpc, error_reason_pb2
-from tests.api.edge_server import ALICE, Edge, Failure, failure_of
+from tests.api.edge_failure import Failure, failure_of
+from tests.api.edge_server import ALICE, Edge
 
 _NAME = "tenants/default/authorities/web-ca"
 _PROTO = Path(__file__).parents[2] / "proto/certd/v1/error_reason.proto"

@@ -32,8 +32,9 @@ from certd.services.profile_changes import FIELDS, GivenProfile, GivenSubject, m
 from certd.services.profile_check import CheckedRequest, Finding, RequestToCheck
 from certd.services.profiles import ProfileView
 from certd.v1 import profile_pb2, profile_service_pb2, x509_pb2
+from tests.api.edge_failure import failure_of
 from tests.api.edge_messages import AUTHORITY_NAME, REQUEST_ID, call, distinguished_name_of, moment_of, refused
-from tests.api.edge_server import ALICE, LEAF, NOW, WARNING, Edge, failure_of
+from tests.api.edge_server import ALICE, LEAF, NOW, WARNING, Edge
 
 WEB = ProfileName("default", "web")
 DAY = 86400
