@@ -52,7 +52,7 @@ class Steps:
     """A step hook: remembers the steps and does at one of them what a test says."""
 
     seen: list[str] = field(default_factory=list)
-    at: dict[str, Callable[[], None]] = field(default_factory=dict)
+    at: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __call__(self, name: str) -> None:
         self.seen.append(name)

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
-from sqlalchemy import Update, select, update
+from sqlalchemy import select, update
 
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Role
@@ -21,6 +21,7 @@ from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName
 from certd.pki import distinguished_name, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
+from certd.services.authority_changes import Change
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import (
     Exported,
@@ -146,16 +147,13 @@ def test_no_crash_loses_or_doubles_it(ca: World, step: str) -> None:
 
 def test_a_step_that_fails_for_a_while_is_blocked_with_the_reason_and_goes_on(ca: World) -> None:
     """The authority is disabled under the running request, and enabled again."""
-    ca.core.store.write("test.disable", lambda tx: tx.execute(_set_state("DISABLED")))
+    change = Change(name=AuthorityName("default", "ca"))
+    ca.core.authority_changes.disable(ADMINISTRATOR, change)
     with pytest.raises(CertdError) as refused:
         ca.request()
     assert refused.value.reason is Reason.AUTHORITY_NOT_ENABLED
-    ca.core.store.write("test.enable", lambda tx: tx.execute(_set_state("ENABLED")))
-
-    def disable() -> None:
-        ca.core.store.write("test.disable", lambda tx: tx.execute(_set_state("DISABLED")))
-
-    ca.steps.at["managed.3.key-sealed"] = disable
+    ca.core.authority_changes.enable(ADMINISTRATOR, change)
+    ca.steps.at["managed.3.key-sealed"] = lambda: ca.core.authority_changes.disable(ADMINISTRATOR, change)
     ca.request()
 
     def blocked() -> ManagedCertificateView | None:
@@ -167,12 +165,8 @@ def test_a_step_that_fails_for_a_while_is_blocked_with_the_reason_and_goes_on(ca
     assert view.managed_certificate.conditions[0].reason == Reason.AUTHORITY_NOT_ENABLED
     assert view.managed_certificate.next_attempt_time is not None
     assert view.managed_certificate.next_attempt_time > ca.clock.now()
-    ca.core.store.write("test.enable", lambda tx: tx.execute(_set_state("ENABLED")))
+    ca.core.authority_changes.enable(ADMINISTRATOR, change)
     assert settled_as_time_goes_by(ca).state is ManagedCertificateState.ACTIVE
-
-
-def _set_state(state: str) -> Update:
-    return update(schema.authorities).where(schema.authorities.c.authority_id == "ca").values(state=state)
 
 
 def test_what_can_never_be_issued_fails_with_the_reason(world: World) -> None:
