@@ -207,12 +207,13 @@ def assemble(
         server=Server(
             store=store,
             token=token,
+            preparer=preparer,
             access=access,
             system_authority=system_authority,
             trust_domain=trust_domain,
             start_time=clock.now(),
         ),
-        health=Health(store=store, token=token),
+        health=Health(store=store, token=token, preparer=preparer),
         public_certificates=PublicCertificates(store),
     )
 
@@ -229,16 +230,16 @@ class Ready:
 
 
 class _HealthShown:
-    """Shows the token's state as gRPC health; whoever comes last has looked last."""
+    """Shows the state of token and prepare processes as gRPC health; whoever comes last has looked last."""
 
-    def __init__(self, token: TokenClient, grpc: GrpcServer) -> None:
-        self._token = token
+    def __init__(self, health: Health, grpc: GrpcServer) -> None:
+        self._health = health
         self._grpc = grpc
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
         with self._lock:
-            self._grpc.set_serving(serving=self._token.ready)
+            self._grpc.set_serving(serving=self._health.processes_work)
 
 
 class Daemon:
@@ -295,8 +296,9 @@ class Daemon:
             ),
         )
         self._grpc = grpc
-        show = _HealthShown(core.token, grpc)
+        show = _HealthShown(core.health, grpc)
         core.token.on_change(lambda _ready, _problem: show())
+        core.preparer.on_change(lambda _ready, _problem: show())
         show()
         return Ready(
             grpc=_address(listen.grpc.host, grpc.port),

@@ -22,6 +22,21 @@ Heard = Callable[[Sequence[Answer]], None]
 """Is called with what became of the items, in their order."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparerState:
+    """How the prepare processes are."""
+
+    configured: int
+    ready: int
+    problem: str
+    """Why one of them is not ready, and the remedy; empty when all are."""
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is prepared: with one process at least, or by the daemon itself."""
+        return self.ready > 0 or not self.configured
+
+
 @dataclass(slots=True)
 class _Worker:
     """A prepare process, and how many items it has to do."""
@@ -61,6 +76,20 @@ class Preparer:
         """Process ids of those that run."""
         found = [worker.channel.process_id for worker in self._workers]
         return tuple(each for each in found if each is not None)
+
+    @property
+    def state(self) -> PreparerState:
+        """How the processes are at the moment."""
+        channels = [worker.channel for worker in self._workers]
+        problems = (channel.problem for channel in channels if not channel.ready)
+        return PreparerState(
+            configured=len(channels), ready=sum(channel.ready for channel in channels), problem=next(problems, "")
+        )
+
+    def on_change(self, callback: Callable[[bool, str], None]) -> None:
+        """Calls `callback(ready, problem)` at every change of one process, on a thread not to be blocked."""
+        for worker in self._workers:
+            worker.channel.on_change(callback)
 
     def stop(self) -> None:
         """Ends the processes. Who waits hears PREPARATION_UNAVAILABLE."""

@@ -7,6 +7,7 @@ from certd import __version__
 from certd.errors import CertdError
 from certd.model.access import Caller, Permission
 from certd.model.names import TenantName
+from certd.prepare.client import Preparer, PreparerState
 from certd.services.access import Access
 from certd.services.authorities import every_authority
 from certd.services.system import SystemAuthority
@@ -27,6 +28,7 @@ class ServerDescription:
     token: TokenDescription | None
     token_ready: bool
     token_problem: str
+    preparer: PreparerState
     isolation: Isolation | None
     database_engine: str
     start_time: datetime
@@ -49,6 +51,7 @@ class Server:
         *,
         store: Store,
         token: TokenClient,
+        preparer: Preparer,
         access: Access,
         system_authority: SystemAuthority,
         trust_domain: str,
@@ -56,13 +59,14 @@ class Server:
     ) -> None:
         self._store = store
         self._token = token
+        self._preparer = preparer
         self._access = access
         self._system_authority = system_authority
         self._trust_domain = trust_domain
         self._start_time = start_time
 
     def describe(self, caller: Caller) -> ServerDescription:
-        """Returns version, token, isolation and database engine, also while the token is away."""
+        """Returns version, token, prepare processes, isolation and database engine, also while the token is away."""
         self._access.require(caller, Permission.SERVER_READ, _SERVER)
         try:
             description = self._token.describe()
@@ -73,6 +77,7 @@ class Server:
             token=description,
             token_ready=self._token.ready,
             token_problem=self._token.problem,
+            preparer=self._preparer.state,
             isolation=self._token.isolation(),
             database_engine=self._store.engine_name,
             start_time=self._start_time,
@@ -96,9 +101,15 @@ class Server:
 class Health:
     """Whether the daemon can do its work."""
 
-    def __init__(self, *, store: Store, token: TokenClient) -> None:
+    def __init__(self, *, store: Store, token: TokenClient, preparer: Preparer) -> None:
         self._store = store
         self._token = token
+        self._preparer = preparer
+
+    @property
+    def processes_work(self) -> bool:
+        """Whether the token answers and something prepares; what is asked at every change of theirs."""
+        return self._token.ready and self._preparer.state.works
 
     def problems(self) -> list[str]:
         """Returns a sentence for everything that keeps the daemon from issuing; empty when it is well."""
@@ -106,6 +117,8 @@ class Health:
         if not self._token.ready:
             # The page is public: what is wrong with the token stands in the log and in GetServerInfo.
             problems.append("the token does not answer")
+        if not self._preparer.state.works:
+            problems.append("no prepare process works")
         try:
             with self._store.read("health"):
                 pass

@@ -73,6 +73,7 @@ class ServerInfo(_message.Message):
     DATABASE_ENGINE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    PREPARATION_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Output only. Version of certd."""
     isolation: Global___ServerInfo.Isolation.ValueType
@@ -89,6 +90,10 @@ class ServerInfo(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When this process began to serve."""
 
+    @_builtins.property
+    def preparation(self) -> Global___PreparationInfo:
+        """Output only. The prepare processes."""
+
     def __init__(
         self,
         *,
@@ -98,14 +103,45 @@ class ServerInfo(_message.Message):
         database_engine: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         trust_domain: _builtins.str = ...,
+        preparation: Global___PreparationInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preparation", b"preparation", "start_time", b"start_time", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_engine", b"database_engine", "isolation", b"isolation", "start_time", b"start_time", "token", b"token", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_engine", b"database_engine", "isolation", b"isolation", "preparation", b"preparation", "start_time", b"start_time", "token", b"token", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServerInfo: _TypeAlias = ServerInfo  # noqa: Y015
+
+@_typing.final
+class PreparationInfo(_message.Message):
+    """The processes that read what strangers send and build what will be signed, described."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURED_PROCESSES_FIELD_NUMBER: _builtins.int
+    READY_PROCESSES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    configured_processes: _builtins.int
+    """Output only. How many are configured; with none the daemon does their work itself."""
+    ready_processes: _builtins.int
+    """Output only. How many of them work at the moment. With some, less is issued; with none of those configured, nothing is."""
+    problem: _builtins.str
+    """Output only. Why one of them does not, and the remedy; empty when all do."""
+    def __init__(
+        self,
+        *,
+        configured_processes: _builtins.int = ...,
+        ready_processes: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured_processes", b"configured_processes", "problem", b"problem", "ready_processes", b"ready_processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreparationInfo: _TypeAlias = PreparationInfo  # noqa: Y015
 
 @_typing.final
 class TokenInfo(_message.Message):

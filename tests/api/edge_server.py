@@ -26,6 +26,7 @@ from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Warning as PreparationWarning
+from certd.prepare.client import PreparerState
 from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import Activation, AuthorityActivation
@@ -389,6 +390,7 @@ class FakeServer(Server):
             ),
             token_ready=False,
             token_problem="gone",
+            preparer=PreparerState(configured=2, ready=1, problem="The prepare process is starting."),
             isolation=Isolation.SEPARATE_USER,
             database_engine="sqlite",
             start_time=NOW,

@@ -19,7 +19,7 @@ from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import ListAuthoritiesResponse
 from certd.v1.certificate_pb2 import Certificate
 from certd.v1.certificate_service_pb2 import ListCertificatesResponse
-from certd.v1.server_service_pb2 import ServerInfo, TokenInfo, TrustBundle
+from certd.v1.server_service_pb2 import PreparationInfo, ServerInfo, TokenInfo, TrustBundle
 from certd.v1.x509_pb2 import AttributeTypeAndValue, DistinguishedName, KeySpec, RelativeDistinguishedName
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, described, encoded, settle
@@ -374,6 +374,24 @@ def test_server_info_says_how_far_the_token_is_kept_apart(fake: FakeServer, cert
     assert "SAME_USER" in ended.out
     assert json.loads(certctl("server", "info", "-o", "json").out)["isolation"] == "SAME_USER"
     assert certctl("server", "info", "-o", "pem").code == 2
+
+
+@pytest.mark.parametrize(
+    ("preparation", "told"),
+    [
+        (PreparationInfo(), "in the daemon"),
+        (PreparationInfo(configured_processes=2, ready_processes=2), "2 of 2 processes ready"),
+        (
+            PreparationInfo(configured_processes=2, ready_processes=1, problem="it is starting"),
+            "1 of 2 processes ready: it is starting",
+        ),
+    ],
+)
+def test_server_info_says_what_prepares(
+    fake: FakeServer, certctl: Certctl, preparation: PreparationInfo, told: str
+) -> None:
+    fake.answer("GetServerInfo", ServerInfo(preparation=preparation))
+    assert told in certctl("server", "info").out
 
 
 def test_the_trust_bundle_for_relying_parties_has_no_system_root(

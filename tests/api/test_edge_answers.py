@@ -422,6 +422,9 @@ def test_server_info(edge: Edge) -> None:
         database_engine="sqlite",
         start_time=moment_of(NOW),
         trust_domain="certd.test",
+        preparation=server_service_pb2.PreparationInfo(
+            configured_processes=2, ready_processes=1, problem="The prepare process is starting."
+        ),
     )
     edge.description.description = replace(edge.description.description, token=None, isolation=None)
     answer = call(edge, server_service_pb2.GetServerInfoRequest())

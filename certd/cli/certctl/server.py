@@ -9,7 +9,13 @@ from certd.cli.certctl.durations import format_time
 from certd.cli.certctl.invocation import Invocation, verb
 from certd.client.messages import enum_text
 from certd.client.roots import Root, describe_root
-from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
+from certd.v1.server_service_pb2 import (
+    GetServerInfoRequest,
+    GetTrustBundleRequest,
+    PreparationInfo,
+    ServerInfo,
+    TrustBundle,
+)
 
 _HEADER: Final = ("ROOT", "SUBJECT", "NOT AFTER", "SHA-256")
 
@@ -21,7 +27,7 @@ def server() -> None:
 
 @verb(server, "info", examples="certctl server info\ncertctl server info -o json | jq -r .token.label")
 def info(run: Invocation) -> None:
-    """Show version, token, isolation and database engine."""
+    """Show version, token, prepare processes, isolation and database engine."""
     with run.connect() as client, run.progress("asking the server"):
         found = client.call(client.stubs.get_server_info, GetServerInfoRequest())
     output.print_resource(found, run.output, card=_card(found))
@@ -88,6 +94,14 @@ def _card(found: ServerInfo) -> list[output.Row]:
         ("Token serial", token.serial_number),
         ("Token model", " ".join(part for part in (token.manufacturer, token.model) if part)),
         ("PKCS#11 module", token.module),
+        ("Preparation", _preparation_text(found.preparation)),
         ("Mechanisms", ", ".join(token.mechanisms)),
         ("Missing", "\n".join(token.missing)),
     ]
+
+
+def _preparation_text(preparation: PreparationInfo) -> str:
+    if not preparation.configured_processes:
+        return "in the daemon: no prepare processes are configured"
+    ready = f"{preparation.ready_processes} of {preparation.configured_processes} processes ready"
+    return f"{ready}: {preparation.problem}" if preparation.problem else ready

@@ -128,7 +128,9 @@ type ServerInfo struct {
 	// Output only. When this process began to serve.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// Output only. SPIFFE trust domain of identities.
-	TrustDomain   string `protobuf:"bytes,6,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	TrustDomain string `protobuf:"bytes,6,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// Output only. The prepare processes.
+	Preparation   *PreparationInfo `protobuf:"bytes,7,opt,name=preparation,proto3" json:"preparation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +207,77 @@ func (x *ServerInfo) GetTrustDomain() string {
 	return ""
 }
 
+func (x *ServerInfo) GetPreparation() *PreparationInfo {
+	if x != nil {
+		return x.Preparation
+	}
+	return nil
+}
+
+// The processes that read what strangers send and build what will be signed, described.
+type PreparationInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. How many are configured; with none the daemon does their work itself.
+	ConfiguredProcesses int32 `protobuf:"varint,1,opt,name=configured_processes,json=configuredProcesses,proto3" json:"configured_processes,omitempty"`
+	// Output only. How many of them work at the moment. With some, less is issued; with none of those configured, nothing is.
+	ReadyProcesses int32 `protobuf:"varint,2,opt,name=ready_processes,json=readyProcesses,proto3" json:"ready_processes,omitempty"`
+	// Output only. Why one of them does not, and the remedy; empty when all do.
+	Problem       string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreparationInfo) Reset() {
+	*x = PreparationInfo{}
+	mi := &file_certd_v1_server_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreparationInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreparationInfo) ProtoMessage() {}
+
+func (x *PreparationInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_server_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreparationInfo.ProtoReflect.Descriptor instead.
+func (*PreparationInfo) Descriptor() ([]byte, []int) {
+	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PreparationInfo) GetConfiguredProcesses() int32 {
+	if x != nil {
+		return x.ConfiguredProcesses
+	}
+	return 0
+}
+
+func (x *PreparationInfo) GetReadyProcesses() int32 {
+	if x != nil {
+		return x.ReadyProcesses
+	}
+	return 0
+}
+
+func (x *PreparationInfo) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // The PKCS#11 token, described.
 type TokenInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -232,7 +305,7 @@ type TokenInfo struct {
 
 func (x *TokenInfo) Reset() {
 	*x = TokenInfo{}
-	mi := &file_certd_v1_server_service_proto_msgTypes[2]
+	mi := &file_certd_v1_server_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -244,7 +317,7 @@ func (x *TokenInfo) String() string {
 func (*TokenInfo) ProtoMessage() {}
 
 func (x *TokenInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_server_service_proto_msgTypes[2]
+	mi := &file_certd_v1_server_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -257,7 +330,7 @@ func (x *TokenInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenInfo.ProtoReflect.Descriptor instead.
 func (*TokenInfo) Descriptor() ([]byte, []int) {
-	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{2}
+	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TokenInfo) GetModule() string {
@@ -334,7 +407,7 @@ type GetTrustBundleRequest struct {
 
 func (x *GetTrustBundleRequest) Reset() {
 	*x = GetTrustBundleRequest{}
-	mi := &file_certd_v1_server_service_proto_msgTypes[3]
+	mi := &file_certd_v1_server_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +419,7 @@ func (x *GetTrustBundleRequest) String() string {
 func (*GetTrustBundleRequest) ProtoMessage() {}
 
 func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_server_service_proto_msgTypes[3]
+	mi := &file_certd_v1_server_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +432,7 @@ func (x *GetTrustBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTrustBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetTrustBundleRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{3}
+	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetTrustBundleRequest) GetTenant() string {
@@ -382,7 +455,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_certd_v1_server_service_proto_msgTypes[4]
+	mi := &file_certd_v1_server_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +467,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_server_service_proto_msgTypes[4]
+	mi := &file_certd_v1_server_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +480,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{4}
+	return file_certd_v1_server_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TrustBundle) GetSystemRoots() []*EncodedCertificate {
@@ -429,7 +502,7 @@ var File_certd_v1_server_service_proto protoreflect.FileDescriptor
 const file_certd_v1_server_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1dcertd/v1/server_service.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xe0\x02\n" +
+	"\x14GetServerInfoRequest\"\x9d\x03\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12)\n" +
@@ -438,11 +511,16 @@ const file_certd_v1_server_service_proto_rawDesc = "" +
 	"\x0fdatabase_engine\x18\x04 \x01(\tR\x0edatabaseEngine\x129\n" +
 	"\n" +
 	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12!\n" +
-	"\ftrust_domain\x18\x06 \x01(\tR\vtrustDomain\"H\n" +
+	"\ftrust_domain\x18\x06 \x01(\tR\vtrustDomain\x12;\n" +
+	"\vpreparation\x18\a \x01(\v2\x19.certd.v1.PreparationInfoR\vpreparation\"H\n" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSAME_USER\x10\x01\x12\x11\n" +
-	"\rSEPARATE_USER\x10\x02\"\x82\x02\n" +
+	"\rSEPARATE_USER\x10\x02\"\x87\x01\n" +
+	"\x0fPreparationInfo\x121\n" +
+	"\x14configured_processes\x18\x01 \x01(\x05R\x13configuredProcesses\x12'\n" +
+	"\x0fready_processes\x18\x02 \x01(\x05R\x0ereadyProcesses\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"\x82\x02\n" +
 	"\tTokenInfo\x12\x16\n" +
 	"\x06module\x18\x01 \x01(\tR\x06module\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12#\n" +
@@ -478,32 +556,34 @@ func file_certd_v1_server_service_proto_rawDescGZIP() []byte {
 }
 
 var file_certd_v1_server_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_certd_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_certd_v1_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_certd_v1_server_service_proto_goTypes = []any{
 	(ServerInfo_Isolation)(0),     // 0: certd.v1.ServerInfo.Isolation
 	(*GetServerInfoRequest)(nil),  // 1: certd.v1.GetServerInfoRequest
 	(*ServerInfo)(nil),            // 2: certd.v1.ServerInfo
-	(*TokenInfo)(nil),             // 3: certd.v1.TokenInfo
-	(*GetTrustBundleRequest)(nil), // 4: certd.v1.GetTrustBundleRequest
-	(*TrustBundle)(nil),           // 5: certd.v1.TrustBundle
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*EncodedCertificate)(nil),    // 7: certd.v1.EncodedCertificate
+	(*PreparationInfo)(nil),       // 3: certd.v1.PreparationInfo
+	(*TokenInfo)(nil),             // 4: certd.v1.TokenInfo
+	(*GetTrustBundleRequest)(nil), // 5: certd.v1.GetTrustBundleRequest
+	(*TrustBundle)(nil),           // 6: certd.v1.TrustBundle
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*EncodedCertificate)(nil),    // 8: certd.v1.EncodedCertificate
 }
 var file_certd_v1_server_service_proto_depIdxs = []int32{
-	3, // 0: certd.v1.ServerInfo.token:type_name -> certd.v1.TokenInfo
+	4, // 0: certd.v1.ServerInfo.token:type_name -> certd.v1.TokenInfo
 	0, // 1: certd.v1.ServerInfo.isolation:type_name -> certd.v1.ServerInfo.Isolation
-	6, // 2: certd.v1.ServerInfo.start_time:type_name -> google.protobuf.Timestamp
-	7, // 3: certd.v1.TrustBundle.system_roots:type_name -> certd.v1.EncodedCertificate
-	7, // 4: certd.v1.TrustBundle.tenant_roots:type_name -> certd.v1.EncodedCertificate
-	1, // 5: certd.v1.ServerService.GetServerInfo:input_type -> certd.v1.GetServerInfoRequest
-	4, // 6: certd.v1.ServerService.GetTrustBundle:input_type -> certd.v1.GetTrustBundleRequest
-	2, // 7: certd.v1.ServerService.GetServerInfo:output_type -> certd.v1.ServerInfo
-	5, // 8: certd.v1.ServerService.GetTrustBundle:output_type -> certd.v1.TrustBundle
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	7, // 2: certd.v1.ServerInfo.start_time:type_name -> google.protobuf.Timestamp
+	3, // 3: certd.v1.ServerInfo.preparation:type_name -> certd.v1.PreparationInfo
+	8, // 4: certd.v1.TrustBundle.system_roots:type_name -> certd.v1.EncodedCertificate
+	8, // 5: certd.v1.TrustBundle.tenant_roots:type_name -> certd.v1.EncodedCertificate
+	1, // 6: certd.v1.ServerService.GetServerInfo:input_type -> certd.v1.GetServerInfoRequest
+	5, // 7: certd.v1.ServerService.GetTrustBundle:input_type -> certd.v1.GetTrustBundleRequest
+	2, // 8: certd.v1.ServerService.GetServerInfo:output_type -> certd.v1.ServerInfo
+	6, // 9: certd.v1.ServerService.GetTrustBundle:output_type -> certd.v1.TrustBundle
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_server_service_proto_init() }
@@ -518,7 +598,7 @@ func file_certd_v1_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_server_service_proto_rawDesc), len(file_certd_v1_server_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
