@@ -6,6 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.pki import distinguished_name
 from certd.pki.description import Description
+from certd.pki.internationalised_names import is_a_label, unicode_dns_name
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.v1 import x509_pb2
@@ -40,6 +41,12 @@ def description_message(described: Description) -> x509_pb2.CertificateDescripti
         extensions=[
             x509_pb2.Extension(oid=extension.oid, critical=extension.critical, value=extension.value)
             for extension in described.extensions
+        ],
+        unicode_dns_names=[
+            unicode_dns_name(name)
+            for name in described.subject_alternative_names.dns_names
+            # Most names hold none, and are not even split.
+            if "xn--" in name and any(map(is_a_label, name.split(".")))
         ],
     )
 
