@@ -238,6 +238,7 @@ class SubjectRequest(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     PATH_LENGTH_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
     public_key: _builtins.bytes
     """DER of the SubjectPublicKeyInfo."""
     subject: _builtins.bytes
@@ -250,6 +251,10 @@ class SubjectRequest(_message.Message):
     def names(self) -> Global___Names:
         """The alternative names."""
 
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AskedExtension]:
+        """Extensions that are asked for besides the alternative names."""
+
     def __init__(
         self,
         *,
@@ -258,16 +263,47 @@ class SubjectRequest(_message.Message):
         names: Global___Names | None = ...,
         path_length: _builtins.int | None = ...,
         name_constraints: _builtins.bytes = ...,
+        extensions: _abc.Iterable[Global___AskedExtension] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "names", b"names", "path_length", b"path_length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "extensions", b"extensions", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__path_length) -> _WhichOneofReturnType__path_length | None: ...
 
 Global___SubjectRequest: _TypeAlias = SubjectRequest  # noqa: Y015
+
+@_typing.final
+class AskedExtension(_message.Message):
+    """An extension that is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OID_FIELD_NUMBER: _builtins.int
+    CRITICAL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    oid: _builtins.str
+    """Dotted identifier."""
+    critical: _builtins.bool
+    """Whether it is to be critical."""
+    value: _builtins.bytes
+    """DER of its value."""
+    def __init__(
+        self,
+        *,
+        oid: _builtins.str = ...,
+        critical: _builtins.bool = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critical", b"critical", "oid", b"oid", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskedExtension: _TypeAlias = AskedExtension  # noqa: Y015
 
 @_typing.final
 class Names(_message.Message):

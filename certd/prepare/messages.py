@@ -17,6 +17,7 @@ from certd.pki.certificate_request import (
     Validity,
     Warning,  # noqa: A004  # The API's word.
 )
+from certd.pki.csr import RequestedExtension
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
@@ -150,6 +151,10 @@ def _fill_item(message: messages.PrepareItem, item: Item) -> None:
                 name_constraints=(
                     b"" if source.name_constraints is None else name_constraints.encode(source.name_constraints)
                 ),
+                extensions=[
+                    messages.AskedExtension(oid=one.oid, critical=one.critical, value=one.value)
+                    for one in source.extensions
+                ],
             )
         )
     if item.validity.lifetime is not None:
@@ -166,6 +171,9 @@ def _item_of(message: messages.PrepareItem) -> Item:
             public_key=asked.public_key,
             subject=asked.subject,
             names=_names_of(asked.names),
+            extensions=tuple(
+                RequestedExtension(oid=one.oid, critical=one.critical, value=one.value) for one in asked.extensions
+            ),
             path_length=asked.path_length if asked.HasField("path_length") else None,
             name_constraints=name_constraints.decode(asked.name_constraints) if asked.name_constraints else None,
         )

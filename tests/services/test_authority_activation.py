@@ -281,7 +281,7 @@ def test_of_two_activations_at_once_one_is_refused(world: World) -> None:
     first, second = parents(world), parents(world)
     create_awaiting(world)
     mine, theirs = certified(world, first), certified(world, second)
-    world.steps.at["activation.2.checked"] = lambda: activate(world, theirs, second.chain)  # type: ignore[assignment]
+    world.steps.at["activation.2.checked"] = lambda: activate(world, theirs, second.chain)
     refused(Reason.STATE_FORBIDS, lambda: activate(world, mine, first.chain), says="has its certificate already")
     view = world.core.authorities.get(ADMINISTRATOR, SUB)
     assert (view.authority.certificate, view.authority.chain) == (theirs, second.chain)
@@ -292,7 +292,7 @@ def test_of_one_request_twice_at_once_both_are_answered(world: World) -> None:
     create_awaiting(world)
     certificate = certified(world, parent)
     key = RequestKey(str(uuid.uuid4()), b"a")
-    world.steps.at["activation.2.checked"] = lambda: activate(world, certificate, parent.chain, key=key)  # type: ignore[assignment]
+    world.steps.at["activation.2.checked"] = lambda: activate(world, certificate, parent.chain, key=key)
     assert activate(world, certificate, parent.chain, key=key).state is AuthorityState.ENABLED
 
 
