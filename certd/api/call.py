@@ -1,8 +1,7 @@
 """The call in progress: who calls, and how long they will wait."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +34,18 @@ def current_call() -> Call:
     return call
 
 
-@contextlib.contextmanager
-def making(call: Call | None) -> Iterator[None]:
+class making:  # noqa: N801  # Reads as a function.
     """Makes `call` the one of this thread; None for a method that is open to all."""
-    token = _CURRENT.set(call)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self, call: Call | None) -> None:
+        self._call = call
+        self._token: Token[Call | None] | None = None
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(self._call)
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._token is not None:
+            _CURRENT.reset(self._token)

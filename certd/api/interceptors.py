@@ -6,17 +6,19 @@ The request is parsed after all of that: what a stranger sends is not even read 
 holds is logged: methods, principals, reasons and field paths are.
 """
 
-import contextlib
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Histogram
 
 from certd.api import peer, status
 from certd.api.call import Call, making
@@ -32,6 +34,7 @@ LONGEST_CALL: Final = 120.0
 """Seconds after which the server gives up on a call whose caller set no deadline, or a later one."""
 
 _log = structlog.get_logger("certd.api")
+_plain_log = logging.getLogger("certd.api")
 
 if TYPE_CHECKING:
     # Generic in the stubs alone.
@@ -50,12 +53,88 @@ class Authenticator(Protocol):
         """Returns who shows the certificate; raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED."""
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """How a call ended, for log and metrics."""
+class _Told:
+    """Counts and logs a call, and answers what it raises.
 
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    principal: str = ""
+    A class, for a generator would be a third of what all of this costs.
+    """
+
+    __slots__ = ("_context", "_method", "_started", "code", "principal")
+
+    def __init__(self, method: str, context: grpc.ServicerContext) -> None:
+        self._method = method
+        self._context = context
+        self._started = 0.0
+        self.code = grpc.StatusCode.OK
+        self.principal = ""
+
+    def __enter__(self) -> Self:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                # None until a method sets one, as health does for a service that it does not know.
+                code: grpc.StatusCode | None = self._context.code()  # type: ignore[attr-defined]  # Missing in the stubs.
+                self.code = code or grpc.StatusCode.OK
+            else:
+                self._answer(error)
+        finally:
+            self._note()
+
+    def _answer(self, error: BaseException) -> None:
+        """Ends the call with the status of an error; returns for one that passes as it is."""
+        if isinstance(error, grpc.RpcError):
+            # The caller went away while their stream was read.
+            self.code = grpc.StatusCode.CANCELLED
+        elif isinstance(error, CertdError) and error.reason is not Reason.INTERNAL:
+            self.code = status.CODES[error.reason]
+            _log.info(
+                "call refused",
+                method=self._method,
+                principal=self.principal,
+                reason=error.reason.value,
+                fields=[violation.field for violation in error.violations[:20]],
+            )
+            self._context.abort_with_status(status.to_status(error))
+        elif isinstance(error, NotImplementedError):
+            # As the health service of the library answers for `List`, which it declares and does not have.
+            self.code = grpc.StatusCode.UNIMPLEMENTED
+            self._context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} is not implemented")
+        elif isinstance(error, Exception):
+            # The last resort: whatever it is, the caller learns an id only.
+            error_id = uuid.uuid4().hex
+            self.code = grpc.StatusCode.INTERNAL
+            _log.error(
+                "defect",
+                error_id=error_id,
+                method=self._method,
+                principal=self.principal,
+                traceback=traceback_of(error),
+            )
+            self._context.abort_with_status(status.internal(error_id))
+
+    def _note(self) -> None:
+        seconds = time.perf_counter() - self._started
+        calls, times = _counters(self._method, self.code)
+        calls.inc()
+        times.observe(seconds)
+        if _plain_log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "call",
+                method=self._method,
+                principal=self.principal,
+                code=self.code.name,
+                milliseconds=round(seconds * 1000, 1),
+            )
+
+
+@lru_cache(maxsize=4096)
+def _counters(method: str, code: grpc.StatusCode) -> tuple[Counter, Histogram]:
+    return CALLS.labels(method, code.name), CALL_SECONDS.labels(method)
 
 
 class Gate(Interceptor):
@@ -76,6 +155,8 @@ class Gate(Interceptor):
         self._calls = calls
         self._rules = rules
         self._stopping = threading.Event()
+        self._around: dict[str, tuple[Handler, Handler]] = {}
+        """Handlers of methods with the chain around them."""
 
     def stop(self) -> None:
         """From now on calls are told that the server is stopping."""
@@ -97,11 +178,16 @@ class Gate(Interceptor):
             raise TypeError(f"{method}: client streams with one answer are not part of the API")
         if self._calls.is_full:
             return self._refusing(method)
-        return self._around_unary(method, handler, handler.unary_unary)
+        # Making one costs as much as a small call; the same handler comes with every call of a method.
+        known, around = self._around.get(method, (None, None))
+        if known is not handler or around is None:
+            around = self._around_unary(method, handler, handler.unary_unary)
+            self._around[method] = (handler, around)
+        return around
 
     def _refusing(self, method: str) -> Handler:
         def run(_request: bytes, context: grpc.ServicerContext) -> object:
-            with self._told(method, context):
+            with _Told(method, context):
                 raise busy()
 
         # The attribute by which grpc takes another pool for a method.
@@ -112,15 +198,15 @@ class Gate(Interceptor):
         self, method: str, handler: Handler, answer: Callable[[Any, grpc.ServicerContext], Any]
     ) -> Handler:
         def run(request: bytes, context: grpc.ServicerContext) -> object:
-            with self._told(method, context) as outcome, making(self._admit(method, context, outcome)):
+            with _Told(method, context) as told, making(self._admit(method, context, told)):
                 return answer(_parsed(handler, request), context)
 
         return grpc.unary_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def _around_stream(self, method: str, handler: Handler) -> Handler:
         def run(request: Any, context: grpc.ServicerContext) -> Iterator[object]:  # noqa: ANN401  # Bytes, or an iterator.
-            with self._told(method, context) as outcome:
-                call = self._admit(method, context, outcome)
+            with _Told(method, context) as told:
+                call = self._admit(method, context, told)
                 with self._slots.slot(context):
                     with making(call):
                         responses = _responses(handler, request, context)
@@ -132,7 +218,7 @@ class Gate(Interceptor):
             return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
         return grpc.unary_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
-    def _admit(self, method: str, context: grpc.ServicerContext, outcome: _Outcome) -> Call | None:
+    def _admit(self, method: str, context: grpc.ServicerContext, told: _Told) -> Call | None:
         """Returns the call that may go on, None for one that needs no caller; raises what refuses it."""
         if self._stopping.is_set():
             raise CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again")
@@ -144,64 +230,10 @@ class Gate(Interceptor):
         if rule is Admission.PUBLIC:
             return None
         caller = self._access.authenticate(peer.certificate_of(connection))
-        outcome.principal = caller.principal
+        told.principal = caller.principal
         if rule is None:
             raise CertdError(Reason.PERMISSION_MISSING, f"no permission exists for {method}, so nobody holds it")
         return Call(caller=caller, timeout=timeout)
-
-    @contextlib.contextmanager
-    def _told(self, method: str, context: grpc.ServicerContext) -> Iterator[_Outcome]:
-        """Counts and logs a call, and answers what it raises."""
-        outcome = _Outcome()
-        started = time.perf_counter()
-        try:
-            yield outcome
-            # None until a method sets one, as health does for a service that it does not know.
-            code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # Missing in the stubs.
-            outcome.code = code or grpc.StatusCode.OK
-        except grpc.RpcError:
-            # The caller went away while their stream was read.
-            outcome.code = grpc.StatusCode.CANCELLED
-            raise
-        except CertdError as error:
-            if error.reason is Reason.INTERNAL:
-                self._answer_defect(method, context, outcome, error)
-            outcome.code = status.CODES[error.reason]
-            _log.info(
-                "call refused",
-                method=method,
-                principal=outcome.principal,
-                reason=error.reason.value,
-                fields=[violation.field for violation in error.violations[:20]],
-            )
-            context.abort_with_status(status.to_status(error))
-        except NotImplementedError:
-            # As the health service of the library answers for `List`, which it declares and does not have.
-            outcome.code = grpc.StatusCode.UNIMPLEMENTED
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented")
-        except Exception as error:  # noqa: BLE001  # The last resort: whatever it is, the caller learns an id only.
-            self._answer_defect(method, context, outcome, error)
-        finally:
-            seconds = time.perf_counter() - started
-            CALLS.labels(method, outcome.code.name).inc()
-            CALL_SECONDS.labels(method).observe(seconds)
-            _log.debug(
-                "call",
-                method=method,
-                principal=outcome.principal,
-                code=outcome.code.name,
-                milliseconds=round(seconds * 1000, 1),
-            )
-
-    @staticmethod
-    def _answer_defect(method: str, context: grpc.ServicerContext, outcome: _Outcome, error: Exception) -> None:
-        """Logs a defect under a new id and answers the id."""
-        error_id = uuid.uuid4().hex
-        outcome.code = grpc.StatusCode.INTERNAL
-        _log.error(
-            "defect", error_id=error_id, method=method, principal=outcome.principal, traceback=traceback_of(error)
-        )
-        context.abort_with_status(status.internal(error_id))
 
 
 def _time_left(context: grpc.ServicerContext) -> float:

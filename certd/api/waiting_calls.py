@@ -6,14 +6,10 @@ that is asked for more than it can do goes on doing what it can.
 """
 
 import random
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from certd.errors import CertdError, Reason
-
-T = TypeVar("T")
 
 _REFUSING_THREADS: Final = 1
 _RETRY_AFTER: Final = 1.0
@@ -29,37 +25,20 @@ class WaitingCalls(ThreadPoolExecutor):
 
     def __init__(self, workers: int, *, most_waiting: int) -> None:
         super().__init__(max_workers=workers, thread_name_prefix="grpc")
-        self._room = workers + most_waiting
-        self._lock = threading.Lock()
-        self._inside = 0
+        self._most_waiting = max(1, most_waiting)
         self.refusing = ThreadPoolExecutor(max_workers=_REFUSING_THREADS, thread_name_prefix="grpc-refuse")
         """Where calls are refused."""
 
     @property
     def is_full(self) -> bool:
         """Whether a further call is to be refused."""
-        return self._inside >= self._room
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # noqa: ANN401  # As in the base.
-        """Takes a call; it is inside until it has been answered."""
-        with self._lock:
-            self._inside += 1
-        try:
-            future = super().submit(fn, *args, **kwargs)
-        except BaseException:
-            self._left()
-            raise
-        future.add_done_callback(self._left)
-        return future
+        # The pool's queue holds for a moment also what an idle thread is about to take.
+        return self._work_queue.qsize() >= self._most_waiting
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  # As in the base.
         """Ends both pools."""
         self.refusing.shutdown(wait, cancel_futures=cancel_futures)
         super().shutdown(wait, cancel_futures=cancel_futures)
-
-    def _left(self, _future: object = None) -> None:
-        with self._lock:
-            self._inside -= 1
 
 
 def busy() -> CertdError:

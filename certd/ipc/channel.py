@@ -4,12 +4,14 @@ One long-lived thread per channel starts the child, reads its frames, sees its d
 again. It is long-lived because a parent-death signal fires when the thread that spawned the child ends.
 """
 
+import itertools
 import logging
 import os
 import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,14 +70,38 @@ class _Waiting:
         self.done.set()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Link:
     """A live connection."""
 
     connection: socket.socket
     process: subprocess.Popen[bytes] | None
     user_id: int
-    send_lock: threading.Lock = field(default_factory=threading.Lock)
+    sending: threading.Lock = field(default_factory=threading.Lock)
+    outbox: deque[bytes] = field(default_factory=deque)
+    """What is to be sent by whoever sends at the moment, or sends next."""
+    waiting: dict[int, Answered] = field(default_factory=dict)
+    """Who waits for the reply to a call, by the call's number."""
+    buried: bool = False
+    """Whether those who waited have been told that there will be no reply."""
+
+    def send(self, data: bytes) -> None:
+        """Sends, or leaves it to the thread that sends already; who is told nothing of a failure hears of the end.
+
+        A thread that finds another one at it goes on: so those that come together share one call of the kernel.
+        """
+        self.outbox.append(data)
+        while self.outbox and self.sending.acquire(blocking=False):
+            try:
+                parts = [self.outbox.popleft() for _ in range(len(self.outbox))]
+                if parts:
+                    self.connection.sendall(b"".join(parts))
+            except OSError:
+                # A frame that went out in part ends the connection: nothing after it could be read.
+                self.shut()
+                return
+            finally:
+                self.sending.release()
 
     def shut(self) -> None:
         """Makes both sides see the end of file; the watching thread buries the link."""
@@ -104,8 +130,7 @@ class Channel:
         self._problem = f"The {name} has not been started."
         self._last_words = ""
         self._heard = False
-        self._waiting: dict[int, Answered] = {}
-        self._last_call_id = 0
+        self._call_ids = itertools.count(1)
         self._callbacks: list[Callable[[bool, str], None]] = []
         self._stopping = threading.Event()
         self._grace_of_stop = _GRACE_OF_STOP
@@ -176,9 +201,8 @@ class Channel:
         waiting = _Waiting()
         call_id = self.submit(payload, timeout=timeout, answered=waiting.finish)
         if not waiting.done.wait(max(0.0, deadline - time.monotonic())):
-            with self._state:
-                self._waiting.pop(call_id, None)
-            raise self._too_late()
+            self._forget(call_id)
+            raise CertdError(Reason.DEADLINE_EXCEEDED, f"The {self._name} did not answer in time.")
         if isinstance(waiting.outcome, CertdError):
             raise waiting.outcome
         return waiting.outcome
@@ -186,43 +210,26 @@ class Channel:
     def submit(self, payload: bytes, *, timeout: float, answered: Answered) -> int:
         """Sends a request and returns its number; `answered` hears once, on the watching thread, and must not block.
 
-        Nobody watches the clock for it: a child that lives and does not answer leaves it unheard. Raises as `call`, but
-        for the failures of the child; then `answered` hears nothing.
+        Nobody watches the clock for it: a child that lives and does not answer leaves it unheard. Raises the reason
+        given as `unavailable` while the child is not ready, and FIELD_INVALID as `call`; then `answered` hears nothing.
         """
-        deadline = time.monotonic() + timeout
+        link = self._link
+        if link is None or not self._ready:
+            raise self._unavailable()
+        call_id = next(self._call_ids)
         milliseconds = min(max(0, int(timeout * 1000)), 0xFFFF_FFFF)
-        with self._state:
-            link = self._link
-            if link is None or not self._ready:
-                raise self._unavailable()
-            self._last_call_id += 1
-            call_id = self._last_call_id
-            self._waiting[call_id] = answered
-        try:
-            call = Call(call_id=call_id, timeout_milliseconds=milliseconds, payload=payload)
-            self._send(link, encode([Frame(call=call)]), deadline)
-        except CertdError:
-            with self._state:
-                heard = self._waiting.pop(call_id, None) is None
-            # The watching thread may have seen the end of the child first, and has told it.
-            if not heard:
-                raise
+        data = encode([Frame(call=Call(call_id=call_id, timeout_milliseconds=milliseconds, payload=payload))])
+        # Single steps on a dictionary need no lock. Who is entered after the burial is not told by it, and says so.
+        link.waiting[call_id] = answered
+        if link.buried and link.waiting.pop(call_id, None) is not None:
+            raise self._unavailable()
+        link.send(data)
         return call_id
 
-    def _send(self, link: _Link, data: bytes, deadline: float) -> None:
-        if not link.send_lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self._too_late()
-        try:
-            link.connection.sendall(data)
-        except OSError as error:
-            # A frame that went out in part ends the connection: nothing after it could be read.
-            link.shut()
-            raise self._unavailable() from error
-        finally:
-            link.send_lock.release()
-
-    def _too_late(self) -> CertdError:
-        return CertdError(Reason.DEADLINE_EXCEEDED, f"The {self._name} did not answer in time.")
+    def _forget(self, call_id: int) -> None:
+        link = self._link
+        if link is not None:
+            link.waiting.pop(call_id, None)
 
     def _unavailable(self) -> CertdError:
         retry_after = _RETRY_AFTER_DEATH if self._link is None else _RETRY_AFTER_PROBLEM
@@ -295,7 +302,7 @@ class Channel:
             while frames := reader.read():
                 for frame in frames:
                     if frame.HasField("reply"):
-                        self._finish(frame.reply)
+                        self._finish(link, frame.reply)
                     elif frame.HasField("readiness"):
                         served |= frame.readiness.ready
                         self._last_words = frame.readiness.problem
@@ -305,9 +312,8 @@ class Channel:
             _logger.warning("the connection to the %s broke: %s", self._name, error)
         return served
 
-    def _finish(self, reply: Reply) -> None:
-        with self._state:
-            answered = self._waiting.pop(reply.call_id, None)
+    def _finish(self, link: _Link, reply: Reply) -> None:
+        answered = link.waiting.pop(reply.call_id, None)
         if answered is None:
             return
         self._tell(answered, error_of(reply.failure) if reply.HasField("failure") else reply.payload)
@@ -322,13 +328,15 @@ class Channel:
         """Tells everybody that waits, makes sure that nothing is left of the child, and returns its exit status."""
         with self._state:
             self._link = None
-            waiting, self._waiting = self._waiting, {}
+        link.buried = True
         stopping = self._stopping.is_set()
         gone = f"The {self._name} {'has been stopped' if stopping else 'is gone and is being started again'}."
         # What it last complained of says more than that it is gone, for example that it refuses this user.
         self._change(ready=False, problem=gone if stopping else self._last_words or gone)
-        for answered in waiting.values():
-            self._tell(answered, CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
+        for call_id in list(link.waiting):
+            answered = link.waiting.pop(call_id, None)
+            if answered is not None:
+                self._tell(answered, CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
         link.connection.close()
         if link.process is None:
             return None

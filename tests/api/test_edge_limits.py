@@ -156,7 +156,8 @@ def test_calls_whose_caller_went_away_leave_their_places() -> None:
             call.cancel()
         edge.told.before = None
         release.set()
-        _until(lambda: edge.server._pool._inside == 0)
+        _until(lambda: not edge.server._pool.is_full)
+        stub.GetAuthority(_GET, timeout=20)
 
 
 def test_many_callers_at_once(edge: Edge) -> None:
