@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from certd.v1.certificate_pb2 import Certificate
     from certd.v1.certificate_service_pb2 import (
+        BatchIssueCertificatesRequest,
+        BatchIssueCertificatesResponse,
         GetCertificateRequest,
         IssueCertificateRequest,
         ListCertificatesRequest,
@@ -94,6 +96,9 @@ class Stubs:
         self.issue_certificate: grpc.UnaryUnaryMultiCallable[IssueCertificateRequest, Certificate] = (
             certificates.IssueCertificate
         )
+        self.batch_issue_certificates: grpc.UnaryUnaryMultiCallable[
+            BatchIssueCertificatesRequest, BatchIssueCertificatesResponse
+        ] = certificates.BatchIssueCertificates
         self.get_certificate: grpc.UnaryUnaryMultiCallable[GetCertificateRequest, Certificate] = (
             certificates.GetCertificate
         )

@@ -1,4 +1,4 @@
-"""certctl certificate search and revoke against a server of our own: what they ask, what they print, how they end."""
+"""certctl certificate, its issue, get, search and revoke, against a server of our own: what they ask and print."""
 
 import io
 import json
@@ -14,7 +14,7 @@ import pytest
 from certd.client.messages import timestamp
 from certd.v1.certificate_pb2 import CESSATION_OF_OPERATION, KEY_COMPROMISE, SUPERSEDED, Certificate
 from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesResponse
-from certd.v1.x509_pb2 import KeySpec
+from certd.v1.x509_pb2 import AttributeTypeAndValue, CertificateDescription, Extension, KeySpec, SubjectAlternativeNames
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, described, encoded, settle
 from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
@@ -67,6 +67,90 @@ def revoked(root: Issued, **changes: Any) -> Certificate:
     )
     certificate.MergeFrom(Certificate(**changes))
     return certificate
+
+
+def csr_file(folder: Path) -> Path:
+    path = folder / "req.pem"
+    path.write_bytes(b"a CSR")
+    return path
+
+
+def test_issue_replaces_subject_and_names_of_the_csr(fake: FakeServer, certctl: Certctl, tmp_path: Path) -> None:
+    fake.answer("IssueCertificate", Certificate(name=LEAF))
+    arguments = ("certificate", "issue", "--authority", "web-ca", "--csr", csr_file(tmp_path))
+    assert certctl(*arguments).code == 0
+    ended = certctl(
+        *(*arguments, "--profile", "gateway", "--subject", "CN=gw1,O=Example", "--label", "team=web"),
+        *("--not-after", "2027-01-31T12:00:00Z", "--dns", "gw1.internal", "--dns", "gw.internal"),
+        *("--ip", "192.0.2.1", "--uri", "spiffe://a/b", "--email", "a@example.internal"),
+    )
+    assert ended.code == 0
+    plain, replacing = fake.requests("IssueCertificate")
+    assert not plain.HasField("subject")
+    assert not plain.HasField("subject_alternative_names")
+    assert [list(one.attributes) for one in replacing.subject.relative_distinguished_names] == [
+        [AttributeTypeAndValue(type="O", value="Example")],
+        [AttributeTypeAndValue(type="CN", value="gw1")],
+    ]
+    assert replacing.subject_alternative_names == SubjectAlternativeNames(
+        dns_names=["gw1.internal", "gw.internal"],
+        ip_addresses=["192.0.2.1"],
+        uris=["spiffe://a/b"],
+        email_addresses=["a@example.internal"],
+    )
+    assert replacing.not_after_time.ToJsonString() == "2027-01-31T12:00:00Z"
+    assert dict(replacing.labels) == {"team": "web"}
+
+
+def test_warnings_are_a_line_each_for_people_and_part_of_the_resource_in_json(
+    fake: FakeServer, certctl: Certctl, tmp_path: Path
+) -> None:
+    warnings = [
+        ApiWarning(field="csr.extensions", message="1.2.3 was dropped\nand so on"),
+        ApiWarning(field="lifetime", message="it was cut"),
+    ]
+    fake.answer("IssueCertificate", Certificate(name=LEAF, warnings=warnings))
+    arguments = ("certificate", "issue", "--authority", "web-ca", "--csr", csr_file(tmp_path))
+    assert certctl(*arguments).err.splitlines() == [
+        r"certctl: warning: csr.extensions: 1.2.3 was dropped\nand so on",
+        "certctl: warning: lifetime: it was cut",
+    ]
+    as_json = certctl(*arguments, "-o", "json")
+    assert as_json.err == ""
+    assert [one["field"] for one in json.loads(as_json.out)["warnings"]] == ["csr.extensions", "lifetime"]
+
+
+def test_a_card_shows_names_as_people_write_them_and_where_the_issuer_is(fake: FakeServer, certctl: Certctl) -> None:
+    access = bytes.fromhex("3023302106082b060105050730028615") + b"http://pki.internal/a"
+    fake.answer(
+        "GetCertificate",
+        Certificate(
+            name=LEAF,
+            description=CertificateDescription(
+                subject_alternative_names=SubjectAlternativeNames(
+                    dns_names=["a.example", "xn--mnchen-3ya.example", "xn--a", "b.example"], ip_addresses=["192.0.2.1"]
+                ),
+                unicode_dns_names=["m\u00fcnchen.example", "xn--a"],
+                extensions=[Extension(oid="1.3.6.1.5.5.7.1.1", value=access)],
+                sha256_fingerprint=bytes(range(32)),
+            ),
+        ),
+    )
+    shown = certctl("certificate", "get", LEAF).out
+    names = ["a.example", "xn--mnchen-3ya.example (m\u00fcnchen.example)", "xn--a", "b.example", "IP:192.0.2.1"]
+    lines = [line.removeprefix("Names").strip() for line in shown.splitlines()]
+    assert names == lines[lines.index("a.example") :][: len(names)]
+    assert lines[lines.index("a.example") + len(names) :][0].split() == ["Issuer", "at", "http://pki.internal/a"]
+    assert bytes(range(32)).hex() in shown
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12, 30])
+def test_a_place_of_the_issuer_that_does_not_decode_is_not_shown(fake: FakeServer, certctl: Certctl, cut: int) -> None:
+    access = (bytes.fromhex("3023302106082b060105050730028615") + b"http://pki.internal/a")[:cut]
+    description = CertificateDescription(extensions=[Extension(oid="1.3.6.1.5.5.7.1.1", value=access)])
+    fake.answer("GetCertificate", Certificate(name=LEAF, description=description))
+    ended = certctl("certificate", "get", LEAF)
+    assert (ended.code, "Issuer at" in ended.out) == (0, False)
 
 
 def test_search_joins_its_flags(fake: FakeServer, certctl: Certctl) -> None:

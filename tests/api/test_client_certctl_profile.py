@@ -90,6 +90,7 @@ def test_create_sends_what_flags_say(fake: FakeServer, certctl: Certctl) -> None
         *("--dns-name", "a.example", "--dns-suffix", "example.internal", "--dns-suffix", "example.test"),
         *("--allow-any-dns", "--allow-wildcards", "--ip-range", "10.0.0.0/8"),
         *("--uri-prefix", "spiffe://example.internal/w/", "--email-domain", "example.com"),
+        *("--allow-subject-override", "--allow-names-override"),
     )
     assert (ended.code, ended.err) == (0, "")
     (request,) = fake.requests("CreateProfile")
@@ -97,6 +98,8 @@ def test_create_sends_what_flags_say(fake: FakeServer, certctl: Certctl) -> None
     UUID(request.request_id)
     assert request.profile == Profile(
         description="Web servers",
+        allow_subject_override=True,
+        allow_names_override=True,
         longest_lifetime=duration(timedelta(days=90)),
         default_lifetime=duration(timedelta(days=30)),
         key_specs=[KeySpec.EC_P256, KeySpec.RSA_2048],

@@ -130,3 +130,13 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(CertdError, match="no regular file"):
         files.write([files.Output(path=tmp_path, content=b"new")])
+
+
+@pytest.mark.parametrize("label", ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"])
+def test_a_private_key_does_not_travel_with_its_csr(tmp_path: Path, label: str) -> None:
+    file = tmp_path / "req.pem"
+    file.write_text(f"-----BEGIN CERTIFICATE REQUEST-----\n-----BEGIN {label}-----\nSECRET\n-----END {label}-----\n")
+    with pytest.raises(CertdError) as caught:
+        files.read_csr(str(file))
+    assert "SECRET" not in caught.value.message
+    assert "private key" in caught.value.message

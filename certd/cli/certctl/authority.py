@@ -180,6 +180,11 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         ("Key", _key_text(item) if exists else enum_text(item, "key_spec")),
         ("Signs with", enum_text(item, "signature_algorithm")),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
+        ("Issuer at", output.issuer_urls_text(item.description)),
+        (
+            "Served at",
+            f"/ca/{item.uid}/{item.key.number}.cer (.pem with its chain)" if item.certificate.der and exists else "",
+        ),
         ("Uid", item.uid if exists else ""),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time) if exists else ""),

@@ -11,6 +11,7 @@ import click
 
 from certd.cli.certctl import files, names, output
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
+from certd.cli.certctl.override_options import names_of, override_options
 from certd.cli.certctl.parameters import DURATION, LABEL, TIME
 from certd.client.messages import duration, enum_text, timestamp
 from certd.errors import CertdError
@@ -22,6 +23,7 @@ from certd.v1.certificate_service_pb2 import (
     ListCertificatesResponse,
     SearchCertificatesResponse,
 )
+from certd.v1.x509_pb2 import DistinguishedName
 
 PAGE: Final = 500
 HEADER: Final = ("SERIAL", "AUTHORITY", "STATE", "NAMES", "PROFILE", "NOT AFTER", "DAYS LEFT")
@@ -39,6 +41,7 @@ def certificate() -> None:
     examples="""
     certctl certificate issue --authority web-ca --csr req.pem --lifetime 90d --out leaf.pem --chain-out chain.pem
     certctl certificate issue --authority web-ca --csr req.pem --label team=web --not-after 2027-01-31T12:00:00Z
+    certctl certificate issue --authority web-ca --csr req.pem --profile gateway --subject CN=gw1 --dns gw1.internal
     openssl req -new -key key.pem -config req.cnf | certctl certificate issue --authority web-ca --csr - -o pem
     """,
 )
@@ -47,6 +50,7 @@ def certificate() -> None:
 @click.option("--profile", help="Profile under which it is issued.  [default: end-entity]")
 @click.option("--lifetime", type=DURATION, help="Lifetime from now, for example 90d.  [default: that of the profile]")
 @click.option("--not-after", type=TIME, help="Exact end instead, RFC 3339.")
+@override_options
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="File for the certificate (PEM).")
 @click.option(
@@ -61,13 +65,19 @@ def issue(
     profile: str | None,
     lifetime: timedelta | None,
     not_after: datetime | None,
+    subject: DistinguishedName | None,
     labels: Sequence[tuple[str, str]],
     out: Path | None,
     chain_out: Path | None,
     request_id: UUID,
     validate_only: bool,
+    **kinds: Sequence[str],
 ) -> None:
-    """Issue a certificate from a CSR."""
+    """Issue a certificate from a CSR.
+
+    Subject and names other than those of the CSR need a profile that allows it: certctl profile create
+    --allow-subject-override --allow-names-override.
+    """
     if lifetime is not None and not_after is not None:
         message = "--lifetime and --not-after both say when it ends; give one"
         raise click.UsageError(message)
@@ -78,6 +88,8 @@ def issue(
         lifetime=None if lifetime is None else duration(lifetime),
         not_after_time=None if not_after is None else timestamp(not_after),
         labels=dict(labels),
+        subject=subject,
+        subject_alternative_names=names_of(kinds),
         request_id=str(request_id),
         validate_only=validate_only,
     )
@@ -202,8 +214,9 @@ def print_certificate(item: Certificate, run: Invocation, *, pem: str, exists: b
         ("Name", item.name),
         ("State", enum_text(item, "state") if exists else ""),
         ("Subject", described.subject_text),
-        ("Names", output.names_text(described.subject_alternative_names, "\n")),
+        ("Names", output.described_names_text(described)),
         ("Issuer", described.issuer_text),
+        ("Issuer at", output.issuer_urls_text(described)),
         *output.validity_rows(described),
         # Without a certificate these are made up, and would be looked for in vain.
         ("Serial number", described.serial_number if exists else ""),

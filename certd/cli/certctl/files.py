@@ -18,6 +18,8 @@ CSR_BYTES: Final = 32 << 10
 TEXT_BYTES: Final = 4 << 20
 PUBLIC_MODE: Final = 0o644
 SECRET_MODE: Final = 0o600
+_PRIVATE_KEY: Final = b"PRIVATE KEY-----"
+"""How the line before a key in PEM ends, of whatever kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ def read_csr(path: str) -> bytes:
     if len(data) > CSR_BYTES:
         raise CertdError(
             Reason.CSR_MALFORMED, f"{path} is longer than a CSR may be, {CSR_BYTES} bytes; name another file"
+        )
+    if _PRIVATE_KEY in data:
+        raise CertdError(
+            Reason.CSR_MALFORMED, f"{path} holds a private key, which belongs to nobody else; name the file of the CSR"
         )
     return data
 

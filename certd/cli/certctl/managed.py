@@ -294,7 +294,11 @@ def _print(item: ManagedCertificate, run: Invocation) -> None:
         ("Name", item.name),
         ("State", enum_text(item, "state")),
         ("Subject", item.description.subject_text),
-        ("Names", output.names_text(item.subject_alternative_names, "\n")),
+        # What was issued, which knows A-labels as people write them; before that, what was asked for.
+        (
+            "Names",
+            output.described_names_text(item.description) or output.names_text(item.subject_alternative_names, "\n"),
+        ),
         ("Authority", item.authority),
         ("Profile", names.short(item.profile)),
         ("Key", enum_text(item, "key_spec")),

@@ -14,6 +14,7 @@ from certd.cli.certctl.durations import days_left, format_time
 from certd.client.failure import CallFailed
 from certd.client.messages import moment, to_json
 from certd.errors import CertdError
+from certd.pki import information_access
 from certd.v1 import x509_pb2
 
 PROGRAM: Final = "certctl"
@@ -78,11 +79,11 @@ def print_pem(pem: str) -> None:
     click.echo(pem, nl=False)
 
 
-def print_warnings(warnings: Iterable[x509_pb2.Warning], output: Format) -> None:
-    """Prints the warnings of an answer to standard error; JSON has them in the resource."""
+def print_warnings(warnings: Iterable[x509_pb2.Warning], output: Format, *, of: str = "") -> None:
+    """Prints the warnings of an answer to standard error, a line each; JSON has them in the resource."""
     if output is not Format.JSON:
         for warning in warnings:
-            note(f"warning: {warning.field}: {warning.message}")
+            note(": ".join(part for part in ("warning", of, warning.field, warning.message) if part))
 
 
 def note(text: str) -> None:
@@ -180,6 +181,28 @@ def names_text(names: x509_pb2.SubjectAlternativeNames, separator: str = ", ") -
             *(f"URI:{uri}" for uri in names.uris),
             *(f"email:{address}" for address in names.email_addresses),
         ]
+    )
+
+
+def described_names_text(description: x509_pb2.CertificateDescription) -> str:
+    """Returns all alternative names of a certificate, a line each, beside A-labels what they show to people."""
+    names = x509_pb2.SubjectAlternativeNames()
+    names.CopyFrom(description.subject_alternative_names)
+    shown = iter(description.unicode_dns_names)
+    for number, name in enumerate(names.dns_names):
+        if any(label.startswith("xn--") for label in name.split(".")):
+            written = next(shown, name)
+            names.dns_names[number] = name if written == name else f"{name} ({written})"
+    return names_text(names, "\n")
+
+
+def issuer_urls_text(description: x509_pb2.CertificateDescription) -> str:
+    """Returns where a certificate says that its issuer's can be fetched, a line each."""
+    return "\n".join(
+        url
+        for extension in description.extensions
+        if extension.oid == information_access.OBJECT_IDENTIFIER
+        for url in information_access.issuer_urls(extension.value)
     )
 
 

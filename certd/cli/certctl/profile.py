@@ -11,7 +11,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from certd.cli.certctl import files, names, output
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
-from certd.cli.certctl.parameters import DURATION, SUBJECT
+from certd.cli.certctl.override_options import names_of, override_options
+from certd.cli.certctl.parameters import DURATION
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES, Flags, apply, read_profile, rule_options
 from certd.client.messages import duration, enum_text, to_json
 from certd.v1.profile_pb2 import CustomExtension, NameRules, Profile
@@ -24,7 +25,7 @@ from certd.v1.profile_service_pb2 import (
     ListProfilesRequest,
     UpdateProfileRequest,
 )
-from certd.v1.x509_pb2 import DistinguishedName, KeySpec, KeyUsage, SubjectAlternativeNames
+from certd.v1.x509_pb2 import DistinguishedName, KeySpec, KeyUsage
 
 _PAGE: Final = 500
 _HEADER: Final = ("PROFILE", "VERSION", "LIFETIME", "USAGES", "NAMES", "DESCRIPTION")
@@ -208,11 +209,7 @@ def delete(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
 @click.option("--file", "file", metavar="FILE", help="Profile (JSON) to check with in place of the one of this name.")
 @click.option("--authority", help="Authority that would sign, whose bounds count too.  [default: one without bounds]")
 @click.option("--lifetime", type=DURATION, help="Lifetime from now.  [default: that of the profile]")
-@click.option("--subject", type=SUBJECT, help="Subject in place of that of the CSR.")
-@click.option("--dns", "dns_names", multiple=True, help="DNS name in place of the names of the CSR; may be repeated.")
-@click.option("--ip", "ip_addresses", multiple=True, help="IP address in place of them; may be repeated.")
-@click.option("--uri", "uris", multiple=True, help="URI in place of them; may be repeated.")
-@click.option("--email", "email_addresses", multiple=True, help="E-mail address in place of them; may be repeated.")
+@override_options
 def check(
     run: Invocation,
     *,
@@ -234,7 +231,7 @@ def check(
         csr=files.read_csr(csr),
         lifetime=None if lifetime is None else duration(lifetime),
         subject=subject,
-        subject_alternative_names=SubjectAlternativeNames(**kinds) if any(kinds.values()) else None,
+        subject_alternative_names=names_of(kinds),
         authority="" if authority is None else names.authority_name(authority, run.tenant),
     )
     with run.connect() as client, run.progress("checking the request"):
@@ -255,7 +252,7 @@ def _print_check(found: CheckProfileResponse, run: Invocation) -> None:
     description = found.certificate.description
     card = [
         ("Subject", description.subject_text),
-        ("Names", output.names_text(description.subject_alternative_names, "\n")),
+        ("Names", output.described_names_text(description)),
         *output.validity_rows(description),
         ("Key", enum_text(description, "key_spec")),
         ("Key usage", _usages_text(description.key_usages)),

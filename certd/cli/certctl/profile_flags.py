@@ -79,6 +79,8 @@ class Flags:
     ip_ranges: Sequence[str]
     uri_prefixes: Sequence[str]
     email_domains: Sequence[str]
+    allow_subject_override: bool | None
+    allow_names_override: bool | None
 
     @property
     def names(self) -> bool:
@@ -128,6 +130,16 @@ def rule_options(command: CommandT) -> CommandT:
             click.option(
                 "--email-domain", "email_domains", multiple=True, help="Host of allowed e-mail addresses; repeatable."
             ),
+            click.option(
+                "--allow-subject-override/--no-allow-subject-override",
+                default=None,
+                help="Let a request replace the subject of its CSR.",
+            ),
+            click.option(
+                "--allow-names-override/--no-allow-names-override",
+                default=None,
+                help="Let a request replace the names of its CSR.",
+            ),
         )
     ):
         command = option(command)
@@ -171,6 +183,12 @@ def apply(flags: Flags, profile: Profile) -> frozenset[str]:
     if flags.extended_usages:
         profile.extended_key_usages[:] = flags.extended_usages
         touched.add("extended_key_usages")
+    if flags.allow_subject_override is not None:
+        profile.allow_subject_override = flags.allow_subject_override
+        touched.add("allow_subject_override")
+    if flags.allow_names_override is not None:
+        profile.allow_names_override = flags.allow_names_override
+        touched.add("allow_names_override")
     if flags.names:
         _apply_names(flags, profile)
         touched.add("names")
