@@ -4,6 +4,7 @@ Once it has warmed up it may open neither files nor sockets, and it holds nothin
 sign copies for the lints.
 """
 
+import codecs
 import logging
 import resource
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 1024
 """Calls that may wait."""
+_CODECS = ("utf-16-be", "utf-32-be")
+"""Of old kinds of strings; the interpreter loads them when they are first asked for."""
 _WARM_UP = {KeyFamily.EC: KeySpec.EC_P256, KeyFamily.RSA: KeySpec.RSA_2048, KeyFamily.ED25519: KeySpec.ED25519}
 
 
@@ -66,6 +69,8 @@ def _answer(payload: bytes) -> bytes | CertdError:
 
 def _warm_up() -> None:
     """Prepares a certificate for each kind of issuer, so that everything is loaded and the lints have their keys."""
+    for name in _CODECS:
+        codecs.lookup(name)
     for spec in _WARM_UP.values():
         public_key = key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
         issuer = Issuer(

@@ -75,6 +75,30 @@ class Generated:
     """As it was prepared."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What somebody might ask an authority for."""
+
+    authority: MemoryAuthority
+    profile: Profile
+    request: CertificateRequest
+    validity: Validity
+    serial: int
+
+
+def drawn_requests(seed: int, *, keys: Sequence[bytes] = ()) -> Iterator[Drawn]:
+    """Yields random requests without end, for the given public keys (DER), or for one of each kind."""
+    draw = random.Random(seed)
+    authorities = _authorities()
+    if not keys:
+        keys = [public_key_der(generate_private_key(spec).public_key()) for spec in KeySpec]
+    while True:
+        authority = draw.choice(authorities)
+        profile = _profile(draw)
+        key = draw.choice(keys)
+        yield _drawn(draw, authority, profile, key)
+
+
 def generated_certificates(
     seed: int, count: int, *, refused: Callable[[CertdError], None] = lambda _: None
 ) -> Iterator[Generated]:
@@ -82,16 +106,12 @@ def generated_certificates(
 
     What it fails at without a reason of its own is raised.
     """
-    draw = random.Random(seed)
-    authorities = _authorities()
-    keys = [public_key_der(generate_private_key(spec).public_key()) for spec in KeySpec]
     issued = 0
-    while issued < count:
-        authority = draw.choice(authorities)
-        profile = _profile(draw)
-        key = draw.choice(keys)
+    for drawn in drawn_requests(seed):
+        if issued == count:
+            return
         try:
-            yield _issue(draw, authority, profile, key)
+            yield _issue(drawn)
         except CertdError as error:
             if error.reason is Reason.INTERNAL:
                 raise
@@ -105,9 +125,10 @@ def _authorities() -> tuple[MemoryAuthority, ...]:
     return (*roots, *(subordinate(parent, spec) for parent, spec in zip(roots, reversed(_ISSUER_SPECS), strict=True)))
 
 
-def _issue(draw: random.Random, authority: MemoryAuthority, profile: Profile, key: bytes) -> Generated:
-    prepared = prepare(
-        issuer=authority.issuer,
+def _drawn(draw: random.Random, authority: MemoryAuthority, profile: Profile, key: bytes) -> Drawn:
+    return Drawn(
+        authority=authority,
+        profile=profile,
         request=CertificateRequest(
             public_key=key,
             subject=_subject(draw),
@@ -116,9 +137,19 @@ def _issue(draw: random.Random, authority: MemoryAuthority, profile: Profile, ke
             path_length=0 if profile.authority and draw.random() < 0.5 else None,
             name_constraints=_constraints(draw) if profile.authority and draw.random() < 0.6 else None,
         ),
-        profile=profile,
         validity=Validity(lifetime=timedelta(days=draw.randint(1, 800)) if draw.random() < 0.5 else None),
         serial=draw.getrandbits(126) | 1 << 126,
+    )
+
+
+def _issue(drawn: Drawn) -> Generated:
+    authority, profile = drawn.authority, drawn.profile
+    prepared = prepare(
+        issuer=authority.issuer,
+        request=drawn.request,
+        profile=profile,
+        validity=drawn.validity,
+        serial=drawn.serial,
         now=NOW,
     )
     return Generated(
@@ -221,7 +252,7 @@ def _subject(draw: random.Random) -> bytes:
 
 def _constraints(draw: random.Random) -> NameConstraints:
     subtrees = Subtrees(
-        dns_names=_some(draw, ("example.com", "corp.internal")),
+        dns_names=_some(draw, ("example.com", "corp.internal")) or ("test",),
         ip_ranges=_some(draw, ("192.0.2.0/24", "2001:db8::/32")),
         uri_hosts=_some(draw, (".example.com", "example.org")),
         email_addresses=_some(draw, ("example.com", ".example.org", "anna@example.net")),
