@@ -136,7 +136,7 @@ def issue_batch(
     planned = [_plan(csr, out, template, batch_id) for csr, out in places]
     settled = [one for one in planned if isinstance(one, _Outcome)]
     wanted = [one for one in planned if isinstance(one, _Wanted)]
-    counts: dict[str, int] = {}
+    counts = dict.fromkeys((_ISSUED, _CHECKED, _KEPT, _FAILED), 0)
     with run.connect() as client, run.progress(f"issuing {len(wanted)} certificates"):
         shown = _shown(settled, counts)
         issued = _issued(
@@ -149,16 +149,16 @@ def issue_batch(
             chain_out,
         )
         _print(run, shown, (_shown(part, counts) for part in issued))
-    told = ", ".join(f"{count} {result.lower()}" for result, count in counts.items())
-    again = "; run it again for those that failed" if counts.get(_FAILED) and not validate_only else ""
+    told = ", ".join(f"{count} {result.lower()}" for result, count in counts.items() if count)
+    again = "; run it again for those that failed" if counts[_FAILED] and not validate_only else ""
     run.tell(f"{told}{again}")
-    if counts.get(_FAILED):
+    if counts[_FAILED]:
         click.get_current_context().exit(1)
 
 
 def _shown(part: Sequence[_Outcome], counts: dict[str, int]) -> Sequence[_Outcome]:
     for one in part:
-        counts[one.result] = counts.get(one.result, 0) + 1
+        counts[one.result] += 1
     return part
 
 
