@@ -1,5 +1,6 @@
 """The Go client: the protos serve another language, and crypto/x509 accepts what is issued."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_go_verifies_against_a_pinned_root_and_refuses_another(
     refused = run(issue, daemon, *arguments, f"-issuer-root={daemon.installation.trust_bundle}")
     assert refused.returncode == 1
     assert "unknown authority" in refused.stderr
+
+
+def test_go_checks_issues_a_batch_finds_it_and_revokes(issue: Path, daemon: RunningDaemon, authority: str) -> None:
+    ended = run(issue, daemon, f"-authority={authority}", "-dns=fleet.example.internal", "-batch=3")
+    assert ended.returncode == 0, ended.stderr
+    _, checked, issued, found, revoked = ended.stderr.splitlines()
+    assert checked == "issue: check: end-entity lets the first pass"
+    assert issued == "issue: batch: 3 issued"
+    # The first one, for the domain itself, is found as well.
+    assert found == "issue: search: 4 found below fleet.example.internal"
+    assert revoked.endswith("is REVOKED (SUPERSEDED)")
+    name = revoked.split()[2]
+    assert json.loads(daemon.certctl("certificate", "get", name, "-o", "json").stdout)["state"] == "REVOKED"
 
 
 def test_go_tells_the_reason_of_a_refusal(issue: Path, daemon: RunningDaemon) -> None:

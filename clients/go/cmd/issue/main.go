@@ -3,7 +3,8 @@
 //	issue -address localhost:8443 -cert admin.pem -key admin-key.pem -root system-root.pem -authority web-ca -dns www.example.internal
 //
 // It prints the certificate as PEM on standard output, and what it verified on standard error. The private key stays in
-// memory and ends with the program, unless -key-out names a file for it.
+// memory and ends with the program, unless -key-out names a file for it. With -batch it also tries a profile, a batch, a
+// search and a revocation.
 package main
 
 import (
@@ -35,6 +36,7 @@ type options struct {
 	authority, tenant, dns          string
 	issuerRoot, keyOut              string
 	lifetime, timeout               time.Duration
+	batch                           int
 }
 
 func main() {
@@ -49,6 +51,7 @@ func main() {
 	flag.StringVar(&o.issuerRoot, "issuer-root", "", "PEM file of the root to verify the new certificate against; default: what GetTrustBundle tells")
 	flag.StringVar(&o.keyOut, "key-out", "", "new file for the private key (PKCS#8 PEM, mode 0600); default: it is not kept")
 	flag.DurationVar(&o.lifetime, "lifetime", 0, "lifetime of the certificate, for example 24h; default: that of the profile")
+	flag.IntVar(&o.batch, "batch", 0, "issue so many more in one call, for names below the first of -dns; find them, and revoke one")
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Second, "longest time the whole program may take")
 	flag.Parse()
 	for name, value := range map[string]string{"address": o.address, "cert": o.certificate, "key": o.key, "root": o.root, "authority": o.authority, "dns": o.dns} {
@@ -118,6 +121,9 @@ func run(o options) error {
 	}
 	fmt.Fprintf(os.Stderr, "issue: %s verified by crypto/x509 until %s\n", issued.GetName(), leaf.NotAfter.Format(time.RFC3339))
 	fmt.Print(issued.GetCertificate().GetPem())
+	if o.batch > 0 {
+		return batch(ctx, connection, o, names[0])
+	}
 	return nil
 }
 
