@@ -117,10 +117,11 @@ class Core:
 def assemble(
     config: Config, *, clock: Clock, step: StepHook, more_beats: tuple[Callable[[], object], ...] = ()
 ) -> Core:
-    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE.
+    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE, FIELD_INVALID.
 
     `more_beats` are called every few seconds beside the core's own.
     """
+    _use_known_keys(config)
     store = Store.open(config.database.url, clock=clock)
     token = _token_client(config)
     preparer = _preparer(config)
@@ -424,13 +425,19 @@ def _token_client(config: Config) -> TokenClient:
     return start_child(token_settings(config))
 
 
+def _use_known_keys(config: Config) -> None:
+    """Reads the list while nothing is open yet. FIELD_INVALID when it is none."""
+    known_weak_keys = config.prepare.known_weak_keys
+    if known_weak_keys is not None:
+        # The daemon looks too: at what it prepares itself, and at the CSRs that profiles are tried with.
+        use_known_keys(known_keys_of(known_weak_keys))
+
+
 def _preparer(config: Config) -> Preparer:
     processes = config.prepare.processes
     known_weak_keys = config.prepare.known_weak_keys
     arguments = [f"--log-level={config.log.level}", f"--log-format={config.log.format}"]
     if known_weak_keys is not None:
-        # The daemon looks too: at what it prepares itself, and at the CSRs that profiles are tried with.
-        use_known_keys(known_keys_of(known_weak_keys))
         arguments.append(f"--known-weak-keys={known_weak_keys}")
     preparer = Preparer(default_workers() if processes is None else processes, arguments)
     preparer.start()
