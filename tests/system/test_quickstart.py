@@ -101,6 +101,11 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
         "$ certctl authority create web-ca --type subordinate --issuer web-root",
         "$ certctl certificate issue --authority web-ca --csr csr.pem",
         "leaf.pem: OK",
+        "$ certctl profile create internal --longest-lifetime 30d",
+        "$ certctl certificate issue --authority web-ca --csr csr.pem --profile internal",
+        "certctl: NAME_NOT_ALLOWED: ",
+        "$ certctl certificate revoke ",
+        "(SUPERSEDED)",
         "$ certctl managed request web --authority web-ca",
         "$ certctl managed export web --passphrase-file pass.txt --format pkcs8",
         "$ openssl pkcs8 -in out/key.pem -passin file:pass.txt",
@@ -121,6 +126,9 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
     output = quickstart.run("--no-install")
     assert f"runs already (process {first})" in output
     assert "Verification: OK" in output
+    assert "certctl: NAME_NOT_ALLOWED: " in output
+    assert "$ certctl certificate revoke " not in output
+    assert "(SUPERSEDED)" in output
     assert quickstart.counts() == before
 
     # Again after the daemon died: it comes back with everything.
