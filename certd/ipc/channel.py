@@ -191,6 +191,12 @@ class Channel:
             self._thread.join()
             self._thread = None
 
+    def give_up(self) -> None:
+        """Ends a child that lives and does not answer; it is started again, and who waits is told."""
+        link = self._link
+        if link is not None:
+            link.shut()
+
     def call(self, payload: bytes, *, timeout: float) -> bytes:
         """Sends a request and waits at most `timeout` seconds for the answer.
 

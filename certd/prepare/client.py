@@ -1,8 +1,10 @@
 """The daemon's side of the prepare processes. With none, the step runs in the thread that asks."""
 
+import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +16,12 @@ from certd.prepare.messages import Answer, Wanted, parse_response, request_bytes
 from certd.prepare.order import Item, Terms
 from certd.prepare.work import answer_item
 
+_logger = logging.getLogger(__name__)
+
 _NAME = "prepare process"
 _TIMEOUT = 30.0
+_PATIENCE = 15.0
+"""Seconds without any answer after which a process that has something to do counts as hanging."""
 _NOTHING = Wanted()
 
 Heard = Callable[[Sequence[Answer]], None]
@@ -43,6 +49,8 @@ class _Worker:
 
     channel: Channel
     items: int = 0
+    heard: float = 0.0
+    """When it last answered or, if that is later, got something to do after it had nothing."""
 
 
 class Preparer:
@@ -51,15 +59,17 @@ class Preparer:
     Args:
         workers: prepare processes to start; with none the step runs in the daemon.
         arguments: of their command lines, see `certd.prepare.__main__`.
+        patience: seconds without any answer after which one that has something to do is started again.
     """
 
-    def __init__(self, workers: int, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, workers: int, arguments: Sequence[str] = (), *, patience: float = _PATIENCE) -> None:
         # -I: neither the working directory nor the environment chooses what reads strangers' bytes.
         argv = (sys.executable, "-I", "-m", "certd.prepare", *arguments)
         self._workers = [
             _Worker(Channel(SpawnedChild(argv), name=_NAME, unavailable=Reason.PREPARATION_UNAVAILABLE))
             for _ in range(workers)
         ]
+        self._patience = patience
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -117,17 +127,26 @@ class Preparer:
             answered(error)
 
     def _least_busy(self, items: int) -> _Worker | None:
+        if not self._workers:
+            return None
+        now = time.monotonic()
         with self._lock:
+            for worker in self._workers:
+                if worker.items and now - worker.heard > self._patience and worker.channel.ready:
+                    _logger.error("a prepare process answers nothing any more and is started again")
+                    worker.heard = now
+                    worker.channel.give_up()
             ready = [worker for worker in self._workers if worker.channel.ready] or self._workers
-            if not ready:
-                return None
             worker = min(ready, key=lambda each: each.items)
+            if not worker.items:
+                worker.heard = now
             worker.items += items
             return worker
 
     def _done(self, worker: _Worker, items: int) -> None:
         with self._lock:
             worker.items -= items
+            worker.heard = time.monotonic()
 
 
 def _answers(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]) -> Sequence[Answer]:

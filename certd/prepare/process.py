@@ -53,9 +53,14 @@ def _serve(child: Child) -> None:
     replies = Replies()
     while (received := child.take(None)) is not None:
         for call in received:
-            if isinstance(call, ReceivedCall) and not call.expired:
-                replies.add(call, _answer(call.payload))
+            if isinstance(call, ReceivedCall):
+                # Nobody waits for the certificate any more, but the daemon counts its calls.
+                replies.add(call, _too_late() if call.expired else _answer(call.payload))
         replies.flush()
+
+
+def _too_late() -> CertdError:
+    return CertdError(Reason.DEADLINE_EXCEEDED, "the deadline passed before a prepare process came to it; try again")
 
 
 def _answer(payload: bytes) -> bytes | CertdError:

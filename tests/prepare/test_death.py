@@ -2,13 +2,16 @@
 
 import os
 import signal
+import sys
 import threading
 
 import psutil
 import pytest
 
 from certd.errors import CertdError, Reason
+from certd.ipc.channel import Channel, SpawnedChild
 from certd.prepare.client import Preparer, default_workers
+from certd.prepare.messages import Wanted, request_bytes
 from certd.prepare.process import QUEUE_LENGTH
 from tests.prepare.asking import Heard, ask, item, made, running_preparer, terms_of, told
 from tests.unit.memory_authority import MemoryAuthority
@@ -151,6 +154,49 @@ def test_many_threads_hear_their_own_answers_while_it_is_killed_under_them(autho
     assert len(outcomes) == 8 * 40
     assert set(outcomes) <= {"made", Reason.PREPARATION_UNAVAILABLE}
     assert outcomes.count("made") > 40
+
+
+def test_one_that_hangs_is_started_again(authority: MemoryAuthority) -> None:
+    """Without anybody who watches the clock: whoever comes next finds that it has said nothing for too long."""
+    terms, one = terms_of(authority), item()
+    preparer = Preparer(1, patience=0.5)
+    preparer.start()
+    try:
+        assert preparer.wait_settled(60)
+        process_id = only_process(preparer)
+        os.kill(process_id, signal.SIGSTOP)
+        waiting = [Heard()]
+        preparer.submit(terms, [one], waiting[0])
+
+        def told_of_its_end() -> bool:
+            waiting.append(Heard())
+            preparer.submit(terms, [one], waiting[-1])
+            return waiting[0].done
+
+        eventually(told_of_its_end)
+        assert told(*waiting[0].answers()).reason is Reason.PREPARATION_UNAVAILABLE
+        eventually(lambda: preparer.state.ready)
+        assert only_process(preparer) != process_id
+        made(*ask(preparer, terms, [one]))
+        assert all(heard.answers() for heard in waiting)
+    finally:
+        preparer.stop()
+
+
+def test_what_comes_too_late_is_told_so(authority: MemoryAuthority) -> None:
+    """The daemon hears of every call, or its count of what a process has to do would only grow."""
+    channel = Channel(SpawnedChild((sys.executable, "-I", "-m", "certd.prepare")), name="prepare process")
+    channel.start()
+    try:
+        assert channel.wait_ready(60)
+        outcomes: list[bytes | CertdError] = []
+        payload = request_bytes(terms_of(authority), [item()], Wanted())
+        channel.submit(payload, timeout=0, answered=outcomes.append)
+        eventually(lambda: outcomes)
+        assert isinstance(outcomes[0], CertdError)
+        assert outcomes[0].reason is Reason.DEADLINE_EXCEEDED
+    finally:
+        channel.stop()
 
 
 @pytest.mark.parametrize("processes", [0, 1])
