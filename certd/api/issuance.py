@@ -1,6 +1,8 @@
 """Issuing by CertificateService, one certificate or a batch: convert, call `services.certificates`, convert back."""
 
-from functools import partial
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from types import MappingProxyType
 
 from certd.api import fields, status, x509
 from certd.api.call import Call, Methods
@@ -14,6 +16,7 @@ from certd.v1 import certificate_pb2, certificate_service_pb2
 MOST_ITEMS = 1000
 """Of a batch."""
 _METHOD = "IssueCertificate"
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 def methods(certificates: Certificates) -> Methods:
@@ -93,28 +96,27 @@ def _batch_item(
 
 
 def _item(request: certificate_service_pb2.IssueCertificateRequest) -> BatchItem:
+    # Most fields of most requests are empty, and this is done for every certificate.
     violations = fields.Violations()
-    authority = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
-    violations.attempt(lambda: fields.required("csr", present=bool(request.csr)))
-    profile = violations.attempt(lambda: ProfileName.parse("profile", request.profile) if request.profile else None)
-    validity = request.WhichOneof("validity")
-    lifetime = violations.attempt(
-        lambda: fields.lifetime("lifetime", request.lifetime) if validity == "lifetime" else None
-    )
-    not_after = violations.attempt(
-        lambda: fields.moment("not_after_time", request.not_after_time) if validity == "not_after_time" else None
-    )
-    subject = violations.attempt(
-        lambda: x509.parse_distinguished_name("subject", request.subject) if request.HasField("subject") else None
-    )
-    names = violations.attempt(
-        lambda: (
-            x509.parse_names("subject_alternative_names", request.subject_alternative_names)
-            if request.HasField("subject_alternative_names")
-            else None
+    authority = violations.attempt(lambda: _authority(request.parent))
+    if not request.csr:
+        violations.add("csr", "is required")
+    profile, lifetime, not_after, subject, names, labels = None, None, None, None, None, _NO_LABELS
+    if request.profile:
+        profile = violations.attempt(lambda: ProfileName.parse("profile", request.profile))
+    match request.WhichOneof("validity"):
+        case "lifetime":
+            lifetime = violations.attempt(lambda: fields.lifetime("lifetime", request.lifetime))
+        case "not_after_time":
+            not_after = violations.attempt(lambda: fields.moment("not_after_time", request.not_after_time))
+    if request.HasField("subject"):
+        subject = violations.attempt(lambda: x509.parse_distinguished_name("subject", request.subject))
+    if request.HasField("subject_alternative_names"):
+        names = violations.attempt(
+            lambda: x509.parse_names("subject_alternative_names", request.subject_alternative_names)
         )
-    )
-    labels = violations.attempt(lambda: fields.labels("labels", request.labels))
+    if request.labels:
+        labels = violations.attempt(lambda: fields.labels("labels", request.labels))
     key = violations.attempt(lambda: fields.request_key(_METHOD, request, request.request_id))
     violations.check()
     new = NewCertificate(
@@ -128,6 +130,11 @@ def _item(request: certificate_service_pb2.IssueCertificateRequest) -> BatchItem
         labels=labels,
     )
     return BatchItem(new, key)
+
+
+@lru_cache(maxsize=1024)
+def _authority(name: str) -> AuthorityName:
+    return AuthorityName.parse("parent", name)
 
 
 def _result(

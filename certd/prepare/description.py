@@ -1,6 +1,6 @@
 """Descriptions of certificates as messages: of what is prepared, and of what the API reads."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,6 +10,8 @@ from certd.pki.internationalised_names import is_a_label, unicode_dns_name
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.v1 import x509_pb2
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def description_bytes(prepared: Prepared) -> bytes:
@@ -78,9 +80,9 @@ def names_message(alternative_names: SubjectAlternativeNames) -> x509_pb2.Subjec
 
 def timestamp(moment: datetime) -> Timestamp:
     """Returns a time as a message."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    # As FromDatetime, which takes four times as long.
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def key_spec_number(spec: str | None) -> x509_pb2.KeySpec.ValueType:

@@ -125,9 +125,8 @@ class Certificates:
         Raises what `prepare.order.prepare_item` and the issuing loop raise, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED,
         PROFILE_NOT_FOUND, PERMISSION_MISSING, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         """
-        (outcome,) = self.issue_batch(
-            caller, new.authority, [BatchItem(new, key)], validate_only=validate_only, timeout=timeout
-        )
+        call = self._call(caller, new.authority, validate_only=validate_only, timeout=timeout, descriptions=True)
+        (outcome,) = self._issue_alike(call, _profile_name(new), [BatchItem(new, key)])
         if isinstance(outcome, CertdError):
             raise outcome
         return outcome
@@ -147,19 +146,11 @@ class Certificates:
         An item fails with what `issue` raises. Raises PERMISSION_MISSING for a caller who may issue nothing there.
         """
         self._access.require(caller, Permission.CERTIFICATE_ISSUE, str(authority))
-        call = _Call(
-            caller=caller,
-            authority=authority,
-            now=self._clock.now(),
-            deadline=None if timeout is None else time.monotonic() + timeout,
-            validate_only=validate_only,
-            descriptions=descriptions,
-        )
+        call = self._call(caller, authority, validate_only=validate_only, timeout=timeout, descriptions=descriptions)
         outcomes: list[CertificateView | CertdError | None] = [None] * len(items)
         by_profile: dict[ProfileName, list[int]] = {}
         for position, item in enumerate(items):
-            name = item.new.profile or ProfileName(authority.tenant, DEFAULT_PROFILE)
-            by_profile.setdefault(name, []).append(position)
+            by_profile.setdefault(_profile_name(item.new), []).append(position)
         for profile_name, positions in by_profile.items():
             for start in range(0, len(positions), _WINDOW):
                 chosen = positions[start : start + _WINDOW]
@@ -167,6 +158,24 @@ class Certificates:
                 for position, outcome in zip(chosen, made, strict=True):
                     outcomes[position] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def _call(
+        self,
+        caller: Caller,
+        authority: AuthorityName,
+        *,
+        validate_only: bool,
+        timeout: float | None,
+        descriptions: bool,
+    ) -> "_Call":
+        return _Call(
+            caller=caller,
+            authority=authority,
+            now=self._clock.now(),
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            validate_only=validate_only,
+            descriptions=descriptions,
+        )
 
     def _issue_alike(
         self, call: "_Call", profile_name: ProfileName, items: Sequence[BatchItem]
@@ -291,6 +300,10 @@ class Certificates:
         if authority is None or row.state in {CertificateState.PENDING, CertificateState.LOST}:
             raise in_progress("the certificate")
         return view_of(row, authority, managed=managed_version(tx, row))
+
+
+def _profile_name(new: NewCertificate) -> ProfileName:
+    return new.profile or ProfileName(new.authority.tenant, DEFAULT_PROFILE)
 
 
 def _order(new: NewCertificate, profile: Profile) -> Order:

@@ -4,11 +4,12 @@
     4. token: sign.
     5. write: complete where the row is still pending and the epoch is ours; event. Answer after the commit.
 
-One round takes whatever is prepared, writes in one transaction the completions of the round before and the intents of
-this one, and sends one frame to the token. Thirty-two certificates cost the two commits that one costs. An item that
-fails, fails alone.
+One round takes whatever is prepared and whatever the token has signed meanwhile, writes the intents and completions in
+one transaction, and sends one frame to the token, which signs while the next round is gathered and written. Thirty-two
+certificates cost the two commits that one costs. An item that fails, fails alone.
 """
 
+import itertools
 import logging
 import queue
 import threading
@@ -40,6 +41,10 @@ ROUND_LENGTH = 256
 _SIGN_TIMEOUT = 10.0
 """Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
 _RETRY_AFTER = 0.5
+_PAUSE_FOR_EACH = 0.0002
+_LONGEST_PAUSE = 0.005
+_LONGEST_SLEEP = 1.0
+"""Seconds after which the loop looks whether the token is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,11 @@ class IssuingLoop:
         self._clock = clock
         self._epoch = epoch
         self._step = step
-        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_LENGTH)
+        self._queue: queue.SimpleQueue[_Item | _Answer | None] = queue.SimpleQueue()
+        self._frames: dict[int, _Frame] = {}
+        """What the token signs at the moment; for the thread of the loop alone."""
+        self._frame_numbers = itertools.count(1)
+        self._last_size = 0
         self._unrecorded: list[_Item] = []
         self._accepting = threading.Lock()
         """Held by whoever puts an item or closes the queue, so that nothing comes after its end."""
@@ -140,52 +149,91 @@ class IssuingLoop:
         REQUEST_IN_PROGRESS, SHUTTING_DOWN, or DEADLINE_EXCEEDED when `deadline`, in the time of `time.monotonic`, had
         passed before its round. A future that is cancelled before its round is left out of it.
         """
-        try:
-            with self._accepting:
-                if self._stopping:
-                    raise _shutting_down()
-                self._queue.put_nowait(_Item(issuance, deadline, future))
-        except queue.Full:
-            future.set_exception(queue_full())
-        except CertdError as error:
-            future.set_exception(error)
+        refused: CertdError | None = None
+        with self._accepting:
+            if self._stopping:
+                refused = _shutting_down()
+            elif self._queue.qsize() >= QUEUE_LENGTH:
+                refused = queue_full()
+            else:
+                self._queue.put(_Item(issuance, deadline, future))
+        if refused is not None:
+            future.set_exception(refused)
 
     def _run(self) -> None:
-        signed: list[_Item] = []
-        while True:
-            taken, last = self._take(wait=not signed)
-            signed = self._round(signed, taken)
-            if last and not signed:
-                break
-            if last:
-                self._round(signed, [])
-                break
+        last = False
+        while not last or self._frames:
+            round_ = self._take()
+            last |= round_.last
+            self._round(round_)
 
-    def _take(self, *, wait: bool) -> tuple[list[_Item], bool]:
-        """Returns all that waits, up to a round, and whether the loop is to end."""
-        items: list[_Item] = []
-        while len(items) < ROUND_LENGTH:
+    def _take(self) -> "_Round":
+        """Waits, and returns all that is there, up to a round."""
+        round_ = _Round()
+        waits = True
+        while len(round_.fresh) < ROUND_LENGTH:
             try:
-                timeout = _RETRY_AFTER if self._unrecorded else None
-                item = self._queue.get(timeout=timeout) if wait and not items else self._queue.get_nowait()
+                found = self._queue.get(timeout=self._longest_wait()) if waits else self._queue.get_nowait()
             except queue.Empty:
                 break
-            if item is None:
-                return items, True
-            if item.future.set_running_or_notify_cancel():
-                items.append(item)
-        return items, False
+            if waits:
+                waits = False
+                self._gather()
+            if found is None:
+                round_.last = True
+                break
+            if isinstance(found, _Item):
+                if found.future.set_running_or_notify_cancel():
+                    round_.fresh.append(found)
+            else:
+                round_.signed += self._take_answer(found)
+        round_.signed += self._give_up_frames()
+        self._last_size = len(round_.fresh) + len(round_.signed)
+        return round_
 
-    def _round(self, signed: list[_Item], taken: list[_Item]) -> list[_Item]:
-        """Commits what was signed and what was taken, wakes who waited, and signs; returns what is to be completed."""
-        fresh = self._admissible(taken)
-        intended = self._commit([*signed, *self._forget_unrecorded()], fresh)
-        if not intended:
+    def _gather(self) -> None:
+        """Lets a busy loop's round grow for a moment; a caller who comes alone is served at once.
+
+        A commit costs as much as the rows of several certificates, so the longer the last round was, the longer this
+        one waits for company: what is lost in latency is less than what the callers would lose by queueing.
+        """
+        pause = min((self._last_size - 1) * _PAUSE_FOR_EACH, _LONGEST_PAUSE)
+        if pause > 0 and not self._stopping:
+            time.sleep(pause)
+
+    def _longest_wait(self) -> float | None:
+        """Returns for how many seconds nothing has to be done unless something comes; None: for ever."""
+        if self._unrecorded:
+            return _RETRY_AFTER
+        return _LONGEST_SLEEP if self._frames else None
+
+    def _take_answer(self, answer: "_Answer") -> list[_Item]:
+        """Returns the items of a frame with the certificate or the error in each; none when it was given up."""
+        frame = self._frames.pop(answer.frame, None)
+        if frame is None:
             return []
-        self._step("issue.3.intended")
-        self._sign(intended)
+        _put_results(frame.items, answer.results)
         self._step("issue.4.signed")
-        return intended
+        return frame.items
+
+    def _give_up_frames(self) -> list[_Item]:
+        """Returns the items of frames that the token process should have answered."""
+        now = time.monotonic()
+        late = [number for number, frame in self._frames.items() if now > frame.deadline]
+        given_up = [item for number in late for item in self._frames.pop(number).items]
+        for item in given_up:
+            item.error = CertdError(
+                Reason.DEADLINE_EXCEEDED, "the token process did not sign in time; look at its log, then try again"
+            )
+        return given_up
+
+    def _round(self, round_: "_Round") -> None:
+        """Commits what was signed and what was taken, wakes who waited, and has signed what was taken."""
+        fresh = self._admissible(round_.fresh)
+        intended = self._commit([*round_.signed, *self._forget_unrecorded()], fresh)
+        if intended:
+            self._step("issue.3.intended")
+            self._sign(intended)
 
     def _forget_unrecorded(self) -> list[_Item]:
         unrecorded, self._unrecorded = self._unrecorded, []
@@ -320,7 +368,7 @@ class IssuingLoop:
         self._unrecorded += [*signed, *fresh]
 
     def _sign(self, items: list[_Item]) -> None:
-        """Step 4: one frame to the token. Leaves the certificate or the error in each item."""
+        """Step 4: one frame to the token, whose answer comes back through the queue."""
         frame = [
             SignItem(
                 key_id=item.issuance.key_id,
@@ -331,24 +379,65 @@ class IssuingLoop:
             )
             for item in items
         ]
+        number = next(self._frame_numbers)
+        timeout = _SIGN_TIMEOUT + len(frame)
+        self._frames[number] = _Frame(items, time.monotonic() + timeout)
+
+        def answered(results: list[bytes | CertdError] | CertdError) -> None:
+            self._queue.put(_Answer(number, results))
+
         try:
-            results = self._token.sign(frame, timeout=_SIGN_TIMEOUT + len(frame))
-            answered = list(zip(items, results, strict=True))
-        except CertdError as error:
-            for item in items:
-                item.error = error.another()
-            return
-        except Exception:  # noqa: BLE001  # A bad answer must not end the loop that all others need.
-            _log.exception("the token process answered what makes no sense")
-            for item in items:
-                item.error = CertdError(Reason.INTERNAL, "the token process answered what makes no sense")
-            return
-        for item, result in answered:
-            if isinstance(result, CertdError):
-                item.error = result
-            else:
-                # The certificate is made of the very bytes that the books hold.
-                item.der = assemble(item.issuance.intent.tbs, item.issuance.signature_algorithm, result)
+            self._token.submit_signatures(frame, timeout=timeout, answered=answered)
+        except Exception as error:  # noqa: BLE001  # Whatever it is, it must not end the loop that all others need.
+            answered(error if isinstance(error, CertdError) else _senseless(error))
+
+
+@dataclass(eq=False, slots=True)
+class _Round:
+    """What one transaction is to write."""
+
+    signed: list[_Item] = field(default_factory=list)
+    fresh: list[_Item] = field(default_factory=list)
+    last: bool = False
+    """Whether nothing fresh comes after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What the token is signing."""
+
+    items: list[_Item]
+    deadline: float
+    """In the time of `time.monotonic`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the token has answered to a frame."""
+
+    frame: int
+    results: list[bytes | CertdError] | CertdError
+
+
+def _put_results(items: list[_Item], results: list[bytes | CertdError] | CertdError) -> None:
+    """Leaves the certificate or the error in each item."""
+    if isinstance(results, list) and len(results) != len(items):
+        results = _senseless(None)
+    if isinstance(results, CertdError):
+        for item in items:
+            item.error = results.another()
+        return
+    for item, result in zip(items, results, strict=True):
+        if isinstance(result, CertdError):
+            item.error = result
+        else:
+            # The certificate is made of the very bytes that the books hold.
+            item.der = assemble(item.issuance.intent.tbs, item.issuance.signature_algorithm, result)
+
+
+def _senseless(error: Exception | None) -> CertdError:
+    _log.error("the token process answered what makes no sense", exc_info=error)
+    return CertdError(Reason.INTERNAL, "the token process answered what makes no sense")
 
 
 @dataclass(eq=False, slots=True)

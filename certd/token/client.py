@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from certd.errors import CertdError
 from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
@@ -136,23 +138,32 @@ class TokenClient:
 
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
-        request = messages.SignRequest(
-            items=[
-                messages.SignItem(
-                    key_id=item.key_id,
-                    policy=item.policy,
-                    kind=messages.SignatureKind.Value(item.kind.name),
-                    signature_algorithm=item.signature_algorithm.value,
-                    to_be_signed=item.to_be_signed,
-                )
-                for item in items
-            ]
-        )
-        response = self._call(messages.TokenRequest(sign=request), timeout)
-        return [
-            error_of(result.failure) if result.HasField("failure") else result.signature
-            for result in response.sign.results
-        ]
+        return _signatures(self._call(_sign_request(items), timeout))
+
+    def submit_signatures(
+        self,
+        items: Sequence[SignItem],
+        *,
+        timeout: float,
+        answered: Callable[[list[bytes | CertdError] | CertdError], None],
+    ) -> None:
+        """Does what `sign` does and returns at once; `answered` hears on a thread that must not be blocked.
+
+        It hears nothing of a token process that lives and does not answer. Raises TOKEN_UNAVAILABLE while that is not
+        ready; then nobody hears.
+        """
+
+        def heard(outcome: bytes | CertdError) -> None:
+            if isinstance(outcome, CertdError):
+                answered(outcome)
+                return
+            try:
+                results = _signatures(messages.TokenResponse.FromString(outcome))
+            except DecodeError:
+                results = []
+            answered(results)
+
+        self._channel.submit(_sign_request(items).SerializeToString(), timeout=timeout, answered=heard)
 
     def ensure_wrapping_key(self, *, key_id: bytes) -> bool:
         """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it."""
@@ -231,6 +242,28 @@ def connect(socket_path: Path) -> TokenClient:
 def _start(channel: Channel) -> TokenClient:
     channel.start()
     return TokenClient(channel)
+
+
+def _sign_request(items: Sequence[SignItem]) -> messages.TokenRequest:
+    request = messages.SignRequest(
+        items=[
+            messages.SignItem(
+                key_id=item.key_id,
+                policy=item.policy,
+                kind=messages.SignatureKind.Value(item.kind.name),
+                signature_algorithm=item.signature_algorithm.value,
+                to_be_signed=item.to_be_signed,
+            )
+            for item in items
+        ]
+    )
+    return messages.TokenRequest(sign=request)
+
+
+def _signatures(response: messages.TokenResponse) -> list[bytes | CertdError]:
+    return [
+        error_of(result.failure) if result.HasField("failure") else result.signature for result in response.sign.results
+    ]
 
 
 def _context(context: SealContext) -> messages.SealContext:
