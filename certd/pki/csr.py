@@ -172,8 +172,10 @@ def _weak(problem: str) -> CertdError:
 
 def _verify(request: x509.CertificateSigningRequest) -> None:
     try:
-        # SHA-1 still proves possession; MD5 proves nothing.
-        valid = not isinstance(request.signature_hash_algorithm, hashes.MD5) and request.is_signature_valid
+        # The library would say of these that they do not verify, and nobody would know why.
+        if isinstance(request.signature_hash_algorithm, hashes.MD5 | hashes.SHA1):
+            raise _unproven("is signed over a broken hash, SHA-1 or MD5, where SHA-256 or a longer one is needed")
+        valid = request.is_signature_valid
     except UnsupportedAlgorithm as error:
         raise _unproven("is signed with an algorithm that is not accepted") from error
     if not valid:

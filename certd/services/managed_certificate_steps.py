@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason
+from certd.errors import CertdError, Reason, Violation
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.model.job import JobKind
 from certd.model.managed_certificate import (
@@ -227,9 +227,9 @@ def leaf_profile(tx: Transaction, name: ProfileName, tenant: str) -> Profile:
     """Returns a profile in its newest version; PROFILE_FORBIDS when it yields authorities, as it may since a change."""
     profile = existing_profile(tx, name, tenant)
     if profile.authority:
-        raise CertdError(
-            Reason.PROFILE_FORBIDS, f"the profile {profile.profile_id} yields an authority; use CreateAuthority"
-        )
+        rule = f"the profile {profile.profile_id} yields an authority; use CreateAuthority"
+        violation = Violation("managed_certificate.profile", rule)
+        raise CertdError(Reason.PROFILE_FORBIDS, rule, violations=(violation,))
     return profile
 
 

@@ -205,6 +205,9 @@ def test_bad_input_is_refused_at_once_and_nothing_changes(ca: World, changes: di
     with pytest.raises(CertdError) as refused:
         ca.request(**changes)
     assert refused.value.reason is reason
+    if not reason.endswith("NOT_FOUND"):
+        assert all(violation.field.startswith("managed_certificate.") for violation in refused.value.violations)
+        assert refused.value.violations
     assert ca.events() == before
 
 

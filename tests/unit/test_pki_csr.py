@@ -221,6 +221,18 @@ def test_unknown_and_broken_signature_algorithms() -> None:
         assert _refused(request).reason is Reason.CSR_SIGNATURE_INVALID
 
 
+def test_a_signature_over_a_broken_hash_is_called_so() -> None:
+    info = csr(_KEY).tbs_certrequest_bytes
+    request = der.sequence(
+        info,
+        der.sequence(der.object_identifier("1.2.840.10045.4.1")),
+        der.bit_string(_KEY.sign(info, ec.ECDSA(hashes.SHA1()))),
+    )
+    error = _refused(request)
+    assert error.reason is Reason.CSR_SIGNATURE_INVALID
+    assert "SHA-256" in error.message
+
+
 @pytest.mark.parametrize(
     "private_key",
     [
