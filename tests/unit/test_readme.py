@@ -1,0 +1,89 @@
+"""What the README says in tables is what the code has."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE, MOST_LABELS
+from certd.api.issuance import MOST_ITEMS
+from certd.api.server import Limits
+from certd.cli.certctl.durations import format_duration
+from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
+from certd.config import Limits as ConfiguredLimits
+from certd.model.certificate_filter import DEEPEST, MOST_NODES
+from certd.pki import name_constraints, names
+from certd.pki.csr import LONGEST_CSR
+from certd.pki.pkcs8 import PASSPHRASE_BYTES
+from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
+from certd.services.issuing_loop import QUEUE_LENGTH
+from certd.services.profiles import MOST_PROFILES
+
+_README = (Path(__file__).parents[2] / "README.md").read_text()
+_USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
+_COMMON_NAMES = {
+    CommonNameRule.AMONG_NAMES: "CN one of the names",
+    CommonNameRule.ANY: "any CN",
+    CommonNameRule.NONE: "no CN",
+}
+_PRESENCE = {
+    SubjectPresence.OPTIONAL: "optional",
+    SubjectPresence.REQUIRED: "required",
+    SubjectPresence.DROPPED: "dropped",
+}
+
+
+def _table(first: str) -> list[str]:
+    """Returns the rows of the table whose first column is called so, as they stand in the README."""
+    lines = _README.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = lines[begin + 2 :]
+    return rows[: next(number for number, line in enumerate(rows) if not line.startswith("|"))]
+
+
+def _names(profile: Profile) -> str:
+    rules, kinds = profile.names, []
+    if rules.dns_names is not None:
+        kinds.append("DNS with wildcards" if rules.dns_names.allow_wildcards else "DNS")
+    kinds += ["IP"] if rules.ip_addresses is not None else []
+    kinds += ["URI"] if rules.uris is not None else []
+    kinds += ["e-mail"] if rules.email_addresses is not None else []
+    return ", ".join(kinds) or "none"
+
+
+def _row(profile: Profile) -> str:
+    usages = ", ".join(_USAGES[oid] for oid in profile.extended_key_usages)
+    cells = (
+        f"`{profile.profile_id}`",
+        f"{format_duration(profile.default_lifetime)}, {format_duration(profile.longest_lifetime)}",
+        usages or ("signs certificates and CRLs" if profile.authority else "of the CSR"),
+        _names(profile),
+        f"{_PRESENCE[profile.subject.presence]}, {_COMMON_NAMES[profile.subject.common_name]}",
+        "yes" if profile.restricted else "",
+    )
+    return "| " + " | ".join(cells).replace("|  |", "| |") + " |"
+
+
+def test_the_built_in_profiles_stand_in_the_readme() -> None:
+    assert [line.replace("  ", " ") for line in _table("Profile")] == [
+        _row(profile).replace("  ", " ") for profile in BUILT_IN.values()
+    ]
+    assert {profile.backdate for profile in BUILT_IN.values()} == {timedelta(minutes=5)}
+
+
+def test_the_limits_stand_in_the_readme() -> None:
+    limits = dict(line.strip("| ").split(" | ", 1) for line in _table("Limit"))
+    kibibyte, configured = 1 << 10, ConfiguredLimits()
+    expected = {
+        "CSR": f"{LONGEST_CSR // kibibyte} KiB",
+        "Names in a certificate": f"{names.HIGHEST_COUNT}",
+        "Subtrees of an authority's name constraints": f"{name_constraints.HIGHEST_COUNT:,}",
+        "Labels": f"{MOST_LABELS}, keys to {LONGEST_LABEL_KEY} and values to {LONGEST_LABEL_VALUE} characters",
+        "Items of a batch": f"{MOST_ITEMS:,}",
+        "Conditions of a search": f"{MOST_NODES}, {DEEPEST} levels deep",
+        "Profiles of a tenant": f"{MOST_PROFILES:,}",
+        "Passphrase of an export": f"{PASSPHRASE_BYTES.start} to {PASSPHRASE_BYTES.stop - 1:,} bytes",
+        "Message": f"{Limits(unary_workers=1).message_bytes >> 20} MiB",
+        "Calls worked on at once": f"{configured.concurrent_calls} (`[limits] concurrent_calls`)",
+        "Calls that wait": f"{configured.maximum_waiting_calls:,} (`[limits] maximum_waiting_calls`)",
+        "Certificates that wait for the token": f"{QUEUE_LENGTH:,}",
+    }
+    assert {limit: limits[limit] for limit in expected} == expected
