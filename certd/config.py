@@ -302,10 +302,16 @@ def require_files(config: Config) -> None:
     Raises:
         CertdError: FIELD_INVALID with a violation per missing file.
     """
+    made = "certd init makes it"
+    needed = {
+        "tls.certificate": (config.tls.certificate, made),
+        "tls.private_key": (config.tls.private_key, made),
+        "prepare.known_weak_keys": (config.prepare.known_weak_keys, "fetch it, or leave the key out"),
+    }
     violations = tuple(
-        Violation(key, f"{path} does not exist; certd init makes it")
-        for key, path in (("tls.certificate", config.tls.certificate), ("tls.private_key", config.tls.private_key))
-        if not path.exists()
+        Violation(key, f"{path} does not exist; {remedy}")
+        for key, (path, remedy) in needed.items()
+        if path is not None and not path.exists()
     )
     if violations:
         summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)

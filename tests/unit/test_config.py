@@ -93,6 +93,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     socket = "/run/certd/token.sock"
     allowed_users = ["certd", "backup"]
     exports_per_minute = 5
+    [prepare]
+    processes = 3
+    known_weak_keys = "blocklist.dat"
     [tls]
     certificate = "c"
     private_key = "k"
@@ -115,6 +118,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.token.socket == Path("/run/certd/token.sock")
     assert config.token.allowed_users == ("certd", "backup")
     assert config.token.exports_per_minute == 5
+    assert (config.prepare.processes, config.prepare.known_weak_keys) == (3, tmp_path / "blocklist.dat")
     assert config.web.base_url == "http://pki.example.org"
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert (config.log.level, config.log.format) == ("debug", "json")
@@ -228,6 +232,18 @@ def test_files_that_serving_needs(tmp_path: Path) -> None:
         require_files(config)
     assert [violation.field for violation in caught.value.violations] == ["tls.private_key"]
     (tmp_path / "server.key").touch(mode=0o600)
+    require_files(config)
+
+
+def test_the_list_of_known_weak_keys_must_be_there_where_it_is_named(tmp_path: Path) -> None:
+    config = load(_write(tmp_path, _with("prepare.known_weak_keys", '"blocklist.dat"')))
+    (tmp_path / "server.pem").touch()
+    (tmp_path / "server.key").touch(mode=0o600)
+    with pytest.raises(CertdError) as caught:
+        require_files(config)
+    assert [violation.field for violation in caught.value.violations] == ["prepare.known_weak_keys"]
+    assert "fetch it" in caught.value.message
+    (tmp_path / "blocklist.dat").touch()
     require_files(config)
 
 

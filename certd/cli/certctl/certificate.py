@@ -41,7 +41,7 @@ def certificate() -> None:
     examples="""
     certctl certificate issue --authority web-ca --csr req.pem --lifetime 90d --out leaf.pem --chain-out chain.pem
     certctl certificate issue --authority web-ca --csr req.pem --label team=web --not-after 2027-01-31T12:00:00Z
-    certctl certificate issue --authority web-ca --csr req.pem --profile gateway --subject CN=gw1 --dns gw1.internal
+    certctl certificate issue --authority web-ca --csr req.pem --profile gateway --subject O=Example --dns gw1.internal
     openssl req -new -key key.pem -config req.cnf | certctl certificate issue --authority web-ca --csr - -o pem
     """,
 )

@@ -127,7 +127,8 @@ def shared_options(command: CommandT) -> CommandT:
                 type=click.Choice([f.value for f in Format]),
                 expose_value=False,
                 callback=_set_format,
-                help="What to print: a table or card for people, JSON, or certificates as PEM.  [default: table]",
+                help="What to print: a table or card for people, JSON (bytes in base64), or certificates as PEM.  "
+                "[default: table]",
             ),
             click.option(
                 "--tenant",
