@@ -27,25 +27,40 @@ import psutil
 from certd.config import load
 from certd.pki.key_spec import KeySpec
 from certd.token.settings import TokenSettings
-from tests.bench.load.messages import Connect, Listing, Outcome, Run, Target
+from tests.bench.load.messages import BATCH, Connect, Kind, Listing, Outcome, Run, Settle, Settled, Target
 from tests.daemon import Installation, RunningDaemon, initialise, running
 
 AUTHORITY = "tenants/default/authorities/bench-ca"
-LEVELS = (1, 8, 32, 128)
+DEFAULT = "unary:1,unary:8,unary:32,unary:128,batch:2,managed:32"
 _START_DELAY = 0.2
 """Seconds for the order to reach the load generators."""
 _ANSWER_SECONDS = 120.0
-_ROLES = ("daemon", "token process", "load generators")
+_ROLES = ("daemon", "prepare processes", "token process", "load generators")
+_PER_CALL = {Kind.UNARY: 1, Kind.BATCH: BATCH, Kind.MANAGED: 1}
 _PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is called, by how many at once."""
+
+    kind: Kind
+    callers: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.callers}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
-    """What one level was once."""
+    """What one workload was once."""
 
     certificates_per_second: float
+    """For managed certificates: requests that were answered, which are issued afterwards."""
+    issued_per_second: float | None
+    """Of managed certificates alone: from the first request to the last issue."""
     latency_ms: dict[str, float]
-    """By percentile."""
+    """Of calls, by percentile."""
     cpu_ms_per_certificate: dict[str, float]
     cores: dict[str, float]
     """CPU seconds per second; by role, as is the field before."""
@@ -89,18 +104,18 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         )
         generators = [stack.enter_context(_generator(target)) for _ in range(options.generators)]
         settings = _token_settings(installation)
-        measured: dict[int, list[Repetition]] = {callers: [] for callers in options.levels}
+        measured: dict[Workload, list[Repetition]] = {workload: [] for workload in options.workloads}
         raw_token: list[float] = []
         outcomes: list[Outcome] = []
-        # Level after level and again, so that a machine that changes its pace does so for all of them.
+        # Workload after workload and again, so that a machine that changes its pace does so for all of them.
         for number in range(1, options.repetitions + 1):
             raw_token.append(_raw_token(settings, key_id, options.seconds))
             _say(f"repetition {number}: the raw token signs {raw_token[-1]:,.0f} times a second")
-            for callers in options.levels:
-                found, repetition = _run(daemon, generators, callers, options=options, raw_token=raw_token[-1])
+            for workload in options.workloads:
+                found, repetition = _run(daemon, generators, workload, options=options, raw_token=raw_token[-1])
                 outcomes += found
-                measured[callers].append(repetition)
-                _say(f"repetition {number}: {callers} callers: {repetition.certificates_per_second:,.0f}/s")
+                measured[workload].append(repetition)
+                _say(f"repetition {number}: {workload}: {repetition.certificates_per_second:,.0f}/s")
         _say("listing the books")
         listed = _ask(generators[0], Listing())
         retries = sum(outcome.retries for outcome in outcomes)
@@ -117,8 +132,12 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "load_generators": options.generators,
             },
             "raw_token_signatures_per_second": {"median": statistics.median(raw_token), "repetitions": raw_token},
-            "levels": [_level(callers, repetitions) for callers, repetitions in measured.items()],
-            "books": _books([serial for outcome in outcomes for serial in outcome.serials], listed),
+            "workloads": [_workload(workload, repetitions) for workload, repetitions in measured.items()],
+            "books": _books(
+                [serial for outcome in outcomes for serial in outcome.serials],
+                listed,
+                managed=sum(outcome.requested for outcome in outcomes),
+            ),
             "retries": retries,
             "failures": failures,
         }
@@ -193,12 +212,13 @@ def _sign(connection: Connection, settings: TokenSettings, *, key_id: bytes, sec
 def _run(
     daemon: RunningDaemon,
     generators: Sequence[Generator],
-    callers: int,
+    workload: Workload,
     *,
     options: argparse.Namespace,
     raw_token: float,
 ) -> tuple[list[Outcome], Repetition]:
     """Has so many callers call, and measures."""
+    callers, per_call = workload.callers, _PER_CALL[workload.kind]
     shares = [callers // len(generators) + (place < callers % len(generators)) for place in range(len(generators))]
     busy = [(generator, share) for generator, share in zip(generators, shares, strict=True) if share]
     for generator, share in busy:
@@ -207,9 +227,12 @@ def _run(
     measure_from = start + options.warm_up
     until = measure_from + options.seconds
     for generator, _ in busy:
-        _send(generator, Run(start=start, measure_from=measure_from, until=until))
+        _send(generator, Run(kind=workload.kind, start=start, measure_from=measure_from, until=until))
+    began_at = time.time() + _START_DELAY
+    children = psutil.Process(daemon.pid).children()
     processes = {
         "daemon": [psutil.Process(daemon.pid)],
+        "prepare processes": [child for child in children if child.pid != daemon.token_pid],
         "token process": [psutil.Process(daemon.token_pid)],
         "load generators": [generator.process for generator, _ in busy],
     }
@@ -220,12 +243,19 @@ def _run(
     if not latencies:
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         raise SystemExit(f"bench issue: no call of {callers} callers was answered in time; {failures[:1]}")
+    issued_per_second = None
+    if workload.kind is Kind.MANAGED:
+        settled: Settled = _ask(generators[0], Settle())
+        if settled.others:
+            raise SystemExit(f"bench issue: {settled.others} managed certificates were not issued")
+        issued_per_second = sum(outcome.requested for outcome in outcomes) / (settled.last_issued - began_at)
     # The samples of CPU time are some milliseconds off the window's ends; certificates are scaled to their distance.
-    issued = len(latencies) * (ended - began) / options.seconds
-    rate = len(latencies) / options.seconds
+    issued = per_call * len(latencies) * (ended - began) / options.seconds
+    rate = per_call * len(latencies) / options.seconds
     spent = {role: after[role] - before[role] for role in _ROLES}
     return outcomes, Repetition(
         certificates_per_second=rate,
+        issued_per_second=issued_per_second,
         latency_ms={f"p{percent}": 1000 * _percentile(latencies, percent) for percent in _PERCENTILES},
         cpu_ms_per_certificate={role: 1000 * spent[role] / issued for role in _ROLES},
         cores={role: spent[role] / (ended - began) for role in _ROLES},
@@ -244,12 +274,12 @@ def _cpu_at(moment: float, processes: dict[str, list[psutil.Process]]) -> tuple[
     return now, spent
 
 
-def _ask(generator: Generator, order: Connect | Listing) -> Any:
+def _ask(generator: Generator, order: Connect | Listing | Settle) -> Any:
     _send(generator, order)
     return _receive(generator.connection, "a load generator")
 
 
-def _send(generator: Generator, order: Connect | Run | Listing) -> None:
+def _send(generator: Generator, order: Connect | Run | Listing | Settle) -> None:
     try:
         generator.connection.send(order)
     except OSError:
@@ -271,12 +301,15 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def _level(callers: int, repetitions: Sequence[Repetition]) -> dict[str, Any]:
-    """Returns the medians of a level, and what they were taken from."""
+def _workload(workload: Workload, repetitions: Sequence[Repetition]) -> dict[str, Any]:
+    """Returns the medians of a workload, and what they were taken from."""
     rates = [repetition.certificates_per_second for repetition in repetitions]
+    issued = [one.issued_per_second for one in repetitions if one.issued_per_second is not None]
     return {
-        "callers": callers,
+        "kind": workload.kind,
+        "callers": workload.callers,
         "certificates_per_second": statistics.median(rates),
+        "issued_per_second": statistics.median(issued) if issued else None,
         "latency_ms": _medians([repetition.latency_ms for repetition in repetitions]),
         "cpu_ms_per_certificate": _medians([repetition.cpu_ms_per_certificate for repetition in repetitions]),
         "cores": _medians([repetition.cores for repetition in repetitions]),
@@ -289,12 +322,13 @@ def _medians(measured: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(each[key] for each in measured) for key in measured[0]}
 
 
-def _books(answered: Sequence[str], listed: Sequence[str]) -> dict[str, int]:
-    """Compares what was answered with what the server lists."""
+def _books(answered: Sequence[str], listed: Sequence[str], *, managed: int) -> dict[str, int]:
+    """Compares what was answered, and what was requested, with what the server lists."""
     return {
         "answered": len(answered),
+        "managed": managed,
         "listed": len(listed),
-        "missing": len(set(answered) - set(listed)),
+        "missing": len(set(answered) - set(listed)) + max(0, len(answered) + managed - len(listed)),
         "twice": len(answered) - len(set(answered)) + len(listed) - len(set(listed)),
     }
 
@@ -326,20 +360,24 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"{parameters['seconds']:g} s"
     )
     yield ""
-    yield "           certificates      latency ms          CPU ms per certificate    cores of   of the raw"
-    yield "  callers      a second   p50    p95    p99    daemon   token    load     the daemon       token"
-    for level in report["levels"]:
-        latency, cpu = level["latency_ms"], level["cpu_ms_per_certificate"]
+    yield "                certificates       latency ms         CPU ms per certificate           cores of   of the raw"
+    yield "  callers           a second    p50    p95    p99   daemon prepare   token    load   the daemon       token"
+    for one in report["workloads"]:
+        latency, cpu = one["latency_ms"], one["cpu_ms_per_certificate"]
         yield (
-            f"{level['callers']:9}{level['certificates_per_second']:14,.0f}"
-            f"{latency['p50']:6.1f}{latency['p95']:7.1f}{latency['p99']:7.1f}"
-            f"{cpu['daemon']:10.2f}{cpu['token process']:8.2f}{cpu['load generators']:8.2f}"
-            f"{level['cores']['daemon']:15.2f}{level['raw_token_share']:12.1%}"
+            f"  {one['kind']:9}{one['callers']:4}{one['certificates_per_second']:12,.0f}"
+            f"{latency['p50']:7.1f}{latency['p95']:7.1f}{latency['p99']:7.1f}"
+            f"{cpu['daemon']:9.2f}{cpu['prepare processes']:8.2f}{cpu['token process']:8.2f}"
+            f"{cpu['load generators']:8.2f}{one['cores']['daemon']:13.2f}{one['raw_token_share']:12.1%}"
         )
+        if one["issued_per_second"] is not None:
+            issued = one["issued_per_second"]
+            yield f"    of which issued{issued:8,.0f}   from the first request to the last certificate"
     yield ""
     yield f"The same token alone, one thread: {raw_token:,.0f} signatures a second."
     yield (
-        f"{books['answered']:,} certificates were answered; {books['missing']} of them are missing in the books, "
+        f"{books['answered']:,} certificates were answered and {books['managed']:,} requested; "
+        f"{books['missing']} of them are missing in the books, "
         f"{books['twice']} serials are there twice."
     )
     if report["retries"] or report["failures"]:
@@ -358,17 +396,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog="""examples:
   scripts/bench issue
   scripts/bench issue --json issue.json
-  scripts/bench issue --levels 32 --seconds 10 --repetitions 5
-  scripts/bench issue --key RSA_2048 --levels 1,32
+  scripts/bench issue --workloads unary:32 --seconds 10 --repetitions 5
+  scripts/bench issue --key RSA_2048 --workloads unary:1,batch:2
 """,
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
     parser.add_argument(
-        "--levels", type=_levels, default=LEVELS, metavar="N,…", help="numbers of callers (default 1,8,32,128)"
+        "--workloads",
+        type=_workloads,
+        default=_workloads(DEFAULT),
+        metavar="KIND:N,…",
+        help=f"what is called ({', '.join(Kind)}; a batch has {BATCH} certificates), by how many callers at once"
+        f" (default {DEFAULT})",
     )
-    parser.add_argument("--seconds", type=_positive, default=4.0, help="measured of each level, each time (default 4)")
+    parser.add_argument("--seconds", type=_positive, default=4.0, help="measured of each, each time (default 4)")
     parser.add_argument("--warm-up", type=_positive, default=1.0, help="seconds before that (default 1)")
-    parser.add_argument("--repetitions", type=_count, default=3, metavar="N", help="of every level (default 3)")
+    parser.add_argument("--repetitions", type=_count, default=3, metavar="N", help="of every workload (default 3)")
     parser.add_argument("--generators", type=_count, default=2, metavar="N", help="processes of callers (default 2)")
     parser.add_argument(
         "--key", choices=list(KeySpec), default=KeySpec.EC_P256, help="of the authority (default EC_P256)"
@@ -382,8 +425,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _levels(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(word) for word in text.split(",")))
+def _workloads(text: str) -> tuple[Workload, ...]:
+    found = []
+    for word in text.split(","):
+        kind, _, callers = word.partition(":")
+        if kind not in list(Kind):
+            raise argparse.ArgumentTypeError(f"{kind!r} is not one of {', '.join(Kind)}")
+        found.append(Workload(Kind(kind), _count(callers)))
+    return tuple(dict.fromkeys(found))
 
 
 def _count(text: str) -> int:

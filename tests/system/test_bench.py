@@ -23,20 +23,29 @@ def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(tmp_path: Path) -> None:
     report_file = tmp_path / "issue.json"
     ended = bench(
-        *("--seconds", "0.5", "--warm-up", "0.2", "--levels", "1,4", "--repetitions", "2"),
+        *("--seconds", "0.5", "--warm-up", "0.2", "--workloads", "unary:1,unary:4,batch:1,managed:2"),
+        *("--repetitions", "2"),
         *("--json", report_file, "--folder", tmp_path),
     )
     assert ended.returncode == 0, ended.stderr
     report = json.loads(report_file.read_text())
-    assert [level["callers"] for level in report["levels"]] == [1, 4]
-    for level in report["levels"]:
+    assert [(one["kind"], one["callers"]) for one in report["workloads"]] == [
+        ("unary", 1),
+        ("unary", 4),
+        ("batch", 1),
+        ("managed", 2),
+    ]
+    for level in report["workloads"]:
         assert level["certificates_per_second"] > 0
         assert 0 < level["latency_ms"]["p50"] <= level["latency_ms"]["p95"] <= level["latency_ms"]["p99"]
         assert level["cpu_ms_per_certificate"]["daemon"] > 0
         assert level["raw_token_share"] > 0
         assert len(level["repetitions"]) == 2
     books = report["books"]
-    assert books["answered"] == books["listed"] > 0
+    assert books["answered"] + books["managed"] == books["listed"]
+    assert books["answered"] > 0
+    assert books["managed"] > 0
+    assert report["workloads"][-1]["issued_per_second"] > 0
     assert (books["missing"], books["twice"], report["retries"], report["failures"]) == (0, 0, 0, [])
     raw_token = f"{report['raw_token_signatures_per_second']['median']:,.0f} signatures a second"
     assert raw_token in ended.stdout
@@ -46,6 +55,9 @@ def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(tmp_path: Pat
 
 
 def test_bench_issue_names_a_wrong_argument() -> None:
-    ended = bench("--levels", "0")
+    ended = bench("--workloads", "unary:0")
     assert ended.returncode == 2
     assert "must be 1 or more" in ended.stderr
+    ended = bench("--workloads", "nothing:1")
+    assert ended.returncode == 2
+    assert "is not one of" in ended.stderr
