@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.constraint_options import constraint_options, constraint_rows, constraints_of
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
@@ -55,6 +55,7 @@ def authority() -> None:
 @click.option(
     "--issuer",
     metavar="AUTHORITY",
+    shell_complete=completion.authorities,
     help="Authority that signs the certificate of a subordinate; without one it awaits that of an outside parent.",
 )
 @click.option("--subject", type=SUBJECT, required=True, help='Its subject (RFC 4514): "CN=Example Root,O=Example".')
@@ -128,7 +129,7 @@ def create(
 
 
 @verb(authority, "get", examples="certctl authority get web-ca\ncertctl authority get web-root -o pem > root.pem")
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 def get(run: Invocation, *, name: str) -> None:
     """Show one authority."""
     with run.connect() as client, run.progress("getting the authority"):

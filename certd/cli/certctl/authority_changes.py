@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.authority import authority, print_authority
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import LABEL
@@ -44,7 +44,7 @@ def _change_options(command: CommandT) -> CommandT:
     certctl authority csr own-ca | openssl req -noout -text
     """,
 )
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--out", type=click.Path(path_type=Path), help="File for the CSR (PEM), instead of standard output.")
 def csr(run: Invocation, *, name: str, out: Path | None) -> None:
     """Print the CSR of an authority, for an outside parent to certify; it is signed once and stays the same."""
@@ -69,7 +69,7 @@ def csr(run: Invocation, *, name: str, out: Path | None) -> None:
     certctl authority activate own-ca --certificate own-ca.pem --chain parents.pem --validate-only
     """,
 )
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--certificate", required=True, metavar="FILE", help="What the parent made from the CSR, PEM or DER.")
 @click.option(
     "--chain",
@@ -113,7 +113,7 @@ def activate(
     certctl authority enable web-ca --validate-only
     """,
 )
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @_change_options
 def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Let a disabled authority issue again."""
@@ -133,7 +133,7 @@ def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     certctl authority disable web-ca --validate-only
     """,
 )
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @_change_options
 def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Stop an authority from issuing; what it issued stays valid and can be revoked."""
@@ -153,7 +153,7 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
     certctl authority update web-ca --no-labels
     """,
 )
-@click.argument("name", metavar="AUTHORITY")
+@click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; all together replace those it had.")
 @click.option("--no-labels", is_flag=True, help="Take all labels away.")
 @_change_options

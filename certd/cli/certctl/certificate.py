@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.override_options import names_of, override_options
 from certd.cli.certctl.parameters import DURATION, LABEL, TIME
@@ -45,9 +45,11 @@ def certificate() -> None:
     openssl req -new -key key.pem -config req.cnf | certctl certificate issue --authority web-ca --csr - -o pem
     """,
 )
-@click.option("--authority", required=True, help="Authority that signs.")
+@click.option("--authority", shell_complete=completion.authorities, required=True, help="Authority that signs.")
 @click.option("--csr", required=True, metavar="FILE", help="PKCS#10 request, PEM or DER; - reads standard input.")
-@click.option("--profile", help="Profile under which it is issued.  [default: end-entity]")
+@click.option(
+    "--profile", shell_complete=completion.profiles, help="Profile under which it is issued.  [default: end-entity]"
+)
 @click.option("--lifetime", type=DURATION, help="Lifetime from now, for example 90d.  [default: that of the profile]")
 @click.option("--not-after", type=TIME, help="Exact end instead, RFC 3339.")
 @override_options
@@ -120,7 +122,11 @@ def issue(
     """,
 )
 @click.argument("name", metavar="NAME|SERIAL")
-@click.option("--authority", help="Authority that issued it, when a serial number is given.")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that issued it, when a serial number is given.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File for the certificate (PEM).")
 @click.option(
     "--chain-out", type=click.Path(path_type=Path), help="File for the chain from its issuer to the root (PEM)."
@@ -146,7 +152,11 @@ def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, 
     certctl certificate list -o json | jq -r .name
     """,
 )
-@click.option("--authority", help="Authority that issued them.  [default: every one of the tenant]")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that issued them.  [default: every one of the tenant]",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Show only so many, the newest.")
 def list_(run: Invocation, *, authority: str | None, limit: int | None) -> None:
     """List certificates, newest first."""

@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 from google.protobuf import json_format
 
-from certd.cli.certctl import names
+from certd.cli.certctl import completion, names
 from certd.cli.certctl.certificate import PAGE, certificate, print_pages
 from certd.cli.certctl.invocation import Invocation, verb
 from certd.cli.certctl.parameters import KEY_SPEC, LABEL, TIME, EnumType
@@ -28,12 +28,18 @@ __all__ = ["certificate"]
     certctl certificate search --filter '{"notFilter": {"state": "ISSUED"}}'
     """,
 )
-@click.option("--authority", default="-", show_default=False, help="Authority that issued them; - for every one.")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    default="-",
+    show_default=False,
+    help="Authority that issued them; - for every one.",
+)
 @click.option("--name", "all_names", multiple=True, help="It has exactly this alternative name; may be repeated.")
 @click.option("--domain", help="It has a DNS name that is this domain or lies below it.")
 @click.option("--serial", help="Its serial number, in any case, with or without colons.")
 @click.option("--state", type=EnumType(Certificate.State.DESCRIPTOR), help="Its state.")
-@click.option("--profile", help="Profile under which it was issued.")
+@click.option("--profile", shell_complete=completion.profiles, help="Profile under which it was issued.")
 @click.option("--key-spec", type=KEY_SPEC, help="Kind and size of its key.")
 @click.option("--expires-after", type=TIME, help="It ends at this time or later, RFC 3339.")
 @click.option("--expires-before", type=TIME, help="It ends before this time, RFC 3339.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.invocation import SLOW, Invocation, verb
 from certd.cli.certctl.parameters import DURATION, LABEL, TIME
 from certd.cli.certctl.revocation import certificate
@@ -68,7 +68,7 @@ class _Outcome:
     certctl certificate issue-batch --authority web-ca --csr-dir requests --pattern '*.pem' --out-dir certificates
     """,
 )
-@click.option("--authority", required=True, help="Authority that signs.")
+@click.option("--authority", shell_complete=completion.authorities, required=True, help="Authority that signs.")
 @click.option(
     "--csr-dir",
     required=True,
@@ -85,7 +85,9 @@ class _Outcome:
 @click.option(
     "--chain-out", type=click.Path(path_type=Path), help="File for the chain from the issuer to the root (PEM)."
 )
-@click.option("--profile", help="Profile under which they are issued.  [default: end-entity]")
+@click.option(
+    "--profile", shell_complete=completion.profiles, help="Profile under which they are issued.  [default: end-entity]"
+)
 @click.option("--lifetime", type=DURATION, help="Lifetime from now, for example 90d.  [default: that of the profile]")
 @click.option("--not-after", type=TIME, help="Exact end instead, RFC 3339.")
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label of all; may be repeated.")

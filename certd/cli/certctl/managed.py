@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SUBJECT
 from certd.client.failure import CallFailed
@@ -49,13 +49,15 @@ def managed() -> None:
     """,
 )
 @click.argument("name", metavar="ID")
-@click.option("--authority", required=True, help="Authority that issues it.")
+@click.option("--authority", shell_complete=completion.authorities, required=True, help="Authority that issues it.")
 @click.option("--dns", "dns_names", multiple=True, help="DNS name; may be repeated.")
 @click.option("--ip", "ip_addresses", multiple=True, help="IP address; may be repeated.")
 @click.option("--uri", "uris", multiple=True, help="URI; may be repeated.")
 @click.option("--email", "email_addresses", multiple=True, help="E-mail address; may be repeated.")
 @click.option("--subject", type=SUBJECT, help="Subject.  [default: empty]")
-@click.option("--profile", help="Profile under which it is issued.  [default: end-entity]")
+@click.option(
+    "--profile", shell_complete=completion.profiles, help="Profile under which it is issued.  [default: end-entity]"
+)
 @click.option("--key", "key_spec", type=KEY_SPEC, help="Kind and size of its keys.  [default: EC_P256]")
 @click.option("--lifetime", type=DURATION, help="Lifetime of each version.  [default: that of the profile]")
 @click.option("--not-exportable", is_flag=True, help="Never let the private key leave, for good.")
@@ -119,7 +121,7 @@ def request(
 
 
 @verb(managed, "get", examples="certctl managed get web\ncertctl managed get web -o pem")
-@click.argument("name", metavar="MANAGED")
+@click.argument("name", metavar="MANAGED", shell_complete=completion.managed_certificates)
 def get(run: Invocation, *, name: str) -> None:
     """Show one managed certificate."""
     full_name = names.managed_certificate_name(name, run.tenant)
@@ -149,7 +151,7 @@ def list_(run: Invocation) -> None:
     certctl managed export web --passphrase-file pass.txt --version 3 --reason "new gateway" --out-dir ./out
     """,
 )
-@click.argument("name", metavar="MANAGED")
+@click.argument("name", metavar="MANAGED", shell_complete=completion.managed_certificates)
 @click.option(
     "--passphrase-file",
     required=True,

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from certd.cli.certctl import files, names, output
+from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.override_options import names_of, override_options
@@ -92,7 +92,7 @@ def create(
     certctl profile get web --version 1 -o json
     """,
 )
-@click.argument("name", metavar="PROFILE")
+@click.argument("name", metavar="PROFILE", shell_complete=completion.profiles)
 @click.option("--version", type=click.IntRange(1), help="An earlier version.  [default: the newest]")
 def get(run: Invocation, *, name: str, version: int | None) -> None:
     """Show one profile."""
@@ -124,7 +124,7 @@ def list_(run: Invocation) -> None:
     certctl profile get web -o json > web.json; $EDITOR web.json; certctl profile update web --file web.json
     """,
 )
-@click.argument("name", metavar="PROFILE")
+@click.argument("name", metavar="PROFILE", shell_complete=completion.profiles)
 @click.option(
     "--file",
     "file",
@@ -180,7 +180,7 @@ def update(
     certctl profile delete web --validate-only
     """,
 )
-@click.argument("name", metavar="PROFILE")
+@click.argument("name", metavar="PROFILE", shell_complete=completion.profiles)
 @click.option("--etag", default="", help="Delete it only while this is its etag.")
 @mutation_options(validate_only=True)
 def delete(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
@@ -204,10 +204,14 @@ def delete(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     certctl profile check web-next --file web.json --csr req.pem
     """,
 )
-@click.argument("name", metavar="PROFILE")
+@click.argument("name", metavar="PROFILE", shell_complete=completion.profiles)
 @click.option("--csr", required=True, metavar="FILE", help="PKCS#10 request, PEM or DER; - reads standard input.")
 @click.option("--file", "file", metavar="FILE", help="Profile (JSON) to check with in place of the one of this name.")
-@click.option("--authority", help="Authority that would sign, whose bounds count too.  [default: one without bounds]")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that would sign, whose bounds count too.  [default: one without bounds]",
+)
 @click.option("--lifetime", type=DURATION, help="Lifetime from now.  [default: that of the profile]")
 @override_options
 def check(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from certd.cli.certctl import names, output
+from certd.cli.certctl import completion, names, output
 from certd.cli.certctl.certificate import print_certificate
 from certd.cli.certctl.certificate_search import certificate
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
@@ -50,7 +50,11 @@ def _bare(word: str) -> str:
     """,
 )
 @click.argument("name", metavar="NAME|SERIAL")
-@click.option("--authority", help="Authority that issued it, when a serial number is given.")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that issued it, when a serial number is given.",
+)
 @click.option(
     "--reason",
     type=ReasonType(),
