@@ -335,7 +335,8 @@ def _row(tx: Transaction, key: str) -> Certificate:
     authority_uid, serial = key.split("/")
     row = certificates.get(tx, authority_uid, serial)
     if row is None:
-        raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"the certificate {serial} is gone from the books")
+        # Two calls with one request id came at once, and what the first one asked for was refused with its record.
+        raise in_progress("the certificate")
     return row
 
 

@@ -65,7 +65,13 @@ class Pending:
 
     def outcome(self) -> IssuedCertificate | Replayed:
         """Waits; raises what preparing and the issuing loop tell, and DEADLINE_EXCEEDED."""
-        outcome = outcome_of(self.future, deadline=self.deadline)
+        try:
+            outcome = outcome_of(self.future, deadline=self.deadline)
+        except CertdError as error:
+            if self.rehearsed is not None:
+                # What preparing tells names the fields of the call already; the loop does not know them.
+                told(self.order, error)
+            raise
         if isinstance(outcome, Replayed):
             return outcome
         # The loop has nothing that was not prepared.
