@@ -205,6 +205,7 @@ def bit_string(content: bytes) -> bytes:
     return encode(BIT_STRING, b"\x00" + content)
 
 
+@lru_cache(maxsize=1024)
 def object_identifier(text: str) -> bytes:
     """Returns an OBJECT IDENTIFIER; ValueError when `text` is not the dotted form of one."""
     numbers = [int(part) for part in text.split(".")]

@@ -1,7 +1,7 @@
 """Step 2 of issuing, pure: admits a request, builds what will be signed, and lints a copy of it.
 
-The copy is signed by a throw-away key of the issuer's kind. Its to-be-signed bytes are those of the real certificate,
-for they name the algorithm and nothing of the signer. A prepared certificate comes from `prepare` alone.
+The copy holds the very bytes that will be signed, and a signature that no key made. A prepared certificate comes from
+`prepare` alone.
 """
 
 import hashlib
@@ -9,26 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from itertools import chain
-from threading import Lock
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.errors import CertdError, Reason, Violation
 from certd.pki import admission, der, distinguished_name, lint, name_constraints
+from certd.pki.assembly import assemble, extension, subject_alternative_names, tbs_certificate, unsigned
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.csr import key_problem
 from certd.pki.description import Description, describe_copy
 from certd.pki.extensions import (
     NAME_CONSTRAINTS,
+    SUBJECT_ALTERNATIVE_NAME,
+    SUBJECT_KEY_IDENTIFIER,
     TLS_FEATURE,
     KeyUsage,
     is_extended_key_usage_critical,
@@ -37,12 +33,8 @@ from certd.pki.extensions import (
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
-    SignatureAlgorithm,
-    algorithm_identifier,
     default_signature_algorithm,
     family_of,
-    generate_private_key,
-    hash_of,
     key_identifier,
     key_spec_of,
     load_public_key_der,
@@ -84,7 +76,7 @@ class Prepared:
     """As they stand in the certificate."""
     warnings: tuple[Warning, ...]
     lint_certificate: bytes
-    """DER of the copy with the throw-away signature."""
+    """DER of the copy, whose signature no key made."""
     description: Description | None = None
     """What it says, without a fingerprint; None where a prepare process has described it."""
 
@@ -114,7 +106,7 @@ def prepare(
     NAME_NOT_ALLOWED, PROFILE_FORBIDS, NAME_CONSTRAINT_VIOLATED, LIFETIME_EXCEEDS_AUTHORITY, KEY_TOO_WEAK or
     FIELD_INVALID name what does not fit; LINT_FAILED names the lints that the certificate would break.
     """
-    public_key, key_spec = _admit_key(request.public_key, profile)
+    key_spec = _admit_key(request.public_key, profile)
     names = admission.admit_names(request, issuer, profile)
     admission.admit_place(issuer, request, profile, names.subject)
     admission.admit_constraints(issuer, request, profile, names)
@@ -122,15 +114,18 @@ def prepare(
     extensions = admit_extensions(request.extensions, profile, family_of(default_signature_algorithm(key_spec)))
     period = admission.admit_validity(issuer, profile, validity, now)
     lint.check_serial_number(serial)
-    # The constructor takes what the setters would collect one copy at a time; this is the hot path, and the lints look.
-    builder = x509.CertificateBuilder(
-        issuer_name=_name("issuer", issuer.name),
-        subject_name=_name("subject", names.subject),
-        public_key=public_key,
-        serial_number=serial,
-        not_valid_before=period.not_before,
-        not_valid_after=period.not_after,
-        extensions=[
+    _check_name("issuer", issuer.name)
+    _check_name("subject", names.subject)
+    algorithm = issuer.signature_algorithm
+    tbs = tbs_certificate(
+        serial=serial,
+        algorithm=algorithm,
+        issuer=issuer.name,
+        not_before=period.not_before,
+        not_after=period.not_after,
+        subject=names.subject,
+        public_key=request.public_key,
+        extensions=(
             *_profile_extensions(
                 extensions.key_usages,
                 extensions.extended_key_usages,
@@ -140,15 +135,14 @@ def prepare(
                 tls_features=profile.tls_features,
                 custom=profile.custom_extensions,
             ),
-            _extension(x509.SubjectKeyIdentifier(key_identifier(request.public_key))),
+            extension(SUBJECT_KEY_IDENTIFIER, der.octet_string(key_identifier(request.public_key))),
             *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
             *_constraint_extensions(request.name_constraints),
             *_name_extensions(names.names, critical=names.subject == distinguished_name.EMPTY),
-            *(_raw_extension(one.oid, one.value, critical=one.critical) for one in extensions.passed),
-        ],
+            *(extension(one.oid, one.value, critical=one.critical) for one in extensions.passed),
+        ),
     )
-    algorithm = issuer.signature_algorithm
-    copy = builder.sign(_throw_away_key(family_of(algorithm)), hash_of(algorithm))
+    copy = unsigned(tbs, algorithm)
     read, unwise = lint.check(
         copy,
         issuer_name=issuer.name,
@@ -157,7 +151,7 @@ def prepare(
         signature_algorithm=algorithm,
     )
     return Prepared(
-        tbs=copy.tbs_certificate_bytes,
+        tbs=tbs,
         serial=serial,
         issuer_name_sha256=hashlib.sha256(issuer.name).digest(),
         subject_text=distinguished_name.to_text(names.subject),
@@ -167,7 +161,7 @@ def prepare(
         key_spec=key_spec,
         names=names.names,
         warnings=(*names.warnings, *extensions.warnings, *period.warnings, *unwise),
-        lint_certificate=copy.public_bytes(Encoding.DER),
+        lint_certificate=copy,
         description=describe_copy(read, key_spec=key_spec),
     )
 
@@ -197,7 +191,7 @@ def findings(
         attempt(lambda: admission.admit_place(issuer, request, profile, names.subject))
         attempt(lambda: admission.admit_constraints(issuer, request, profile, names))
     attempt(lambda: admission.admit_path_length(issuer, request, profile))
-    family = KeyFamily.RSA if key is None else family_of(default_signature_algorithm(key[1]))
+    family = KeyFamily.RSA if key is None else family_of(default_signature_algorithm(key))
     extensions = attempt(lambda: admit_extensions(request.extensions, profile, family))
     period = attempt(lambda: admission.admit_validity(issuer, profile, validity, now))
     if not errors:
@@ -210,34 +204,14 @@ def findings(
     return Findings(errors=tuple(errors), warnings=tuple(chain.from_iterable(admitted)), prepared=None)
 
 
-def assemble(tbs: bytes, algorithm: SignatureAlgorithm, signature: bytes) -> bytes:
-    """Returns the DER of the certificate (RFC 5280, section 4.1) made of stored bytes and their signature."""
-    return der.sequence(tbs, algorithm_identifier(algorithm), der.bit_string(signature))
-
-
 _Admitted = TypeVar("_Admitted")
-_SubjectPublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
-_Extension: TypeAlias = x509.Extension[x509.ExtensionType]
 
 
-def _extension(value: x509.ExtensionType, *, critical: bool = False) -> _Extension:
-    return x509.Extension(value.oid, critical, value)
-
-
-def _raw_extension(oid: str, value: bytes, *, critical: bool = False) -> _Extension:
-    """Returns an extension with this value, byte for byte."""
-    return _extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), critical=critical)
-
-
-def _admit_key(public_key_der: bytes, profile: Profile) -> tuple[_SubjectPublicKey, KeySpec]:
+def _admit_key(public_key_der: bytes, profile: Profile) -> KeySpec:
     public_key = load_public_key_der(public_key_der)
     problem = key_problem(public_key)
     spec = key_spec_of(public_key)
-    if (
-        problem is not None
-        or spec is None
-        or not isinstance(public_key, EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey)
-    ):
+    if problem is not None or spec is None:
         problem = problem or "is not accepted"
         violation = Violation("public_key", problem)
         raise CertdError(Reason.KEY_TOO_WEAK, f"the subject's key {problem}", violations=(violation,))
@@ -249,12 +223,12 @@ def _admit_key(public_key_der: bytes, profile: Profile) -> tuple[_SubjectPublicK
             metadata={"profile": profile.profile_id},
             violations=(Violation("public_key", f"must be one of {allowed}"),),
         )
-    return public_key, spec
+    return spec
 
 
 @lru_cache(maxsize=256)
-def _name(field: str, name: bytes) -> x509.Name:
-    """Returns the library's form of a name; NAME_NOT_ALLOWED when that would not be written back byte for byte."""
+def _check_name(field: str, name: bytes) -> None:
+    """Raises NAME_NOT_ALLOWED for a name that the library would not write back byte for byte: others misread it too."""
     try:
         parsed = x509.Name.from_bytes(name)
         kept = parsed.public_bytes() == name
@@ -263,7 +237,6 @@ def _name(field: str, name: bytes) -> x509.Name:
         raise _unkept(field) from error
     if not kept:
         raise _unkept(field)
-    return parsed
 
 
 def _unkept(field: str) -> CertdError:
@@ -282,14 +255,12 @@ def _profile_extensions(
     policies: tuple[str, ...],
     tls_features: tuple[int, ...],
     custom: tuple[CustomExtension, ...],
-) -> tuple[_Extension, ...]:
+) -> tuple[bytes, ...]:
     """Returns what profile and kind of key decide.
 
     Basic constraints are in every certificate, critical: readers that find none look for other signs of an authority.
     """
-    found: list[_Extension] = [
-        _extension(x509.BasicConstraints(ca=authority, path_length=path_length), critical=True),
-    ]
+    found = [_extension(x509.BasicConstraints(ca=authority, path_length=path_length), critical=True)]
     if key_usages:
         found.append(_extension(key_usage_extension(key_usages), critical=True))
     if extended_key_usages:
@@ -299,14 +270,18 @@ def _profile_extensions(
         identifiers = map(x509.ObjectIdentifier, policies)
         found.append(_extension(x509.CertificatePolicies(x509.PolicyInformation(one, None) for one in identifiers)))
     if tls_features:
-        found.append(_raw_extension(TLS_FEATURE, der.sequence(*map(der.integer, tls_features))))
-    return (*found, *(_raw_extension(one.oid, one.value, critical=one.critical) for one in custom))
+        found.append(extension(TLS_FEATURE, der.sequence(*map(der.integer, tls_features))))
+    return (*found, *(extension(one.oid, one.value, critical=one.critical) for one in custom))
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
+    return extension(value.oid.dotted_string, value.public_bytes(), critical=critical)
 
 
 @lru_cache(maxsize=256)
-def _issuer_extensions(identifier: bytes, authority_information_url: str | None) -> tuple[_Extension, ...]:
+def _issuer_extensions(identifier: bytes, authority_information_url: str | None) -> tuple[bytes, ...]:
     """Returns what leads to the issuer: its key identifier alone (RFC 5280, section 4.2.1.1), and where to fetch it."""
-    extensions: list[_Extension] = [_extension(x509.AuthorityKeyIdentifier(identifier, None, None))]
+    extensions = [_extension(x509.AuthorityKeyIdentifier(identifier, None, None))]
     if authority_information_url is not None:
         location = x509.UniformResourceIdentifier(authority_information_url)
         description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
@@ -314,41 +289,15 @@ def _issuer_extensions(identifier: bytes, authority_information_url: str | None)
     return tuple(extensions)
 
 
-def _constraint_extensions(constraints: NameConstraints | None) -> tuple[_Extension, ...]:
+def _constraint_extensions(constraints: NameConstraints | None) -> tuple[bytes, ...]:
     """Returns the name constraints of an authority, critical (RFC 5280, section 4.2.1.10)."""
     if constraints is None:
         return ()
-    return (_raw_extension(NAME_CONSTRAINTS, name_constraints.encode(constraints), critical=True),)
+    return (extension(NAME_CONSTRAINTS, name_constraints.encode(constraints), critical=True),)
 
 
-def _name_extensions(names: SubjectAlternativeNames, *, critical: bool) -> tuple[_Extension, ...]:
+def _name_extensions(names: SubjectAlternativeNames, *, critical: bool) -> tuple[bytes, ...]:
     """Returns the alternative names, critical when the subject is empty (RFC 5280, section 4.2.1.6)."""
     if not names:
         return ()
-    general: list[x509.GeneralName] = [
-        *map(x509.DNSName, names.dns_names),
-        *(x509.IPAddress(ip_address(address)) for address in names.ip_addresses),
-        *map(x509.UniformResourceIdentifier, names.uris),
-        *map(x509.RFC822Name, names.email_addresses),
-    ]
-    return (_extension(x509.SubjectAlternativeName(general), critical=critical),)
-
-
-_THROW_AWAY_SPECS = {
-    # The size of the key does not show in what is signed, so the fastest that is not weak will do.
-    KeyFamily.RSA: KeySpec.RSA_2048,
-    KeyFamily.EC: KeySpec.EC_P256,
-    KeyFamily.ED25519: KeySpec.ED25519,
-}
-_throw_away_keys: dict[KeyFamily, CertificateIssuerPrivateKeyTypes] = {}
-_throw_away_lock = Lock()
-
-
-def _throw_away_key(family: KeyFamily) -> CertificateIssuerPrivateKeyTypes:
-    """Returns the key that signs lint copies; made at its first use, shared by all, of no worth to anybody."""
-    key = _throw_away_keys.get(family)
-    if key is None:
-        with _throw_away_lock:
-            key = _throw_away_keys.get(family) or generate_private_key(_THROW_AWAY_SPECS[family])
-            _throw_away_keys[family] = key
-    return key
+    return (extension(SUBJECT_ALTERNATIVE_NAME, subject_alternative_names(names), critical=critical),)

@@ -1,7 +1,6 @@
 """The prepare process: calls in, prepared certificates out. It reads what strangers sent, and can reach nothing.
 
-Once it has warmed up it may open neither files nor sockets, and it holds nothing worth stealing: no key but those that
-sign copies for the lints.
+Once it has warmed up it may open neither files nor sockets, and it holds nothing worth stealing: no key at all.
 """
 
 import codecs
@@ -73,7 +72,7 @@ def _answer(payload: bytes) -> bytes | CertdError:
 
 
 def _warm_up() -> None:
-    """Prepares a certificate for each kind of issuer, so that everything is loaded and the lints have their keys."""
+    """Prepares a certificate for each kind of issuer, so that everything is loaded."""
     for name in _CODECS:
         codecs.lookup(name)
     for spec in _WARM_UP.values():

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.errors import CertdError, Reason
@@ -198,7 +199,7 @@ def test_algorithm_of_the_key(name: str, draft: Draft, key: bytes, problem: str)
 def _check(draft: Draft) -> list[str]:
     facts = draft.facts()
     _copy, warnings = lint.check(
-        draft.sign(),
+        draft.sign().public_bytes(Encoding.DER),
         issuer_name=facts["issuer_name"],
         issuer_key_identifier=facts["issuer_key_identifier"],
         public_key=facts["public_key"],

@@ -453,4 +453,4 @@ def test_key_in_another_encoding_than_the_certificate_would_have(authority: Memo
         der.bit_string(bytes([2 + key.public_numbers().y % 2]) + key.public_numbers().x.to_bytes(32)),
     )
     error = refused_with(lambda: prepare_leaf(authority, key=compressed), Reason.LINT_FAILED)
-    assert "rfc5280_4_1_2_7_subject_public_key" in error.metadata["lint"]
+    assert "rfc5480_2_1_1_ec_key" in error.metadata["lint"]

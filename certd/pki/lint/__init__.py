@@ -52,26 +52,28 @@ def check_serial_number(serial: int) -> None:
 
 
 def check(
-    certificate: x509.Certificate,
+    certificate: bytes,
     *,
     issuer_name: bytes,
     issuer_key_identifier: bytes,
     public_key: bytes,
     signature_algorithm: SignatureAlgorithm,
 ) -> tuple[LintCopy, tuple[Warning, ...]]:
-    """Runs every lint; returns the copy as they read it, and what is unwise, each with the name of its lint.
+    """Runs every lint on the DER of a certificate.
+
+    Returns the certificate as the lints read it, and what is unwise, each with the name of its lint.
 
     LINT_FAILED with the names of those that the certificate may not break, separated by commas, in the metadata `lint`.
     What the token process would not even read fails as `rfc5280_4_1_encoding`, and extensions that the library does
     not read as `rfc5280_4_2_extensions`.
     """
     try:
-        tbs = parse_tbs_certificate(certificate.tbs_certificate_bytes)
-    except CertdError as error:
-        raise _failed([("rfc5280_4_1_encoding", error.message)]) from error
+        tbs = parse_tbs_certificate(_to_be_signed(certificate))
+    except (CertdError, der.MalformedError) as error:
+        raise _failed([("rfc5280_4_1_encoding", str(error))]) from error
     try:
         copy = judged(
-            certificate,
+            x509.load_der_x509_certificate(certificate),
             tbs,
             issuer_name=issuer_name,
             issuer_key_identifier=issuer_key_identifier,
@@ -87,6 +89,10 @@ def check(
     if errors:
         raise _failed(errors)
     return copy, tuple(Warning(_FIELD, f"{lint.name}: {problem}") for lint, problem in found)
+
+
+def _to_be_signed(certificate: bytes) -> bytes:
+    return der.Reader(certificate).enter(der.SEQUENCE).read_whole(der.SEQUENCE)
 
 
 def findings(copy: LintCopy) -> list[tuple[Lint, str]]:
