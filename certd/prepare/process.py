@@ -7,7 +7,12 @@ import codecs
 import logging
 import resource
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 
 from certd.errors import CertdError, Reason
@@ -15,13 +20,12 @@ from certd.ipc.child import Child, InheritedSocket, ReceivedCall, Replies
 from certd.ipc.hardening import harden
 from certd.pki import distinguished_name
 from certd.pki import key_spec as key_specs
-from certd.pki.certificate_request import CertificateRequest, Issuer, Validity
+from certd.pki.certificate_request import Issuer, Validity
 from certd.pki.key_spec import KeyFamily, KeySpec
-from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import key_identifier
 from certd.pki.profiles import END_ENTITY
 from certd.prepare.messages import Wanted, parse_request, response_bytes, result_of
-from certd.prepare.order import Item, Terms
+from certd.prepare.order import Csr, Item, Terms
 from certd.prepare.work import answer_item
 
 _logger = logging.getLogger(__name__)
@@ -72,7 +76,11 @@ def _answer(payload: bytes) -> bytes | CertdError:
 
 
 def _warm_up() -> None:
-    """Prepares a certificate for each kind of issuer, so that everything is loaded."""
+    """Prepares a certificate for each kind of issuer and key, from a CSR, so that everything is loaded.
+
+    The library loads some of its parts when it first verifies a signature, and would later take what it cannot open for
+    a signature that is wrong.
+    """
     for name in _CODECS:
         codecs.lookup(name)
     for spec in _WARM_UP.values():
@@ -86,14 +94,17 @@ def _warm_up() -> None:
             not_after=None,
             path_length=0,
         )
-        subject_key = key_specs.public_key_der(key_specs.generate_private_key(spec).public_key())
-        request = CertificateRequest(
-            public_key=subject_key,
-            subject=distinguished_name.EMPTY,
-            names=SubjectAlternativeNames(dns_names=("xn--mnchen-3ya.example",), ip_addresses=("192.0.2.1",)),
-        )
-        item = Item(serial=1, source=request, validity=Validity())
+        item = Item(serial=1, source=Csr(data=_csr(spec)), validity=Validity())
         terms = Terms(issuer=issuer, profile=END_ENTITY, now=datetime.now(UTC))
         answer = answer_item(terms, item, Wanted(lint_certificates=True, descriptions=True))
         if isinstance(answer, CertdError):
             _logger.error("warming up failed: %s", answer)
+
+
+def _csr(spec: KeySpec) -> bytes:
+    key = key_specs.generate_private_key(spec)
+    names = [x509.DNSName("xn--mnchen-3ya.example"), x509.IPAddress(ip_address("192.0.2.1"))]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    signed = builder.add_extension(x509.SubjectAlternativeName(names), critical=True).sign(key, algorithm)
+    return signed.public_bytes(Encoding.DER)
