@@ -115,7 +115,8 @@ def test_what_may_not_be_is_refused_with_the_fields_of_the_request(
             error, other = issue_batch(ca, [item, batch_item(csr=b"no csr")])
             assert outcomes([error, other]) == [reason, Reason.CSR_MALFORMED]
         else:
-            error = refused(lambda: issue(ca, **({"csr": item.new.csr, "profile": BOTH} | changes)), reason)
+            asked: dict[str, Any] = {"csr": item.new.csr, "profile": BOTH} | changes
+            error = refused(lambda: issue(ca, **asked), reason)
     assert not isinstance(error, CertificateView)
     assert [violation.field for violation in error.violations] == fields
 
