@@ -17,7 +17,7 @@ from certd.store.store import Store
 
 _log = logging.getLogger("certd.scheduler")
 
-WORKERS = 4
+WORKERS = 8
 _LEASE = timedelta(minutes=10)
 """After this a job that was claimed and not finished is due again, should its daemon hang and yet live."""
 _LONGEST_SLEEP = 10.0
@@ -110,30 +110,33 @@ class Scheduler:
     def _claim(self) -> float:
         """Claims as much as there are free workers and returns how long nothing will be due, in seconds."""
         now = self._clock.now()
+        free = 0
         while self._free.acquire(blocking=False):
-            job = self._claim_for_free_worker(now)
-            if job is None:
-                break
-            self._workers.submit(self._work, job)
-        else:
+            free += 1
+        if not free:
             # All are at work; the next one that is free wakes us.
+            return _LONGEST_SLEEP
+        claimed = self._claim_for(free, now)
+        for job in claimed:
+            self._workers.submit(self._work, job)
+        if len(claimed) == free:
             return _LONGEST_SLEEP
         with self._store.read("jobs.next") as tx:
             due = jobs.next_due(tx)
         return _LONGEST_SLEEP if due is None else min(_LONGEST_SLEEP, max(0.0, (due - now).total_seconds()))
 
-    def _claim_for_free_worker(self, now: datetime) -> Job | None:
-        """Claims one job; without one, and when the claim fails, the worker is free again."""
+    def _claim_for(self, workers: int, now: datetime) -> list[Job]:
+        """Claims a job for each of so many workers; those that get none, and all when it fails, are free again."""
         claimed: list[Job] = []
         try:
             claimed = self._store.write(
                 "jobs.claim",
-                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=1),
+                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=workers),
             )
         finally:
-            if not claimed:
+            for _ in range(workers - len(claimed)):
                 self._free.release()
-        return claimed[0] if claimed else None
+        return claimed
 
     def _work(self, job: Job) -> None:
         try:

@@ -128,11 +128,15 @@ class ManagedCertificateSteps:
             return found
         wrapping_key = self._wrapping_keys.primary(managed.tenant)
         self._step("managed.2.wrapping-key")
-        generated = self._token.generate_subscriber_key(
-            wrapping_key_id=wrapping_key.key_id,
-            key_spec=managed.key_spec,
-            context=seal_context(tenant.uid, managed, number, public_key_sha256=b""),
-        )
+        try:
+            generated = self._token.generate_subscriber_key(
+                wrapping_key_id=wrapping_key.key_id,
+                key_spec=managed.key_spec,
+                context=seal_context(tenant.uid, managed, number, public_key_sha256=b""),
+            )
+        except CertdError:
+            self._wrapping_keys.doubt(wrapping_key)
+            raise
         now = self._clock.now()
         version = ManagedCertificateVersion(
             managed_certificate_uid=managed.uid,

@@ -22,7 +22,8 @@ from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
+from certd.pki.preparation import Prepared, Warning  # noqa: A004  # The API's word.
+from certd.pki.profile import Profile
 from certd.services.access import Access
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import rehearsal_key
@@ -31,6 +32,7 @@ from certd.services.issuing_loop import token_unavailable
 from certd.services.managed_certificate_steps import ISSUED, event_of, leaf_profile, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE
+from certd.services.remembered import Remembered
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
@@ -128,6 +130,9 @@ class ManagedCertificates:
         self._signers = signers
         self._issuing = issuing
         self._wake_scheduler = wake_scheduler
+        self._profiles: Remembered[tuple[ProfileName, str], Profile] = Remembered(
+            store, "managed-certificates.profile", _usable_profile
+        )
         self._step = step
 
     def request(
@@ -153,22 +158,19 @@ class ManagedCertificates:
                 f"{new.authority} is not an authority of tenants/{new.name.tenant}",
                 resource=str(new.authority),
             )
-        with self._store.read("managed-certificates.request") as tx:
-            existing_tenant(tx, new.name.tenant)
-            profile = leaf_profile(tx, profile_name, new.name.tenant)
-            if profile.restricted:
-                self._access.require(caller, Permission.AUTHORITY_CREATE, str(new.authority))
-            made = None if validate_only else replay(tx, caller, _METHOD, key)
-            if made is not None:
-                return self._replayed(tx, made)
-            if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
-                raise _exists(name)
-        signer = self._signers.enabled(new.authority, now)
-        declared = _declared(new, signer.authority, profile.profile_id, now)
-        order = order_of(declared, profile, rehearsal_key(declared.key_spec))
-        prepared = self._issuing.prepare(signer, order, now=now)
+        try:
+            declared, prepared = self._rehearse(caller, new, profile_name, now)
+        except CertdError as error:
+            # An earlier call may have made it, though now it would be refused.
+            earlier = None if validate_only else self._earlier(caller, key)
+            if earlier is None:
+                raise error.another() from error
+            return earlier
         view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
         if validate_only:
+            with self._store.read("managed-certificates.validate") as tx:
+                if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
+                    raise _exists(name)
             return view
         record = None if key is None else record_of(caller, _METHOD, key, resource=declared.uid, now=now)
         found = self._store.write(
@@ -180,6 +182,23 @@ class ManagedCertificates:
         self._step("managed.1.requested")
         self._wake_scheduler()
         return view
+
+    def _rehearse(
+        self, caller: Caller, new: NewManagedCertificate, profile_name: ProfileName, now: datetime
+    ) -> tuple[ManagedCertificate, Prepared]:
+        """Returns what is to be declared, and its first certificate as it would be with a throw-away key."""
+        profile = self._profiles.get((profile_name, new.name.tenant))
+        if profile.restricted:
+            self._access.require(caller, Permission.AUTHORITY_CREATE, str(new.authority))
+        signer = self._signers.enabled(new.authority, now)
+        declared = _declared(new, signer.authority, profile.profile_id, now)
+        order = order_of(declared, profile, rehearsal_key(declared.key_spec))
+        return declared, self._issuing.prepare(signer, order, now=now)
+
+    def _earlier(self, caller: Caller, key: RequestKey | None) -> ManagedCertificateView | None:
+        with self._store.read("managed-certificates.earlier") as tx:
+            made = replay(tx, caller, _METHOD, key)
+            return None if made is None else self._replayed(tx, made)
 
     def get(self, caller: Caller, name: ManagedCertificateName) -> ManagedCertificateView:
         """Returns a managed certificate; raises MANAGED_CERTIFICATE_NOT_FOUND."""
@@ -286,8 +305,6 @@ class ManagedCertificates:
         """Step 1. Returns the uid that an earlier call with the same request id made, if there is one."""
         if record is not None and request_records.claim(tx, record) is not None:
             return replay(tx, caller, _METHOD, RequestKey(record.request_id, record.request_sha256))
-        if managed_certificates.get(tx, declared.tenant, declared.managed_certificate_id) is not None:
-            raise _exists(str(declared.name))
         # It may have been deleted since it was read; from here on its deletion is refused.
         leaf_profile(tx, ProfileName(declared.tenant, declared.profile), declared.tenant)
         managed_certificates.insert(tx, declared)
@@ -315,6 +332,12 @@ class ManagedCertificates:
         row = certificates.get(tx, version.authority_uid, version.serial)
         authority = authorities.get_by_uid(tx, version.authority_uid)
         return _view(managed, row.der if row else None, now, authority.full_chain if authority else ())
+
+
+def _usable_profile(tx: Transaction, key: tuple[ProfileName, str]) -> Profile:
+    name, tenant = key
+    existing_tenant(tx, tenant)
+    return leaf_profile(tx, name, tenant)
 
 
 def _existing(tx: Transaction, name: ManagedCertificateName) -> ManagedCertificate:

@@ -17,6 +17,8 @@ class WrappingKeys:
         self._store = store
         self._token = token
         self._clock = clock
+        self._ensured: set[bytes] = set()
+        """CKA_IDs of keys that this process knows to be in the token."""
 
     def primary(self, tenant: str) -> WrappingKey:
         """Returns the tenant's key that seals, which surely exists in the token.
@@ -26,8 +28,14 @@ class WrappingKeys:
         with self._store.read("wrapping-keys.primary") as tx:
             found = wrapping_keys.primary(tx, tenant)
         key = found or self._store.write("wrapping-keys.claim", lambda tx: self._claim(tx, tenant))
-        self._token.ensure_wrapping_key(key_id=key.key_id)
+        if key.key_id not in self._ensured:
+            self._token.ensure_wrapping_key(key_id=key.key_id)
+            self._ensured.add(key.key_id)
         return key
+
+    def doubt(self, key: WrappingKey) -> None:
+        """Has `primary` look into the token again: what was to be sealed under the key was not."""
+        self._ensured.discard(key.key_id)
 
     def _claim(self, tx: Transaction, tenant: str) -> WrappingKey:
         now = self._clock.now()
