@@ -31,6 +31,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _END_OF_TIME: Final = 253_402_300_799
 """9999-12-31T23:59:59Z, the last second that X.509 and Python can write."""
 _TOLD: Final = 3
+_MOST_ERRORS: Final = 1000
+"""Gathered of one request, whose list of wrong values may be as long as a message."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -43,21 +45,27 @@ class Violations:
         self._errors: list[CertdError] = []
 
     def add(self, field: str, description: str) -> None:
-        """Notes a field that breaks a rule."""
-        self._errors.append(field_invalid(field, description))
+        """Notes a field that breaks a rule; raises what was noted when that is enough."""
+        self._note(field_invalid(field, description))
 
     def attempt(self, parse: Callable[[], T]) -> T:
         """Returns what `parse` returns, and notes the fields that it complains about.
 
-        After a complaint the value means nothing; `check` raises before anybody uses it.
+        After a complaint the value means nothing; `check` raises before anybody uses it. It is called at once when
+        enough was noted.
         """
         try:
             return parse()
         except CertdError as error:
             if not error.violations:
                 raise
-            self._errors.append(error)
+            self._note(error)
             return cast("T", None)
+
+    def _note(self, error: CertdError) -> None:
+        self._errors.append(error)
+        if len(self._errors) >= _MOST_ERRORS:
+            self.check()
 
     def check(self) -> None:
         """Raises all that was noted as one error: its reason when all have the same, FIELD_INVALID otherwise."""

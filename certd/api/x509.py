@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache, partial
 
 from certd.api.fields import Violations
+from certd.errors import field_invalid
 from certd.pki import distinguished_name, name_constraints, names
 from certd.pki.description import describe
 from certd.pki.encoding import certificate_pem
@@ -42,6 +43,11 @@ __all__ = [
 
 def parse_distinguished_name(field: str, message: x509_pb2.DistinguishedName) -> bytes:
     """Returns the DER of a name; raises FIELD_INVALID with the path of every attribute type that is unknown."""
+    if len(message.relative_distinguished_names) > distinguished_name.HIGHEST_RELATIVE_NAMES:
+        # As many as fit into a message are not looked at one by one.
+        raise field_invalid(
+            field, f"has more than {distinguished_name.HIGHEST_RELATIVE_NAMES} relative distinguished names"
+        )
     violations = Violations()
     relatives = []
     for at, relative in enumerate(message.relative_distinguished_names):

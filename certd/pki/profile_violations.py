@@ -140,7 +140,9 @@ def _of_extended_key_usages(profile: Profile) -> Iterator[Violation]:
 
 def _of_identifiers(field: str, identifiers: Sequence[str], *, most: int) -> Iterator[Violation]:
     if len(identifiers) > most:
+        # No further: a list may be as long as a message.
         yield Violation(field, f"must be at most {most}")
+        return
     for index, identifier in enumerate(identifiers):
         if not extensions.is_object_identifier(identifier):
             yield Violation(f"{field}[{index}]", f"{names.excerpt(identifier)} is not a dotted object identifier")
@@ -259,7 +261,7 @@ def _of_required_attributes(rules: SubjectRules) -> Iterator[Violation]:
     field = "subject.required_attributes"
     if rules.required_attributes and rules.presence is SubjectPresence.DROPPED:
         yield Violation(field, "must be empty where the subject is dropped")
-    for index, required in enumerate(rules.required_attributes):
+    for index, required in enumerate(rules.required_attributes[:MOST_ATTRIBUTES]):
         shown = distinguished_name.short_name(required)
         if rules.allowed_attributes and required not in rules.allowed_attributes:
             yield Violation(f"{field}[{index}]", f"{shown} is not among the allowed ones")
@@ -278,7 +280,7 @@ def _of_passed_extensions(profile: Profile) -> Iterator[Violation]:
         return
     yield from _of_identifiers(field, passed, most=MOST_PASSED_EXTENSIONS)
     decided = profile.decided_extensions
-    for index, oid in enumerate(passed):
+    for index, oid in enumerate(passed[:MOST_PASSED_EXTENSIONS]):
         if not extensions.may_pass(oid):
             yield Violation(f"{field}[{index}]", f"{extension_text(oid)} cannot pass: only the authority can say it")
         elif oid in decided:
@@ -292,7 +294,7 @@ def _of_written_extensions(profile: Profile) -> Iterator[Violation]:
         yield Violation(f"policies[{at}]", "must not be anyPolicy, which is for authorities alone")
     if len(profile.tls_features) > MOST_TLS_FEATURES:
         yield Violation("tls_features", f"must be at most {MOST_TLS_FEATURES}")
-    for index, feature in enumerate(profile.tls_features):
+    for index, feature in enumerate(profile.tls_features[:MOST_TLS_FEATURES]):
         if feature not in _TLS_FEATURES:
             known = " or ".join(f"{number} ({name})" for number, name in _TLS_FEATURES.items())
             yield Violation(f"tls_features[{index}]", f"must be {known}")
@@ -301,7 +303,7 @@ def _of_written_extensions(profile: Profile) -> Iterator[Violation]:
     if len(profile.custom_extensions) > MOST_CUSTOM_EXTENSIONS:
         yield Violation("custom_extensions", f"must be at most {MOST_CUSTOM_EXTENSIONS}")
     seen: set[str] = set()
-    for index, custom in enumerate(profile.custom_extensions):
+    for index, custom in enumerate(profile.custom_extensions[:MOST_CUSTOM_EXTENSIONS]):
         field = f"custom_extensions[{index}]"
         if custom.oid in seen:
             yield Violation(f"{field}.oid", "stands there twice")

@@ -256,3 +256,34 @@ def test_lifetimes_in_the_wrong_order() -> None:
         Violation("profile.shortest_lifetime", "must not be longer than the longest lifetime"),
         Violation("profile.default_lifetime", "must lie between the shortest and the longest lifetime"),
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"extended_key_usages": "identifiers"}, "extended_key_usages"),
+        ({"policies": "identifiers"}, "policies"),
+        ({"passed_extensions": "identifiers"}, "passed_extensions"),
+        ({"tls_features": "numbers"}, "tls_features"),
+        ({"custom_extensions": "extensions"}, "custom_extensions"),
+        (_subject(allowed_attributes="identifiers"), "subject.allowed_attributes"),
+        (_subject(required_attributes="identifiers"), "subject.required_attributes"),
+    ],
+)
+def test_a_list_as_long_as_a_message_is_not_looked_at_to_its_end(changes: dict[str, Any], field: str) -> None:
+    """Each value held against all others took minutes; the test ends because that is over."""
+    identifiers = tuple(f"1.2.3.{number}" for number in range(100_000))
+    lists: dict[str, Any] = {
+        "identifiers": identifiers,
+        "numbers": tuple(range(100_000)),
+        "extensions": tuple(_custom(oid) for oid in identifiers),
+    }
+    ((name, value),) = changes.items()
+    if isinstance(value, SubjectRules):
+        inner = field.rpartition(".")[2]
+        value = replace(value, **{inner: lists[getattr(value, inner)]})
+    else:
+        value = lists[value]
+    found = profile_violations(replace(_LEAF, **{name: value}))
+    assert any(violation.field == f"profile.{field}" and "at most" in violation.description for violation in found)
+    assert len(found) < 50
