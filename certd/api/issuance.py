@@ -15,6 +15,8 @@ from certd.v1 import certificate_pb2, certificate_service_pb2
 
 MOST_ITEMS = 1000
 """Of a batch."""
+MOST_BYTES = 2_500_000
+"""Of a batch: its answer, up to five times as long, has to fit into a message too, or nobody hears what was issued."""
 _METHOD = "IssueCertificate"
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -47,6 +49,8 @@ def batch_issue_certificates(
     batch_id = violations.attempt(lambda: fields.request_id("request_id", request.request_id))
     if not 1 <= len(request.requests) <= MOST_ITEMS:
         violations.add("requests", f"must be 1 to {MOST_ITEMS}, and are {len(request.requests)}; divide them")
+    if (size := request.ByteSize()) > MOST_BYTES:
+        violations.add("requests", f"must be {MOST_BYTES} bytes together at most, and are {size}; divide them")
     violations.check()
     outcomes: list[CertificateView | CertdError] = []
     items: list[BatchItem] = []

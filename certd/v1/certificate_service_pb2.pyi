@@ -219,8 +219,8 @@ class BatchIssueCertificatesRequest(_message.Message):
     """
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssueCertificateRequest]:
-        """Required. What to issue, 1 to 1,000. The `parent` of each is empty or the same. A `request_id` makes an item repeatable by
-        itself: a repeated batch issues only what an earlier one did not.
+        """Required. What to issue, 1 to 1,000, and together at most 2,500,000 bytes. The `parent` of each is empty or the same. A
+        `request_id` makes an item repeatable by itself: a repeated batch issues only what an earlier one did not.
         """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ from certd.services.authority_activation import Activation, AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges, Change
 from certd.services.authority_plan import NewAuthority
 from certd.services.authority_views import AuthorityView
-from certd.services.certificates import Certificates, CertificateView, NewCertificate
+from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificates import (
     Exported,
@@ -297,6 +297,8 @@ class FakeAuthorityChanges(AuthorityChanges):
 class FakeCertificates(Certificates):
     def __init__(self, told: Told) -> None:
         self._told = told
+        self.failures: dict[bytes, CertdError] = {}
+        """By the CSR of an item of a batch."""
         self.view = CertificateView(
             name="tenants/default/authorities/web-ca/certificates/0a1b",
             certificate=CERTIFICATE,
@@ -312,6 +314,19 @@ class FakeCertificates(Certificates):
     ) -> CertificateView:
         self._told.take(caller, new, key, validate_only, timeout)
         return self.view
+
+    def issue_batch(
+        self,
+        caller: Caller,
+        authority: AuthorityName,
+        items: Sequence[BatchItem],
+        *,
+        validate_only: bool,
+        timeout: float | None,
+        descriptions: bool = True,
+    ) -> list[CertificateView | CertdError]:
+        self._told.take(caller, authority, list(items), validate_only, timeout, descriptions)
+        return [self.failures.get(item.new.csr) or self.view for item in items]
 
     def get(self, caller: Caller, name: CertificateName) -> CertificateView:
         self._told.take(caller, name)

@@ -355,8 +355,8 @@ type BatchIssueCertificatesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `tenants/{tenant}/authorities/{authority}` that signs all of them.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Required. What to issue, 1 to 1,000. The `parent` of each is empty or the same. A `request_id` makes an item repeatable by
-	// itself: a repeated batch issues only what an earlier one did not.
+	// Required. What to issue, 1 to 1,000, and together at most 2,500,000 bytes. The `parent` of each is empty or the same. A
+	// `request_id` makes an item repeatable by itself: a repeated batch issues only what an earlier one did not.
 	Requests []*IssueCertificateRequest `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
 	// Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item
 	// n of the first one made, for 24 hours (AIP-155).
