@@ -194,6 +194,19 @@ def test_many_requests_go_in_several_calls(batch: Batch) -> None:
     assert len({one.request_id for one in batch.asked()}) == 105
 
 
+def test_no_call_is_larger_than_the_server_takes(batch: Batch) -> None:
+    pem = batch.request("000.csr")
+    padded = pem + b"#" * 31_000
+    batch.keys[padded] = batch.keys[pem]
+    for number in range(90):
+        (batch.requests / f"{number:03}.csr").write_bytes(padded)
+    assert batch.run().code == 0
+    calls = batch.fake.requests("BatchIssueCertificates")
+    assert sum(len(call.requests) for call in calls) == 90
+    assert len(calls) == 2
+    assert all(call.ByteSize() < 2_500_000 for call in calls)
+
+
 def test_what_cannot_be_a_request_or_would_be_overwritten_fails_alone(batch: Batch) -> None:
     batch.request("good.csr")
     (batch.requests / "large.csr").write_bytes(b"x" * 40_000)

@@ -34,6 +34,8 @@ __all__ = ["certificate"]
 REQUEST_ID_FILE: Final = ".request-id"
 _CHUNK: Final = 100
 """Certificates that one call issues: an answer of some 300 KB, and progress about every tenth of a second."""
+_CHUNK_BYTES: Final = 2_000_000
+"""Of the requests of one call; the server takes no more than 2,500,000."""
 _HEADER: Final = ("FILE", "RESULT", "SERIAL", "NOT AFTER", "MESSAGE")
 _CERTIFICATE_BYTES: Final = 64 << 10
 _ISSUED, _KEPT, _CHECKED, _FAILED = "ISSUED", "KEPT", "CHECKED", "FAILED"
@@ -244,11 +246,12 @@ def _issued(
 ) -> Iterator[Sequence[_Outcome]]:
     """Yields what became of the certificates, call by call, when their files are written."""
     told = time.monotonic()
-    for begin in range(0, len(wanted), _CHUNK):
-        part = wanted[begin : begin + _CHUNK]
+    begin = 0
+    for part in _parts(wanted):
         if begin and time.monotonic() - told >= SLOW:
             run.tell(f"{begin} of {len(wanted)} …")
             told = time.monotonic()
+        begin += len(part)
         call.ClearField("requests")
         call.requests.extend(one.request for one in part)
         answer = client.call(client.stubs.batch_issue_certificates, call)
@@ -265,6 +268,21 @@ def _issued(
         if not call.validate_only:
             _write(part, outcomes, output.chain_pem(answer.chain), chain_out)
         yield outcomes
+
+
+def _parts(wanted: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+    """Divides what is wanted among calls of which none is too large."""
+    part: list[_Wanted] = []
+    size = 0
+    for one in wanted:
+        length = one.request.ByteSize()
+        if part and (len(part) == _CHUNK or size + length > _CHUNK_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += length
+    if part:
+        yield part
 
 
 def _write(part: Sequence[_Wanted], outcomes: Sequence[_Outcome], chain_text: str, chain_out: Path | None) -> None:
