@@ -8,7 +8,7 @@ Each step may be the last before a crash, and the next one goes on from what is 
 4. issue its certificate by the five steps of the issuing loop; the completion makes it ACTIVE and ends the job.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certd.clock import Clock
@@ -22,6 +22,8 @@ from certd.model.managed_certificate import (
     ManagedCertificateVersion,
 )
 from certd.model.names import AuthorityName, ProfileName
+from certd.model.tenant import Tenant
+from certd.model.wrapping_key import WrappingKey
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import Profile
 from certd.pki.sealing import Purpose, SealContext
@@ -33,7 +35,7 @@ from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
-from certd.store import jobs, managed_certificates, sealed_keys
+from certd.store import jobs, managed_certificates, sealed_keys, wrapping_keys
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
@@ -83,14 +85,15 @@ class ManagedCertificateSteps:
         """
         with self._store.read("managed-certificates.advance") as tx:
             managed = managed_certificates.get_by_uid(tx, uid)
-        if managed is None or managed.state is not ManagedCertificateState.PENDING:
+            standing = None if managed is None else _standing(tx, managed)
+        if managed is None or standing is None or managed.state is not ManagedCertificateState.PENDING:
             self._store.write(
                 "managed-certificates.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, uid)
             )
             return
         try:
-            version = self._version_with_key(managed)
-            self._issue(managed, version)
+            version = standing.version or self._version_with_key(managed, standing)
+            self._issue(managed, version, standing.profile_or_error)
         except CertdError as error:
             if error.reason not in _FINAL:
                 raise
@@ -118,21 +121,16 @@ class ManagedCertificateSteps:
 
         self._store.write("managed-certificates.blocked", note)
 
-    def _version_with_key(self, managed: ManagedCertificate) -> ManagedCertificateVersion:
+    def _version_with_key(self, managed: ManagedCertificate, standing: "_Standing") -> ManagedCertificateVersion:
         """Steps 2 and 3: returns the version in the making, with a key that is sealed and durable."""
         number = managed.current_version + 1
-        with self._store.read("managed-certificates.version") as tx:
-            found = managed_certificates.get_version(tx, managed.uid, number)
-            tenant = existing_tenant(tx, managed.tenant)
-        if found is not None:
-            return found
-        wrapping_key = self._wrapping_keys.primary(managed.tenant)
+        wrapping_key = self._wrapping_keys.primary(managed.tenant, known=standing.wrapping_key)
         self._step("managed.2.wrapping-key")
         try:
             generated = self._token.generate_subscriber_key(
                 wrapping_key_id=wrapping_key.key_id,
                 key_spec=managed.key_spec,
-                context=seal_context(tenant.uid, managed, number, public_key_sha256=b""),
+                context=seal_context(standing.tenant.uid, managed, number, public_key_sha256=b""),
             )
         except CertdError:
             self._wrapping_keys.doubt(wrapping_key)
@@ -163,12 +161,13 @@ class ManagedCertificateSteps:
         self._step("managed.3.key-sealed")
         return kept
 
-    def _issue(self, managed: ManagedCertificate, version: ManagedCertificateVersion) -> None:
+    def _issue(
+        self, managed: ManagedCertificate, version: ManagedCertificateVersion, profile: Profile | CertdError
+    ) -> None:
         """Step 4."""
+        if isinstance(profile, CertdError):
+            raise profile
         now = self._clock.now()
-        with self._store.read("managed-certificates.issue") as tx:
-            # Its newest version: what is renewed follows what was changed.
-            profile = leaf_profile(tx, ProfileName(managed.tenant, managed.profile), managed.tenant)
         signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
         order = replace(
             order_of(managed, profile, version.public_key),
@@ -225,6 +224,33 @@ class ManagedCertificateSteps:
             tx.event(replace(failed, details={**failed.details, "reason": error.reason}))
 
         self._store.write("managed-certificates.fail", fail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """What the books say about a managed certificate that is to be taken further."""
+
+    tenant: Tenant
+    version: ManagedCertificateVersion | None
+    """The one in the making, once it has its key."""
+    profile_or_error: Profile | CertdError
+    """In its newest version: what is renewed follows what was changed."""
+    wrapping_key: WrappingKey | None
+    """The tenant's key that seals; None: it has none yet."""
+
+
+def _standing(tx: Transaction, managed: ManagedCertificate) -> _Standing:
+    profile: Profile | CertdError
+    try:
+        profile = leaf_profile(tx, ProfileName(managed.tenant, managed.profile), managed.tenant)
+    except CertdError as error:
+        profile = error
+    return _Standing(
+        tenant=existing_tenant(tx, managed.tenant),
+        version=managed_certificates.get_version(tx, managed.uid, managed.current_version + 1),
+        profile_or_error=profile,
+        wrapping_key=wrapping_keys.primary(tx, managed.tenant),
+    )
 
 
 def leaf_profile(tx: Transaction, name: ProfileName, tenant: str) -> Profile:

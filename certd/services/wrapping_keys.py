@@ -20,14 +20,12 @@ class WrappingKeys:
         self._ensured: set[bytes] = set()
         """CKA_IDs of keys that this process knows to be in the token."""
 
-    def primary(self, tenant: str) -> WrappingKey:
-        """Returns the tenant's key that seals, which surely exists in the token.
+    def primary(self, tenant: str, *, known: WrappingKey | None) -> WrappingKey:
+        """Returns the tenant's key that seals, which surely exists in the token; `known` is what the books have.
 
         The row comes first and fixes the CKA_ID, so that neither a crash between the two nor two daemons make two keys.
         """
-        with self._store.read("wrapping-keys.primary") as tx:
-            found = wrapping_keys.primary(tx, tenant)
-        key = found or self._store.write("wrapping-keys.claim", lambda tx: self._claim(tx, tenant))
+        key = known or self._store.write("wrapping-keys.claim", lambda tx: self._claim(tx, tenant))
         if key.key_id not in self._ensured:
             self._token.ensure_wrapping_key(key_id=key.key_id)
             self._ensured.add(key.key_id)
