@@ -1,4 +1,4 @@
-"""kill -9 of daemon and token process, at every numbered step and at random under load, round after round.
+"""kill -9 of the daemon and its children, at every numbered step and at random under load, round after round.
 
 Ends with an audit of the books: no answered certificate missing, no serial twice, every pending row recovered as lost
 and revoked, every change with its event, the chain whole. Exit 1 names what broke.
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.daemon import initialise
-from tests.faults.rounds import DAEMON, STEPS, TOKEN, Death, Rounds, Tally, random_death
+from tests.faults.rounds import DAEMON, PREPARE, STEPS, TOKEN, Death, Rounds, Tally, random_death
 
 _EXAMPLES = """\
 examples:
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     source = random.Random(seed)
-    every_step = [Death(victim, step) for victim in (DAEMON, TOKEN) for step in STEPS]
+    every_step = [Death(victim, step) for victim in (DAEMON, TOKEN, PREPARE) for step in STEPS]
     print(f"seed {seed}: {options.rounds} rounds")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="certd-faults-") as folder, Rounds(initialise(Path(folder))) as rounds:
@@ -62,6 +62,7 @@ def _figures(tally: Tally, seed: int, seconds: float) -> dict[str, object]:
         "seconds": round(seconds, 1),
         "certificates_answered": len(tally.answers),
         "certificates_lost_and_revoked": tally.lost,
+        "certificates_revoked": tally.revoked,
         "managed_certificates": len(tally.managed),
         "exports": sum(tally.exports.values()),
         "failures_told_to_callers": dict(tally.failures.most_common()),

@@ -1,9 +1,10 @@
 """`certd serve` with a step hook that kills: a program, run by `rounds.py`.
 
-A line on standard input arms it: `STEP OCCURRENCE VICTIM`, with the victim `daemon` or `token`. When the step is done
-for that many times from then on, the victim gets SIGKILL.
+A line on standard input arms it: `STEP OCCURRENCE VICTIM`, with the victim `daemon`, `token` or `prepare`. When the
+step is done for that many times from then on, the victim gets SIGKILL.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -42,9 +43,17 @@ class Killer:
             if self._left > 0:
                 return
             self._step = ""
-            pid = os.getpid() if self._victim == "daemon" else self.core.token.process_id if self.core else None
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
+            for pid in self._victims():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _victims(self) -> tuple[int, ...]:
+        if self._victim == "daemon" or self.core is None:
+            return (os.getpid(),)
+        if self._victim == "prepare":
+            return self.core.preparer.process_ids
+        token = self.core.token.process_id
+        return () if token is None else (token,)
 
 
 def run(config_file: Path) -> None:

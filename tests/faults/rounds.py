@@ -1,59 +1,44 @@
 """Rounds of load, death and recovery on one installation, and the audit of its books.
 
-A round arms the daemon, lets callers issue, request and export until the victim is dead, brings the daemon back if it
-was the victim, and repeats every call whose answer did not come, with its request id, until it has one. Then the books
-must hold every certificate that was answered, byte for byte, and nothing pending; at the end the whole chain of events
-must be whole, each certificate with its event, each request with one certificate.
+A round arms the daemon, lets callers issue one by one and in a batch, request, export, revoke and change a profile
+until the victim is dead, brings the daemon back if it was the victim, and repeats every call whose answer did not come,
+with its request id, until it has one. Then the books must hold every certificate that was answered, byte for byte, and
+nothing pending; at the end the whole chain of events must be whole, each change with its event, each request with one
+certificate (`audit.py`).
 """
 
 import contextlib
-import hashlib
 import json
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from google.protobuf.duration_pb2 import Duration
+import psutil
 
 from certd.client.connection import Client
 from certd.client.credentials import Credentials, read_credentials
 from certd.client.export import export_to_one_time_key
 from certd.client.failure import CallFailed, decode
-from certd.clock import SystemClock
-from certd.store import events
-from certd.store.store import Store
-from certd.v1.authority_pb2 import Authority
-from certd.v1.authority_service_pb2 import CreateAuthorityRequest
-from certd.v1.certificate_service_pb2 import IssueCertificateRequest
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
-from certd.v1.managed_certificate_service_pb2 import GetManagedCertificateRequest, RequestManagedCertificateRequest
-from certd.v1.x509_pb2 import (
-    AttributeTypeAndValue,
-    DistinguishedName,
-    RelativeDistinguishedName,
-    SubjectAlternativeNames,
-)
+from certd.v1.managed_certificate_service_pb2 import GetManagedCertificateRequest
 from tests.daemon import Installation
+from tests.faults.asking import Ask, ask, authority_request, managed_request, outside_request
+from tests.faults.audit import Books
+from tests.faults.changes import Batch, Changes, batch
 from tests.faults.outside import OutsideParent
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAEMON, TOKEN = "daemon", "token"
+DAEMON, TOKEN, PREPARE = "daemon", "token", "prepare"
 STEPS = (
     "issue.1.read",
     "issue.2.prepared",
@@ -72,11 +57,12 @@ STEPS = (
     "csr.2.kept",
     "activation.2.checked",
     "activation.3.installed",
+    "revoke.1.committed",
 )
 """Every numbered step of the use cases."""
 CALLERS = 6
 CERTIFICATES_PER_CALLER = 5
-CA = "tenants/default/authorities/ca"
+BATCH_ITEMS = 25
 _HONEST = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"}
 """What a caller may be told while something is dead; never INTERNAL."""
 
@@ -96,20 +82,11 @@ class Death:
 
 def random_death(source: random.Random) -> Death:
     """Returns a death that `source` chose."""
-    victim = source.choice((DAEMON, TOKEN))
+    victim = source.choice((DAEMON, TOKEN, PREPARE))
     if source.random() < 0.5:
         return Death(victim, after_answers=source.randrange(CALLERS * CERTIFICATES_PER_CALLER))
     step = source.choice(STEPS)
     return Death(victim, step, source.randrange(1, 5) if step.startswith("issue") else 1)
-
-
-@dataclass(eq=False, slots=True)
-class Ask:
-    """One certificate that a caller wants."""
-
-    request: IssueCertificateRequest
-    public_key_sha256: bytes
-    der: bytes = b""
 
 
 @dataclass(slots=True)
@@ -128,6 +105,7 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     """Reasons that callers were told."""
     lost: int = 0
+    revoked: int = 0
 
 
 class Rounds:
@@ -147,13 +125,20 @@ class Rounds:
         self._answered = 0
         self._at_answer: Callable[[], None] | None = None
         self._parent = OutsideParent()
+        self._changes = Changes()
+        self._books = Books(installation.data / "certd.db")
         self.tally = Tally()
 
     def __enter__(self) -> Self:
-        self._start()
-        with self._client() as client:
-            for authority_id, issuer in (("root", ""), ("ca", "tenants/default/authorities/root")):
-                client.call(client.stubs.create_authority, _authority_request(authority_id, issuer))
+        try:
+            self._start()
+            with self._client() as client:
+                for authority_id, issuer in (("root", ""), ("ca", "tenants/default/authorities/root")):
+                    client.call(client.stubs.create_authority, authority_request(authority_id, issuer))
+                self._changes.prepare(client)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,27 +152,35 @@ class Rounds:
         number = self.tally.rounds
         self._answered = 0
         self._arm(death)
-        asks = [_ask(f"r{number}-{index}.example.internal") for index in range(CALLERS * CERTIFICATES_PER_CALLER)]
-        self.tally.asks += asks
+        asks = [ask(f"r{number}-{index}.example.internal") for index in range(CALLERS * CERTIFICATES_PER_CALLER)]
+        together = batch(number, BATCH_ITEMS)
+        # It is settled what became of those of earlier rounds, so that there is something to revoke.
+        found = self.tally.asks[-1] if self.tally.asks else None
+        self.tally.asks += [*asks, *together.asks]
         managed = f"m{number}"
         authority = f"a{number}"
         threads = [threading.Thread(target=self._issue, args=(asks[caller::CALLERS],)) for caller in range(CALLERS)]
-        threads.append(threading.Thread(target=self._others, args=(managed, authority)))
+        threads.append(threading.Thread(target=self._others, args=(managed, authority, found)))
+        threads.append(threading.Thread(target=self._issue_together, args=(together,)))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         self._raise_dead(death)
-        for ask in asks:
-            if not ask.der:
-                self._insist(ask)
+        for one in asks:
+            if not one.der:
+                self._insist(one)
+        self._insist_together(together)
         self._finish_others(managed, authority)
+        self._finish_changes(found)
         self.tally.rounds += 1
         self.tally.deaths[f"{death.victim} at {death.step or 'under load'}"] += 1
-        self._check_books(asks)
+        self._books.check_round([*asks, *together.asks])
 
     def stop(self) -> None:
         """Stops the daemon as an operator does, and audits everything."""
+        with self._client() as client:
+            self._changes.check_blocked(client)
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(60) == 0, self._installation.log.read_text()[-4000:]
@@ -235,9 +228,9 @@ class Rounds:
             if death.victim == DAEMON:
                 process.kill()
             else:
-                # The token process may be a later one than the daemon began with.
-                (child,) = _children(process.pid)
-                _kill(child)
+                # The child may be a later one than the daemon began with.
+                for child in _children(process.pid, f"certd.{death.victim}"):
+                    child.kill()
 
         if death.after_answers:
             self._at_answer = lambda: kill() if self._answered == death.after_answers else None
@@ -246,18 +239,18 @@ class Rounds:
 
     def _issue(self, asks: list[Ask]) -> None:
         with self._client() as client:
-            for ask in asks:
-                self._try(client, ask)
+            for one in asks:
+                self._try(client, one)
 
-    def _try(self, client: Client, ask: Ask) -> None:
+    def _try(self, client: Client, one: Ask) -> None:
         try:
-            answer = client.stubs.issue_certificate(ask.request, timeout=20)
+            answer = client.stubs.issue_certificate(one.request, timeout=20)
         except grpc.RpcError as error:
             self._note(decode(error))
             return
-        ask.der = answer.certificate.der
+        one.name, one.der = answer.name, answer.certificate.der
         with self._lock:
-            self.tally.answers[answer.name] = ask.der
+            self.tally.answers[one.name] = one.der
             self._answered += 1
             at_answer = self._at_answer
         if at_answer is not None:
@@ -268,16 +261,42 @@ class Rounds:
         with self._lock:
             self.tally.failures[str(failure.reason or failure.code)] += 1
 
-    def _others(self, managed: str, authority: str) -> None:
+    def _issue_together(self, together: Batch) -> None:
+        with self._client() as client:
+            self._try_together(client, together)
+
+    def _try_together(self, client: Client, together: Batch) -> None:
+        try:
+            failures = together.send(client)
+        except grpc.RpcError as error:
+            self._note(decode(error))
+            return
+        with self._lock:
+            self.tally.failures.update(failures)
+            self.tally.answers.update({one.name: one.der for one in together.asks if one.der})
+
+    def _insist_together(self, together: Batch) -> None:
+        with self._client() as client:
+
+            def answered() -> bool:
+                if not all(one.der for one in together.asks):
+                    self._try_together(client, together)
+                return all(one.der for one in together.asks)
+
+            eventually(answered, within=30)
+
+    def _others(self, managed: str, authority: str, found: Ask | None) -> None:
         """Makes the calls beside issuing once; whether they succeed is seen to afterwards."""
         # Without retries: what fails here is repeated when the dead are back.
         with Client(self._address, self._credentials, timeout=2) as client:
             for call in (
-                lambda: client.stubs.request_managed_certificate(_managed_request(managed), timeout=20),
+                lambda: client.stubs.request_managed_certificate(managed_request(managed), timeout=20),
                 lambda: client.stubs.create_authority(
-                    _authority_request(authority, "tenants/default/authorities/root"), timeout=20
+                    authority_request(authority, "tenants/default/authorities/root"), timeout=20
                 ),
-                lambda: self._parent.establish(client, _outside_request(authority)),
+                lambda: self._parent.establish(client, outside_request(authority)),
+                lambda: self._changes.change_profile(client),
+                lambda: None if found is None else self._changes.revoke(client, found),
             ):
                 try:
                     call()
@@ -311,26 +330,26 @@ class Rounds:
             self._close_input()
             self._start()
 
-    def _insist(self, ask: Ask) -> None:
+    def _insist(self, one: Ask) -> None:
         with self._client() as client:
 
             def answered() -> bool:
-                self._try(client, ask)
-                return bool(ask.der)
+                self._try(client, one)
+                return bool(one.der)
 
             eventually(answered, within=30)
 
     def _finish_others(self, managed: str, authority: str) -> None:
         name = f"tenants/default/managedCertificates/{managed}"
         with self._client() as client:
-            client.call(client.stubs.request_managed_certificate, _managed_request(managed))
+            client.call(client.stubs.request_managed_certificate, managed_request(managed))
 
             def active() -> bool:
                 found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=name))
                 return found.state == ManagedCertificate.ACTIVE
 
             eventually(active, within=60)
-            request = _authority_request(authority, "tenants/default/authorities/root")
+            request = authority_request(authority, "tenants/default/authorities/root")
 
             def made() -> bool:
                 try:
@@ -344,131 +363,54 @@ class Rounds:
 
             def established() -> bool:
                 try:
-                    self._parent.establish(client, _outside_request(authority))
+                    self._parent.establish(client, outside_request(authority))
                 except grpc.RpcError as error:
                     self._note(decode(error))
                     return False
                 return True
 
             eventually(established, within=90)
-            self.tally.outside.append(_outside_request(authority).authority_id)
+            self.tally.outside.append(outside_request(authority).authority_id)
             assert self._export(client, name) or eventually(lambda: self._export(client, name), within=30)
         self.tally.managed.append(name)
 
-    def _read(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        with sqlite3.connect(f"file:{self._installation.data / 'certd.db'}?mode=ro", uri=True) as connection:
-            rows = connection.execute(query, values).fetchall()
-        connection.close()
-        return rows
+    def _finish_changes(self, found: Ask | None) -> None:
+        """Makes the changes of the round, or hears again that they are made."""
+        with self._client() as client:
 
-    def _check_books(self, asks: list[Ask]) -> None:
-        eventually(lambda: self._read("SELECT count(*) FROM certificates WHERE state = 'PENDING'") == [(0,)], within=60)
-        for ask in asks:
-            issued = self._read(
-                "SELECT der FROM certificates WHERE public_key_sha256 = ? AND state = 'ISSUED'", ask.public_key_sha256
-            )
-            assert issued == [(ask.der,)], f"{len(issued)} certificates for one request"
+            def changed() -> bool:
+                try:
+                    self._changes.change_profile(client)
+                    if found is not None:
+                        self._changes.revoke(client, found)
+                except grpc.RpcError as error:
+                    self._note(decode(error))
+                    return False
+                return True
+
+            eventually(changed, within=60)
+        self._changes.rounds += 1
 
     def _audit(self) -> None:
-        rows = self._read("SELECT serial, state, der, revoke_time, authority_uid FROM certificates")
-        by_serial = {str(row[0]): row for row in rows}
-        assert len(by_serial) == len(rows), "a serial number stands twice"
-        assert {row[1] for row in rows} <= {"ISSUED", "LOST"}
-        for name, der in self.tally.answers.items():
-            assert by_serial[name.rsplit("/", 1)[1]][1:3] == ("ISSUED", der), name
-        for row in rows:
-            assert (row[2] is None) == (row[3] is not None) == (row[1] == "LOST"), "a lost certificate is revoked"
-        self.tally.lost = sum(row[1] == "LOST" for row in rows)
-        store = Store.open(f"sqlite:///{self._installation.data / 'certd.db'}", clock=SystemClock())
-        try:
-            with store.read("audit") as tx:
-                assert events.verify_all(tx) == []
-                found: Counter[tuple[str, str]] = Counter()
-                after = 0
-                while page := events.page(tx, after_seq=after, limit=1000):
-                    found.update((row.event.type.value, row.event.resource.rsplit("/", 1)[1]) for row in page)
-                    after = page[-1].seq
-                assert after == sum(found.values())
-        finally:
-            store.close()
-        for serial, row in by_serial.items():
-            issued, lost = found["certificate.issued", serial], found["certificate.lost", serial]
-            assert (issued, lost) == ((1, 0) if row[1] == "ISSUED" else (0, 1)), (serial, row[1], issued, lost)
+        found = self._books.audit(self.tally.answers, self._changes)
         for name in self.tally.managed:
-            managed = name.rsplit("/", 1)[1]
-            assert found["managed-certificate.requested", managed] == 1
+            assert found["managed-certificate.requested", name.rsplit("/", 1)[1]] == 1
         for outside in self.tally.outside:
             for kind in ("authority.created", "authority.csr-signed", "authority.activated"):
                 assert found[kind, outside] == 1, (kind, outside)
-        exported = sum(count for (kind, _), count in found.items() if kind == "managed-certificate.exported")
-        assert exported >= sum(self.tally.exports.values()), "an export without its event"
-        assert self._read("SELECT count(*) FROM jobs") == [(0,)]
-        assert self._read("SELECT count(*) FROM wrapping_keys") == [(1,)]
+        of_kind: Counter[str] = Counter()
+        for (kind, _), count in found.items():
+            of_kind[kind] += count
+        assert of_kind["managed-certificate.exported"] >= sum(self.tally.exports.values()), (
+            "an export without its event"
+        )
+        self.tally.lost, self.tally.revoked = of_kind["certificate.lost"], of_kind["certificate.revoked"]
 
 
-def _children(pid: int) -> list[int]:
-    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
-        int(text) for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()
-    ]
-
-
-def _kill(pid: int) -> None:
-    signal.pidfd_send_signal(_pidfd(pid), signal.SIGKILL)
-
-
-def _pidfd(pid: int) -> int:
-    import os
-
-    return os.pidfd_open(pid)
-
-
-def _ask(dns_name: str) -> Ask:
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.DNSName(dns_name)])
-    csr = (
-        x509.CertificateSigningRequestBuilder(x509.Name([]))
-        .add_extension(names, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    request = IssueCertificateRequest(parent=CA, csr=csr.public_bytes(Encoding.DER), request_id=str(uuid.uuid4()))
-    public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return Ask(request, hashlib.sha256(public_key).digest())
-
-
-def _stable_id(text: str) -> str:
-    """Returns a request id that is the same for the same thing, so that a call can be repeated."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
-
-
-def _authority_request(authority_id: str, issuer: str) -> CreateAuthorityRequest:
-    name = AttributeTypeAndValue(type="CN", value=f"Fault test {authority_id}")
-    return CreateAuthorityRequest(
-        parent="tenants/default",
-        authority_id=authority_id,
-        authority=Authority(
-            type=Authority.SUBORDINATE if issuer else Authority.ROOT,
-            issuer=issuer,
-            subject=DistinguishedName(relative_distinguished_names=[RelativeDistinguishedName(attributes=[name])]),
-        ),
-        request_id=_stable_id(f"authority {authority_id}"),
-    )
-
-
-def _outside_request(authority_id: str) -> CreateAuthorityRequest:
-    """Returns the request for an authority beside another one, whose parent is an outside one."""
-    request = _authority_request(f"{authority_id}-outside", "")
-    request.authority.type = Authority.SUBORDINATE
-    return request
-
-
-def _managed_request(managed_id: str) -> RequestManagedCertificateRequest:
-    return RequestManagedCertificateRequest(
-        parent="tenants/default",
-        managed_certificate_id=managed_id,
-        managed_certificate=ManagedCertificate(
-            authority=CA,
-            subject_alternative_names=SubjectAlternativeNames(dns_names=[f"{managed_id}.example.internal"]),
-            lifetime=Duration(seconds=86_400),
-        ),
-        request_id=_stable_id(f"managed {managed_id}"),
-    )
+def _children(pid: int, program: str) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if program in child.cmdline():
+                found.append(child)
+    return found
