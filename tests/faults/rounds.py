@@ -136,6 +136,8 @@ class Rounds:
                 for authority_id, issuer in (("root", ""), ("ca", "tenants/default/authorities/root")):
                     client.call(client.stubs.create_authority, authority_request(authority_id, issuer))
                 self._changes.prepare(client)
+            self.tally.asks.append(ask("first.example.internal"))
+            self._insist(self.tally.asks[0])
         except BaseException:
             self.__exit__()
             raise
@@ -154,8 +156,8 @@ class Rounds:
         self._arm(death)
         asks = [ask(f"r{number}-{index}.example.internal") for index in range(CALLERS * CERTIFICATES_PER_CALLER)]
         together = batch(number, BATCH_ITEMS)
-        # It is settled what became of those of earlier rounds, so that there is something to revoke.
-        found = self.tally.asks[-1] if self.tally.asks else None
+        # The round before has settled what became of it.
+        found = self.tally.asks[-1]
         self.tally.asks += [*asks, *together.asks]
         managed = f"m{number}"
         authority = f"a{number}"
@@ -285,7 +287,7 @@ class Rounds:
 
             eventually(answered, within=30)
 
-    def _others(self, managed: str, authority: str, found: Ask | None) -> None:
+    def _others(self, managed: str, authority: str, found: Ask) -> None:
         """Makes the calls beside issuing once; whether they succeed is seen to afterwards."""
         # Without retries: what fails here is repeated when the dead are back.
         with Client(self._address, self._credentials, timeout=2) as client:
@@ -296,7 +298,7 @@ class Rounds:
                 ),
                 lambda: self._parent.establish(client, outside_request(authority)),
                 lambda: self._changes.change_profile(client),
-                lambda: None if found is None else self._changes.revoke(client, found),
+                lambda: self._changes.revoke(client, found),
             ):
                 try:
                     call()
@@ -374,15 +376,14 @@ class Rounds:
             assert self._export(client, name) or eventually(lambda: self._export(client, name), within=30)
         self.tally.managed.append(name)
 
-    def _finish_changes(self, found: Ask | None) -> None:
+    def _finish_changes(self, found: Ask) -> None:
         """Makes the changes of the round, or hears again that they are made."""
         with self._client() as client:
 
             def changed() -> bool:
                 try:
                     self._changes.change_profile(client)
-                    if found is not None:
-                        self._changes.revoke(client, found)
+                    self._changes.revoke(client, found)
                 except grpc.RpcError as error:
                     self._note(decode(error))
                     return False

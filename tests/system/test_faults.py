@@ -34,7 +34,7 @@ def test_no_death_at_any_step_loses_or_doubles_anything(installation: Installati
     # The deaths were real: callers were told, and rows between intent and completion were lost.
     assert sum(tally.failures.values()) > 0
     assert tally.lost > 0
-    assert tally.revoked == len(STEPS) - 1
+    assert tally.revoked == len(STEPS)
 
 
 @pytest.mark.timeout(600)
