@@ -131,6 +131,13 @@ _COMPLETE = Many(
     # What was to be signed is part of the certificate, so it is not kept twice.
     .values(state=CertificateState.ISSUED.value, der=bindparam("new_der"), tbs=None),
     columns=("of_authority", "of_serial", "of_epoch", "new_der"),
+    # The states are those of CertificateState; the second one is what the partial index asks for.
+    sqlite_text="""
+        UPDATE certificates SET state = 'ISSUED', der = done.column4, tbs = NULL
+        FROM (VALUES {rows}) AS done
+        WHERE certificates.authority_uid = done.column1 AND certificates.serial = done.column2
+          AND certificates.state = 'PENDING' AND certificates.owner_epoch = done.column3
+    """,
 )
 _COMPLETED = select(_certificates.c.der).where(
     *_KEY_FITS,

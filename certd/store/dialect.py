@@ -62,6 +62,10 @@ _SQLITE_ADVICE = {
 _POSTGRESQL_STATES = ("08", "53", "55", "57", "58", "XX", "40", "25")
 
 
+_GROUPS = (64, 32, 16, 8, 4, 2, 1)
+"""Rows of a statement; whatever their number, few statements hold them."""
+
+
 @dataclass(frozen=True, slots=True)
 class PerEngine:
     """A statement that each engine's dialect spells."""
@@ -73,31 +77,46 @@ class PerEngine:
 class Many:
     """A statement that is executed for many rows at once.
 
-    On SQLite the driver executes it, as it was compiled here: for each row SQLAlchemy takes as long as SQLite does.
+    On SQLite the driver executes it, as one statement for many rows: for each statement and each row of
+    `executemany` the driver lets go of the interpreter and takes it again, among all who wait for it, and SQLAlchemy
+    takes as long as SQLite does.
 
     Args:
         statement: inserts, or updates by bound names.
         columns: names of the values of a row; for an insert the columns that it sets.
+        sqlite_text: for what is no insert, the text for SQLite with `{rows}` where the rows stand, `(?, ?), (?, ?)`.
     """
 
-    __slots__ = ("_fixed", "_names", "_text", "statement")
+    __slots__ = ("_columns", "_texts", "statement")
 
-    def __init__(self, statement: Executable | PerEngine, *, columns: Sequence[str]) -> None:
+    def __init__(
+        self, statement: Executable | PerEngine, *, columns: Sequence[str], sqlite_text: str | None = None
+    ) -> None:
         self.statement = statement
-        spelled = statement.sqlite if isinstance(statement, PerEngine) else statement
-        compiled = spelled.compile(dialect=sqlite.dialect(), column_keys=list(columns))  # type: ignore[attr-defined]  # Of every statement.
-        self._text = str(compiled)
-        self._names: tuple[str, ...] = tuple(compiled.positiontup)
-        # Values that stand in the statement itself are bound too.
-        self._fixed = {name: value for name, value in compiled.params.items() if name not in columns}
+        self._columns = tuple(columns)
+        group = f"({', '.join('?' * len(self._columns))})"
+        text = sqlite_text or self._insert_text(group)
+        # Few sizes, so that the driver knows them all.
+        self._texts = {size: text.format(rows=", ".join([group] * size)) for size in _GROUPS}
+
+    def _insert_text(self, group: str) -> str:
+        spelled = self.statement.sqlite if isinstance(self.statement, PerEngine) else self.statement
+        compiled = spelled.compile(dialect=sqlite.dialect(), column_keys=list(self._columns))  # type: ignore[attr-defined]  # Of every statement.
+        # The columns stand in the order of the table.
+        self._columns = tuple(compiled.positiontup)
+        before, found, after = str(compiled).partition(f"VALUES {group}")
+        if not found:
+            raise TypeError("the statement does not insert rows of these columns")
+        return f"{before}VALUES {{rows}}{after}"
 
     def on_sqlite(self, connection: Connection, rows: Sequence[Mapping[str, object]]) -> int:
         """Executes it for the rows; returns how many were changed."""
-        fixed, names = self._fixed, self._names
-        values = [tuple([fixed[name] if name in fixed else row[name] for name in names]) for row in rows]
-        cursor = raw_sqlite(connection).executemany(self._text, values)
-        changed = cursor.rowcount
-        cursor.close()
+        raw, columns, changed, start = raw_sqlite(connection), self._columns, 0, 0
+        for size, text in self._texts.items():
+            while len(rows) - start >= size:
+                part = rows[start : start + size]
+                changed += raw.execute(text, [row[name] for row in part for name in columns]).rowcount
+                start += size
         return changed
 
 
