@@ -359,11 +359,15 @@ def admit_validity(issuer: Issuer, profile: Profile, validity: Validity, now: da
     warnings: tuple[Warning, ...] = ()
     if issuer.not_after is not None and not_after > issuer.not_after:
         if not is_default or issuer.not_after < moment:
+            field = "lifetime" if validity.not_after is None else "not_after_time"
+            problem = f"after its authority, which ends at {_text(issuer.not_after)}"
+            remedy = "ask for a shorter lifetime, or renew the authority"
+            violation = Violation(field, f"leads to {_text(not_after)}, {problem}; {remedy}")
             raise CertdError(
                 Reason.LIFETIME_EXCEEDS_AUTHORITY,
-                f"the certificate would end at {_text(not_after)}, after its authority, which ends at"
-                f" {_text(issuer.not_after)}; ask for a shorter lifetime, or renew the authority",
+                f"the certificate would end at {_text(not_after)}, {problem}; {remedy}",
                 metadata={"not_after": _text(not_after), "authority_not_after": _text(issuer.not_after)},
+                violations=() if is_default else (violation,),
             )
         not_after = issuer.not_after
         message = f"cut the profile's default to the end of the authority, {_text(not_after)}"

@@ -237,6 +237,9 @@ def test_asked_for_past_the_authority_is_refused() -> None:
         )
         assert error.metadata["authority_not_after"] == "2036-03-01T05:06:06Z"
         assert error.metadata["not_after"] > error.metadata["authority_not_after"]
+        assert [violation.field for violation in error.violations] == [
+            "lifetime" if "lifetime" in validity else "not_after_time"
+        ]
 
 
 def test_asked_for_up_to_the_end_of_the_authority() -> None:

@@ -1,0 +1,60 @@
+"""How the processes of a daemon fare: their memory, threads and descriptors, and whether they are still the same."""
+
+from dataclasses import dataclass
+
+import psutil
+
+from tests.daemon import RunningDaemon
+
+_MEBIBYTE = 1 << 20
+MOST_GROWTH = 0.25
+"""Of the memory that a process had after the warm-up."""
+MORE_MEBIBYTES = 64
+"""That caches with bounds may still take on, past that."""
+MORE_DESCRIPTORS = 16
+"""Connections to the database that are opened when two callers read at once."""
+MORE_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """Of one process at one moment."""
+
+    role: str
+    mebibytes: float
+    threads: int
+    descriptors: int
+
+
+def vitals(daemon: RunningDaemon) -> dict[int, Vitals]:
+    """Returns what every process of the daemon has, by process id."""
+    found = {}
+    for process in (psutil.Process(daemon.pid), *psutil.Process(daemon.pid).children(recursive=True)):
+        words = process.cmdline()
+        role = (
+            "token process" if "certd.token" in words else "prepare process" if "certd.prepare" in words else "daemon"
+        )
+        found[process.pid] = Vitals(
+            role=role,
+            mebibytes=round(process.memory_info().rss / _MEBIBYTE, 1),
+            threads=process.num_threads(),
+            descriptors=process.num_fds(),
+        )
+    return found
+
+
+def complaints(before: dict[int, Vitals], after: dict[int, Vitals]) -> list[str]:
+    """Returns what grew that should not, and who died."""
+    wrong = [f"{one.role} {pid} died" for pid, one in before.items() if pid not in after]
+    wrong += [f"{one.role} {pid} is new" for pid, one in after.items() if pid not in before]
+    for pid, then in before.items():
+        now = after.get(pid)
+        if now is None:
+            continue
+        if now.mebibytes > then.mebibytes * (1 + MOST_GROWTH) + MORE_MEBIBYTES:
+            wrong.append(f"the memory of the {then.role} grew from {then.mebibytes} to {now.mebibytes} MiB")
+        if now.threads > then.threads + MORE_THREADS:
+            wrong.append(f"the threads of the {then.role} grew from {then.threads} to {now.threads}")
+        if now.descriptors > then.descriptors + MORE_DESCRIPTORS:
+            wrong.append(f"the descriptors of the {then.role} grew from {then.descriptors} to {now.descriptors}")
+    return wrong
