@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         elif not isinstance(value, list):
             print(f"{name:28} {value}")
     for line in report.wrong[:_SHOWN]:
-        print(f"WRONG: {line}")
+        print(f"WRONG: {line[:4000]}")
     if len(report.wrong) > _SHOWN:
         print(f"WRONG: and {len(report.wrong) - _SHOWN} more")
     if options.json is not None:

@@ -71,9 +71,10 @@ def fuzz(
                 break
         seconds = time.monotonic() - began
         driver.close()
-    wrong = [f"{fault.what} ({fault.method} {fault.payload[:20_000].hex()})" for fault in tally.faults]
+    # What the log tells comes first: it says where.
+    wrong = [f"in the log: {line}" for line in defects(installation.log.read_text())]
+    wrong += [f"{fault.what} ({fault.method} {fault.payload[:20_000].hex()})" for fault in tally.faults]
     wrong += health.complaints(measured[0], measured[-1])
-    wrong += [f"in the log: {line}" for line in defects(installation.log.read_text())]
     issued = issued_certificates(installation)
     tally.issued = len(issued)
     wrong += _unknown(world, {one.certificate for one in issued})
