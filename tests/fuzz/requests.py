@@ -53,7 +53,7 @@ class Requests:
     def __init__(self, world: World, *, most_authorities: int) -> None:
         self._world = world
         self._authorities_left = most_authorities
-        self._outside = OutsideParent(world.awaiting_csr)
+        self._outside = {awaiting: OutsideParent(csr) for awaiting, csr in world.awaiting_csrs.items()}
         services = (
             (authority_service_pb2, "AuthorityService"),
             (certificate_service_pb2, "CertificateService"),
@@ -96,7 +96,7 @@ class Requests:
                 elif not message.validate_only:
                     self._authorities_left -= 1
             case authority_service_pb2.ActivateAuthorityRequest():
-                message.validate_only = draw.random() < 0.9 or message.validate_only
+                message.validate_only = True
             case authority_service_pb2.DisableAuthorityRequest() if message.name != authority_name(SPARE):
                 message.validate_only = True
             case (
@@ -318,13 +318,14 @@ class Requests:
         return made
 
     def _activate(self, draw: random.Random) -> Message:
-        certificate, chain = self._outside.answer(draw)
+        awaiting = draw.choice(AWAITING)
+        certificate, chain = self._outside[awaiting].answer(draw)
         return authority_service_pb2.ActivateAuthorityRequest(
-            name=authority_name(AWAITING), certificate=certificate, chain=chain, request_id=self._request_id(draw)
+            name=authority_name(awaiting), certificate=certificate, chain=chain, request_id=self._request_id(draw)
         )
 
     def _other_authority_call(self, draw: random.Random) -> Message:
-        spare, any_name = authority_name(SPARE), authority_name(draw.choice((*ISSUERS, AWAITING, SPARE)))
+        spare, any_name = authority_name(SPARE), authority_name(draw.choice((*ISSUERS, *AWAITING, SPARE)))
         labels = {"a": names.odd_text(draw)} if draw.random() < 0.5 else {}
         made: tuple[Message, ...] = (
             authority_service_pb2.EnableAuthorityRequest(name=spare, etag=self._etag(draw)),

@@ -28,7 +28,7 @@ _AUTHORITIES: tuple[tuple[str, ...], ...] = (
     ("fuzz-ed", "--type", "root", "--key", "ED25519"),
     ("fuzz-bound", "--type", "subordinate", "--issuer", "fuzz-root", "--key", "EC_P256", "--path-length", "1", *_ENDS,
      "--permit-dns", "example.internal", "--permit-ip", "10.0.0.0/8", "--exclude-dns", "secret.example.internal"),
-    (AWAITING, "--type", "subordinate", "--key", "EC_P256"),
+    *((awaiting, "--type", "subordinate", "--key", "EC_P256") for awaiting in AWAITING),
     (SPARE, "--type", "root"),
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def fuzz(
     installation = initialise(folder)
     with running(installation) as daemon:
         keys.make_lasting_keys()
-        world = World(awaiting_csr=_make_authorities(daemon))
+        world = World(awaiting_csrs=_make_authorities(daemon))
         requests = Requests(world, most_authorities=MOST_AUTHORITIES)
         driver = Driver(daemon, world, requests, seed=seed, callers=callers)
         tally = Tally()
@@ -98,9 +98,9 @@ def _unknown(world: World, books: set[bytes]) -> list[str]:
     return [f"{name} was answered and is not in the books" for name, der in world.answered.items() if der not in books]
 
 
-def _make_authorities(daemon: RunningDaemon) -> bytes:
-    """Makes what the run needs; returns the DER of the CSR of the authority that waits."""
+def _make_authorities(daemon: RunningDaemon) -> dict[str, bytes]:
+    """Makes what the run needs; returns the DER of the CSRs of the authorities that wait."""
     for authority_id, *options in _AUTHORITIES:
         must(daemon, "authority", "create", authority_id, "--subject", f"CN={authority_id},O=Example", *options)
-    csr = must(daemon, "authority", "csr", authority_name(AWAITING))
-    return x509.load_pem_x509_csr(csr.encode()).public_bytes(Encoding.DER)
+    requests = {one: must(daemon, "authority", "csr", authority_name(one)).encode() for one in AWAITING}
+    return {one: x509.load_pem_x509_csr(pem).public_bytes(Encoding.DER) for one, pem in requests.items()}

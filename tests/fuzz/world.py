@@ -12,7 +12,8 @@ from certd.v1 import authority_pb2, certificate_pb2, certificate_service_pb2, pr
 TENANT = "tenants/default"
 ISSUERS = ("fuzz-root", "fuzz-ec", "fuzz-rsa", "fuzz-ed", "fuzz-bound")
 """Authorities that issue all the time."""
-AWAITING = "fuzz-awaiting"
+AWAITING = ("fuzz-awaiting-1", "fuzz-awaiting-2", "fuzz-awaiting-3", "fuzz-awaiting-4")
+"""Several: each can be activated once, and now and then one is."""
 SPARE = "fuzz-spare"
 """An authority that may be disabled."""
 BUILT_IN = ("server", "server", "client", "blank", "blank", "email", "code-signing", "subordinate-ca", "ocsp-signing")
@@ -35,7 +36,8 @@ def _queue() -> deque[str]:
 class World:
     """Shared by all callers."""
 
-    awaiting_csr: bytes
+    awaiting_csrs: dict[str, bytes]
+    """DER of what the authorities that wait ask for, by their ids."""
     certificates: deque[str] = field(default_factory=_queue)
     """Names of certificates that may be revoked for any reason."""
     profiles: deque[str] = field(default_factory=_queue)
