@@ -17,3 +17,8 @@ class SystemClock:
     def now(self) -> datetime:
         """Returns the current time, aware, in UTC."""
         return datetime.now(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Returns a time as messages tell it: RFC 3339, in UTC, to the second."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

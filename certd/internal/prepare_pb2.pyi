@@ -44,7 +44,7 @@ class PrepareRequest(_message.Message):
     now_microseconds: _builtins.int
     """The moment of issue, in microseconds since 1970 in UTC."""
     with_lint_certificates: _builtins.bool
-    """Whether the copies with throw-away signatures are wanted."""
+    """Whether the copies that the lints read are wanted."""
     with_descriptions: _builtins.bool
     """Whether descriptions are wanted."""
     @_builtins.property
@@ -408,7 +408,7 @@ class PreparedCertificate(_message.Message):
     key_spec: _builtins.str
     """Name of the KeySpec of the subject's key."""
     lint_certificate: _builtins.bytes
-    """DER of the copy with a throw-away signature, when it was asked for."""
+    """DER of the copy that the lints read, whose signature no key made, when it was asked for."""
     description: _builtins.bytes
     """Serialised certd.v1.CertificateDescription without fingerprint, when it was asked for."""
     @_builtins.property

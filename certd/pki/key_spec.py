@@ -148,7 +148,7 @@ def key_spec_of(public_key: PublicKeyTypes) -> KeySpec | None:
 
 
 def generate_private_key(spec: KeySpec) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:
-    """Generates a key in memory: a subscriber's in the token process, or a throw-away one for lint copies."""
+    """Generates a key in memory: a subscriber's in the token process, or one that something is tried with."""
     match spec:
         case KeySpec.RSA_2048 | KeySpec.RSA_3072 | KeySpec.RSA_4096:
             return rsa.generate_private_key(RSA_PUBLIC_EXPONENT, _RSA_BITS[spec])

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from certd.clock import Clock
+from certd.clock import Clock, rfc3339
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Permission
 from certd.model.certificate import CertificateState
@@ -42,8 +42,7 @@ class Access:
         if self._clock.now() > identity.not_after:
             raise CertdError(
                 Reason.CREDENTIAL_INVALID,
-                f"the client certificate {identity.caller.serial} ended at {identity.not_after.isoformat()};"
-                " enroll again",
+                f"the client certificate {identity.caller.serial} ended at {rfc3339(identity.not_after)}; enroll again",
             )
         return identity.caller
 

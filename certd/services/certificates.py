@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
-from certd.model.authority import Authority
+from certd.model.authority import Authority, AuthorityType
 from certd.model.certificate import Certificate, CertificateState, Intent
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
 from certd.pki.names import SubjectAlternativeNames
@@ -224,10 +224,11 @@ class Certificates:
         except CertdError as error:
             return (self._earlier(call, item) if error.reason not in _OF_THE_LOOP else None) or error
         row = _row_of(outcome.issuance.intent, outcome.der, CertificateState.ISSUED)
-        return view_of(row, signer.authority, warnings=outcome.prepared.warnings, description=outcome.description)
+        warnings = _with_advice(signer.authority, pending.order, outcome.prepared.warnings)
+        return view_of(row, signer.authority, warnings=warnings, description=outcome.description)
 
     def _rehearse(self, asked: Asked, orders: Sequence[Order]) -> list[CertificateView | CertdError]:
-        """Returns what would be issued, with the signature of a throw-away key and without a name."""
+        """Returns what would be issued, with a signature that no key made and without a name."""
         rehearsed = self._issuing.rehearse(asked, orders)
         tenant = asked.signer.authority.tenant
         keys = [(tenant, one.prepared.public_key_sha256) for one in rehearsed if isinstance(one, Rehearsed)]
@@ -241,7 +242,8 @@ class Certificates:
                 outcomes.append(told(order, key_blocked()))
             else:
                 row = _row_of(one.issuance.intent, one.prepared.lint_certificate, CertificateState.PENDING)
-                view = view_of(row, asked.signer.authority, warnings=one.prepared.warnings, description=one.description)
+                warnings = _with_advice(asked.signer.authority, order, one.prepared.warnings)
+                view = view_of(row, asked.signer.authority, warnings=warnings, description=one.description)
                 outcomes.append(replace(view, name=""))
         return outcomes
 
@@ -314,6 +316,16 @@ def _order(new: NewCertificate, profile: Profile) -> Order:
         validity=Validity(lifetime=new.lifetime, not_after=new.not_after),
         labels=new.labels,
     )
+
+
+_ROOT_ADVICE = Warning(
+    "parent", "a root issues it; let an authority below the root do so, for a root that rests is a root that is safe"
+)
+
+
+def _with_advice(authority: Authority, order: Order, warnings: tuple[Warning, ...]) -> tuple[Warning, ...]:
+    advised = authority.type is AuthorityType.ROOT and not order.profile.authority
+    return (*warnings, _ROOT_ADVICE) if advised else warnings
 
 
 def _recorder(call: _Call, key: RequestKey | None) -> Record | None:

@@ -71,7 +71,7 @@ class CheckedRequest:
     findings: tuple[Finding, ...]
     warnings: tuple[PreparationWarning, ...] = ()
     certificate: bytes | None = None
-    """DER, with a throw-away signature."""
+    """DER, with a signature that no key made."""
 
 
 class ProfileChecks:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from certd.clock import Clock
+from certd.clock import Clock, rfc3339
 from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority, AuthorityState
@@ -77,7 +77,7 @@ class Revocation:
         if new.invalidity_time is not None and new.invalidity_time > now:
             raise field_invalid(
                 "invalidity_time",
-                f"{new.invalidity_time.isoformat()} is in the future; give the time since when the key is known or"
+                f"{rfc3339(new.invalidity_time)} is in the future; give the time since when the key is known or"
                 " thought to be compromised, or leave it out",
             )
         if validate_only:
@@ -185,7 +185,7 @@ def _revoked(subject: _Subject, new: NewRevocation, now: datetime) -> Certificat
             resource=name,
         )
     if row.state is CertificateState.LOST:
-        since = "" if row.revoke_time is None else f" since {row.revoke_time.isoformat()}"
+        since = "" if row.revoke_time is None else f" since {rfc3339(row.revoke_time)}"
         raise CertdError(
             Reason.STATE_FORBIDS,
             f"{name} is LOST: nobody received it, and it counts as revoked{since}; nothing is left to do",
@@ -216,7 +216,7 @@ def _upgraded(row: Certificate, new: NewRevocation, name: str) -> datetime:
     if row.revoke_time is None or (
         new.reason is not RevocationReason.KEY_COMPROMISE or before is RevocationReason.KEY_COMPROMISE
     ):
-        since = "" if row.revoke_time is None else row.revoke_time.isoformat()
+        since = "" if row.revoke_time is None else rfc3339(row.revoke_time)
         remedy = (
             "nothing is left to do"
             if before is RevocationReason.KEY_COMPROMISE
@@ -256,7 +256,7 @@ def _view(tx: Transaction, subject: _Subject, new: NewRevocation) -> Certificate
         warnings.append(
             Warning(
                 "invalidity_time",
-                f"{new.invalidity_time.isoformat()} was cut to {row.not_before.isoformat()}, when the certificate"
+                f"{rfc3339(new.invalidity_time)} was cut to {rfc3339(row.not_before)}, when the certificate"
                 " began; it was not valid earlier",
             )
         )

@@ -68,7 +68,7 @@ class IssueCertificateRequest(_message.Message):
     """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
     validate_only: _builtins.bool
     """Optional. Runs every check, returns what would be made, changes nothing (AIP-163). The certificate in the answer then
-    has a throw-away signature and no name.
+    has a signature that no key made, and no name.
     """
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:

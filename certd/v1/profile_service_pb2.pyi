@@ -328,7 +328,7 @@ class CheckProfileResponse(_message.Message):
 
     @_builtins.property
     def certificate(self) -> _certificate_pb2.Certificate:
-        """The certificate that would be issued, with a throw-away signature and no name; absent when there are findings."""
+        """The certificate that would be issued, with a signature that no key made and no name; absent when there are findings."""
 
     def __init__(
         self,

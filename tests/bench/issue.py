@@ -328,7 +328,7 @@ def _books(answered: Sequence[str], listed: Sequence[str], *, managed: int) -> d
         "answered": len(answered),
         "managed": managed,
         "listed": len(listed),
-        "missing": len(set(answered) - set(listed)) + max(0, len(answered) + managed - len(listed)),
+        "missing": len(set(answered) - set(listed)) + max(0, managed - len(set(listed) - set(answered))),
         "twice": len(answered) - len(set(answered)) + len(listed) - len(set(listed)),
     }
 

@@ -100,7 +100,7 @@ def issue(
         issued = client.call(client.stubs.issue_certificate, request)
     output.print_warnings(issued.warnings, run.output)
     if validate_only:
-        # The certificate in the answer has a throw-away signature, so it is neither written nor printed as PEM.
+        # The certificate in the answer has a signature that no key made, so it is neither written nor printed as PEM.
         run.tell("every check passed; nothing was changed")
         print_certificate(issued, run, pem="", exists=False)
         return

@@ -50,7 +50,7 @@ type IssueCertificateRequest struct {
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163). The certificate in the answer then
-	// has a throw-away signature and no name.
+	// has a signature that no key made, and no name.
 	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -539,7 +539,7 @@ type CheckProfileResponse struct {
 	Findings []*CheckProfileResponse_Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
 	// What would be dropped, overridden or truncated.
 	Warnings []*Warning `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	// The certificate that would be issued, with a throw-away signature and no name; absent when there are findings.
+	// The certificate that would be issued, with a signature that no key made and no name; absent when there are findings.
 	Certificate   *Certificate `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
