@@ -31,6 +31,7 @@ from certd.services.issuance import ManagedVersion, Order, issuance_of
 from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.profiles import existing_profile
+from certd.services.remembered import Remembered
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
@@ -77,6 +78,9 @@ class ManagedCertificateSteps:
         self._signers = signers
         self._issuing = issuing
         self._step = step
+        self._profiles: Remembered[tuple[ProfileName, str], Profile] = Remembered(
+            store, "managed-certificates.profile", lambda tx, key: leaf_profile(tx, key[0], key[1])
+        )
 
     def advance(self, uid: str) -> None:
         """Takes a managed certificate one or more committed steps on; idempotent, called by the scheduler.
@@ -93,7 +97,7 @@ class ManagedCertificateSteps:
             return
         try:
             version = standing.version or self._version_with_key(managed, standing)
-            self._issue(managed, version, standing.profile_or_error)
+            self._issue(managed, version)
         except CertdError as error:
             if error.reason not in _FINAL:
                 raise
@@ -161,12 +165,10 @@ class ManagedCertificateSteps:
         self._step("managed.3.key-sealed")
         return kept
 
-    def _issue(
-        self, managed: ManagedCertificate, version: ManagedCertificateVersion, profile: Profile | CertdError
-    ) -> None:
+    def _issue(self, managed: ManagedCertificate, version: ManagedCertificateVersion) -> None:
         """Step 4."""
-        if isinstance(profile, CertdError):
-            raise profile
+        # Its newest version: what is renewed follows what was changed.
+        profile = self._profiles.get((ProfileName(managed.tenant, managed.profile), managed.tenant))
         now = self._clock.now()
         signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
         order = replace(
@@ -233,22 +235,14 @@ class _Standing:
     tenant: Tenant
     version: ManagedCertificateVersion | None
     """The one in the making, once it has its key."""
-    profile_or_error: Profile | CertdError
-    """In its newest version: what is renewed follows what was changed."""
     wrapping_key: WrappingKey | None
     """The tenant's key that seals; None: it has none yet."""
 
 
 def _standing(tx: Transaction, managed: ManagedCertificate) -> _Standing:
-    profile: Profile | CertdError
-    try:
-        profile = leaf_profile(tx, ProfileName(managed.tenant, managed.profile), managed.tenant)
-    except CertdError as error:
-        profile = error
     return _Standing(
         tenant=existing_tenant(tx, managed.tenant),
         version=managed_certificates.get_version(tx, managed.uid, managed.current_version + 1),
-        profile_or_error=profile,
         wrapping_key=wrapping_keys.primary(tx, managed.tenant),
     )
 

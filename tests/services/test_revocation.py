@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import update
 
+from certd.clock import rfc3339
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Role
 from certd.model.authority import AuthorityState
@@ -137,7 +138,7 @@ def test_a_second_revocation_is_refused_and_told_of_the_first(ca: World) -> None
         error = refusal(ca, issued.name, reason)
         assert error.reason is Reason.ALREADY_REVOKED
         assert first.certificate.revoke_time is not None
-        assert error.metadata == {"revoke_time": first.certificate.revoke_time.isoformat(), "reason": "SUPERSEDED"}
+        assert error.metadata == {"revoke_time": rfc3339(first.certificate.revoke_time), "reason": "SUPERSEDED"}
         assert error.resource == issued.name
         assert "KEY_COMPROMISE" in error.message
     assert read(ca, issued.name) == first
@@ -188,7 +189,7 @@ def test_an_invalidity_before_the_certificate_is_cut_and_told(ca: World) -> None
     assert view.certificate.invalidity_time == began
     (warning,) = view.warnings
     assert warning.field == "invalidity_time"
-    assert began.isoformat() in warning.message
+    assert rfc3339(began) in warning.message
 
 
 def test_a_compromised_key_is_blocked_for_the_tenant_alone(ca: World) -> None:
