@@ -76,6 +76,8 @@ _DOTTED = re.compile(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,38}))(\.(0|[1-9][0-
 _DIRECTORY_STRINGS = frozenset(
     {der.UTF8_STRING, der.PRINTABLE_STRING, der.TELETEX_STRING, der.BMP_STRING, der.UNIVERSAL_STRING}
 )
+# A certificate with another type in a name is none to OpenSSL, whatever the attribute is.
+_READ_IN_NAMES = _DIRECTORY_STRINGS | {der.NUMERIC_STRING, der.IA5_STRING, der.BIT_STRING, der.SEQUENCE}
 _ENCODINGS = {
     der.UTF8_STRING: "utf-8",
     der.PRINTABLE_STRING: "ascii",
@@ -256,7 +258,7 @@ def _type_problem(oid: str, value: str, tag: int) -> str | None:
         return None if tag == der.IA5_STRING else "must be an IA5String"
     if oid in _DIRECTORY_STRING_TYPES and tag not in _DIRECTORY_STRINGS:
         return "must be a UTF8String or a PrintableString"
-    return None
+    return None if tag in _READ_IN_NAMES else "has a type that OpenSSL does not read in names; write a UTF8String"
 
 
 def common_names(name: bytes) -> tuple[str, ...]:

@@ -352,3 +352,24 @@ def test_openssl_reads_the_name_the_same(tmp_path: Path) -> None:
     )
     for word in ("Ex", "PRINTABLESTRING   :DE", "IA5STRING         :internal", "commonName", "organizationalUnitName"):
         assert word in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "is_read"),
+    [
+        (der.encode(der.UTF8_STRING, b"a"), True),
+        (der.encode(der.IA5_STRING, b"a"), True),
+        (der.encode(der.NUMERIC_STRING, b"1"), True),
+        (der.bit_string(b"a"), True),
+        (der.encode(der.VISIBLE_STRING, b"a"), False),
+        (der.encode(0x1B, b"a"), False),
+        (der.integer(1), False),
+        (der.octet_string(b"a"), False),
+        (der.encode(der.NULL, b""), False),
+    ],
+)
+def test_a_value_of_a_type_that_openssl_does_not_read_is_refused(value: bytes, *, is_read: bool) -> None:
+    name = der.sequence(der.set_of([der.sequence(der.object_identifier("1.3.6.1.4.1.99999.1"), value)]))
+    problems = [violation.description for violation in dn.violations(name, "subject")]
+    assert (problems == []) is is_read
+    assert is_read or "UTF8String" in problems[0]
