@@ -203,6 +203,8 @@ class Limits(_Section):
     concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
     maximum_waiting_calls: Annotated[int, Field(ge=0, le=100_000)] = 1024
     """Calls that wait for one of `concurrent_calls`; more are refused."""
+    one_processor: bool = True
+    """Whether the daemon's threads stay on one processor (`ipc.processor`)."""
 
 
 class Log(_Section):
@@ -371,6 +373,8 @@ trust_domain = {tls.trust_domain}
 # Calls worked on at once, and calls that may wait for their turn; more are refused.
 concurrent_calls = 32
 maximum_waiting_calls = 1024
+# The daemon's threads take turns, which is quicker on one processor; its children use the others. false: on any.
+one_processor = true
 
 [log]
 # debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.

@@ -12,6 +12,7 @@ from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare, token_settings
 from certd.errors import CertdError, field_invalid
+from certd.ipc.processor import keep_on_one_processor
 from certd.model.job import JobKind
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
@@ -261,6 +262,9 @@ class Daemon:
         """
         credentials = self._credentials()
         self._core.start()
+        if self._config.limits.one_processor:
+            # Threads that are started from here on are where this one is.
+            keep_on_one_processor()
         return self._listen(credentials)
 
     def _listen(self, credentials: Credentials) -> Ready:

@@ -20,6 +20,7 @@ from certd.errors import CertdError, Reason
 from certd.internal.ipc_pb2 import Call, Frame, Reply
 from certd.ipc.frames import FrameReader, encode, error_of
 from certd.ipc.peer import limit_send_time, peer_user_id
+from certd.ipc.processor import on_any_processor
 
 _logger = logging.getLogger(__name__)
 
@@ -276,15 +277,16 @@ class Channel:
         with theirs:
             arguments = ["--fd", str(theirs.fileno()), "--parent-process-id", str(os.getpid())]
             try:
-                process = subprocess.Popen(  # noqa: S603  # The program is our own, named by the composition root.
-                    [*self._endpoint.argv, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    # Standard output belongs to the daemon alone; what a child prints goes to the log.
-                    stdout=2,
-                    pass_fds=[theirs.fileno()],
-                    # Control-C at a terminal is for the daemon, which drains before it lets its children go.
-                    start_new_session=True,
-                )
+                with on_any_processor():
+                    process = subprocess.Popen(  # noqa: S603  # The program is our own, named by the composition root.
+                        [*self._endpoint.argv, *arguments],
+                        stdin=subprocess.DEVNULL,
+                        # Standard output belongs to the daemon alone; what a child prints goes to the log.
+                        stdout=2,
+                        pass_fds=[theirs.fileno()],
+                        # Control-C at a terminal is for the daemon, which drains before it lets its children go.
+                        start_new_session=True,
+                    )
             except OSError:
                 ours.close()
                 raise

@@ -94,7 +94,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     installation = initialise(folder)
     with ExitStack() as stack:
         daemon = stack.enter_context(running(installation))
-        key_id = _make_authorities(daemon, options.key)
+        key_id = make_authorities(daemon, options.key)
         target = Target(
             address=daemon.grpc,
             certificate=installation.certificate,
@@ -102,7 +102,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             trust_bundle=installation.trust_bundle,
             authority=AUTHORITY,
         )
-        generators = [stack.enter_context(_generator(target)) for _ in range(options.generators)]
+        generators = [stack.enter_context(generator(target)) for _ in range(options.generators)]
         settings = _token_settings(installation)
         measured: dict[Workload, list[Repetition]] = {workload: [] for workload in options.workloads}
         raw_token: list[float] = []
@@ -112,7 +112,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             raw_token.append(_raw_token(settings, key_id, options.seconds))
             _say(f"repetition {number}: the raw token signs {raw_token[-1]:,.0f} times a second")
             for workload in options.workloads:
-                found, repetition = _run(daemon, generators, workload, options=options, raw_token=raw_token[-1])
+                found, repetition = run_workload(daemon, generators, workload, options=options, raw_token=raw_token[-1])
                 outcomes += found
                 measured[workload].append(repetition)
                 _say(f"repetition {number}: {workload}: {repetition.certificates_per_second:,.0f}/s")
@@ -150,7 +150,7 @@ def _token_settings(installation: Installation) -> TokenSettings:
     )
 
 
-def _make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
+def make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
     """Makes the authority that issues, below a root, and returns the CKA_ID of its key."""
     for arguments in (
         ("bench-root", "--type", "root", "--subject", "CN=Bench Root"),
@@ -163,7 +163,7 @@ def _make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
 
 
 @contextmanager
-def _generator(target: Target) -> Iterator[Generator]:
+def generator(target: Target) -> Iterator[Generator]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_generate, args=(theirs, target), daemon=True)
@@ -209,7 +209,7 @@ def _sign(connection: Connection, settings: TokenSettings, *, key_id: bytes, sec
     measure(connection, settings, key_id=key_id, seconds=seconds)
 
 
-def _run(
+def run_workload(
     daemon: RunningDaemon,
     generators: Sequence[Generator],
     workload: Workload,

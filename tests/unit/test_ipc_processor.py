@@ -1,0 +1,48 @@
+"""The threads of a daemon share a processor, and its children do not. In a process of its own, which keeps to one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import os, subprocess, sys, threading
+from certd.ipc.processor import keep_on_one_processor, on_any_processor
+
+ASK = "import os; print(sorted(os.sched_getaffinity(0)))"
+
+def child():
+    return subprocess.run([sys.executable, "-c", ASK], check=True, capture_output=True, text=True).stdout.strip()
+
+found, woken = [], threading.Event()
+def early():
+    woken.wait(20)
+    found.append(os.sched_getaffinity(0))
+
+allowed = os.sched_getaffinity(0)
+before = threading.Thread(target=early)
+before.start()
+chosen = keep_on_one_processor()
+woken.set()
+before.join()
+after = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
+after.start()
+after.join()
+assert chosen in allowed, chosen
+assert os.sched_getaffinity(0) == {chosen}
+assert found == [{chosen}, {chosen}], found
+assert child() == str([chosen])
+with on_any_processor():
+    assert child() == str(sorted(allowed))
+assert os.sched_getaffinity(0) == {chosen}
+print("kept")
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+def test_threads_keep_to_one_processor_and_children_do_not() -> None:
+    ended = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.strip() == "kept", ended.stderr
