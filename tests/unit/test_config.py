@@ -60,6 +60,7 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert config.tls.private_key == tmp_path / "server.key"
     assert config.web.base_url is None
     assert config.limits.concurrent_calls == 32
+    assert config.limits.one_processor
     assert (config.log.level, config.log.format) == ("info", "text")
 
 
@@ -105,6 +106,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [limits]
     concurrent_calls = 4
     maximum_waiting_calls = 0
+    one_processor = false
     [log]
     level = "debug"
     format = "json"
@@ -121,6 +123,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (config.prepare.processes, config.prepare.known_weak_keys) == (3, tmp_path / "blocklist.dat")
     assert config.web.base_url == "http://pki.example.org"
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
+    assert not config.limits.one_processor
     assert (config.log.level, config.log.format) == ("debug", "json")
     settings = token_settings(config)
     assert (settings.log_level, settings.log_format) == ("debug", "json")
