@@ -7,13 +7,25 @@ import psutil
 from tests.daemon import RunningDaemon
 
 _MEBIBYTE = 1 << 20
-MOST_GROWTH = 0.25
-"""Of the memory that a process had after the warm-up."""
-MORE_MEBIBYTES = 64
-"""That caches with bounds may still take on, past that."""
 MORE_DESCRIPTORS = 16
 """Connections to the database that are opened when two callers read at once."""
 MORE_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """How much the memory of a process may grow."""
+
+    part: float
+    """Of what it had before."""
+    mebibytes: float
+    """Past that."""
+
+
+SINCE_WARM_UP = Bound(part=0.25, mebibytes=128)
+"""Caches with bounds fill, and each thread keeps room for the largest messages that it saw, of megabytes here."""
+IN_THE_SECOND_HALF = Bound(part=0.1, mebibytes=32)
+"""By then all that has happened: what still grows is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +55,7 @@ def vitals(daemon: RunningDaemon) -> dict[int, Vitals]:
     return found
 
 
-def complaints(before: dict[int, Vitals], after: dict[int, Vitals]) -> list[str]:
+def complaints(before: dict[int, Vitals], after: dict[int, Vitals], bound: Bound) -> list[str]:
     """Returns what grew that should not, and who died."""
     wrong = [f"{one.role} {pid} died" for pid, one in before.items() if pid not in after]
     wrong += [f"{one.role} {pid} is new" for pid, one in after.items() if pid not in before]
@@ -51,7 +63,7 @@ def complaints(before: dict[int, Vitals], after: dict[int, Vitals]) -> list[str]
         now = after.get(pid)
         if now is None:
             continue
-        if now.mebibytes > then.mebibytes * (1 + MOST_GROWTH) + MORE_MEBIBYTES:
+        if now.mebibytes > then.mebibytes * (1 + bound.part) + bound.mebibytes:
             wrong.append(f"the memory of the {then.role} grew from {then.mebibytes} to {now.mebibytes} MiB")
         if now.threads > then.threads + MORE_THREADS:
             wrong.append(f"the threads of the {then.role} grew from {then.threads} to {now.threads}")

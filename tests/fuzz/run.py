@@ -74,7 +74,8 @@ def fuzz(
     # What the log tells comes first: it says where.
     wrong = [f"in the log: {line}" for line in defects(installation.log.read_text())]
     wrong += [f"{fault.what} ({fault.method} {fault.payload[:20_000].hex()})" for fault in tally.faults]
-    wrong += health.complaints(measured[0], measured[-1])
+    wrong += health.complaints(measured[0], measured[-1], health.SINCE_WARM_UP)
+    wrong += health.complaints(measured[len(measured) // 2 - 1], measured[-1], health.IN_THE_SECOND_HALF)
     issued = issued_certificates(installation)
     tally.issued = len(issued)
     wrong += _unknown(world, {one.certificate for one in issued})
