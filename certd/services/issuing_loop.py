@@ -41,7 +41,7 @@ ROUND_LENGTH = 256
 _SIGN_TIMEOUT = 10.0
 """Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
 _RETRY_AFTER = 0.5
-_PAUSE_FOR_EACH = 0.0
+_PAUSE_FOR_EACH = 0.0002
 _LONGEST_PAUSE = 0.005
 _LONGEST_SLEEP = 1.0
 """Seconds after which the loop looks whether the token is late."""
