@@ -17,7 +17,8 @@ from certd.store.store import Store
 
 _log = logging.getLogger("certd.scheduler")
 
-WORKERS = 8
+WORKERS = 32
+"""Jobs at work at once. They wait for commits and for the token most of the time, and share both when they are many."""
 _LEASE = timedelta(minutes=10)
 """After this a job that was claimed and not finished is due again, should its daemon hang and yet live."""
 _LONGEST_SLEEP = 10.0
