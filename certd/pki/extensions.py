@@ -35,8 +35,12 @@ ANY_POLICY = "2.5.29.32.0"
 NULL_VALUE = b"\x05\x00"
 """DER of NULL, the value of extensions that say all by being there."""
 
+# What the drafts of X.509 called the extensions of today. Windows looks for the basic constraints of then before those
+# of now, and for the alternative names of then where there are none of now.
+_PREDECESSORS: Final = frozenset(f"2.5.29.{number}" for number in (*range(1, 9), *range(10, 14), 25, 26, 34))
+
 # Nobody but certd writes these: they say who issued, from when to when, for whom, and where to ask about it.
-_WRITTEN_BY_CERTD: Final = frozenset(
+_WRITTEN_BY_CERTD: Final = _PREDECESSORS | frozenset(
     {
         "2.5.29.14",
         KEY_USAGE,
@@ -91,7 +95,9 @@ _EXTENSION_NAMES: Final = {
     "1.3.6.1.5.5.7.1.11": "subjectInfoAccess",
     "1.3.6.1.5.5.7.1.24": "TLS feature",
     "1.3.6.1.5.5.7.48.1.5": "OCSP no check",
+    "2.5.29.7": "subjectAltName of the drafts",
     "2.5.29.9": "subjectDirectoryAttributes",
+    "2.5.29.10": "basicConstraints of the drafts",
     "2.5.29.14": "subjectKeyIdentifier",
     "2.5.29.15": "keyUsage",
     "2.5.29.16": "privateKeyUsagePeriod",

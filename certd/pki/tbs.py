@@ -17,7 +17,9 @@ from certd.pki.key_spec import SignatureAlgorithm, algorithm_of_identifier
 _FIELD = "to_be_signed"
 _BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
-_NETSCAPE_CERTIFICATE_TYPE = "2.16.840.1.113730.1.1"
+_OTHER_SIGNS = frozenset({"2.16.840.1.113730.1.1", "2.5.29.10"})
+"""Netscape's certificate type, which OpenSSL falls back on, and the basic constraints of X.509's drafts, which Windows
+looks at first."""
 _SIGNS_CERTIFICATES_OR_CRLS = 0x06
 """Bits 5 and 6 of KeyUsage in its first octet: keyCertSign, cRLSign."""
 _FIRST_GENERALIZED_YEAR = 2050
@@ -44,7 +46,7 @@ class ToBeSignedCertificate:
     not_after: datetime
     authority: bool
     """Whether any reader could take its key for an authority's: cA of basic constraints, keyCertSign or cRLSign of key
-    usage, or a Netscape certificate type, which OpenSSL falls back on."""
+    usage, a Netscape certificate type, or the basic constraints of X.509's drafts."""
     path_length: int | None
     public_key: bytes
     """DER of the SubjectPublicKeyInfo, as it stands there."""
@@ -115,7 +117,7 @@ def _parse(tbs: bytes) -> ToBeSignedCertificate:
         authority, path_length = _read_basic_constraints(constraints.value)
     if (usages := extensions.get(_KEY_USAGE)) is not None:
         authority |= _signs_certificates(usages.value)
-    authority |= _NETSCAPE_CERTIFICATE_TYPE in extensions
+    authority |= not _OTHER_SIGNS.isdisjoint(extensions)
     return ToBeSignedCertificate(
         issuer=issuer,
         subject=subject,

@@ -89,6 +89,8 @@ def test_blank_passes_what_may_pass(authority: MemoryAuthority) -> None:
         _asked(_BASIC_CONSTRAINTS, der.sequence(b"\x01\x01\xff"), critical=True),
         _asked("2.5.29.14", der.octet_string(b"own")),
         _asked("1.3.6.1.5.5.7.48.1.5", b"\x05\x00"),
+        _asked("2.5.29.7", der.sequence(der.encode(0x82, b"victim.example"))),
+        _asked("2.5.29.10", der.sequence(b"\x03\x02\x07\x80")),
     )
     prepared = prepare_leaf(authority, profile=BLANK, extensions=asked)
     found = _found(prepared)
@@ -97,13 +99,15 @@ def test_blank_passes_what_may_pass(authority: MemoryAuthority) -> None:
     described = describe(prepared.lint_certificate)
     assert not described.authority
     assert described.subject_key_identifier != b"own"
-    assert "1.3.6.1.5.5.7.48.1.5" not in found
+    assert found.keys().isdisjoint({"1.3.6.1.5.5.7.48.1.5", "2.5.29.7", "2.5.29.10"})
     assert _told(prepared) == [
         f"dropped {text}: only the authority can say it"
         for text in (
             "2.5.29.19 (basicConstraints)",
             "2.5.29.14 (subjectKeyIdentifier)",
             "1.3.6.1.5.5.7.48.1.5 (OCSP no check)",
+            "2.5.29.7 (subjectAltName of the drafts)",
+            "2.5.29.10 (basicConstraints of the drafts)",
         )
     ]
 

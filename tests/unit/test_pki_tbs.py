@@ -84,6 +84,7 @@ def test_negative_serial_is_read_for_the_lint_to_judge() -> None:
         ((_extension("2.5.29.15", b"\x03\x02\x01\x02"),), None),
         ((_PLAIN, _extension("2.5.29.15", b"\x03\x02\x02\x84")), None),
         ((_extension("2.16.840.1.113730.1.1", b"\x03\x02\x02\x04"),), None),
+        ((_PLAIN, _extension("2.5.29.10", der.sequence(b"\x03\x02\x07\x80"))), None),
     ],
 )
 def test_whatever_makes_an_authority_is_seen(extensions: tuple[bytes, ...], path_length: int | None) -> None:
