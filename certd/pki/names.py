@@ -219,6 +219,9 @@ def parse_ip_address(text: str) -> str:
         raise InvalidNameError("is neither an IPv4 nor an IPv6 address") from error
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         raise InvalidNameError("has a zone, which means nothing on another machine")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        # Go takes both forms for one address, but holds this one against no constraint of IPv4.
+        raise InvalidNameError(f"is IPv4 written as IPv6; write it as {address.ipv4_mapped}")
     return str(address)
 
 

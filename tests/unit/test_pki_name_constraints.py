@@ -177,7 +177,7 @@ _HOST = st.lists(_LABEL, min_size=1, max_size=4).map(lambda labels: ".".join([*l
 _DOTTED_HOST = st.one_of(_HOST, _HOST.map(".{}".format))
 _NETWORK = st.builds(
     lambda address, length: ipaddress.ip_network((address, min(length, address.max_prefixlen)), strict=False),
-    st.ip_addresses(),
+    st.ip_addresses().filter(lambda address: address.version == 4 or address.ipv4_mapped is None),
     st.integers(0, 128),
 )
 _SUBTREES = st.builds(

@@ -288,4 +288,15 @@ def test_normal_form_survives_a_certificate(alternative: SubjectAlternativeNames
 
 @given(st.ip_addresses())
 def test_every_address_is_a_name(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    assert names.normalise_ip_address(address.exploded) == str(address)
+    is_other_form = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
+    assert names.normalise_ip_address(address.exploded) == (None if is_other_form else str(address))
+
+
+@pytest.mark.parametrize("text", ["::ffff:10.0.0.1", "::FFFF:a00:1", "0:0:0:0:0:ffff:a00:1"])
+def test_an_address_has_one_form(text: str) -> None:
+    """Otherwise it would pass by the ranges of IPv4 that are excluded."""
+    with pytest.raises(CertdError) as refused:
+        normalise(SubjectAlternativeNames(ip_addresses=(text,), uris=(f"https://[{text}]/",)), field="n")
+    fields = [violation.field for violation in refused.value.violations]
+    assert fields == ["n.ip_addresses[0]", "n.uris[0]"]
+    assert "10.0.0.1" in refused.value.violations[0].description

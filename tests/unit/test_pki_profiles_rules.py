@@ -202,7 +202,8 @@ def test_dns_names_by_labels(name: str, rules: DnsNameRules) -> None:
 
 
 _NETWORKS = st.one_of(
-    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), st.tuples(st.ip_addresses(v=6), st.integers(0, 128))
+    st.tuples(st.ip_addresses(v=4), st.integers(0, 32)),
+    st.tuples(st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None), st.integers(0, 128)),
 ).map(lambda pair: str(ip_network(f"{pair[0]}/{pair[1]}", strict=False)))
 
 
