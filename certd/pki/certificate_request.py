@@ -84,9 +84,18 @@ def request_of(
 ) -> tuple[CertificateRequest, tuple[Warning, ...]]:
     """Returns what a CSR asks for with subject (DER) and names replaced by the request's, and what that overrides.
 
-    PROFILE_FORBIDS when the profile allows no such override, NAME_NOT_ALLOWED with every name that is none. The fields
-    are `subject` and `subject_alternative_names`.
+    PROFILE_FORBIDS when the profile allows no such override or is for self-signed certificates, NAME_NOT_ALLOWED with
+    every name that is none. The fields are `subject`, `subject_alternative_names` and `profile`.
     """
+    if profile.self_signed:
+        # A root's own CSR would do, and says less than the root is bound to: its name constraints would be gone.
+        problem = "is for an authority's own self-signed certificate only, which no CSR asks for"
+        raise CertdError(
+            Reason.PROFILE_FORBIDS,
+            f"profile {profile.profile_id} {problem}; create a ROOT instead",
+            metadata={"profile": profile.profile_id},
+            violations=(Violation("profile", problem),),
+        )
     if subject is None and names is None:
         return _request(parsed, parsed.subject, parsed.names), ()
     violations = []

@@ -102,7 +102,10 @@ class ProfileChecks:
             parsed = csr.parse_csr(asked.csr)
         except CertdError as error:
             return CheckedRequest(profile_name=asked.name, findings=(*findings, *_findings(error)))
-        request, warnings, refused = _request(parsed, profile, asked)
+        try:
+            request, warnings, refused = _request(parsed, profile, asked)
+        except CertdError as error:
+            return CheckedRequest(profile_name=asked.name, findings=(*findings, *_findings(error)))
         found = preparation.findings(
             issuer=self._issuer(authority),
             request=request,

@@ -13,11 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certd.errors import CertdError, Reason
 from certd.model.event import EventType
-from certd.model.names import AuthorityName
+from certd.model.names import AuthorityName, ProfileName
 from certd.pki import distinguished_name, name_constraints
 from certd.pki.authority_certificate import standing_of
 from certd.pki.name_constraints import NameConstraints, Subtrees
 from certd.pki.names import SubjectAlternativeNames
+from certd.services.certificates import NewCertificate
+from certd.services.profile_check import RequestToCheck
 from tests.outside_parent import pem_of
 from tests.services.awaiting import activate, certified, create_active, create_awaiting, parents
 from tests.services.conftest import ADMINISTRATOR, World
@@ -68,6 +70,23 @@ def test_they_stand_critical_in_the_certificate_and_hold(world: World, tmp_path:
     assert verified(tmp_path, inside.der or b"", inside.chain)
     for name in ("www.example.com", "example.internal.com", "bad.example.internal", "x.bad.example.internal"):
         refused_outside(world, "ca", name, _DNS)
+
+
+def test_a_root_does_not_sign_itself_free_of_them(world: World) -> None:
+    """The CSR of its own key says less than its certificate; with another path length only the token would refuse."""
+    for path_length in (0, 1):
+        name = AuthorityName("default", f"root{path_length}")
+        world.create_root(name.authority, name_constraints=INSIDE, path_length=path_length)
+        own = world.core.authority_activation.csr(ADMINISTRATOR, name)
+        new = NewCertificate(authority=name, csr=own, profile=ProfileName("default", "root-ca"))
+        for validate_only in (True, False):
+            with pytest.raises(CertdError) as refused:
+                world.core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=validate_only, timeout=30)
+            assert refused.value.reason is Reason.PROFILE_FORBIDS
+            assert [violation.field for violation in refused.value.violations] == ["profile"]
+        asked = RequestToCheck(name=ProfileName("default", "root-ca"), csr=own, authority=name)
+        checked = world.core.profile_checks.check(ADMINISTRATOR, asked)
+        assert [finding.reason for finding in checked.findings] == [Reason.PROFILE_FORBIDS]
 
 
 def test_what_they_refuse_openssl_refuses(world: World, tmp_path: Path) -> None:
