@@ -24,8 +24,8 @@ class Bound:
 
 SINCE_WARM_UP = Bound(part=0.25, mebibytes=128)
 """Caches with bounds fill, and each thread keeps room for the largest messages that it saw, of megabytes here."""
-IN_THE_SECOND_HALF = Bound(part=0.1, mebibytes=32)
-"""By then all that has happened: what still grows is lost."""
+IN_THE_SECOND_HALF = Bound(part=0.1, mebibytes=64)
+"""By then most of that has happened; what still grows is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
