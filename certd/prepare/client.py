@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from certd.errors import CertdError, Reason
 from certd.ipc.channel import Channel, SpawnedChild
 from certd.prepare.messages import Answer, Wanted, parse_response, request_bytes
-from certd.prepare.order import Item, Terms
+from certd.prepare.order import Item, Terms, is_as_told
 from certd.prepare.work import answer_item
 
 _logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Preparer:
 
         def answered(outcome: bytes | CertdError) -> None:
             self._done(worker, len(serials))
-            heard(_answers(outcome, terms, serials))
+            heard(answers_of(outcome, terms, serials))
 
         try:
             worker.channel.submit(request_bytes(terms, items, wanted), timeout=_TIMEOUT, answered=answered)
@@ -149,13 +149,18 @@ class Preparer:
             worker.heard = time.monotonic()
 
 
-def _answers(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]) -> Sequence[Answer]:
+def answers_of(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]) -> Sequence[Answer]:
+    """Returns what became of each item; INTERNAL for what a healthy prepare process would never answer."""
     if isinstance(outcome, CertdError):
         return [outcome.another() for _ in serials]
     try:
-        return parse_response(outcome, terms=terms, serials=serials)
+        answers = parse_response(outcome, terms=terms, serials=serials)
     except (DecodeError, ValueError):
         return [_senseless() for _ in serials]
+    return [
+        answer if isinstance(answer, CertdError) or is_as_told(answer.prepared, terms) else _senseless()
+        for answer in answers
+    ]
 
 
 def _senseless() -> CertdError:

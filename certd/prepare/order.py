@@ -1,13 +1,16 @@
 """What is to be prepared, and the pure step itself, which runs in a prepare process or, with none, in the daemon."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from certd.errors import CertdError
 from certd.pki import csr
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, request_of
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared, prepare
 from certd.pki.profiles import Profile
+from certd.pki.tbs import parse_tbs_certificate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +66,26 @@ def _prepare(terms: Terms, item: Item, request: CertificateRequest) -> Prepared:
         validity=item.validity,
         serial=item.serial,
         now=terms.now,
+    )
+
+
+def is_as_told(prepared: Prepared, terms: Terms) -> bool:
+    """Returns whether the bytes to be signed are what the books would say of them, and no more than was asked for.
+
+    For the daemon, which signs what a prepare process answers: one that a stranger's bytes took over may choose names,
+    but neither a serial number that the books do not know, nor an authority where the profile yields none.
+    """
+    try:
+        tbs = parse_tbs_certificate(prepared.tbs)
+    except CertdError:
+        return False
+    issuer = terms.issuer
+    return (
+        tbs.serial == prepared.serial
+        and tbs.issuer == issuer.name
+        and tbs.signature_algorithm is issuer.signature_algorithm
+        and tbs.authority is terms.profile.authority
+        and (tbs.not_before, tbs.not_after) == (prepared.not_before, prepared.not_after)
+        and (issuer.not_after is None or tbs.not_after <= issuer.not_after)
+        and hashlib.sha256(tbs.public_key).digest() == prepared.public_key_sha256
     )

@@ -4,19 +4,21 @@ import os
 import sys
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
 
 from certd.errors import CertdError, Reason
 from certd.ipc.channel import Channel, SpawnedChild
-from certd.pki.key_spec import KeySpec
+from certd.pki import distinguished_name
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.profiles import BUILT_IN, SYSTEM
-from certd.prepare.client import Preparer
-from certd.prepare.messages import Answer, Wanted, parse_response, request_bytes
-from certd.prepare.order import Csr, Item, Terms
+from certd.prepare.client import Preparer, answers_of
+from certd.prepare.messages import Answer, Described, Wanted, parse_response, request_bytes, response_bytes, result_of
+from certd.prepare.order import Csr, Item, Terms, is_as_told
 from certd.prepare.work import answer_item
 from certd.v1.x509_pb2 import CertificateDescription
 from tests.prepare.asking import EVERYTHING, START_SECONDS, ask, good_csr, item, made, running_preparer, terms_of, told
@@ -93,6 +95,35 @@ def test_it_sends_what_is_wanted_and_no_more(preparer: Preparer, authority: Memo
     described = made(answer)
     assert bool(described.prepared.lint_certificate) == wanted.lint_certificates
     assert bool(described.description) == wanted.descriptions
+
+
+def test_what_is_to_be_signed_is_held_against_what_is_told_of_it(authority: MemoryAuthority) -> None:
+    terms = terms_of(authority)
+    prepared, other = (made(answer_item(terms, one, Wanted())).prepared for one in (item(), item(serial=5)))
+    assert is_as_told(prepared, terms)
+    lies = [
+        replace(prepared, tbs=other.tbs),
+        replace(prepared, tbs=b""),
+        replace(prepared, serial=5),
+        replace(prepared, not_before=prepared.not_before - timedelta(seconds=1)),
+        replace(prepared, not_after=prepared.not_after - timedelta(seconds=1)),
+        replace(prepared, public_key_sha256=other.public_key_sha256),
+    ]
+    for lie in lies:
+        assert not is_as_told(lie, terms)
+    payload = response_bytes(result_of(Described(one), Wanted()) for one in (prepared, lies[0]))
+    good, bad = answers_of(payload, terms, [prepared.serial, prepared.serial])
+    assert made(good).prepared.tbs == prepared.tbs
+    assert told(bad).reason is Reason.INTERNAL
+    issuer = terms.issuer
+    changed: list[dict[str, Any]] = [
+        {"issuer": replace(issuer, name=distinguished_name.parse_text("CN=Another"))},
+        {"issuer": replace(issuer, signature_algorithm=SignatureAlgorithm.PURE_ED25519)},
+        {"issuer": replace(issuer, not_after=prepared.not_after - timedelta(seconds=1))},
+        {"profile": BUILT_IN["subordinate-ca"]},
+    ]
+    for changes in changed:
+        assert not is_as_told(prepared, replace(terms, **changes))
 
 
 def test_a_call_that_makes_no_sense_is_told_so_and_the_process_goes_on(authority: MemoryAuthority) -> None:
