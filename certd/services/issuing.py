@@ -3,9 +3,10 @@
 Who asks waits once. What a prepare process answers goes from the thread that reads it straight to the loop.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -151,7 +152,9 @@ class Issuing:
                     self._step("issue.2.prepared")
                     self._loop.submit(rehearsed.issuance, one.future, deadline=one.deadline)
                 except Exception as error:  # noqa: BLE001  # Whatever it is, who waits hears of it.
-                    one.future.set_exception(error)
+                    # Who stopped waiting has cancelled it, and those after it hear all the same.
+                    with contextlib.suppress(InvalidStateError):
+                        one.future.set_exception(error)
 
         return heard
 

@@ -105,6 +105,8 @@ class IssuingLoop:
         self._queue: queue.SimpleQueue[_Item | _Answer | None] = queue.SimpleQueue()
         self._frames: dict[int, _Frame] = {}
         """What the token signs at the moment; for the thread of the loop alone."""
+        self._signing = 0
+        """How many certificates that are; the thread of the loop writes it."""
         self._frame_numbers = itertools.count(1)
         self._last_size = 0
         self._unrecorded: list[_Item] = []
@@ -153,7 +155,8 @@ class IssuingLoop:
         with self._accepting:
             if self._stopping:
                 refused = _shutting_down()
-            elif self._queue.qsize() >= QUEUE_LENGTH:
+            elif max(self._queue.qsize(), self._signing) >= QUEUE_LENGTH:
+                # A slow token keeps no queue here: what it signs has left this one, and counts all the same.
                 refused = queue_full()
             else:
                 self._queue.put(_Item(issuance, deadline, future))
@@ -209,18 +212,23 @@ class IssuingLoop:
 
     def _take_answer(self, answer: "_Answer") -> list[_Item]:
         """Returns the items of a frame with the certificate or the error in each; none when it was given up."""
-        frame = self._frames.pop(answer.frame, None)
-        if frame is None:
+        if answer.frame not in self._frames:
             return []
-        _put_results(frame.items, answer.results)
+        items = self._end_frame(answer.frame)
+        _put_results(items, answer.results)
         self._step("issue.4.signed")
-        return frame.items
+        return items
+
+    def _end_frame(self, number: int) -> list[_Item]:
+        items = self._frames.pop(number).items
+        self._signing -= len(items)
+        return items
 
     def _give_up_frames(self) -> list[_Item]:
         """Returns the items of frames that the token process should have answered."""
         now = time.monotonic()
         late = [number for number, frame in self._frames.items() if now > frame.deadline]
-        given_up = [item for number in late for item in self._frames.pop(number).items]
+        given_up = [item for number in late for item in self._end_frame(number)]
         for item in given_up:
             item.error = CertdError(
                 Reason.DEADLINE_EXCEEDED, "the token process did not sign in time; look at its log, then try again"
@@ -240,7 +248,10 @@ class IssuingLoop:
         return unrecorded
 
     def _admissible(self, taken: list[_Item]) -> list[_Item]:
-        """Drops what is past its deadline, and everything while the token is away: no intent without a signer."""
+        """Drops what is past its deadline, and everything while the token is away: no intent without a signer.
+
+        Also everything while the database takes nothing and as much as may be waits to be recorded as lost.
+        """
         now = time.monotonic()
         fresh = []
         for item in taken:
@@ -250,6 +261,8 @@ class IssuingLoop:
                 )
             elif not self._token.ready:
                 item.future.set_exception(token_unavailable(self._token.problem))
+            elif len(self._unrecorded) >= QUEUE_LENGTH:
+                item.future.set_exception(_books_behind())
             else:
                 fresh.append(item)
         return fresh
@@ -382,6 +395,7 @@ class IssuingLoop:
         number = next(self._frame_numbers)
         timeout = _SIGN_TIMEOUT + len(frame)
         self._frames[number] = _Frame(items, time.monotonic() + timeout)
+        self._signing += len(items)
 
         def answered(results: list[bytes | CertdError] | CertdError) -> None:
             self._queue.put(_Answer(number, results))
@@ -516,6 +530,14 @@ def token_unavailable(problem: str) -> CertdError:
     return CertdError(
         Reason.TOKEN_UNAVAILABLE,
         f"the token does not answer ({problem or 'starting'}); try again",
+        retry_after=_RETRY_AFTER,
+    )
+
+
+def _books_behind() -> CertdError:
+    return CertdError(
+        Reason.STORE_UNAVAILABLE,
+        f"{QUEUE_LENGTH} certificates wait for the database, which takes nothing; try again",
         retry_after=_RETRY_AFTER,
     )
 

@@ -4,19 +4,28 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState
 from certd.model.names import AuthorityName
+from certd.pki.preparation import Validity
+from certd.pki.profiles import END_ENTITY
+from certd.prepare.order import Csr
+from certd.services import issuing_loop
+from certd.services.issuance import Order
+from certd.services.issuing import Asked, Pending
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.paging import PageRequest
 from certd.services.steps import no_step
+from certd.store.store import Store, Transaction
 from certd.token.client import SignItem, TokenClient
 from tests.services.conftest import ADMINISTRATOR, World
+from tests.waiting import eventually
 
+T = TypeVar("T")
 ROOT = AuthorityName("default", "root")
 
 
@@ -91,3 +100,93 @@ def test_who_comes_at_the_very_end_does_not_wait_for_ever(world: World) -> None:
     with pytest.raises(CertdError) as refused:
         world.issue("other.example.internal", authority="root")
     assert refused.value.reason is Reason.SHUTTING_DOWN
+
+
+class HoldingToken(TokenClient):
+    """A token that is there, and answers nothing until it is let go."""
+
+    def __init__(self, token: TokenClient) -> None:
+        self._token = token
+        self._held: list[Callable[[], None]] = []
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    def submit_signatures(
+        self,
+        items: Sequence[SignItem],
+        *,
+        timeout: float,
+        answered: Callable[[list[bytes | CertdError] | CertdError], None],
+    ) -> None:
+        self._held.append(lambda: self._token.submit_signatures(items, timeout=timeout, answered=answered))
+
+    def let_go(self) -> None:
+        while self._held:
+            self._held.pop()()
+
+
+def test_what_a_slow_token_signs_counts_as_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast the loop hands over, no more is intended than the bound allows."""
+    world.create_root()
+    loop = world.core.loop
+    token = loop._token
+    loop._token = held = HoldingToken(token)
+    monkeypatch.setattr(issuing_loop, "QUEUE_LENGTH", 3)
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(world.issue, f"www{number}.example.internal", authority="root") for number in range(3)]
+        eventually(lambda: loop._signing == 3)
+        assert loop.waiting == 0
+        with pytest.raises(CertdError) as refused:
+            world.issue("other.example.internal", authority="root")
+        assert refused.value.reason is Reason.SIGNING_QUEUE_FULL
+        assert refused.value.retry_after
+        held.let_go()
+        assert all(one.result(20).der for one in made)
+    loop._token = token
+    assert world.issue("other.example.internal", authority="root").der
+
+
+class FullStore(Store):
+    """A store on a disk that is full."""
+
+    def __init__(self) -> None:
+        """Without anything behind it."""
+
+    def write(self, _name: str, _work: Callable[[Transaction], T]) -> T:
+        raise CertdError(Reason.STORE_UNAVAILABLE, "the disk is full", retry_after=1.0)
+
+
+def test_a_database_that_takes_nothing_does_not_make_the_loop_grow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create_root()
+    loop = world.core.loop
+    store, loop._store = loop._store, FullStore()
+    monkeypatch.setattr(issuing_loop, "QUEUE_LENGTH", 3)
+    for number in range(10):
+        with pytest.raises(CertdError) as failed:
+            world.issue(f"www{number}.example.internal", authority="root")
+        assert failed.value.reason is Reason.STORE_UNAVAILABLE
+        assert failed.value.retry_after
+    assert len(loop._unrecorded) <= 3
+    loop._store = store
+    eventually(lambda: not loop._unrecorded)
+    assert world.issue("www.example.internal", authority="root").der
+
+
+def test_who_gave_up_keeps_nobody_else_from_hearing(world: World) -> None:
+    """What a prepare process answers late is for those who still wait; for the others it is no defect."""
+    world.create_root()
+    now = world.clock.now()
+    asked = Asked(
+        signer=world.core.certificates._signers.enabled(ROOT, now), principal="anybody", now=now, deadline=None
+    )
+    order = Order(origin="csr", source=Csr(data=b""), profile=END_ENTITY, validity=Validity())
+    gone, waits = Pending(order, None), Pending(order, None)
+    assert gone.future.cancel()
+    heard = world.core.certificates._issuing._to_loop(asked, [gone, waits], [None, None])
+    heard([CertdError(Reason.CSR_MALFORMED, "late"), CertdError(Reason.CSR_MALFORMED, "late too")])
+    with pytest.raises(CertdError, match="late too"):
+        waits.outcome()
