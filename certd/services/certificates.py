@@ -190,6 +190,9 @@ class Certificates:
             profile = self._usable_profile(call, profile_name)
             signer = self._signers.enabled(call.authority, call.now)
         except CertdError as error:
+            if error.reason is Reason.PERMISSION_MISSING:
+                # Permission comes before what was made.
+                return [error.another() for _ in items]
             return [self._earlier(call, item) or error.another() for item in items]
         self._step("issue.1.read")
         # 2. Prepare.

@@ -162,7 +162,8 @@ class ManagedCertificates:
             declared, prepared = self._rehearse(caller, new, profile_name, now)
         except CertdError as error:
             # An earlier call may have made it, though now it would be refused.
-            earlier = None if validate_only else self._earlier(caller, key)
+            missing = error.reason is Reason.PERMISSION_MISSING
+            earlier = None if validate_only or missing else self._earlier(caller, key)
             if earlier is None:
                 raise error.another() from error
             return earlier

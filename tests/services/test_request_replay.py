@@ -162,6 +162,19 @@ def test_permission_comes_before_what_was_made(ca: World) -> None:
     refused(lambda: issue(ca, item, OTHER), Reason.PERMISSION_MISSING)
 
 
+def test_permission_for_a_profile_comes_before_what_was_made(ca: World) -> None:
+    """The profile has come to need more than the caller may."""
+    grant(ca, Grant(grant_id="g", principal=OTHER.principal, role=Role.ISSUER, scope=str(CA), profiles=None))
+    ca.core.profiles.create(ADMINISTRATOR, WEB, GIVEN, key=None, validate_only=False)
+    item = batch_item(profile=WEB, key=key())
+    issue(ca, item, OTHER)
+    change = ProfileChange(
+        name=WEB, given=GivenProfile(passed_extensions=("*",)), fields=frozenset({"passed_extensions"})
+    )
+    ca.core.profiles.update(ADMINISTRATOR, change, key=None, validate_only=False)
+    refused(lambda: issue(ca, item, OTHER), Reason.PERMISSION_MISSING)
+
+
 def test_a_request_id_belongs_to_its_caller(ca: World) -> None:
     grant(ca, Grant(grant_id="g", principal=OTHER.principal, role=Role.ISSUER, scope=str(CA), profiles=None))
     item = batch_item(key=key())
