@@ -11,13 +11,15 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority, AuthorityState
+from certd.model.certificate import CertificateState
 from certd.model.event import EventType
-from certd.model.names import AuthorityName
+from certd.model.names import AuthorityName, normalise_serial
+from certd.pki.description import describe
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import RequestKey, record_of, same_request
-from certd.store import authorities, request_records
+from certd.store import authorities, certificates, request_records
 from certd.store.store import Store, Transaction
 
 
@@ -33,6 +35,7 @@ class Change:
 
 
 _Apply = Callable[[Transaction, Authority, datetime], None]
+_Plan = Callable[[Transaction, Authority, datetime], tuple[Authority, _Apply]]
 
 
 class AuthorityChanges:
@@ -50,7 +53,7 @@ class AuthorityChanges:
         Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED.
         """
 
-        def plan(authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
+        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
             wanted = authority.labels if labels is None else labels
 
             def apply(tx: Transaction, authority: Authority, now: datetime) -> None:
@@ -65,15 +68,22 @@ class AuthorityChanges:
         """Lets a DISABLED authority issue again; one that is ENABLED stays as it is.
 
         Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate
-        or when that has ended.
+        or when that has ended or was revoked.
         """
 
-        def plan(authority: Authority, now: datetime) -> tuple[Authority, _Apply]:
+        def plan(tx: Transaction, authority: Authority, now: datetime) -> tuple[Authority, _Apply]:
             if authority.state_at(now) is AuthorityState.EXPIRED:
                 raise _state_forbids(
                     authority,
                     AuthorityState.EXPIRED,
                     "its certificate has ended, so that nothing it issued would be valid; create another authority",
+                )
+            if _is_revoked(tx, authority):
+                raise _state_forbids(
+                    authority,
+                    authority.state,
+                    "its certificate is revoked, so that nobody who looks would accept what it issues; create another"
+                    " authority",
                 )
             return _with_state(authority, AuthorityState.ENABLED, EventType.AUTHORITY_ENABLED, caller.principal)
 
@@ -85,7 +95,7 @@ class AuthorityChanges:
         Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate.
         """
 
-        def plan(authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
+        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
             return _with_state(authority, AuthorityState.DISABLED, EventType.AUTHORITY_DISABLED, caller.principal)
 
         return self._change(caller, Permission.AUTHORITY_ENABLE, "DisableAuthority", change, plan)
@@ -96,7 +106,7 @@ class AuthorityChanges:
         permission: Permission,
         method: str,
         change: Change,
-        plan: Callable[[Authority, datetime], tuple[Authority, _Apply]],
+        plan: _Plan,
         *,
         etag: str = "etag",
     ) -> AuthorityView:
@@ -107,14 +117,14 @@ class AuthorityChanges:
             with self._store.read("authorities.validate") as tx:
                 authority = existing_authority(tx, change.name)
                 check_etag(authority, change.etag, field=etag)
-                planned, _ = plan(authority, now)
+                planned, _ = plan(tx, authority, now)
                 return self._views.read(tx, planned, now)
 
         def work(tx: Transaction) -> AuthorityView:
             authority = existing_authority(tx, change.name)
             if not made_before(tx, caller, method, change.key, authority, now):
                 check_etag(authority, change.etag, field=etag)
-                planned, apply = plan(authority, now)
+                planned, apply = plan(tx, authority, now)
                 if planned != authority:
                     apply(tx, authority, now)
                     tx.configuration_changed()
@@ -150,6 +160,15 @@ def _with_state(
         tx.event(event_of(type_, authority, principal, now))
 
     return replace(authority, state=state), apply
+
+
+def _is_revoked(tx: Transaction, authority: Authority) -> bool:
+    """Returns whether an authority of this server has revoked its certificate; of outside parents nobody here knows."""
+    if authority.certificate is None or authority.issuer_uid is None:
+        return False
+    serial = normalise_serial("serial_number", describe(authority.certificate).serial_number)
+    row = certificates.get(tx, authority.issuer_uid, serial)
+    return row is not None and row.state is CertificateState.REVOKED
 
 
 def _state_forbids(authority: Authority, state: AuthorityState, why: str) -> CertdError:

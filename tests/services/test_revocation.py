@@ -20,6 +20,7 @@ from certd.model.authority import AuthorityState
 from certd.model.certificate import CertificateState, RevocationReason
 from certd.model.event import EventType
 from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName, ProfileName
+from certd.services.authority_changes import Change
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.revocation import NewRevocation
@@ -269,6 +270,16 @@ def test_revoking_the_certificate_of_an_authority_disables_it(ca: World) -> None
     with pytest.raises(CertdError) as refused:
         ca.issue("other.example.internal")
     assert refused.value.reason is Reason.AUTHORITY_NOT_ENABLED
+
+
+def test_an_authority_whose_certificate_is_revoked_stays_disabled(ca: World) -> None:
+    revoke(ca, certificate_of(ca, "ca", "root"))
+    for validate_only in (True, False):
+        with pytest.raises(CertdError) as refused:
+            ca.core.authority_changes.enable(ADMINISTRATOR, Change(name=CA, validate_only=validate_only))
+        assert refused.value.reason is Reason.STATE_FORBIDS
+        assert "is revoked" in refused.value.message
+    assert ca.core.authorities.get(ADMINISTRATOR, CA).authority.state is AuthorityState.DISABLED
 
 
 def test_a_disabled_authority_revokes_what_it_issued(ca: World) -> None:
