@@ -44,7 +44,11 @@ class Signers:
         return signer
 
     def _load(self, tx: Transaction, name: AuthorityName) -> Signer:
-        return self.of(existing_authority(tx, name))
+        authority = existing_authority(tx, name)
+        if authority.certificate is None:
+            # It may not have a key yet, and may vanish without a change of the configuration.
+            check_enabled(authority, authority.create_time)
+        return self.of(authority)
 
     def of(self, authority: Authority) -> Signer:
         """Returns an authority with what a signature needs to know of it."""

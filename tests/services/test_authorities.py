@@ -210,6 +210,22 @@ def test_a_key_that_the_token_can_never_make_leaves_nothing_behind(world: World)
 
 
 @pytest.mark.parametrize("step", ["authority.1.requested", "authority.2.key-made", "authority.3.key-recorded"])
+def test_an_authority_in_the_making_issues_nothing(world: World, step: str) -> None:
+    """Whoever asks too early is told so, whether it has its key or not, and is served when it is made."""
+    reasons = []
+
+    def issue() -> None:
+        with pytest.raises(CertdError) as refused:
+            world.issue("www.example.internal", authority="root")
+        reasons.append(refused.value.reason)
+
+    world.steps.at[step] = issue
+    world.create_root()
+    assert reasons == [Reason.AUTHORITY_NOT_ENABLED]
+    assert world.issue("www.example.internal", authority="root").der
+
+
+@pytest.mark.parametrize("step", ["authority.1.requested", "authority.2.key-made", "authority.3.key-recorded"])
 def test_whatever_a_crash_leaves_is_finished(world: World, step: str) -> None:
     world.steps.at[step] = crash
     with pytest.raises(CrashError):
