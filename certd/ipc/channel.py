@@ -345,7 +345,10 @@ class Channel:
             answered = link.waiting.pop(call_id, None)
             if answered is not None:
                 self._tell(answered, CertdError(self._unavailable_reason, gone, retry_after=_RETRY_AFTER_DEATH))
-        link.connection.close()
+        link.shut()
+        # Not under somebody who sends: the number of a closed socket may be another one's the next moment.
+        with link.sending:
+            link.connection.close()
         if link.process is None:
             return None
         status = _reap(link.process, self._grace_of_stop if stopping else _GRACE_OF_DEATH)

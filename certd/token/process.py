@@ -133,6 +133,8 @@ class _TokenProcess:
 
     def _serve(self, call: ReceivedCall) -> None:
         if call.expired:
+            # Nobody waits for it any more, but the daemon keeps a place for every answer.
+            self._replies.add(call, _too_late())
             return
         if self._problem:
             self._replies.add(
@@ -180,6 +182,10 @@ class _TokenProcess:
                 self._helper_places.release()
 
         self._helpers.submit(help_out)
+
+
+def _too_late() -> CertdError:
+    return CertdError(Reason.DEADLINE_EXCEEDED, "The deadline passed before the token came to it; try again.")
 
 
 def _closed() -> CertdError:

@@ -178,6 +178,17 @@ def test_a_call_past_its_deadline_is_dropped(client: TokenClient) -> None:
     assert client.ensure_wrapping_key(key_id=key_id)
 
 
+def test_signatures_that_came_too_late_are_answered_too(client: TokenClient) -> None:
+    """Who does not wait keeps a place for the answer: without one it would be kept for ever."""
+    item = make_authority(client).item(make_certificate())
+    answers: list[list[bytes | CertdError] | CertdError] = []
+    client.submit_signatures([item], timeout=0, answered=answers.append)
+    eventually(lambda: answers)
+    (answer,) = answers
+    assert isinstance(answer, CertdError)
+    assert answer.reason is Reason.DEADLINE_EXCEEDED
+
+
 def test_a_full_queue_says_so(settings: TokenSettings) -> None:
     narrow = TokenSettings(
         module=settings.module,
