@@ -31,6 +31,9 @@ EXTENDED_KEY_USAGE = "2.5.29.37"
 TLS_FEATURE = "1.3.6.1.5.5.7.1.24"
 OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
 
+APPLICATION_POLICIES = "1.3.6.1.4.1.311.21.10"
+"""Microsoft's extended key usages by another name."""
+
 ANY_POLICY = "2.5.29.32.0"
 NULL_VALUE = b"\x05\x00"
 """DER of NULL, the value of extensions that say all by being there."""
@@ -74,8 +77,8 @@ _NEVER_PASSED: Final = (
         "2.5.29.56",
         # RFC 3820: who holds the key would issue in its own name.
         "1.3.6.1.5.5.7.1.14",
-        # Microsoft's extended key usages by another name, and the account that a domain controller logs on.
-        "1.3.6.1.4.1.311.21.10",
+        APPLICATION_POLICIES,
+        # What belongs to these, and the account that a domain controller logs on.
         "1.3.6.1.4.1.311.21.11",
         "1.3.6.1.4.1.311.21.12",
         "1.3.6.1.4.1.311.25.2",

@@ -162,8 +162,16 @@ class Profile:
 
     @property
     def restricted(self) -> bool:
-        """Whether it needs an authority operator: it yields authorities, OCSP responders or what a CSR chooses."""
-        return self.authority or extensions.OCSP_SIGNING in self.extended_key_usages or bool(self.passed_extensions)
+        """Whether it needs an authority operator: it yields authorities, OCSP responders or what a CSR chooses.
+
+        Application policies of its own count too: on Windows they may say any purpose, also that of OCSP responders.
+        """
+        return (
+            self.authority
+            or extensions.OCSP_SIGNING in self.extended_key_usages
+            or bool(self.passed_extensions)
+            or any(custom.oid == extensions.APPLICATION_POLICIES for custom in self.custom_extensions)
+        )
 
     @property
     def decided_extensions(self) -> frozenset[str]:

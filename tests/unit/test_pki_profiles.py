@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certd.errors import Reason
+from certd.pki import der
 from certd.pki.description import Description, describe
 from certd.pki.encoding import certificate_pem
 from certd.pki.extensions import KeyUsage
@@ -25,6 +26,7 @@ from certd.pki.profiles import (
     ROOT_CA,
     SERVER,
     SYSTEM,
+    CustomExtension,
     Profile,
     key_usages_for,
     profile_violations,
@@ -182,6 +184,9 @@ def test_restricted_profiles() -> None:
     restricted = {name for name, profile in BUILT_IN.items() if profile.restricted}
     assert restricted == {"root-ca", "subordinate-ca", "ocsp-signing", "blank"}
     assert replace(SERVER, passed_extensions=("1.2.3",)).restricted
+    for oid, restricted_by in (("1.3.6.1.4.1.311.21.10", True), ("1.2.3", False)):
+        custom = CustomExtension(oid=oid, value=der.sequence(der.sequence(der.object_identifier("2.5.29.37.0"))))
+        assert replace(SERVER, custom_extensions=(custom,)).restricted is restricted_by
 
 
 def test_built_in_profiles_keep_the_rules_of_everybody() -> None:
