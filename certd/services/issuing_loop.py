@@ -40,6 +40,8 @@ QUEUE_LENGTH = 1024
 ROUND_LENGTH = 256
 _SIGN_TIMEOUT = 10.0
 """Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
+_LONGEST_WAIT_FOR_OTHERS = 120.0
+"""Seconds by which what the token signs already prolongs that at most: no caller waits longer."""
 _RETRY_AFTER = 0.5
 _PAUSE_FOR_EACH = 0.0002
 _LONGEST_PAUSE = 0.005
@@ -393,7 +395,7 @@ class IssuingLoop:
             for item in items
         ]
         number = next(self._frame_numbers)
-        timeout = _SIGN_TIMEOUT + len(frame)
+        timeout = _SIGN_TIMEOUT + len(frame) + min(self._signing, _LONGEST_WAIT_FOR_OTHERS)
         self._frames[number] = _Frame(items, time.monotonic() + timeout)
         self._signing += len(items)
 

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -108,6 +109,7 @@ class HoldingToken(TokenClient):
     def __init__(self, token: TokenClient) -> None:
         self._token = token
         self._held: list[Callable[[], None]] = []
+        self.timeouts: list[float] = []
 
     @property
     def ready(self) -> bool:
@@ -120,6 +122,7 @@ class HoldingToken(TokenClient):
         timeout: float,
         answered: Callable[[list[bytes | CertdError] | CertdError], None],
     ) -> None:
+        self.timeouts.append(timeout)
         self._held.append(lambda: self._token.submit_signatures(items, timeout=timeout, answered=answered))
 
     def let_go(self) -> None:
@@ -146,6 +149,28 @@ def test_what_a_slow_token_signs_counts_as_waiting(world: World, monkeypatch: py
         assert all(one.result(20).der for one in made)
     loop._token = token
     assert world.issue("other.example.internal", authority="root").der
+
+
+def test_a_frame_has_time_for_those_before_it(world: World) -> None:
+    """A slow token comes to it late, which is no reason to lose what it will sign."""
+    world.create_root()
+    loop = world.core.loop
+    token = loop._token
+    loop._token = held = HoldingToken(token)
+    with ThreadPoolExecutor(2) as pool:
+        made = []
+        for number in range(1, 3):
+            made.append(pool.submit(world.issue, "www.example.internal", authority="root"))
+            eventually(partial(_signs, loop, number))
+        first, second = held.timeouts
+        assert second == first + 1
+        held.let_go()
+        assert all(one.result(20).der for one in made)
+    loop._token = token
+
+
+def _signs(loop: IssuingLoop, number: int) -> bool:
+    return loop._signing == number
 
 
 class FullStore(Store):
