@@ -36,7 +36,7 @@ from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
-from certd.store import jobs, managed_certificates, sealed_keys, wrapping_keys
+from certd.store import jobs, managed_certificates, profiles, sealed_keys, wrapping_keys
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
@@ -165,10 +165,22 @@ class ManagedCertificateSteps:
         self._step("managed.3.key-sealed")
         return kept
 
+    def _check_asked_for(self, managed: ManagedCertificate) -> None:
+        """Raises PROFILE_FORBIDS when a restricted profile has changed since the request, and so who may use it."""
+        with self._store.read("managed-certificates.restricted") as tx:
+            row = profiles.get(tx, managed.tenant, managed.profile)
+        # A built-in profile has no row, and never changes.
+        if row is not None and row.update_time > managed.create_time:
+            rule = f"the profile {managed.profile} has changed since the request and needs an authority operator"
+            violation = Violation("managed_certificate.profile", rule)
+            raise CertdError(Reason.PROFILE_FORBIDS, f"{rule}; have one request it again", violations=(violation,))
+
     def _issue(self, managed: ManagedCertificate, version: ManagedCertificateVersion) -> None:
         """Step 4."""
         # Its newest version: what is renewed follows what was changed.
         profile = self._profiles.get((ProfileName(managed.tenant, managed.profile), managed.tenant))
+        if profile.restricted:
+            self._check_asked_for(managed)
         now = self._clock.now()
         signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
         order = replace(

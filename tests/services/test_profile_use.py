@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,25 @@ def test_no_managed_certificate_becomes_an_authority_because_its_profile_did(ca:
     assert view.state is ManagedCertificateState.FAILED
     (condition,) = view.managed_certificate.conditions
     assert condition.reason == Reason.PROFILE_FORBIDS
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_no_managed_certificate_gets_what_was_restricted_since_its_request(ca: World, *, is_before: bool) -> None:
+    """Who asked for a server's certificate does not become an OCSP responder; an operator may ask for one."""
+
+    def restrict() -> None:
+        ca.clock.advance(timedelta(seconds=1))
+        update(ca, GivenProfile(extended_key_usages=("1.3.6.1.5.5.7.3.9",)), "extended_key_usages")
+
+    if is_before:
+        restrict()
+    else:
+        ca.steps.at["managed.3.key-sealed"] = restrict
+    ca.request(profile=WEB)
+    view = settled(ca)
+    assert view.state is (ManagedCertificateState.ACTIVE if is_before else ManagedCertificateState.FAILED)
+    (condition,) = view.managed_certificate.conditions
+    assert condition.reason == ("Issued" if is_before else Reason.PROFILE_FORBIDS)
 
 
 def test_a_profile_in_use_is_not_deleted(ca: World) -> None:
