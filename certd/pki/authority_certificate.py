@@ -183,7 +183,8 @@ def _check_own_extensions(own: Element) -> None:
             "have it issued with keyCertSign and cRLSign",
         )
     check_authority(own)
-    if own.find(x509.SubjectKeyIdentifier) is None:
+    identifier = own.find(x509.SubjectKeyIdentifier)
+    if identifier is None or not identifier.value.digest:
         raise own.refuse(
             Reason.IMPORT_NOT_COMPATIBLE,
             "has no subject key identifier (RFC 5280, section 4.2.1.2)",

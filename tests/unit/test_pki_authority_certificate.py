@@ -123,6 +123,7 @@ REPOSITORY = x509.AccessDescription(
         ({"extensions": [(x509.BasicConstraints(True, 1), False)]}, "no critical basic constraints"),
         ({"without": [x509.KeyUsage]}, "no key usage"),
         ({"without": [x509.SubjectKeyIdentifier]}, "no subject key identifier"),
+        ({"extensions": [(x509.SubjectKeyIdentifier(b""), False)]}, "no subject key identifier"),
         ({"extensions": [(UNKNOWN, True)]}, "critical extension 1.3.6.1.4.1.55555.1"),
         ({"extensions": [(x509.PolicyConstraints(0, None), True)]}, "policyConstraints"),
         ({"extensions": [(x509.AuthorityInformationAccess([ACCESS]), True)]}, "authorityInfoAccess"),
