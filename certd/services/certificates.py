@@ -226,6 +226,10 @@ class Certificates:
                     return self._replayed(tx, outcome.resource)
         except CertdError as error:
             return (self._earlier(call, item) if error.reason not in _OF_THE_LOOP else None) or error
+        except Exception as error:  # noqa: BLE001  # A defect in one item takes nothing from the others.
+            defect = CertdError(Reason.INTERNAL, "issuing failed by a defect")
+            defect.__cause__ = error
+            return defect
         row = _row_of(outcome.issuance.intent, outcome.der, CertificateState.ISSUED)
         warnings = _with_advice(signer.authority, pending.order, outcome.prepared.warnings)
         return view_of(row, signer.authority, warnings=warnings, description=outcome.description)

@@ -162,7 +162,7 @@ def test_a_batch_of_nothing_but_broken_items_is_answered(edge: Edge) -> None:
     assert list(answer.chain) == []
 
 
-@pytest.mark.parametrize("reason", list(Reason))
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.INTERNAL])
 def test_an_item_tells_what_a_call_of_its_own_would(edge: Edge, reason: Reason) -> None:
     violations = (Violation("csr.public_key", "is too weak"), Violation("lifetime", "is too long"))
     edge.certificates.failures[b"bad"] = CertdError(
@@ -243,3 +243,13 @@ def test_an_item_is_the_same_request_as_a_call_of_its_own(edge: Edge) -> None:
     (other,) = keys(edge, issue(csr=b"a", request_id=_OTHER_ID, labels={"a": "c"}))
     assert other is not None
     assert other[1] != key.request_sha256
+
+
+def test_of_a_defect_an_item_tells_an_id_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    defect = CertdError(Reason.INTERNAL, "words that are for the log", metadata={"inner": "words"})
+    error = issuance._result(defect, with_description=True).error
+    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL.value[0], "INTERNAL")
+    assert list(error.metadata) == ["error_id"]
+    assert "words" not in error.message
+    assert error.metadata["error_id"] in error.message
+    assert error.metadata["error_id"] in "".join(capsys.readouterr())

@@ -379,3 +379,12 @@ def test_versions_of_profiles_stand_in_rows_and_views(ca: World) -> None:
     assert (of_tenant.certificate.profile_version, built_in.certificate.profile_version) == (1, 1)
     read = ca.core.certificates.get(ADMINISTRATOR, CertificateName.parse("name", of_tenant.name))
     assert (read.certificate.profile, read.certificate.profile_version) == ("web", 1)
+
+
+def test_a_defect_in_one_item_takes_nothing_from_the_others(ca: World) -> None:
+    def stumble() -> None:
+        raise ValueError("a defect")
+
+    ca.steps.at["issue.2.prepared"] = stumble
+    results = issue_batch(ca, [batch_item(f"www{number}.example.internal") for number in range(3)])
+    assert outcomes(results) == [Reason.INTERNAL, None, None]
