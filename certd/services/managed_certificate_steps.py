@@ -44,6 +44,7 @@ ISSUED = "Issued"
 """The type of the condition that says how far the current version is."""
 _FINAL = {
     Reason.NAME_NOT_ALLOWED,
+    Reason.NAME_CONSTRAINT_VIOLATED,
     Reason.PROFILE_FORBIDS,
     Reason.PROFILE_NOT_FOUND,
     Reason.AUTHORITY_NOT_FOUND,
