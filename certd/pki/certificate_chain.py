@@ -155,6 +155,8 @@ def parse(certificate: bytes, *, field: str) -> Element:
         issuer, subject, public_key = _raw_parts(certificate)
         text = distinguished_name_text(parsed)
         extensions = parsed.extensions
+        # The library decodes these when they are asked for first; later nobody expects that they do not decode.
+        _ = parsed.issuer, parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.serial_number
     except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as e:
         problem = "is not the DER of a certificate that decodes"
         raise CertdError(

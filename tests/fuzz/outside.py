@@ -2,7 +2,7 @@
 
 import random
 import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,10 +19,10 @@ class OutsideParent:
 
     Args:
         csr: DER of the CSR of the authority that waits.
+        now: in the middle of what it makes.
     """
 
-    def __init__(self, csr: bytes) -> None:
-        now = datetime.now(UTC)
+    def __init__(self, csr: bytes, *, now: datetime) -> None:
         request = x509.load_der_x509_csr(csr)
         root = outside_authority("Outside Root", now=now)
         middle = outside_authority("Outside Middle", root, now=now)

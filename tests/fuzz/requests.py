@@ -53,7 +53,7 @@ class Requests:
     def __init__(self, world: World, *, most_authorities: int) -> None:
         self._world = world
         self._authorities_left = most_authorities
-        self._outside = {awaiting: OutsideParent(csr) for awaiting, csr in world.awaiting_csrs.items()}
+        self._outside = {one: OutsideParent(csr, now=datetime.now(UTC)) for one, csr in world.awaiting_csrs.items()}
         services = (
             (authority_service_pb2, "AuthorityService"),
             (certificate_service_pb2, "CertificateService"),
