@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from certd.errors import Reason
+from certd.pki.authority_certificate import accept
 from certd.pki.key_spec import public_key_der
 from tests.outside_parent import OutsideAuthority, certify, key_usage, name, outside_authority, pem_of
 from tests.unit.outside_certificates import AWAITING, KEY, MIDDLE, NOW, ROOT, UNKNOWN, accepted, made, refused
@@ -222,3 +223,14 @@ def test_old_hashes_are_for_the_self_signature_of_a_root_alone(tmp_path: Path, d
                 field="chain[0]",
                 says="signed with MD5, SHA-1",
             )
+
+
+def test_an_issuer_that_does_not_decode_is_refused_at_once() -> None:
+    """The library would not look at it until somebody asks for it."""
+    bent = made().replace(b"Outside Middle", b"\xff" * 14)
+    refused(
+        Reason.IMPORT_NOT_PEM,
+        lambda: accept(bent, pem_of(*MIDDLE.chain), awaiting=AWAITING, now=NOW),
+        field="certificate",
+        says="does not decode",
+    )
