@@ -232,5 +232,5 @@ def test_an_issuer_that_does_not_decode_is_refused_at_once() -> None:
         Reason.IMPORT_NOT_PEM,
         lambda: accept(bent, pem_of(*MIDDLE.chain), awaiting=AWAITING, now=NOW),
         field="certificate",
-        says="does not decode",
+        says="of a certificate that decodes",
     )
