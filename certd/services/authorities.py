@@ -37,7 +37,8 @@ from certd.services.authority_views import (
 )
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import issuance_of, issuer_of, prepare, rehearsal_key
-from certd.services.issuing_loop import IssuingLoop, token_unavailable
+from certd.services.issuing_loop import IssuingLoop
+from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.steps import StepHook
 from certd.services.system import SYSTEM_AUTHORITY_ID

@@ -26,7 +26,7 @@ from certd.services.authority_changes import Change, made_before
 from certd.services.authority_plan import BACKDATE
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import replay
-from certd.services.issuing_loop import token_unavailable
+from certd.services.issuing_refusals import token_unavailable
 from certd.services.steps import StepHook
 from certd.store import authorities
 from certd.store.store import Store, Transaction

@@ -27,7 +27,8 @@ from certd.services.authorities import every_authority, existing_authority
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import Order, told
 from certd.services.issuing import Asked, Issuing, Pending, Record, Rehearsed
-from certd.services.issuing_loop import Replayed, key_blocked
+from certd.services.issuing_loop import Replayed
+from certd.services.issuing_refusals import key_blocked
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE, existing_profile
 from certd.services.remembered import Remembered

@@ -10,6 +10,7 @@ from datetime import datetime
 from certd.errors import CertdError
 from certd.model.authority import Authority
 from certd.model.certificate import Intent
+from certd.model.event import Event, EventType
 from certd.model.names import serial_text
 from certd.pki import key_spec as key_specs
 from certd.pki import preparation
@@ -196,6 +197,24 @@ def issuance_of(
         by_enabled_authority=by_enabled_authority,
         record=None if record is None else record(row_key(authority.uid, serial)),
         also=also,
+    )
+
+
+def certificate_event(issuance: Issuance, type_: EventType, principal: str, now: datetime) -> Event:
+    """Returns the event of something that happens to the certificate of an issuance."""
+    intent = issuance.intent
+    return Event(
+        time=now,
+        type=type_,
+        tenant=issuance.tenant,
+        principal=principal,
+        resource=issuance.resource,
+        details={
+            "profile": intent.profile,
+            "subject": intent.subject_text,
+            "not_after": intent.not_after.isoformat(),
+            "public_key_sha256": intent.public_key_sha256.hex(),
+        },
     )
 
 

@@ -18,15 +18,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import TypeAlias
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason, Violation
-from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.errors import CertdError, Reason
+from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.pki.preparation import assemble
 from certd.services.idempotency import same_request
-from certd.services.issuance import Issuance
+from certd.services.issuance import Issuance, certificate_event
+from certd.services.issuing_refusals import (
+    QUEUE_LENGTH,
+    RETRY_AFTER,
+    books_behind,
+    key_blocked,
+    not_enabled,
+    ownership_lost,
+    queue_full,
+    shutting_down,
+    token_unavailable,
+)
 from certd.services.steps import StepHook
 from certd.store import authorities, blocked_keys, certificates, request_records
 from certd.store.certificates import Completion
@@ -36,13 +46,11 @@ from certd.token.policy import SignatureKind
 
 _log = logging.getLogger("certd.issuing")
 
-QUEUE_LENGTH = 1024
 ROUND_LENGTH = 256
 _SIGN_TIMEOUT = 10.0
 """Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
 _LONGEST_WAIT_FOR_OTHERS = 120.0
 """Seconds by which what the token signs already prolongs that at most: no caller waits longer."""
-_RETRY_AFTER = 0.5
 _PAUSE_FOR_EACH = 0.0002
 _LONGEST_PAUSE = 0.005
 _LONGEST_SLEEP = 1.0
@@ -156,7 +164,7 @@ class IssuingLoop:
         refused: CertdError | None = None
         with self._accepting:
             if self._stopping:
-                refused = _shutting_down()
+                refused = shutting_down()
             elif max(self._queue.qsize(), self._signing) >= QUEUE_LENGTH:
                 # A slow token keeps no queue here: what it signs has left this one, and counts all the same.
                 refused = queue_full()
@@ -209,7 +217,7 @@ class IssuingLoop:
     def _longest_wait(self) -> float | None:
         """Returns for how many seconds nothing has to be done unless something comes; None: for ever."""
         if self._unrecorded:
-            return _RETRY_AFTER
+            return RETRY_AFTER
         return _LONGEST_SLEEP if self._frames else None
 
     def _take_answer(self, answer: "_Answer") -> list[_Item]:
@@ -264,7 +272,7 @@ class IssuingLoop:
             elif not self._token.ready:
                 item.future.set_exception(token_unavailable(self._token.problem))
             elif len(self._unrecorded) >= QUEUE_LENGTH:
-                item.future.set_exception(_books_behind())
+                item.future.set_exception(books_behind())
             else:
                 fresh.append(item)
         return fresh
@@ -310,12 +318,12 @@ class IssuingLoop:
             if item in outcome.completed:
                 if item.issuance.also is not None:
                     item.issuance.also(tx, item.der or b"")
-                tx.event(_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
+                tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
         failed = [item for item in signed if item.der is None]
         lost = certificates.mark_lost(tx, [item.row for item in failed], now)
         for item in failed:
             if item.row in lost:
-                tx.event(_event(item.issuance, EventType.CERTIFICATE_LOST, SYSTEM_PRINCIPAL, now))
+                tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_LOST, SYSTEM_PRINCIPAL, now))
                 if item.issuance.record is not None:
                     request_records.delete(tx, item.issuance.record)
         # 3. What will be signed is durable before the token signs it.
@@ -363,7 +371,7 @@ class IssuingLoop:
             if item in outcome.completed:
                 item.future.set_result(Issued(item.der or b""))
             else:
-                item.future.set_exception(item.error or _ownership_lost(item.issuance.resource))
+                item.future.set_exception(item.error or ownership_lost(item.issuance.resource))
         for item in fresh:
             if item in outcome.replayed:
                 item.future.set_result(Replayed(outcome.replayed[item]))
@@ -469,23 +477,6 @@ class _Outcome:
         return item not in self.replayed and item not in self.refused
 
 
-def _event(issuance: Issuance, type_: EventType, principal: str, now: datetime) -> Event:
-    intent = issuance.intent
-    return Event(
-        time=now,
-        type=type_,
-        tenant=issuance.tenant,
-        principal=principal,
-        resource=issuance.resource,
-        details={
-            "profile": intent.profile,
-            "subject": intent.subject_text,
-            "not_after": intent.not_after.isoformat(),
-            "public_key_sha256": intent.public_key_sha256.hex(),
-        },
-    )
-
-
 def outcome_of(future: Future[Outcome], *, deadline: float | None) -> Outcome:
     """Waits for what `submit` tells; raises it, or DEADLINE_EXCEEDED."""
     try:
@@ -496,62 +487,3 @@ def outcome_of(future: Future[Outcome], *, deadline: float | None) -> Outcome:
             Reason.DEADLINE_EXCEEDED,
             "the deadline passed before the certificate was issued; repeat the call with the same request_id",
         ) from None
-
-
-def queue_full() -> CertdError:
-    """Returns the error of a call that finds no place."""
-    return CertdError(
-        Reason.SIGNING_QUEUE_FULL,
-        f"{QUEUE_LENGTH} certificates wait for the token already; try again",
-        retry_after=_RETRY_AFTER,
-    )
-
-
-def key_blocked() -> CertdError:
-    """Returns the error of a key that was reported as compromised."""
-    problem = "was reported as compromised by a revocation and is never certified again; make another one"
-    return CertdError(
-        Reason.KEY_TOO_WEAK,
-        f"the subject's key {problem}",
-        metadata={"finding": "compromised"},
-        violations=(Violation("public_key", problem),),
-    )
-
-
-def not_enabled(authority: str) -> CertdError:
-    """Returns the error of an authority that was enabled a moment ago."""
-    return CertdError(
-        Reason.AUTHORITY_NOT_ENABLED,
-        f"{authority} was disabled meanwhile and issues nothing; enable it or choose another",
-        resource=authority,
-    )
-
-
-def token_unavailable(problem: str) -> CertdError:
-    """Returns the error of a call that needs a token that is away; `problem` as the token's client tells it."""
-    return CertdError(
-        Reason.TOKEN_UNAVAILABLE,
-        f"the token does not answer ({problem or 'starting'}); try again",
-        retry_after=_RETRY_AFTER,
-    )
-
-
-def _books_behind() -> CertdError:
-    return CertdError(
-        Reason.STORE_UNAVAILABLE,
-        f"{QUEUE_LENGTH} certificates wait for the database, which takes nothing; try again",
-        retry_after=_RETRY_AFTER,
-    )
-
-
-def _ownership_lost(resource: str) -> CertdError:
-    return CertdError(
-        Reason.OWNERSHIP_LOST,
-        f"{resource} was taken over by recovery before it was complete and counts as lost; try again",
-        retry_after=_RETRY_AFTER,
-        resource=resource,
-    )
-
-
-def _shutting_down() -> CertdError:
-    return CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again", retry_after=1.0)

@@ -28,7 +28,7 @@ from certd.services.access import Access
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import rehearsal_key
 from certd.services.issuing import Issuing
-from certd.services.issuing_loop import token_unavailable
+from certd.services.issuing_refusals import token_unavailable
 from certd.services.managed_certificate_steps import ISSUED, event_of, leaf_profile, order_of, seal_context
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE

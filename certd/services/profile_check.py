@@ -19,7 +19,7 @@ from certd.pki.profiles import Profile
 from certd.services.access import Access
 from certd.services.authorities import check_enabled, existing_authority
 from certd.services.issuance import new_serial, rehearsal_key
-from certd.services.issuing_loop import key_blocked
+from certd.services.issuing_refusals import key_blocked
 from certd.services.profile_changes import GivenProfile, made_of
 from certd.services.profiles import existing_profile
 from certd.services.signers import Signers

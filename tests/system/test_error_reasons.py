@@ -29,7 +29,7 @@ from certd.model.access import Caller as Principal
 from certd.model.names import AuthorityName
 from certd.pki import der, distinguished_name
 from certd.services.certificates import NewCertificate
-from certd.services.issuing_loop import QUEUE_LENGTH
+from certd.services.issuing_refusals import QUEUE_LENGTH
 from certd.store import owners, profiles, schema
 from certd.store.transaction import Transaction
 from certd.token.policy import SignatureKind, authority_key_policy

@@ -14,7 +14,7 @@ from certd.pki import name_constraints, names
 from certd.pki.csr import LONGEST_CSR
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
-from certd.services.issuing_loop import QUEUE_LENGTH
+from certd.services.issuing_refusals import QUEUE_LENGTH
 from certd.services.profiles import MOST_PROFILES
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -1,0 +1,70 @@
+"""Why the issuing loop refuses what it is handed, each told with what to do about it."""
+
+from certd.errors import CertdError, Reason, Violation
+
+QUEUE_LENGTH = 1024
+"""Certificates that may be on their way at once."""
+RETRY_AFTER = 0.5
+"""Seconds."""
+
+
+def queue_full() -> CertdError:
+    """Returns the error of a call that finds no place."""
+    return CertdError(
+        Reason.SIGNING_QUEUE_FULL,
+        f"{QUEUE_LENGTH} certificates wait for the token already; try again",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def key_blocked() -> CertdError:
+    """Returns the error of a key that was reported as compromised."""
+    problem = "was reported as compromised by a revocation and is never certified again; make another one"
+    return CertdError(
+        Reason.KEY_TOO_WEAK,
+        f"the subject's key {problem}",
+        metadata={"finding": "compromised"},
+        violations=(Violation("public_key", problem),),
+    )
+
+
+def not_enabled(authority: str) -> CertdError:
+    """Returns the error of an authority that was enabled a moment ago."""
+    return CertdError(
+        Reason.AUTHORITY_NOT_ENABLED,
+        f"{authority} was disabled meanwhile and issues nothing; enable it or choose another",
+        resource=authority,
+    )
+
+
+def token_unavailable(problem: str) -> CertdError:
+    """Returns the error of a call that needs a token that is away; `problem` as the token's client tells it."""
+    return CertdError(
+        Reason.TOKEN_UNAVAILABLE,
+        f"the token does not answer ({problem or 'starting'}); try again",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def books_behind() -> CertdError:
+    """Returns the error of what would be kept in memory only, because the database takes nothing."""
+    return CertdError(
+        Reason.STORE_UNAVAILABLE,
+        f"{QUEUE_LENGTH} certificates wait for the database, which takes nothing; try again",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def ownership_lost(resource: str) -> CertdError:
+    """Returns the error of a certificate that another daemon, or recovery, has taken for lost."""
+    return CertdError(
+        Reason.OWNERSHIP_LOST,
+        f"{resource} was taken over by recovery before it was complete and counts as lost; try again",
+        retry_after=RETRY_AFTER,
+        resource=resource,
+    )
+
+
+def shutting_down() -> CertdError:
+    """Returns the error of a call that comes after the end."""
+    return CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again", retry_after=1.0)
