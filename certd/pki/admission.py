@@ -206,8 +206,10 @@ def _forbidden_names(admitted: SubjectAlternativeNames, issuer: Issuer, profile:
             problem_of=email_address_problem,
             profile_id=profile_id,
         ),
-        *_reserved_names(admitted, issuer),
     ]
+    # One finding for a name: what the profile does not allow anyway needs no second reason.
+    told = {violation.field for violation in found}
+    found += [violation for violation in _reserved_names(admitted, issuer) if violation.field not in told]
     count = len(admitted)
     if count < rules.fewest:
         what = "a name" if rules.fewest == 1 else f"{rules.fewest} names"

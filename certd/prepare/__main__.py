@@ -1,7 +1,8 @@
 """The prepare process as the daemon spawns it: `python -I -m certd.prepare --fd N --parent-process-id P`."""
 
 import argparse
-import sys
+import logging
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -31,4 +32,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # Whatever else would run at exit could open no file any more, and would complain of it in the daemon's log.
+    os._exit(code)

@@ -288,7 +288,7 @@ def sign(client: TokenClient, authority: Authority, to_be_signed: bytes, **chang
         ("isolated-ca", {"authority": True, "path_length": 0}, "may not exist"),
         ("isolated-ca", {"certificate_sign": True}, "may not exist"),
         ("isolated-ca", {"issuer": x509.Name([])}, "byte for byte"),
-        ("isolated-ca", {"lifetime": timedelta(days=365, minutes=5, seconds=1)}, "lives longer than"),
+        ("isolated-ca", {"lifetime": timedelta(days=366, seconds=1)}, "lives longer than"),
         ("isolated-root", {"authority": True, "path_length": 1}, "path length below 1"),
         ("isolated-root", {"authority": True}, "path length below 1"),
     ],
