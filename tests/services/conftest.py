@@ -122,9 +122,10 @@ def csr_for(*dns_names: str, subject: str | None = None) -> bytes:
     return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-@pytest.fixture(scope="session")
-def token_settings(tmp_path_factory: pytest.TempPathFactory) -> TokenSettings:
-    return make_token(tmp_path_factory.mktemp("token"))
+@pytest.fixture
+def token_settings(tmp_path: Path) -> TokenSettings:
+    """A token of its own for each test: SoftHSM looks at every object of a token when it opens it."""
+    return make_token(tmp_path)
 
 
 def configuration(folder: Path, token: TokenSettings, *, database_url: str = "") -> Config:
