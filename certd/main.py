@@ -12,6 +12,7 @@ from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare, token_settings
 from certd.errors import CertdError, field_invalid
+from certd.ipc.garbage import spare_what_lives
 from certd.ipc.processor import keep_on_one_processor
 from certd.model.job import JobKind
 from certd.pki.encoding import certificate_pem
@@ -262,10 +263,13 @@ class Daemon:
         """
         credentials = self._credentials()
         self._core.start()
-        if self._config.limits.one_processor:
-            # Threads that are started from here on are where this one is.
-            keep_on_one_processor()
         return self._listen(credentials)
+
+    def take_process(self) -> None:
+        """Suits the process to serving, once it serves; for a process that does nothing else."""
+        if self._config.limits.one_processor:
+            keep_on_one_processor()
+        spare_what_lives()
 
     def _listen(self, credentials: Credentials) -> Ready:
         core, listen = self._core, self._config.listen

@@ -325,6 +325,7 @@ def serve(config_file: Path) -> None:
     _on_signals(stop=daemon.request_stop, reload=lambda: _reload(config_file, daemon.reload))
     try:
         ready = daemon.start()
+        daemon.take_process()
         click.echo(f"READY {json.dumps(asdict(ready))}")
         sys.stdout.flush()
         daemon.wait()

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from certd.errors import CertdError, Reason
 from certd.ipc.child import Child, InheritedSocket, ReceivedCall, Replies
+from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
 from certd.pki import distinguished_name
 from certd.pki import key_spec as key_specs
@@ -44,6 +45,7 @@ def run(endpoint: InheritedSocket, *, parent_process_id: int) -> None:
     child.start()
     try:
         _warm_up()
+        spare_what_lives()
         # What is open stays open; nothing can be opened any more.
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         child.set_readiness(ready=True)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from certd.errors import CertdError, Reason
 from certd.internal.token_pb2 import TokenResponse
 from certd.ipc.child import Child, Endpoint, ReceivedCall, Replies
+from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
 from certd.token.module import Module
 from certd.token.operations import InHelper, InModule, Operations
@@ -52,6 +53,7 @@ def run(
     child = Child(endpoint, queue_length=settings.queue_length)
     _stop_on_signals(child)
     child.start()
+    spare_what_lives()
     try:
         _TokenProcess(settings, child, make_module(settings)).run()
     finally:

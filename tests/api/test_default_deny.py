@@ -27,7 +27,7 @@ from certd import main
 from certd.api.methods import METHODS, Admission
 from certd.api.server import SERVICES
 from certd.clock import SystemClock
-from certd.config import Config, Database, Limits, Listen, Tls, Token
+from certd.config import Config, Database, Listen, Tls, Token
 from certd.errors import Reason
 from certd.model.access import EVERYTHING, ROLE_PERMISSIONS, Grant, Permission, Role
 from certd.pki.credential_request import CredentialRequest, new_credential_request
@@ -276,8 +276,6 @@ def _configuration(folder: Path) -> Config:
             private_key=str(folder / "server.key"),  # type: ignore[arg-type]  # Parsed.
             trust_domain=_TRUST_DOMAIN,
         ),
-        # This process goes on to run other tests.
-        limits=Limits(one_processor=False),
     )
 
 

@@ -66,6 +66,7 @@ def run(config_file: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: daemon.request_stop())
     try:
         ready = daemon.start()
+        daemon.take_process()
         sys.stdout.write(f"READY {json.dumps(asdict(ready))}\n")
         sys.stdout.flush()
         threading.Thread(target=killer.listen, daemon=True).start()

@@ -192,9 +192,8 @@ def serving(folder: Path, *, limits: Limits | None = None) -> Iterator[Server]:
     """Runs a daemon with authorities of every state and a profile."""
     installation = initialise(folder)
     config: Config = load(installation.config)
-    # This process goes on to run other tests.
-    limits = (limits or config.limits).model_copy(update={"one_processor": False})
-    config = config.model_copy(update={"limits": limits})
+    if limits is not None:
+        config = config.model_copy(update={"limits": limits})
     hold = Hold()
     core = main.assemble(config, clock=SystemClock(), step=hold)
     daemon = main.Daemon(core)
