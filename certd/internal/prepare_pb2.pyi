@@ -29,7 +29,6 @@ class PrepareRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     PROFILE_ID_FIELD_NUMBER: _builtins.int
     PROFILE_VERSION_FIELD_NUMBER: _builtins.int
-    NOW_MICROSECONDS_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     WITH_LINT_CERTIFICATES_FIELD_NUMBER: _builtins.int
     WITH_DESCRIPTIONS_FIELD_NUMBER: _builtins.int
@@ -41,8 +40,6 @@ class PrepareRequest(_message.Message):
     """Id of the profile, or the name of one that both sides know, which has no document."""
     profile_version: _builtins.int
     """Version of the profile."""
-    now_microseconds: _builtins.int
-    """The moment of issue, in microseconds since 1970 in UTC."""
     with_lint_certificates: _builtins.bool
     """Whether the copies that the lints read are wanted."""
     with_descriptions: _builtins.bool
@@ -58,14 +55,13 @@ class PrepareRequest(_message.Message):
         profile: _builtins.str = ...,
         profile_id: _builtins.str = ...,
         profile_version: _builtins.int = ...,
-        now_microseconds: _builtins.int = ...,
         items: _abc.Iterable[Global___PrepareItem] | None = ...,
         with_lint_certificates: _builtins.bool = ...,
         with_descriptions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "items", b"items", "now_microseconds", b"now_microseconds", "profile", b"profile", "profile_id", b"profile_id", "profile_version", b"profile_version", "with_descriptions", b"with_descriptions", "with_lint_certificates", b"with_lint_certificates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "items", b"items", "profile", b"profile", "profile_id", b"profile_id", "profile_version", b"profile_version", "with_descriptions", b"with_descriptions", "with_lint_certificates", b"with_lint_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,6 +171,7 @@ class PrepareItem(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     LIFETIME_MICROSECONDS_FIELD_NUMBER: _builtins.int
     NOT_AFTER_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    NOW_MICROSECONDS_FIELD_NUMBER: _builtins.int
     serial: _builtins.bytes
     """Serial number, big-endian."""
     csr: _builtins.bytes
@@ -185,6 +182,8 @@ class PrepareItem(_message.Message):
     """Lifetime in microseconds; absent together with the end: the profile's default."""
     not_after_microseconds: _builtins.int
     """End of the validity in microseconds since 1970."""
+    now_microseconds: _builtins.int
+    """The moment of issue, in microseconds since 1970 in UTC."""
     @_builtins.property
     def request(self) -> Global___SubjectRequest:
         """What certd asks for by itself."""
@@ -203,10 +202,11 @@ class PrepareItem(_message.Message):
         names: Global___Names | None = ...,
         lifetime_microseconds: _builtins.int | None = ...,
         not_after_microseconds: _builtins.int | None = ...,
+        now_microseconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lifetime_microseconds", b"_lifetime_microseconds", "_not_after_microseconds", b"_not_after_microseconds", "_subject", b"_subject", "csr", b"csr", "lifetime_microseconds", b"lifetime_microseconds", "names", b"names", "not_after_microseconds", b"not_after_microseconds", "request", b"request", "source", b"source", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lifetime_microseconds", b"_lifetime_microseconds", "_not_after_microseconds", b"_not_after_microseconds", "_subject", b"_subject", "csr", b"csr", "lifetime_microseconds", b"lifetime_microseconds", "names", b"names", "not_after_microseconds", b"not_after_microseconds", "request", b"request", "serial", b"serial", "source", b"source", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lifetime_microseconds", b"_lifetime_microseconds", "_not_after_microseconds", b"_not_after_microseconds", "_subject", b"_subject", "csr", b"csr", "lifetime_microseconds", b"lifetime_microseconds", "names", b"names", "not_after_microseconds", b"not_after_microseconds", "now_microseconds", b"now_microseconds", "request", b"request", "serial", b"serial", "source", b"source", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lifetime_microseconds: _TypeAlias = _typing.Literal["lifetime_microseconds"]  # noqa: Y015
     _WhichOneofArgType__lifetime_microseconds: _TypeAlias = _typing.Literal["_lifetime_microseconds", b"_lifetime_microseconds"]  # noqa: Y015

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,14 @@ _TIMEOUT = 30.0
 _PATIENCE = 15.0
 """Seconds without any answer after which a process that has something to do counts as hanging."""
 _NOTHING = Wanted()
+QUEUE_LENGTH = 4096
+"""Items that may wait besides what the processes have been given."""
+_CALLS_AT_ONCE = 2
+"""Given to a process: what it works on, and what it finds when it is done with that."""
+_LARGEST_CALL = 16
+"""Items that go together at most, unless a caller brings more: they are answered together too."""
+_RETRY_AFTER_FULL = 0.1
+"""Seconds."""
 
 Heard = Callable[[Sequence[Answer]], None]
 """Is called with what became of the items, in their order."""
@@ -43,14 +52,36 @@ class PreparerState:
         return self.ready > 0 or not self.configured
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
-    """A prepare process, and how many items it has to do."""
+    """A prepare process, and what it has to do."""
 
     channel: Channel
+    calls: int = 0
+    """How many it has not answered."""
     items: int = 0
+    """How many those have together."""
     heard: float = 0.0
     """When it last answered or, if that is later, got something to do after it had nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Submitted:
+    """What one caller wants prepared."""
+
+    terms: Terms
+    items: Sequence[Item]
+    wanted: Wanted
+    heard: Heard
+
+    def goes_with(self, other: "_Submitted") -> bool:
+        """Whether both fit into one call."""
+        # Those of one authority and one profile come from one cache; others lose nothing but company.
+        return (
+            self.terms.issuer is other.terms.issuer
+            and self.terms.profile is other.terms.profile
+            and self.wanted == other.wanted
+        )
 
 
 class Preparer:
@@ -71,6 +102,8 @@ class Preparer:
         ]
         self._patience = patience
         self._lock = threading.Lock()
+        self._waiting: deque[_Submitted] = deque()
+        self._waiting_items = 0
 
     def start(self) -> None:
         """Starts the processes and returns at once; `wait_settled` waits for them."""
@@ -109,44 +142,98 @@ class Preparer:
     def submit(self, terms: Terms, items: Sequence[Item], heard: Heard, *, wanted: Wanted = _NOTHING) -> None:
         """Has items prepared. `heard` is called once, on a thread not to be blocked; without processes on this one.
 
-        What goes wrong as a whole (PREPARATION_UNAVAILABLE, SIGNING_QUEUE_FULL) is told as the error of every item.
+        What comes while every process has enough to do waits, and goes together with others of the same terms: the more
+        callers there are, the less does a call cost. What goes wrong as a whole (PREPARATION_UNAVAILABLE,
+        SIGNING_QUEUE_FULL) is told as the error of every item.
         """
-        worker = self._least_busy(len(items))
-        if worker is None:
+        if not self._workers:
             heard([answer_item(terms, item, wanted) for item in items])
             return
+        submitted = _Submitted(terms, items, wanted, heard)
+        with self._lock:
+            full = self._waiting_items >= QUEUE_LENGTH
+            if not full:
+                self._waiting.append(submitted)
+                self._waiting_items += len(items)
+        if full:
+            _tell([submitted], [_queue_full() for _ in items])
+        self._send()
+
+    def _send(self) -> None:
+        """Gives the processes what waits, as far as they take it."""
+        while (given := self._next_call()) is not None:
+            worker, together = given
+            try:
+                self._call(worker, together)
+            except CertdError as error:
+                self._done(worker, together)
+                _tell(together, [error.another() for submitted in together for _ in submitted.items])
+
+    def _call(self, worker: _Worker, together: Sequence[_Submitted]) -> None:
+        terms, wanted = together[0].terms, together[0].wanted
+        items = [item for submitted in together for item in submitted.items]
         serials = [item.serial for item in items]
 
         def answered(outcome: bytes | CertdError) -> None:
-            self._done(worker, len(serials))
-            heard(answers_of(outcome, terms, serials))
+            self._done(worker, together)
+            # First of all, so that the process is not idle meanwhile.
+            self._send()
+            _tell(together, answers_of(outcome, terms, serials))
 
-        try:
-            worker.channel.submit(request_bytes(terms, items, wanted), timeout=_TIMEOUT, answered=answered)
-        except CertdError as error:
-            answered(error)
+        worker.channel.submit(request_bytes(terms, items, wanted), timeout=_TIMEOUT, answered=answered)
 
-    def _least_busy(self, items: int) -> _Worker | None:
-        if not self._workers:
-            return None
+    def _next_call(self) -> tuple[_Worker, list[_Submitted]] | None:
+        """Returns what goes next, and where to; None while nothing waits, or everybody has enough to do."""
         now = time.monotonic()
         with self._lock:
             for worker in self._workers:
-                if worker.items and now - worker.heard > self._patience and worker.channel.ready:
+                if worker.calls and now - worker.heard > self._patience and worker.channel.ready:
                     _logger.error("a prepare process answers nothing any more and is started again")
                     worker.heard = now
                     worker.channel.give_up()
-            ready = [worker for worker in self._workers if worker.channel.ready] or self._workers
-            worker = min(ready, key=lambda each: each.items)
-            if not worker.items:
+            if not self._waiting:
+                return None
+            # Where none is ready, what waits is told so.
+            ready = [worker for worker in self._workers if worker.channel.ready]
+            worker = min(ready or self._workers, key=lambda each: each.items)
+            if ready and worker.calls >= _CALLS_AT_ONCE:
+                return None
+            together = [self._waiting.popleft()]
+            items = len(together[0].items)
+            while self._waiting and self._waiting[0].goes_with(together[0]):
+                if items + len(self._waiting[0].items) > _LARGEST_CALL:
+                    break
+                together.append(self._waiting.popleft())
+                items += len(together[-1].items)
+            self._waiting_items -= items
+            if not worker.calls:
                 worker.heard = now
+            worker.calls += 1
             worker.items += items
-            return worker
+            return worker, together
 
-    def _done(self, worker: _Worker, items: int) -> None:
+    def _done(self, worker: _Worker, together: Sequence[_Submitted]) -> None:
         with self._lock:
-            worker.items -= items
+            worker.calls -= 1
+            worker.items -= sum(len(submitted.items) for submitted in together)
             worker.heard = time.monotonic()
+
+
+def _tell(together: Sequence[_Submitted], answers: Sequence[Answer]) -> None:
+    """Gives each caller the answers to its items."""
+    start = 0
+    for submitted in together:
+        end = start + len(submitted.items)
+        submitted.heard(answers[start:end])
+        start = end
+
+
+def _queue_full() -> CertdError:
+    return CertdError(
+        Reason.SIGNING_QUEUE_FULL,
+        f"{QUEUE_LENGTH} certificates wait for the prepare processes already; try again",
+        retry_after=_RETRY_AFTER_FULL,
+    )
 
 
 def answers_of(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]) -> Sequence[Answer]:

@@ -47,7 +47,6 @@ def request_bytes(terms: Terms, items: Sequence[Item], wanted: Wanted) -> bytes:
         profile=_document(profile),
         profile_id=_profile_name(profile),
         profile_version=profile.version,
-        now_microseconds=(terms.now - _EPOCH) // _MICROSECOND,
         with_lint_certificates=wanted.lint_certificates,
         with_descriptions=wanted.descriptions,
     )
@@ -62,7 +61,6 @@ def parse_request(payload: bytes) -> tuple[Terms, list[Item], Wanted]:
     terms = Terms(
         issuer=_issuer_of(request.issuer),
         profile=_profile_of(request.profile_id, request.profile_version, request.profile),
-        now=_EPOCH + request.now_microseconds * _MICROSECOND,
     )
     wanted = Wanted(lint_certificates=request.with_lint_certificates, descriptions=request.with_descriptions)
     return terms, [_item_of(item) for item in request.items], wanted
@@ -134,6 +132,7 @@ def _answer(result: messages.PrepareResult, issuer: Issuer, serial: int) -> Answ
 
 def _fill_item(message: messages.PrepareItem, item: Item) -> None:
     message.serial = item.serial.to_bytes(_SERIAL_BYTES)
+    message.now_microseconds = (item.now - _EPOCH) // _MICROSECOND
     source = item.source
     if isinstance(source, Csr):
         message.csr = source.data
@@ -192,6 +191,7 @@ def _item_of(message: messages.PrepareItem) -> Item:
             lifetime=lifetime,
             not_after=_EPOCH + end * _MICROSECOND if message.HasField("not_after_microseconds") else None,
         ),
+        now=_EPOCH + message.now_microseconds * _MICROSECOND,
     )
 
 

@@ -15,11 +15,10 @@ from certd.pki.tbs import parse_tbs_certificate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What all items of a call share."""
+    """What items share that go together."""
 
     issuer: Issuer
     profile: Profile
-    now: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,8 @@ class Item:
     serial: int
     source: Csr | CertificateRequest
     validity: Validity
+    now: datetime
+    """The moment of issue."""
 
 
 def prepare_item(terms: Terms, item: Item) -> Prepared:
@@ -65,7 +66,7 @@ def _prepare(terms: Terms, item: Item, request: CertificateRequest) -> Prepared:
         profile=terms.profile,
         validity=item.validity,
         serial=item.serial,
-        now=terms.now,
+        now=item.now,
     )
 
 

@@ -96,8 +96,8 @@ def _warm_up() -> None:
             not_after=None,
             path_length=0,
         )
-        item = Item(serial=1, source=Csr(data=_csr(spec)), validity=Validity())
-        terms = Terms(issuer=issuer, profile=END_ENTITY, now=datetime.now(UTC))
+        item = Item(serial=1, source=Csr(data=_csr(spec)), validity=Validity(), now=datetime.now(UTC))
+        terms = Terms(issuer=issuer, profile=END_ENTITY)
         answer = answer_item(terms, item, Wanted(lint_certificates=True, descriptions=True))
         if isinstance(answer, CertdError):
             _logger.error("warming up failed: %s", answer)

@@ -22,6 +22,11 @@ from certd.prepare.order import Csr, Item, Terms, prepare_item
 from certd.store.request_records import RequestRecord
 from certd.store.store import Transaction
 
+_SERIAL_TICKS = 256
+"""Of a second, in the time with which serial numbers begin."""
+_SERIAL_TIME = (1 << 40) - 1
+_SERIAL_RANDOM_BITS = 86
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuance:
@@ -66,9 +71,14 @@ class Order:
     managed_version: ManagedVersion | None = None
 
 
-def new_serial() -> int:
-    """Returns a serial number with 126 random bits, positive and 16 octets long (RFC 5280, section 4.1.2.2)."""
-    return (1 << 126) | secrets.randbits(126)
+def new_serial(now: datetime) -> int:
+    """Returns a serial number with 86 random bits, positive and 16 octets long (RFC 5280, section 4.1.2.2).
+
+    It begins with the time, which the certificate tells as well: so the rows of one moment are neighbours in every
+    index over serials, and a commit writes few pages instead of one for each certificate.
+    """
+    ticks = int(now.timestamp() * _SERIAL_TICKS) & _SERIAL_TIME
+    return (1 << 126) | (ticks << _SERIAL_RANDOM_BITS) | secrets.randbits(_SERIAL_RANDOM_BITS)
 
 
 @functools.cache
@@ -107,15 +117,15 @@ def prepare(order: Order, issuer: Issuer, *, now: datetime) -> Prepared:
     Violations and warnings name the fields of the call that the order came from.
     """
     try:
-        prepared = prepare_item(Terms(issuer=issuer, profile=order.profile, now=now), item_of(order))
+        prepared = prepare_item(Terms(issuer=issuer, profile=order.profile), item_of(order, now))
     except CertdError as error:
         raise told(order, error) from error
     return with_paths(order, prepared)
 
 
-def item_of(order: Order) -> Item:
+def item_of(order: Order, now: datetime) -> Item:
     """Returns an order as an item to prepare, with a serial number of its own."""
-    return Item(serial=new_serial(), source=order.source, validity=order.validity)
+    return Item(serial=new_serial(now), source=order.source, validity=order.validity, now=now)
 
 
 def told(order: Order, error: CertdError) -> CertdError:

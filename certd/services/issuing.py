@@ -139,8 +139,8 @@ class Issuing:
     def _prepare(
         self, asked: Asked, pending: Sequence[Pending], wanted: Wanted, heard: Callable[[Sequence[Answer]], None]
     ) -> None:
-        terms = Terms(issuer=asked.signer.issuer, profile=pending[0].order.profile, now=asked.now)
-        self._preparer.submit(terms, [item_of(one.order) for one in pending], heard, wanted=wanted)
+        terms = Terms(issuer=asked.signer.issuer, profile=pending[0].order.profile)
+        self._preparer.submit(terms, [item_of(one.order, asked.now) for one in pending], heard, wanted=wanted)
 
     def _to_loop(
         self, asked: Asked, pending: Sequence[Pending], records: Sequence[Record | None]

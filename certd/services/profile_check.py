@@ -111,7 +111,7 @@ class ProfileChecks:
             request=request,
             profile=profile,
             validity=Validity(lifetime=asked.lifetime),
-            serial=new_serial(),
+            serial=new_serial(now),
             now=now,
         )
         overridden = frozenset() if refused else _overridden(asked)

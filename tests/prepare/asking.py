@@ -49,14 +49,14 @@ def ask(preparer: Preparer, terms: Terms, items: Sequence[Item], *, wanted: Want
 
 
 def terms_of(authority: MemoryAuthority, profile: Profile = END_ENTITY) -> Terms:
-    return Terms(issuer=authority.issuer, profile=profile, now=NOW)
+    return Terms(issuer=authority.issuer, profile=profile)
 
 
 def item(data: bytes | None = None, *, serial: int = SERIAL, lifetime: timedelta | None = None) -> Item:
     """Returns an item of a CSR; one of a new key that may have a certificate unless told otherwise."""
     if data is None:
         data = good_csr()
-    return Item(serial=serial, source=Csr(data=data), validity=Validity(lifetime=lifetime))
+    return Item(serial=serial, source=Csr(data=data), validity=Validity(lifetime=lifetime), now=NOW)
 
 
 def good_csr(name: str = "www.example.internal") -> bytes:

@@ -34,7 +34,7 @@ def orders(seed: int) -> Iterator[tuple[Terms, Item]]:
     keys = {spec: generate_private_key(spec) for spec in KeySpec}
     private_keys = {public_key_der(key.public_key()): (key, spec) for spec, key in keys.items()}
     for drawn in drawn_requests(seed, keys=list(private_keys)):
-        terms = Terms(issuer=drawn.authority.issuer, profile=drawn.profile, now=NOW)
+        terms = Terms(issuer=drawn.authority.issuer, profile=drawn.profile)
         request = drawn.request
         source: Csr | CertificateRequest = request
         if draw.random() < 0.85:
@@ -46,7 +46,7 @@ def orders(seed: int) -> Iterator[tuple[Terms, Item]]:
                 subject=request.subject if draw.random() < 0.1 else None,
                 names=other if draw.random() < 0.1 else None,
             )
-        yield terms, Item(serial=drawn.serial, source=source, validity=drawn.validity)
+        yield terms, Item(serial=drawn.serial, source=source, validity=drawn.validity, now=NOW)
 
 
 def csr_of(key: PrivateKey, algorithm: SignatureAlgorithm, request: CertificateRequest) -> bytes:

@@ -164,7 +164,7 @@ class Source:
 def test_a_defect_is_one_requests_failure_with_an_id_and_nothing_of_the_stranger(
     authority: MemoryAuthority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Item(serial=1, source=cast("Csr", Source()), validity=item().validity)
+    broken = replace(item(), source=cast("Csr", Source()))
     error = told(answer_item(terms_of(authority), broken, EVERYTHING))
     assert error.reason is Reason.INTERNAL
     ((name, _level, logged),) = caplog.record_tuples
@@ -184,9 +184,7 @@ def test_what_ends_the_process_is_no_defect(authority: MemoryAuthority, signal: 
             raise signal
 
     with pytest.raises(signal):
-        answer_item(
-            terms_of(authority), Item(serial=1, source=cast("Csr", Ending()), validity=item().validity), Wanted()
-        )
+        answer_item(terms_of(authority), replace(item(), source=cast("Csr", Ending())), Wanted())
 
 
 def test_without_processes_the_daemon_does_it_itself_and_answers_the_same(authority: MemoryAuthority) -> None:

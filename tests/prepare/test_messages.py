@@ -164,7 +164,7 @@ def test_a_refusal_arrives_as_it_was_sent(
     retry_after: float | None,
 ) -> None:
     sent = CertdError(reason, message, metadata=metadata, violations=violations, retry_after=retry_after)
-    terms = Terms(issuer=_ISSUER, profile=BUILT_IN["server"], now=datetime(2030, 1, 1, tzinfo=UTC))
+    terms = Terms(issuer=_ISSUER, profile=BUILT_IN["server"])
     (arrived,) = parse_response(response_bytes([result_of(sent, Wanted())]), terms=terms, serials=[1])
     assert isinstance(arrived, CertdError)
     assert vars(arrived) == vars(sent)
@@ -183,14 +183,14 @@ _ISSUER = Issuer(
 
 def test_a_profile_of_a_tenant_keeps_its_own_rules_under_the_name_of_a_built_in_one() -> None:
     theirs = replace(BUILT_IN["server"], policies=("1.2.3",))
-    terms = Terms(issuer=_ISSUER, profile=theirs, now=datetime(2030, 1, 1, tzinfo=UTC))
+    terms = Terms(issuer=_ISSUER, profile=theirs)
     assert parse_request(request_bytes(terms, [], Wanted()))[0].profile == theirs
-    ours = Terms(issuer=_ISSUER, profile=BUILT_IN["server"], now=terms.now)
+    ours = Terms(issuer=_ISSUER, profile=BUILT_IN["server"])
     assert parse_request(request_bytes(ours, [], Wanted()))[0].profile is BUILT_IN["server"]
 
 
 def _request(**changes: object) -> bytes:
-    terms = Terms(issuer=_ISSUER, profile=BUILT_IN["server"], now=datetime(2030, 1, 1, tzinfo=UTC))
+    terms = Terms(issuer=_ISSUER, profile=BUILT_IN["server"])
     message = prepare_pb2.PrepareRequest.FromString(request_bytes(terms, [], Wanted()))
     for name, value in changes.items():
         setattr(message, name, value)
