@@ -44,7 +44,8 @@ class Python:
     """An interpreter with everything that certd needs, for every user."""
 
     executable: Path
-    search_path: str
+    libraries: Path
+    """An interpreter that was built as a library finds that there, not where it once lay."""
 
     def run(self, user: int, program: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         """Runs a program as a user, to its end."""
@@ -82,10 +83,8 @@ class Python:
         return {
             "PATH": os.defpath,
             "HOME": "/nonexistent",
-            "PYTHONPATH": self.search_path,
             "PYTHONDONTWRITEBYTECODE": "1",
-            # An interpreter that was built as a library finds that beside itself, not where it once lay.
-            "LD_LIBRARY_PATH": str(self.executable.parent.parent / "lib"),
+            "LD_LIBRARY_PATH": str(self.libraries),
         }
 
 
@@ -123,7 +122,24 @@ def python(public_folder: Path) -> Iterator[Python]:
         binary = Path(os.path.realpath(sys.executable)).relative_to(base)
         packages = [shown(Path(path), f"packages-{n}") for n, path in enumerate(site.getsitepackages())]
         search_path = [shown(REPOSITORY, "repository"), *packages]
-        yield Python(shown(base, "python") / binary, os.pathsep.join(map(str, search_path)))
+        shown_base = shown(base, "python")
+        yield Python(_environment(public_folder / "environment", shown_base / binary, search_path), shown_base / "lib")
+
+
+def _environment(folder: Path, interpreter: Path, search_path: list[Path]) -> Path:
+    """Makes a virtual environment of what is elsewhere, and returns its interpreter.
+
+    The environment's variables would not do: children of certd run isolated from them.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = folder / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "shown.pth").write_text("".join(f"{path}\n" for path in search_path))
+    (folder / "pyvenv.cfg").write_text(f"home = {interpreter.parent}\n")
+    executable = folder / "bin" / "python"
+    executable.parent.mkdir()
+    executable.symlink_to(interpreter)
+    return executable
 
 
 @dataclass(frozen=True, slots=True)
