@@ -18,7 +18,7 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.profiles import BUILT_IN, SYSTEM
 from certd.prepare.client import Preparer, answers_of
 from certd.prepare.messages import Answer, Described, Wanted, parse_response, request_bytes, response_bytes, result_of
-from certd.prepare.order import Csr, Item, Terms, is_as_told
+from certd.prepare.order import Csr, Terms, is_as_told
 from certd.prepare.work import answer_item
 from certd.v1.x509_pb2 import CertificateDescription
 from tests.prepare.asking import EVERYTHING, START_SECONDS, ask, good_csr, item, made, running_preparer, terms_of, told
