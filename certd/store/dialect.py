@@ -62,8 +62,10 @@ _SQLITE_ADVICE = {
 _POSTGRESQL_STATES = ("08", "53", "55", "57", "58", "XX", "40", "25")
 
 
-_GROUPS = (64, 32, 16, 8, 4, 2, 1)
-"""Rows of a statement; whatever their number, few statements hold them."""
+_GROUPS = (64, 32, *range(16, 0, -1))
+"""Rows of a statement: what a busy daemon commits at once is mostly one, and many are few."""
+_STATEMENTS_KEPT = 512
+"""Prepared statements that a connection keeps; more than there are, with one for each number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,11 @@ def sqlite_reader_engine(url: URL) -> Engine:
 def _sqlite_engine(url: URL, **options: Any) -> Engine:  # noqa: ANN401  # Options of create_engine.
     # AUTOCOMMIT keeps the driver from beginning transactions by itself, at moments and in a mode of its own choice.
     engine = create_engine(
-        url, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args={"check_same_thread": False}, **options
+        url,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+        connect_args={"check_same_thread": False, "cached_statements": _STATEMENTS_KEPT},
+        **options,
     )
 
     @event.listens_for(engine, "connect")
