@@ -27,6 +27,7 @@ import psutil
 from certd.config import load
 from certd.pki.key_spec import KeySpec
 from certd.token.settings import TokenSettings
+from tests.bench.load.go_client import GoConnection, go_callers, go_program
 from tests.bench.load.messages import BATCH, Connect, Kind, Listing, Outcome, Run, Settle, Settled, Target
 from tests.daemon import Installation, RunningDaemon, initialise, running
 
@@ -72,7 +73,7 @@ class Repetition:
 class Generator:
     """A load generator that runs."""
 
-    connection: Connection
+    connection: Connection | GoConnection
     process: psutil.Process
 
 
@@ -102,7 +103,12 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             trust_bundle=installation.trust_bundle,
             authority=AUTHORITY,
         )
-        generators = [stack.enter_context(generator(target)) for _ in range(options.generators)]
+        if options.client == "go":
+            program = stack.enter_context(go_program())
+            generators = [stack.enter_context(_go_generator(program, target))]
+        else:
+            generators = [stack.enter_context(generator(target)) for _ in range(options.generators)]
+        bookkeeper = stack.enter_context(generator(target))
         settings = _token_settings(installation)
         measured: dict[Workload, list[Repetition]] = {workload: [] for workload in options.workloads}
         raw_token: list[float] = []
@@ -112,12 +118,14 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             raw_token.append(_raw_token(settings, key_id, options.seconds))
             _say(f"repetition {number}: the raw token signs {raw_token[-1]:,.0f} times a second")
             for workload in options.workloads:
-                found, repetition = run_workload(daemon, generators, workload, options=options, raw_token=raw_token[-1])
+                found, repetition = run_workload(
+                    daemon, generators, workload, options=options, raw_token=raw_token[-1], bookkeeper=bookkeeper
+                )
                 outcomes += found
                 measured[workload].append(repetition)
                 _say(f"repetition {number}: {workload}: {repetition.certificates_per_second:,.0f}/s")
         _say("listing the books")
-        listed = _ask(generators[0], Listing())
+        listed = _ask(bookkeeper, Listing())
         retries = sum(outcome.retries for outcome in outcomes)
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         return {
@@ -129,7 +137,8 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "warm_up": options.warm_up,
                 "repetitions": options.repetitions,
                 "authority_key": options.key,
-                "load_generators": options.generators,
+                "client": options.client,
+                "load_generators": len(generators),
             },
             "raw_token_signatures_per_second": {"median": statistics.median(raw_token), "repetitions": raw_token},
             "workloads": [_workload(workload, repetitions) for workload, repetitions in measured.items()],
@@ -178,6 +187,12 @@ def generator(target: Target) -> Iterator[Generator]:
         process.join()
 
 
+@contextmanager
+def _go_generator(program: Path, target: Target) -> Iterator[Generator]:
+    with go_callers(program, target) as (connection, process_id):
+        yield Generator(connection, psutil.Process(process_id))
+
+
 def _generate(connection: Connection, target: Target) -> None:
     """Main of a load generator."""
     # Only here, so that gRPC is not loaded into the process that starts others.
@@ -216,8 +231,9 @@ def run_workload(
     *,
     options: argparse.Namespace,
     raw_token: float,
+    bookkeeper: Generator | None = None,
 ) -> tuple[list[Outcome], Repetition]:
-    """Has so many callers call, and measures."""
+    """Has so many callers call, and measures. `bookkeeper`, or the first generator, waits for managed certificates."""
     callers, per_call = workload.callers, _PER_CALL[workload.kind]
     shares = [callers // len(generators) + (place < callers % len(generators)) for place in range(len(generators))]
     busy = [(generator, share) for generator, share in zip(generators, shares, strict=True) if share]
@@ -245,7 +261,7 @@ def run_workload(
         raise SystemExit(f"bench issue: no call of {callers} callers was answered in time; {failures[:1]}")
     issued_per_second = None
     if workload.kind is Kind.MANAGED:
-        settled: Settled = _ask(generators[0], Settle())
+        settled: Settled = _ask(bookkeeper or generators[0], Settle())
         if settled.others:
             raise SystemExit(f"bench issue: {settled.others} managed certificates were not issued")
         issued_per_second = sum(outcome.requested for outcome in outcomes) / (settled.last_issued - began_at)
@@ -286,7 +302,7 @@ def _send(generator: Generator, order: Connect | Run | Listing | Settle) -> None
         raise SystemExit("bench issue: a load generator died; its error is above") from None
 
 
-def _receive(connection: Connection, who: str) -> Any:
+def _receive(connection: Connection | GoConnection, who: str) -> Any:
     try:
         if connection.poll(_ANSWER_SECONDS):
             return connection.recv()
@@ -356,8 +372,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"authority key {parameters['authority_key']}"
     )
     yield (
-        f"closed loop over mutual TLS, load on the same machine; medians of {parameters['repetitions']} x "
-        f"{parameters['seconds']:g} s"
+        f"closed loop over mutual TLS, callers in {parameters['client'].capitalize()} on the same machine;"
+        f" medians of {parameters['repetitions']} x {parameters['seconds']:g} s"
     )
     yield ""
     yield "                certificates       latency ms         CPU ms per certificate           cores of   of the raw"
@@ -397,6 +413,7 @@ def _parser() -> argparse.ArgumentParser:
   scripts/bench issue
   scripts/bench issue --json issue.json
   scripts/bench issue --workloads unary:32 --seconds 10 --repetitions 5
+  scripts/bench issue --client python
   scripts/bench issue --key RSA_2048 --workloads unary:1,batch:2
 """,
     )
@@ -412,7 +429,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_positive, default=4.0, help="measured of each, each time (default 4)")
     parser.add_argument("--warm-up", type=_positive, default=1.0, help="seconds before that (default 1)")
     parser.add_argument("--repetitions", type=_count, default=3, metavar="N", help="of every workload (default 3)")
-    parser.add_argument("--generators", type=_count, default=2, metavar="N", help="processes of callers (default 2)")
+    parser.add_argument("--client", choices=("go", "python"), default="go", help="language of the callers (default go)")
+    parser.add_argument(
+        "--generators", type=_count, default=2, metavar="N", help="processes of callers in Python (default 2)"
+    )
     parser.add_argument(
         "--key", choices=list(KeySpec), default=KeySpec.EC_P256, help="of the authority (default EC_P256)"
     )

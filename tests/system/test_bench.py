@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -20,11 +22,12 @@ def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", ["go", "python"])
+def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(client: str, tmp_path: Path) -> None:
     report_file = tmp_path / "issue.json"
     ended = bench(
         *("--seconds", "0.5", "--warm-up", "0.2", "--workloads", "unary:1,unary:4,batch:1,managed:2"),
-        *("--repetitions", "2"),
+        *("--client", client, "--repetitions", "2"),
         *("--json", report_file, "--folder", tmp_path),
     )
     assert ended.returncode == 0, ended.stderr
