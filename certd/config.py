@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from certd.errors import CertdError, Reason, Violation
+from certd.model.request_limits import RequestLimits
 from certd.token.settings import TokenSettings
 
 _SECRET_FILE_MODES: Final = (0o600, 0o400)
@@ -198,13 +199,27 @@ class Web(_Section):
 
 
 class Limits(_Section):
-    """How much at once."""
+    """How much at once, and how much in one request."""
 
     concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
     maximum_waiting_calls: Annotated[int, Field(ge=0, le=100_000)] = 1024
     """Calls that wait for one of `concurrent_calls`; more are refused."""
     one_processor: bool = True
     """Whether the daemon's threads stay on one processor (`ipc.processor`)."""
+    signing_queue: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    """Certificates on their way to the token and from it into the books; more are refused."""
+    maximum_message_bytes: Annotated[int, Field(ge=64 << 10, le=64 << 20)] = 16 << 20
+    """Of a request."""
+    maximum_csr_bytes: Annotated[int, Field(ge=1024, le=32_768)] = 32_768
+    maximum_names: Annotated[int, Field(ge=1, le=100)] = 100
+    """Alternative names in a certificate that a call asks for."""
+    maximum_labels: Annotated[int, Field(ge=0, le=50)] = 50
+    """Of one resource."""
+    maximum_batch_items: Annotated[int, Field(ge=1, le=1000)] = 1000
+    maximum_page_size: Annotated[int, Field(ge=1, le=1000)] = 1000
+    """Entries that a list may be asked for at once."""
+    maximum_passphrase_bytes: Annotated[int, Field(ge=8, le=1024)] = 1024
+    """Of an export; the shortest has 8."""
 
 
 class Log(_Section):
@@ -298,6 +313,19 @@ def token_settings(config: Config) -> TokenSettings:
     )
 
 
+def request_limits(config: Config) -> RequestLimits:
+    """Returns how much one request may hold."""
+    limits = config.limits
+    return RequestLimits(
+        csr_bytes=limits.maximum_csr_bytes,
+        names=limits.maximum_names,
+        labels=limits.maximum_labels,
+        batch_items=limits.maximum_batch_items,
+        page_size=limits.maximum_page_size,
+        passphrase_bytes=limits.maximum_passphrase_bytes,
+    )
+
+
 def require_files(config: Config) -> None:
     """Checks that what `certd serve` opens itself is there.
 
@@ -375,6 +403,18 @@ concurrent_calls = 32
 maximum_waiting_calls = 1024
 # The daemon's threads take turns, which is quicker on one processor; its children use the others. false: on any.
 one_processor = true
+# Certificates on their way to the token and back (16 to 65536); more are refused.
+signing_queue = 1024
+# Bytes of a request (65536 to 67108864).
+maximum_message_bytes = 16777216
+# What one request may hold. These are the highest values; lower ones refuse more.
+maximum_csr_bytes = 32768
+maximum_names = 100
+maximum_labels = 50
+# certctl sends batches of 100 and asks for pages of 500.
+maximum_batch_items = 1000
+maximum_page_size = 1000
+maximum_passphrase_bytes = 1024
 
 [log]
 # debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.

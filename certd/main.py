@@ -10,7 +10,7 @@ from pathlib import Path
 from certd.api.credentials import Credentials
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
-from certd.config import Config, Prepare, token_settings
+from certd.config import Config, Prepare, request_limits, token_settings
 from certd.errors import CertdError, field_invalid
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.processor import keep_on_one_processor
@@ -129,12 +129,20 @@ def assemble(
     preparer = _preparer(config)
     base_url = config.web.base_url
     trust_domain = config.tls.trust_domain
+    limits = request_limits(config)
 
     system_authority = SystemAuthority(store)
     access = Access(store, clock, system_authority=system_authority, trust_domain=trust_domain)
     ownership = Ownership(store=store, clock=clock)
     recovery = Recovery(store=store, clock=clock, step=step)
-    loop = IssuingLoop(store=store, token=token, clock=clock, epoch=ownership.epoch, step=step)
+    loop = IssuingLoop(
+        store=store,
+        token=token,
+        clock=clock,
+        epoch=ownership.epoch,
+        step=step,
+        queue_length=config.limits.signing_queue,
+    )
     issuing = Issuing(preparer=preparer, loop=loop, step=step)
     signers = Signers(store, base_url=base_url, trust_domain=trust_domain)
     wrapping_keys = WrappingKeys(store=store, token=token, clock=clock)
@@ -200,12 +208,14 @@ def assemble(
             store=store, token=token, clock=clock, access=access, views=views, step=step
         ),
         authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views),
-        certificates=Certificates(store=store, clock=clock, access=access, signers=signers, issuing=issuing, step=step),
+        certificates=Certificates(
+            store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
+        ),
         certificate_searches=CertificateSearches(store=store, access=access),
         revocation=Revocation(store=store, clock=clock, access=access, step=step),
         managed_certificates=managed_certificates,
         profiles=Profiles(store=store, clock=clock, access=access),
-        profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers),
+        profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
         bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
         server=Server(
             store=store,
@@ -302,6 +312,8 @@ class Daemon:
             limits=Limits(
                 unary_workers=limits.concurrent_calls,
                 waiting_calls=limits.maximum_waiting_calls,
+                message_bytes=limits.maximum_message_bytes,
+                requests=request_limits(self._config),
             ),
         )
         self._grpc = grpc

@@ -8,6 +8,7 @@ from certd.api import fields, x509
 from certd.api.call import Call, Methods
 from certd.model.authority import AuthorityType
 from certd.model.names import AuthorityName, TenantName, check_id
+from certd.model.request_limits import RequestLimits
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authorities import Authorities
 from certd.services.authority_plan import LIFETIME_RULE, NewAuthority
@@ -16,17 +17,20 @@ from certd.services.paging import Page
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
 
 
-def methods(authorities: Authorities) -> Methods:
+def methods(authorities: Authorities, limits: RequestLimits) -> Methods:
     """Returns the functions that answer AuthorityService."""
     return {
-        "CreateAuthority": partial(create_authority, authorities),
+        "CreateAuthority": partial(create_authority, authorities, limits),
         "GetAuthority": partial(get_authority, authorities),
-        "ListAuthorities": partial(list_authorities, authorities),
+        "ListAuthorities": partial(list_authorities, authorities, limits),
     }
 
 
 def create_authority(
-    authorities: Authorities, request: authority_service_pb2.CreateAuthorityRequest, call: Call
+    authorities: Authorities,
+    limits: RequestLimits,
+    request: authority_service_pb2.CreateAuthorityRequest,
+    call: Call,
 ) -> authority_pb2.Authority:
     """CreateAuthority."""
     given, violations = request.authority, fields.Violations()
@@ -59,7 +63,7 @@ def create_authority(
             else None
         )
     )
-    labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels))
+    labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels, most=limits.labels))
     violations.check()
     view = authorities.create(
         call.caller,
@@ -89,12 +93,17 @@ def get_authority(
 
 
 def list_authorities(
-    authorities: Authorities, request: authority_service_pb2.ListAuthoritiesRequest, call: Call
+    authorities: Authorities,
+    limits: RequestLimits,
+    request: authority_service_pb2.ListAuthoritiesRequest,
+    call: Call,
 ) -> authority_service_pb2.ListAuthoritiesResponse:
     """ListAuthorities."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
-    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    asked = violations.attempt(
+        lambda: fields.page_request(request.page_size, request.page_token, largest=limits.page_size)
+    )
     violations.check()
 
     def answer(page: Page[AuthorityView]) -> authority_service_pb2.ListAuthoritiesResponse:

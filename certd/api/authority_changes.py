@@ -6,6 +6,7 @@ from certd.api import fields
 from certd.api.authorities import authority_message
 from certd.api.call import Call, Methods
 from certd.model.names import AuthorityName
+from certd.model.request_limits import RequestLimits
 from certd.pki.encoding import pem
 from certd.services.authority_activation import Activation, AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges, Change
@@ -20,10 +21,10 @@ _Verb = (
 )
 
 
-def methods(activation: AuthorityActivation, changes: AuthorityChanges) -> Methods:
+def methods(activation: AuthorityActivation, changes: AuthorityChanges, limits: RequestLimits) -> Methods:
     """Returns the functions that answer the other half of AuthorityService."""
     return {
-        "UpdateAuthority": partial(update_authority, changes),
+        "UpdateAuthority": partial(update_authority, changes, limits),
         "GetAuthorityCsr": partial(get_authority_csr, activation),
         "ActivateAuthority": partial(activate_authority, activation),
         "EnableAuthority": partial(enable_authority, changes),
@@ -32,7 +33,10 @@ def methods(activation: AuthorityActivation, changes: AuthorityChanges) -> Metho
 
 
 def update_authority(
-    changes: AuthorityChanges, request: authority_service_pb2.UpdateAuthorityRequest, call: Call
+    changes: AuthorityChanges,
+    limits: RequestLimits,
+    request: authority_service_pb2.UpdateAuthorityRequest,
+    call: Call,
 ) -> authority_pb2.Authority:
     """UpdateAuthority."""
     given, violations = request.authority, fields.Violations()
@@ -40,7 +44,7 @@ def update_authority(
     name = violations.attempt(lambda: AuthorityName.parse("authority.name", given.name))
     etag = violations.attempt(lambda: fields.text("authority.etag", given.etag, longest=_LONGEST_ETAG))
     key = violations.attempt(lambda: fields.request_key("UpdateAuthority", request, request.request_id))
-    labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels))
+    labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels, most=limits.labels))
     for index, path in enumerate(request.update_mask.paths):
         if path not in {_CHANGEABLE, "*"}:
             violations.add(f"update_mask.paths[{index}]", _path_problem(path))

@@ -34,6 +34,7 @@ from certd.model.certificate_filter import (
     UnderProfile,
 )
 from certd.model.names import AuthorityName, ProfileName, normalise_serial
+from certd.model.request_limits import RequestLimits
 from certd.pki import names
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
@@ -49,13 +50,13 @@ _LONGEST_NAME: Final = names.LONGEST_URI
 T = TypeVar("T")
 
 
-def methods(searches: CertificateSearches) -> Methods:
+def methods(searches: CertificateSearches, limits: RequestLimits) -> Methods:
     """Returns the function that answers SearchCertificates."""
-    return {"SearchCertificates": partial(search_certificates, searches)}
+    return {"SearchCertificates": partial(search_certificates, searches, limits)}
 
 
 def search_certificates(
-    searches: CertificateSearches, request: service_pb2.SearchCertificatesRequest, call: Call
+    searches: CertificateSearches, limits: RequestLimits, request: service_pb2.SearchCertificatesRequest, call: Call
 ) -> service_pb2.SearchCertificatesResponse:
     """SearchCertificates."""
     violations = fields.Violations()
@@ -67,7 +68,9 @@ def search_certificates(
             else None
         )
     )
-    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    asked = violations.attempt(
+        lambda: fields.page_request(request.page_size, request.page_token, largest=limits.page_size)
+    )
     violations.check()
 
     def answer(page: Page[CertificateView]) -> service_pb2.SearchCertificatesResponse:

@@ -6,6 +6,7 @@ from certd.api import fields, x509
 from certd.api.call import Call, Methods
 from certd.model.certificate import CertificateState, RevocationReason
 from certd.model.names import AuthorityName, CertificateName
+from certd.model.request_limits import RequestLimits
 from certd.services.certificates import Certificates, CertificateView
 from certd.services.paging import Page
 from certd.v1 import certificate_pb2, certificate_service_pb2
@@ -29,11 +30,11 @@ REVOCATION_REASONS = {
 }
 
 
-def methods(certificates: Certificates) -> Methods:
+def methods(certificates: Certificates, limits: RequestLimits) -> Methods:
     """Returns the functions that answer the methods of CertificateService that read."""
     return {
         "GetCertificate": partial(get_certificate, certificates),
-        "ListCertificates": partial(list_certificates, certificates),
+        "ListCertificates": partial(list_certificates, certificates, limits),
     }
 
 
@@ -45,12 +46,17 @@ def get_certificate(
 
 
 def list_certificates(
-    certificates: Certificates, request: certificate_service_pb2.ListCertificatesRequest, call: Call
+    certificates: Certificates,
+    limits: RequestLimits,
+    request: certificate_service_pb2.ListCertificatesRequest,
+    call: Call,
 ) -> certificate_service_pb2.ListCertificatesResponse:
     """ListCertificates."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: AuthorityName.parse("parent", request.parent, wildcard=True))
-    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    asked = violations.attempt(
+        lambda: fields.page_request(request.page_size, request.page_token, largest=limits.page_size)
+    )
     violations.check()
 
     def answer(page: Page[CertificateView]) -> certificate_service_pb2.ListCertificatesResponse:

@@ -17,9 +17,7 @@ from certd.services.paging import Page, PageRequest
 LONGEST_LIFETIME: Final = timedelta(days=100 * 365)
 _LIFETIME_RULE: Final = f"must be from 1 second to {LONGEST_LIFETIME.days} days"
 DEFAULT_PAGE_SIZE: Final = 100
-LARGEST_PAGE_SIZE: Final = 1000
 LONGEST_PAGE_TOKEN: Final = 1024
-MOST_LABELS: Final = 50
 LONGEST_LABEL_KEY: Final = 128
 LONGEST_LABEL_VALUE: Final = 256
 LARGEST_PAGE_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
@@ -88,15 +86,16 @@ def required(field: str, *, present: bool) -> None:
         raise field_invalid(field, "is required")
 
 
-def page_request(size: int, token: str) -> PageRequest:
+def page_request(size: int, token: str, *, largest: int) -> PageRequest:
     """Returns what a list is asked for; raises FIELD_INVALID. A size of 0 is the default."""
     violations = Violations()
-    if not 0 <= size <= LARGEST_PAGE_SIZE:
-        violations.add("page_size", f"must be from 1 to {LARGEST_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+    default = min(DEFAULT_PAGE_SIZE, largest)
+    if not 0 <= size <= largest:
+        violations.add("page_size", f"must be from 1 to {largest}, or 0 for {default}")
     if len(token) > LONGEST_PAGE_TOKEN:
         violations.add("page_token", "is not a token that this server gave")
     violations.check()
-    return PageRequest(size or DEFAULT_PAGE_SIZE, token)
+    return PageRequest(size or default, token)
 
 
 def page_that_fits(request: PageRequest, page: Callable[[PageRequest], Page[T]], answer: Callable[[Page[T]], M]) -> M:
@@ -133,11 +132,11 @@ def request_sha256(method: str, request: Message) -> bytes:
     return hashlib.sha256(method.encode() + b"\0" + bare.SerializeToString(deterministic=True)).digest()
 
 
-def labels(field: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Returns labels; raises FIELD_INVALID with every one that is too long or has control characters."""
+def labels(field: str, given: Mapping[str, str], *, most: int) -> dict[str, str]:
+    """Returns labels; raises FIELD_INVALID past `most` and with each that is too long or has control characters."""
     violations = Violations()
-    if len(given) > MOST_LABELS:
-        violations.add(field, f"has {len(given)} labels; at most {MOST_LABELS} are allowed")
+    if len(given) > most:
+        violations.add(field, f"has {len(given)} labels; at most {most} are allowed")
     for key, value in sorted(given.items()):
         path = f"{field}[{key[:LONGEST_LABEL_KEY]!r}]"
         if not 1 <= len(key) <= LONGEST_LABEL_KEY:

@@ -13,12 +13,12 @@ from certd.api.certificates import certificate_message
 from certd.errors import CertdError, Reason, field_invalid
 from certd.log import traceback_of
 from certd.model.names import AuthorityName, ProfileName
+from certd.model.request_limits import RequestLimits
+from certd.pki import csr as csrs
 from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.v1 import certificate_pb2, certificate_service_pb2
 
-MOST_ITEMS = 1000
-"""Of a batch."""
 MOST_BYTES = 2_500_000
 """Of a batch: its answer, up to five times as long, has to fit into a message too, or nobody hears what was issued."""
 _METHOD = "IssueCertificate"
@@ -27,19 +27,22 @@ _log = structlog.get_logger("certd.api")
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
-def methods(certificates: Certificates) -> Methods:
+def methods(certificates: Certificates, limits: RequestLimits) -> Methods:
     """Returns the functions that answer the methods of CertificateService that issue."""
     return {
-        "IssueCertificate": partial(issue_certificate, certificates),
-        "BatchIssueCertificates": partial(batch_issue_certificates, certificates),
+        "IssueCertificate": partial(issue_certificate, certificates, limits),
+        "BatchIssueCertificates": partial(batch_issue_certificates, certificates, limits),
     }
 
 
 def issue_certificate(
-    certificates: Certificates, request: certificate_service_pb2.IssueCertificateRequest, call: Call
+    certificates: Certificates,
+    limits: RequestLimits,
+    request: certificate_service_pb2.IssueCertificateRequest,
+    call: Call,
 ) -> certificate_pb2.Certificate:
     """IssueCertificate."""
-    item = _item(request)
+    item = _item(request, limits)
     view = certificates.issue(
         call.caller, item.new, key=item.key, validate_only=request.validate_only, timeout=call.timeout
     )
@@ -47,14 +50,17 @@ def issue_certificate(
 
 
 def batch_issue_certificates(
-    certificates: Certificates, request: certificate_service_pb2.BatchIssueCertificatesRequest, call: Call
+    certificates: Certificates,
+    limits: RequestLimits,
+    request: certificate_service_pb2.BatchIssueCertificatesRequest,
+    call: Call,
 ) -> certificate_service_pb2.BatchIssueCertificatesResponse:
     """BatchIssueCertificates: what is wrong with the batch fails the call, what is wrong with an item that item."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: AuthorityName.parse("parent", request.parent))
     batch_id = violations.attempt(lambda: fields.request_id("request_id", request.request_id))
-    if not 1 <= len(request.requests) <= MOST_ITEMS:
-        violations.add("requests", f"must be 1 to {MOST_ITEMS}, and are {len(request.requests)}; divide them")
+    if not 1 <= len(request.requests) <= limits.batch_items:
+        violations.add("requests", f"must be 1 to {limits.batch_items}, and are {len(request.requests)}; divide them")
     if (size := request.ByteSize()) > MOST_BYTES:
         violations.add("requests", f"must be {MOST_BYTES} bytes together at most, and are {size}; divide them")
     violations.check()
@@ -63,7 +69,7 @@ def batch_issue_certificates(
     places: list[int] = []
     for position, asked in enumerate(request.requests):
         try:
-            items.append(_batch_item(request, asked, f"{batch_id}/{position}" if batch_id else ""))
+            items.append(_batch_item(request, asked, f"{batch_id}/{position}" if batch_id else "", limits))
         except CertdError as error:
             outcomes.append(error)
         else:
@@ -91,6 +97,7 @@ def _batch_item(
     request: certificate_service_pb2.BatchIssueCertificatesRequest,
     asked: certificate_service_pb2.IssueCertificateRequest,
     request_id: str,
+    limits: RequestLimits,
 ) -> BatchItem:
     if asked.parent not in {"", request.parent}:
         raise field_invalid("parent", f"must be empty or that of the batch, {request.parent}; make another batch")
@@ -99,17 +106,20 @@ def _batch_item(
     # As a call of its own would have it, so that it can be repeated as one.
     asked.parent = request.parent
     asked.validate_only = request.validate_only
-    item = _item(asked)
+    item = _item(asked, limits)
     if item.key is None and request_id:
         return BatchItem(item.new, RequestKey(request_id, fields.request_sha256(_METHOD, asked)))
     return item
 
 
-def _item(request: certificate_service_pb2.IssueCertificateRequest) -> BatchItem:
+def _item(request: certificate_service_pb2.IssueCertificateRequest, limits: RequestLimits) -> BatchItem:
     # Most fields of most requests are empty, and this is done for every certificate.
     violations = fields.Violations()
     authority = violations.attempt(lambda: _authority(request.parent))
-    if not request.csr:
+    csr = request.csr
+    if csr:
+        violations.attempt(lambda: csrs.check_length(csr, longest=limits.csr_bytes))
+    else:
         violations.add("csr", "is required")
     profile, lifetime, not_after, subject, names, labels = None, None, None, None, None, _NO_LABELS
     if request.profile:
@@ -123,15 +133,15 @@ def _item(request: certificate_service_pb2.IssueCertificateRequest) -> BatchItem
         subject = violations.attempt(lambda: x509.parse_distinguished_name("subject", request.subject))
     if request.HasField("subject_alternative_names"):
         names = violations.attempt(
-            lambda: x509.parse_names("subject_alternative_names", request.subject_alternative_names)
+            lambda: x509.parse_names("subject_alternative_names", request.subject_alternative_names, most=limits.names)
         )
     if request.labels:
-        labels = violations.attempt(lambda: fields.labels("labels", request.labels))
+        labels = violations.attempt(lambda: fields.labels("labels", request.labels, most=limits.labels))
     key = violations.attempt(lambda: fields.request_key(_METHOD, request, request.request_id))
     violations.check()
     new = NewCertificate(
         authority=authority,
-        csr=request.csr,
+        csr=csr,
         profile=profile,
         lifetime=lifetime,
         not_after=not_after,

@@ -8,6 +8,7 @@ from certd.api.call import Call, Methods
 from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.model.managed_certificate import Condition
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName, check_id
+from certd.model.request_limits import RequestLimits
 from certd.pki import distinguished_name, pkcs8
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
@@ -25,18 +26,19 @@ _X25519_BYTES: Final = 32
 _LONGEST_REASON: Final = 256
 
 
-def methods(managed_certificates: ManagedCertificates) -> Methods:
+def methods(managed_certificates: ManagedCertificates, limits: RequestLimits) -> Methods:
     """Returns the functions that answer ManagedCertificateService."""
     return {
-        "RequestManagedCertificate": partial(request_managed_certificate, managed_certificates),
+        "RequestManagedCertificate": partial(request_managed_certificate, managed_certificates, limits),
         "GetManagedCertificate": partial(get_managed_certificate, managed_certificates),
-        "ListManagedCertificates": partial(list_managed_certificates, managed_certificates),
-        "ExportManagedCertificate": partial(export_managed_certificate, managed_certificates),
+        "ListManagedCertificates": partial(list_managed_certificates, managed_certificates, limits),
+        "ExportManagedCertificate": partial(export_managed_certificate, managed_certificates, limits),
     }
 
 
 def request_managed_certificate(
     managed_certificates: ManagedCertificates,
+    limits: RequestLimits,
     request: managed_certificate_service_pb2.RequestManagedCertificateRequest,
     call: Call,
 ) -> managed_certificate_pb2.ManagedCertificate:
@@ -60,12 +62,12 @@ def request_managed_certificate(
             else distinguished_name.EMPTY
         )
     )
-    names = violations.attempt(lambda: _names(given))
+    names = violations.attempt(lambda: _names(given, most=limits.names))
     lifetime = violations.attempt(
         lambda: fields.lifetime("managed_certificate.lifetime", given.lifetime) if given.HasField("lifetime") else None
     )
     exportable = violations.attempt(lambda: _exportable(given.export_policy))
-    labels = violations.attempt(lambda: fields.labels("managed_certificate.labels", given.labels))
+    labels = violations.attempt(lambda: fields.labels("managed_certificate.labels", given.labels, most=limits.labels))
     violations.check()
     view = managed_certificates.request(
         call.caller,
@@ -98,13 +100,16 @@ def get_managed_certificate(
 
 def list_managed_certificates(
     managed_certificates: ManagedCertificates,
+    limits: RequestLimits,
     request: managed_certificate_service_pb2.ListManagedCertificatesRequest,
     call: Call,
 ) -> managed_certificate_service_pb2.ListManagedCertificatesResponse:
     """ListManagedCertificates."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
-    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    asked = violations.attempt(
+        lambda: fields.page_request(request.page_size, request.page_token, largest=limits.page_size)
+    )
     violations.check()
 
     def answer(page: Page[ManagedCertificateView]) -> managed_certificate_service_pb2.ListManagedCertificatesResponse:
@@ -118,6 +123,7 @@ def list_managed_certificates(
 
 def export_managed_certificate(
     managed_certificates: ManagedCertificates,
+    limits: RequestLimits,
     request: managed_certificate_service_pb2.ExportManagedCertificateRequest,
     call: Call,
 ) -> managed_certificate_service_pb2.ExportManagedCertificateResponse:
@@ -126,7 +132,7 @@ def export_managed_certificate(
     name = violations.attempt(lambda: ManagedCertificateName.parse("name", request.name))
     if request.version < 0:
         violations.add("version", "must be the number of a version, or 0 for the current one")
-    protection = violations.attempt(lambda: _protection(request))
+    protection = violations.attempt(lambda: _protection(request, limits))
     reason = violations.attempt(lambda: fields.text("reason", request.reason, longest=_LONGEST_REASON))
     violations.check()
     exported = managed_certificates.export(
@@ -190,9 +196,9 @@ def _condition_message(condition: Condition) -> managed_certificate_pb2.Conditio
     )
 
 
-def _names(given: managed_certificate_pb2.ManagedCertificate) -> SubjectAlternativeNames:
+def _names(given: managed_certificate_pb2.ManagedCertificate, *, most: int) -> SubjectAlternativeNames:
     field = "managed_certificate.subject_alternative_names"
-    names = x509.parse_names(field, given.subject_alternative_names)
+    names = x509.parse_names(field, given.subject_alternative_names, most=most)
     fields.required(field, present=len(names) > 0)
     return names
 
@@ -204,7 +210,7 @@ def _exportable(number: int) -> bool:
 
 
 def _protection(
-    request: managed_certificate_service_pb2.ExportManagedCertificateRequest,
+    request: managed_certificate_service_pb2.ExportManagedCertificateRequest, limits: RequestLimits
 ) -> PassphraseExport | RecipientExport:
     chosen = request.WhichOneof("protection")
     if chosen is None:
@@ -216,7 +222,7 @@ def _protection(
         passphrase = request.passphrase
         formats = managed_certificate_service_pb2.PassphraseProtection.Format
         fields.choice("passphrase.format", formats, passphrase.format, str)
-        pkcs8.check_passphrase(passphrase.passphrase, "passphrase.passphrase")
+        pkcs8.check_passphrase(passphrase.passphrase, "passphrase.passphrase", longest=limits.passphrase_bytes)
         return PassphraseExport(passphrase.passphrase)
     recipient = request.recipient
     suites = managed_certificate_service_pb2.RecipientProtection.Suite

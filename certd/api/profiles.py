@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from certd.api import fields, profile_fields, x509
 from certd.api.call import Call, Methods
 from certd.model.names import AuthorityName, ProfileName, TenantName, check_id
+from certd.model.request_limits import RequestLimits
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.paging import Page
 from certd.services.profile_changes import FIELDS, GivenProfile
@@ -23,15 +24,15 @@ _DECIDED_BY_THE_SERVER = frozenset(field.name for field in profile_pb2.Profile.D
 """The name, which never changes, and output-only fields: in a mask they change nothing (AIP-203)."""
 
 
-def methods(profiles: Profiles, checks: ProfileChecks) -> Methods:
+def methods(profiles: Profiles, checks: ProfileChecks, limits: RequestLimits) -> Methods:
     """Returns the functions that answer ProfileService."""
     return {
         "CreateProfile": partial(create_profile, profiles),
         "GetProfile": partial(get_profile, profiles),
-        "ListProfiles": partial(list_profiles, profiles),
+        "ListProfiles": partial(list_profiles, profiles, limits),
         "UpdateProfile": partial(update_profile, profiles),
         "DeleteProfile": partial(delete_profile, profiles),
-        "CheckProfile": partial(check_profile, checks),
+        "CheckProfile": partial(check_profile, checks, limits),
     }
 
 
@@ -67,12 +68,14 @@ def get_profile(profiles: Profiles, request: profile_service_pb2.GetProfileReque
 
 
 def list_profiles(
-    profiles: Profiles, request: profile_service_pb2.ListProfilesRequest, call: Call
+    profiles: Profiles, limits: RequestLimits, request: profile_service_pb2.ListProfilesRequest, call: Call
 ) -> profile_service_pb2.ListProfilesResponse:
     """ListProfiles."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
-    asked = violations.attempt(lambda: fields.page_request(request.page_size, request.page_token))
+    asked = violations.attempt(
+        lambda: fields.page_request(request.page_size, request.page_token, largest=limits.page_size)
+    )
     violations.check()
 
     def answer(page: Page[ProfileView]) -> profile_service_pb2.ListProfilesResponse:
@@ -142,7 +145,7 @@ def delete_profile(profiles: Profiles, request: profile_service_pb2.DeleteProfil
 
 
 def check_profile(
-    checks: ProfileChecks, request: profile_service_pb2.CheckProfileRequest, call: Call
+    checks: ProfileChecks, limits: RequestLimits, request: profile_service_pb2.CheckProfileRequest, call: Call
 ) -> profile_service_pb2.CheckProfileResponse:
     """CheckProfile."""
     violations = fields.Violations()
@@ -155,7 +158,7 @@ def check_profile(
     subject = violations.attempt(
         lambda: x509.parse_distinguished_name("subject", request.subject) if request.HasField("subject") else None
     )
-    names = violations.attempt(lambda: _names(request))
+    names = violations.attempt(lambda: _names(request, most=limits.names))
     authority = violations.attempt(
         lambda: AuthorityName.parse("authority", request.authority) if request.authority else None
     )
@@ -179,10 +182,10 @@ def _lifetime(request: profile_service_pb2.CheckProfileRequest) -> timedelta | N
     return fields.lifetime("lifetime", request.lifetime) if request.HasField("lifetime") else None
 
 
-def _names(request: profile_service_pb2.CheckProfileRequest) -> SubjectAlternativeNames | None:
+def _names(request: profile_service_pb2.CheckProfileRequest, *, most: int) -> SubjectAlternativeNames | None:
     if not request.HasField("subject_alternative_names"):
         return None
-    return x509.parse_names("subject_alternative_names", request.subject_alternative_names)
+    return x509.parse_names("subject_alternative_names", request.subject_alternative_names, most=most)
 
 
 def _checked_message(checked: CheckedRequest) -> profile_service_pb2.CheckProfileResponse:

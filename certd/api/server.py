@@ -1,6 +1,6 @@
 """The gRPC server: mutual TLS on one port, the services, health and reflection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -26,6 +26,7 @@ from certd.api.interceptors import Gate
 from certd.api.streams import StreamSlots
 from certd.api.waiting_calls import WaitingCalls
 from certd.errors import field_invalid
+from certd.model.request_limits import RequestLimits
 from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
@@ -47,6 +48,8 @@ from certd.v1 import (
 
 _CALLS_BEING_REFUSED: Final = 4096
 _MEBIBYTE: Final = 1024 * 1024
+LARGEST_ANSWER: Final = 16 * _MEBIBYTE
+"""Bytes."""
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
 
@@ -79,6 +82,8 @@ class Limits:
     waiting_calls: int = 1024
     """Calls that may wait for one of those threads; further ones are told SERVER_BUSY."""
     message_bytes: int = 16 * _MEBIBYTE
+    """Of a message that comes in. Answers have as much room as ever: what was done has to be told."""
+    requests: RequestLimits = field(default_factory=RequestLimits)
     connection_age: float = 1800.0
     """Seconds after which a connection is asked to close, so that its certificate is looked at anew."""
 
@@ -151,7 +156,7 @@ def serve(
     # What is past this is refused without a reason; it is not reached while refusing is quicker than calling.
     outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + _CALLS_BEING_REFUSED
     server = grpc.server(pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=outer_wall)
-    for descriptor, methods in zip(SERVICES, _methods(services), strict=True):
+    for descriptor, methods in zip(SERVICES, _methods(services, limits.requests), strict=True):
         add_service(server, descriptor, methods)
     reloading = ReloadingCredentials(credentials)
     bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", reloading.server_credentials)
@@ -184,21 +189,21 @@ def _answering(function: Any) -> Any:  # noqa: ANN401  # Each function takes and
     return answer
 
 
-def _methods(services: Services) -> tuple[Methods, ...]:
+def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
     """Returns the functions of each of SERVICES, in their order."""
     return (
         {
-            **authorities.methods(services.authorities),
-            **authority_changes.methods(services.authority_activation, services.authority_changes),
+            **authorities.methods(services.authorities, limits),
+            **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
         },
         {
-            **certificates.methods(services.certificates),
-            **issuance.methods(services.certificates),
-            **certificate_search.methods(services.certificate_searches),
+            **certificates.methods(services.certificates, limits),
+            **issuance.methods(services.certificates, limits),
+            **certificate_search.methods(services.certificate_searches, limits),
             **revocation.methods(services.revocation),
         },
-        managed_certificates.methods(services.managed_certificates),
-        profiles.methods(services.profiles, services.profile_checks),
+        managed_certificates.methods(services.managed_certificates, limits),
+        profiles.methods(services.profiles, services.profile_checks, limits),
         server_info.methods(services.server),
     )
 
@@ -224,7 +229,7 @@ def _options(limits: Limits) -> list[tuple[str, Any]]:
         # A second daemon on the port is an error to be seen, not a colleague.
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": limits.message_bytes,
-        "grpc.max_send_message_length": limits.message_bytes,
+        "grpc.max_send_message_length": LARGEST_ANSWER,
         "grpc.max_concurrent_streams": 512,
         # Agents behind NAT keep their mapping alive by pings, with and without open calls; ours find the dead ones.
         "grpc.keepalive_time_ms": _MINUTE,

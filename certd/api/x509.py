@@ -65,17 +65,16 @@ def _oid(violations: Violations, path: str, attribute_type: str) -> str:
     return violations.attempt(lambda: distinguished_name.oid_of(attribute_type, field=path))
 
 
-def parse_names(field: str, message: x509_pb2.SubjectAlternativeNames) -> SubjectAlternativeNames:
-    """Returns alternative names in their normal form; raises NAME_NOT_ALLOWED with every one that is none."""
-    return names.normalise(
-        SubjectAlternativeNames(
-            dns_names=tuple(message.dns_names),
-            ip_addresses=tuple(message.ip_addresses),
-            uris=tuple(message.uris),
-            email_addresses=tuple(message.email_addresses),
-        ),
-        field=field,
+def parse_names(field: str, message: x509_pb2.SubjectAlternativeNames, *, most: int) -> SubjectAlternativeNames:
+    """Returns alternative names in their normal form; raises NAME_NOT_ALLOWED past `most` or with each that is none."""
+    given = SubjectAlternativeNames(
+        dns_names=tuple(message.dns_names),
+        ip_addresses=tuple(message.ip_addresses),
+        uris=tuple(message.uris),
+        email_addresses=tuple(message.email_addresses),
     )
+    names.check_count(given, field=field, highest=most)
+    return names.normalise(given, field=field)
 
 
 def parse_name_constraints(field: str, message: x509_pb2.NameConstraints) -> NameConstraints:

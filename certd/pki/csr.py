@@ -55,6 +55,12 @@ class ParsedCsr:
     """What it asks for besides the alternative names, in its order."""
 
 
+def check_length(data: bytes, *, longest: int = LONGEST_CSR) -> None:
+    """Raises CSR_MALFORMED for a request of more than `longest` bytes."""
+    if len(data) > longest:
+        raise _malformed(f"is longer than {longest} bytes")
+
+
 def parse_csr(data: bytes) -> ParsedCsr:
     """Parses and verifies a certification request, PEM or DER by content, of at most 32 KiB.
 
@@ -137,8 +143,7 @@ def _malformed(problem: str) -> CertdError:
 
 
 def _load(data: bytes) -> x509.CertificateSigningRequest:
-    if len(data) > LONGEST_CSR:
-        raise _malformed(f"is longer than {LONGEST_CSR} bytes")
+    check_length(data)
     pem = is_pem(data)
     if pem and b"PRIVATE KEY-----" in data:
         raise _malformed("comes with a private key: that key is no longer private, make another one")

@@ -75,14 +75,19 @@ class InvalidNameError(ValueError):
     """A name that is none; the message says why."""
 
 
+def check_count(names: SubjectAlternativeNames, *, field: str, highest: int = HIGHEST_COUNT) -> None:
+    """Raises NAME_NOT_ALLOWED when there are more than `highest` names."""
+    if len(names) > highest:
+        rule = f"has {len(names)} names; a certificate has at most {highest}, divide them"
+        raise CertdError(Reason.NAME_NOT_ALLOWED, f"{field} {rule}", violations=(Violation(field, rule),))
+
+
 def normalise(names: SubjectAlternativeNames, *, field: str) -> SubjectAlternativeNames:
     """Returns every name in its normal form, each once, in the order given.
 
     NAME_NOT_ALLOWED with a violation for every name that is none (`{field}.dns_names[0]`), or past 100 names.
     """
-    if len(names) > HIGHEST_COUNT:
-        rule = f"has {len(names)} names; a certificate has at most {HIGHEST_COUNT}, divide them"
-        raise CertdError(Reason.NAME_NOT_ALLOWED, f"{field} {rule}", violations=(Violation(field, rule),))
+    check_count(names, field=field)
     violations: list[Violation] = []
 
     def every(kind: str, values: tuple[str, ...], rule: Callable[[str], str]) -> tuple[str, ...]:

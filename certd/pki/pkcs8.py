@@ -27,13 +27,11 @@ _HMAC_WITH_SHA256 = der.object_identifier("1.2.840.113549.2.9")
 _AES256_CBC = der.object_identifier("2.16.840.1.101.3.4.1.42")
 
 
-def check_passphrase(passphrase: bytes, field: str) -> None:
+def check_passphrase(passphrase: bytes, field: str, *, longest: int = PASSPHRASE_BYTES.stop - 1) -> None:
     """Checks the length of a passphrase; FIELD_INVALID with `field`. The message has its bounds, never its bytes."""
-    if len(passphrase) not in PASSPHRASE_BYTES:
-        raise field_invalid(
-            field,
-            f"must be {PASSPHRASE_BYTES.start} to {PASSPHRASE_BYTES.stop - 1} bytes long, and has {len(passphrase)}",
-        )
+    shortest = PASSPHRASE_BYTES.start
+    if not shortest <= len(passphrase) <= longest:
+        raise field_invalid(field, f"must be {shortest} to {longest} bytes long, and has {len(passphrase)}")
 
 
 def encrypt(private_key_info_der: bytes, passphrase: bytes) -> bytes:

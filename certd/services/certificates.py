@@ -18,6 +18,7 @@ from certd.model.access import Caller, Permission
 from certd.model.authority import Authority, AuthorityType
 from certd.model.certificate import Certificate, CertificateState, Intent
 from certd.model.names import WILDCARD, AuthorityName, CertificateName, ManagedCertificateName, ProfileName
+from certd.model.request_limits import RequestLimits
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Validity, Warning  # noqa: A004  # The API's word.
 from certd.pki.profiles import Profile
@@ -40,8 +41,6 @@ from certd.store.store import Store, Transaction
 
 _METHOD = "IssueCertificate"
 _HIDDEN = {CertificateState.PENDING}
-_WINDOW = 100
-"""Certificates of one batch that are on their way at once, so that a large one does not fill the queue for all."""
 _OF_THE_LOOP = frozenset({Reason.REQUEST_ID_REUSED, Reason.REQUEST_IN_PROGRESS, Reason.SIGNING_QUEUE_FULL,
                           Reason.DEADLINE_EXCEEDED, Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE,
                           Reason.SHUTTING_DOWN, Reason.OWNERSHIP_LOST, Reason.PREPARATION_UNAVAILABLE})  # fmt: skip
@@ -103,16 +102,25 @@ class _Call:
 
 
 class Certificates:
-    """The use cases of certificates."""
+    """The use cases of certificates; `limits` bounds the names that a CSR may ask for."""
 
     def __init__(
-        self, *, store: Store, clock: Clock, access: Access, signers: Signers, issuing: Issuing, step: StepHook
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        access: Access,
+        signers: Signers,
+        issuing: Issuing,
+        limits: RequestLimits,
+        step: StepHook,
     ) -> None:
         self._store = store
         self._clock = clock
         self._access = access
         self._signers = signers
         self._issuing = issuing
+        self._limits = limits
         self._step = step
         self._profiles: Remembered[tuple[ProfileName, str], Profile] = Remembered(
             store, "certificates.profile", lambda tx, key: existing_profile(tx, key[0], key[1])
@@ -152,9 +160,10 @@ class Certificates:
         by_profile: dict[ProfileName, list[int]] = {}
         for position, item in enumerate(items):
             by_profile.setdefault(_profile_name(item.new), []).append(position)
+        window = self._issuing.window
         for profile_name, positions in by_profile.items():
-            for start in range(0, len(positions), _WINDOW):
-                chosen = positions[start : start + _WINDOW]
+            for start in range(0, len(positions), window):
+                chosen = positions[start : start + window]
                 made = self._issue_alike(call, profile_name, [items[position] for position in chosen])
                 for position, outcome in zip(chosen, made, strict=True):
                     outcomes[position] = outcome
@@ -198,7 +207,13 @@ class Certificates:
         self._step("issue.1.read")
         # 2. Prepare.
         orders = [_order(item.new, profile) for item in items]
-        asked = Asked(signer=signer, principal=call.caller.principal, now=call.now, deadline=call.deadline)
+        asked = Asked(
+            signer=signer,
+            principal=call.caller.principal,
+            now=call.now,
+            deadline=call.deadline,
+            most_names=self._limits.names,
+        )
         if call.validate_only:
             return self._rehearse(asked, orders)
         # 3 to 5 follow from there.

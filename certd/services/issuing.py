@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certd.errors import CertdError, Reason
+from certd.pki.names import HIGHEST_COUNT, check_count
 from certd.pki.preparation import Prepared
 from certd.prepare.client import Preparer
 from certd.prepare.messages import Answer, Wanted
@@ -24,6 +25,8 @@ from certd.store.request_records import RequestRecord
 
 _FRAME_LENGTH = 10
 """Items of one call to a prepare process: enough to share its cost, few enough to keep all processes busy."""
+_WINDOW = 100
+"""Certificates of one batch that are on their way at once, so that a large one does not fill the queue for all."""
 _DESCRIPTIONS = Wanted(descriptions=True)
 _REHEARSAL = Wanted(descriptions=True, lint_certificates=True)
 _LONGEST_REHEARSAL = 60.0
@@ -91,6 +94,8 @@ class Asked:
     now: datetime
     deadline: float | None
     """In the time of `time.monotonic`; None: none."""
+    most_names: int = HIGHEST_COUNT
+    """That a certificate may have; those of a CSR are known when it is prepared."""
 
 
 class Issuing:
@@ -106,6 +111,8 @@ class Issuing:
         self._preparer = preparer
         self._loop = loop
         self._step = step
+        self.window = min(_WINDOW, loop.queue_length)
+        """Orders that a call begins before it waits, so that a batch that is alone never finds the queue full."""
 
     def begin(
         self, asked: Asked, orders: Sequence[Order], *, records: Sequence[Record | None], descriptions: bool
@@ -175,6 +182,10 @@ def _to_futures(
 def _rehearsed(asked: Asked, order: Order, answer: Answer, record: Record | None) -> Rehearsed:
     if isinstance(answer, CertdError):
         raise told(order, answer)
+    try:
+        check_count(answer.prepared.names, field="subject_alternative_names", highest=asked.most_names)
+    except CertdError as error:
+        raise told(order, error) from error
     prepared = with_paths(order, answer.prepared)
     issuance = issuance_of(
         prepared, order, asked.signer.authority, principal=asked.principal, now=asked.now, record=record

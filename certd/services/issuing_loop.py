@@ -102,11 +102,20 @@ class IssuingLoop:
         clock: time of completion.
         epoch: returns the owner epoch of this daemon.
         step: is called with the name of each numbered step when it is done.
+        queue_length: certificates that may be on their way at once.
     """
 
     def __init__(
-        self, *, store: Store, token: TokenClient, clock: Clock, epoch: Callable[[], int], step: StepHook
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        epoch: Callable[[], int],
+        step: StepHook,
+        queue_length: int = QUEUE_LENGTH,
     ) -> None:
+        self.queue_length = queue_length
         self._store = store
         self._token = token
         self._clock = clock
@@ -165,9 +174,9 @@ class IssuingLoop:
         with self._accepting:
             if self._stopping:
                 refused = shutting_down()
-            elif max(self._queue.qsize(), self._signing) >= QUEUE_LENGTH:
+            elif max(self._queue.qsize(), self._signing) >= self.queue_length:
                 # A slow token keeps no queue here: what it signs has left this one, and counts all the same.
-                refused = queue_full()
+                refused = queue_full(self.queue_length)
             else:
                 self._queue.put(_Item(issuance, deadline, future))
         if refused is not None:
@@ -271,8 +280,8 @@ class IssuingLoop:
                 )
             elif not self._token.ready:
                 item.future.set_exception(token_unavailable(self._token.problem))
-            elif len(self._unrecorded) >= QUEUE_LENGTH:
-                item.future.set_exception(books_behind())
+            elif len(self._unrecorded) >= self.queue_length:
+                item.future.set_exception(books_behind(self.queue_length))
             else:
                 fresh.append(item)
         return fresh

@@ -3,16 +3,16 @@
 from certd.errors import CertdError, Reason, Violation
 
 QUEUE_LENGTH = 1024
-"""Certificates that may be on their way at once."""
+"""Certificates that may be on their way at once, unless configured otherwise."""
 RETRY_AFTER = 0.5
 """Seconds."""
 
 
-def queue_full() -> CertdError:
-    """Returns the error of a call that finds no place."""
+def queue_full(length: int) -> CertdError:
+    """Returns the error of a call that finds no place among `length`."""
     return CertdError(
         Reason.SIGNING_QUEUE_FULL,
-        f"{QUEUE_LENGTH} certificates wait for the token already; try again",
+        f"{length} certificates wait for the token already; try again",
         retry_after=RETRY_AFTER,
     )
 
@@ -46,11 +46,11 @@ def token_unavailable(problem: str) -> CertdError:
     )
 
 
-def books_behind() -> CertdError:
-    """Returns the error of what would be kept in memory only, because the database takes nothing."""
+def books_behind(length: int) -> CertdError:
+    """Returns the error of what would be kept in memory only, with `length` others, as the database takes nothing."""
     return CertdError(
         Reason.STORE_UNAVAILABLE,
-        f"{QUEUE_LENGTH} certificates wait for the database, which takes nothing; try again",
+        f"{length} certificates wait for the database, which takes nothing; try again",
         retry_after=RETRY_AFTER,
     )
 

@@ -10,11 +10,12 @@ from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority
 from certd.model.names import AuthorityName, ProfileName
+from certd.model.request_limits import RequestLimits
 from certd.pki import csr, distinguished_name, preparation
 from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, request_of
 from certd.pki.certificate_request import Warning as PreparationWarning
 from certd.pki.key_spec import KeySpec, default_signature_algorithm, key_identifier
-from certd.pki.names import SubjectAlternativeNames
+from certd.pki.names import SubjectAlternativeNames, check_count
 from certd.pki.profiles import Profile
 from certd.services.access import Access
 from certd.services.authorities import check_enabled, existing_authority
@@ -75,13 +76,14 @@ class CheckedRequest:
 
 
 class ProfileChecks:
-    """The use case of checking a CSR against a profile."""
+    """The use case of checking a CSR against a profile, and against what a request to issue may hold."""
 
-    def __init__(self, *, store: Store, clock: Clock, access: Access, signers: Signers) -> None:
+    def __init__(self, *, store: Store, clock: Clock, access: Access, signers: Signers, limits: RequestLimits) -> None:
         self._store = store
         self._clock = clock
         self._access = access
         self._signers = signers
+        self._limits = limits
 
     def check(self, caller: Caller, asked: RequestToCheck) -> CheckedRequest:
         """Returns every finding, not the first alone.
@@ -99,6 +101,7 @@ class ProfileChecks:
             authority = None if asked.authority is None else _authority(tx, asked.name.tenant, asked.authority)
         findings = [] if authority is None else _findings_of_state(authority, now)
         try:
+            csr.check_length(asked.csr, longest=self._limits.csr_bytes)
             parsed = csr.parse_csr(asked.csr)
         except CertdError as error:
             return CheckedRequest(profile_name=asked.name, findings=(*findings, *_findings(error)))
@@ -116,7 +119,11 @@ class ProfileChecks:
         )
         overridden = frozenset() if refused else _overridden(asked)
         findings += refused
-        errors = [*found.errors, *([key_blocked()] if self._is_blocked(asked.name.tenant, parsed.public_key) else [])]
+        # A CN may have become a name.
+        names = request.names if found.prepared is None else found.prepared.names
+        errors = [*found.errors, *_too_many(names, self._limits.names)]
+        if self._is_blocked(asked.name.tenant, parsed.public_key):
+            errors.append(key_blocked())
         for reason in errors:
             findings += [replace(one, field=_path(one.field, overridden)) for one in _findings(reason)]
         warnings += tuple(replace(one, field=_path(one.field, overridden)) for one in found.warnings)
@@ -137,6 +144,14 @@ class ProfileChecks:
         if authority is None or authority.certificate is None:
             return _boundless_issuer(self._signers.trust_domain)
         return self._signers.of(authority).issuer
+
+
+def _too_many(names: SubjectAlternativeNames, most: int) -> tuple[CertdError, ...]:
+    try:
+        check_count(names, field="subject_alternative_names", highest=most)
+    except CertdError as error:
+        return (error,)
+    return ()
 
 
 def _profile(tx: Transaction, asked: RequestToCheck) -> Profile:

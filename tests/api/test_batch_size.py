@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from certd.api import issuance
 from certd.api.call import Call
-from certd.api.server import Limits
+from certd.api.server import LARGEST_ANSWER
+from certd.model.request_limits import RequestLimits
 from certd.token.settings import TokenSettings
 from certd.v1.certificate_service_pb2 import (
     BatchIssueCertificatesRequest,
@@ -43,7 +44,7 @@ def issue(
     world: World, request: BatchIssueCertificatesRequest, *, fails: bool = False
 ) -> BatchIssueCertificatesResponse:
     answer = issuance.batch_issue_certificates(
-        world.core.certificates, request, Call(caller=ADMINISTRATOR, timeout=120)
+        world.core.certificates, RequestLimits(), request, Call(caller=ADMINISTRATOR, timeout=120)
     )
     assert fails or not any(result.HasField("error") for result in answer.results)
     return answer
@@ -76,7 +77,7 @@ def test_the_largest_batch_that_is_begun_can_be_answered(world: World) -> None:
     request.request_id = "1f6e5b0a-6f0e-4d3b-9f55-2f0c6f1f8a11"
     assert issuance.MOST_BYTES - 2 * len(csr) < request.ByteSize() <= issuance.MOST_BYTES
     answer = issue(world, request)
-    assert answer.ByteSize() < Limits().message_bytes
+    assert answer.ByteSize() < LARGEST_ANSWER
 
 
 def test_the_largest_batch_of_small_certificates_can_be_answered(world: World) -> None:
@@ -85,7 +86,7 @@ def test_the_largest_batch_of_small_certificates_can_be_answered(world: World) -
     while request.ByteSize() > issuance.MOST_BYTES:
         del request.requests[-1]
     assert len(request.requests) > 900
-    assert issue(world, request).ByteSize() < Limits().message_bytes
+    assert issue(world, request).ByteSize() < LARGEST_ANSWER
 
 
 def test_a_batch_and_its_repetition_are_the_same(world: World) -> None:

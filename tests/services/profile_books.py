@@ -13,6 +13,7 @@ from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING, Caller, Grant, Role
 from certd.model.event import Event, EventType
 from certd.model.names import ProfileName
+from certd.model.request_limits import RequestLimits
 from certd.model.tenant import Tenant
 from certd.pki.extensions import SERVER_AUTHENTICATION
 from certd.pki.profile import DnsNameRules, NameRules
@@ -129,7 +130,11 @@ def open_books(url: str) -> Iterator[Books]:
         clock=clock,
         profiles=Profiles(store=store, clock=clock, access=access),
         checks=ProfileChecks(
-            store=store, clock=clock, access=access, signers=Signers(store, base_url=None, trust_domain=TRUST_DOMAIN)
+            store=store,
+            clock=clock,
+            access=access,
+            signers=Signers(store, base_url=None, trust_domain=TRUST_DOMAIN),
+            limits=RequestLimits(),
         ),
     )
     try:

@@ -15,7 +15,6 @@ from certd.model.names import AuthorityName
 from certd.pki.preparation import Validity
 from certd.pki.profiles import END_ENTITY
 from certd.prepare.order import Csr
-from certd.services import issuing_loop
 from certd.services.issuance import Order
 from certd.services.issuing import Asked, Pending
 from certd.services.issuing_loop import IssuingLoop
@@ -130,13 +129,13 @@ class HoldingToken(TokenClient):
             self._held.pop()()
 
 
-def test_what_a_slow_token_signs_counts_as_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_slow_token_signs_counts_as_waiting(world: World) -> None:
     """However fast the loop hands over, no more is intended than the bound allows."""
     world.create_root()
     loop = world.core.loop
     token = loop._token
     loop._token = held = HoldingToken(token)
-    monkeypatch.setattr(issuing_loop, "QUEUE_LENGTH", 3)
+    loop.queue_length = 3
     with ThreadPoolExecutor(3) as pool:
         made = [pool.submit(world.issue, f"www{number}.example.internal", authority="root") for number in range(3)]
         eventually(lambda: loop._signing == 3)
@@ -144,6 +143,7 @@ def test_what_a_slow_token_signs_counts_as_waiting(world: World, monkeypatch: py
         with pytest.raises(CertdError) as refused:
             world.issue("other.example.internal", authority="root")
         assert refused.value.reason is Reason.SIGNING_QUEUE_FULL
+        assert "3 certificates wait for the token" in refused.value.message
         assert refused.value.retry_after
         held.let_go()
         assert all(one.result(20).der for one in made)
@@ -183,13 +183,11 @@ class FullStore(Store):
         raise CertdError(Reason.STORE_UNAVAILABLE, "the disk is full", retry_after=1.0)
 
 
-def test_a_database_that_takes_nothing_does_not_make_the_loop_grow(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_takes_nothing_does_not_make_the_loop_grow(world: World) -> None:
     world.create_root()
     loop = world.core.loop
     store, loop._store = loop._store, FullStore()
-    monkeypatch.setattr(issuing_loop, "QUEUE_LENGTH", 3)
+    loop.queue_length = 3
     for number in range(10):
         with pytest.raises(CertdError) as failed:
             world.issue(f"www{number}.example.internal", authority="root")

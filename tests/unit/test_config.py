@@ -6,8 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from certd.config import Address, Config, Listen, load, render, require_files, token_settings
+from certd.config import (
+    Address,
+    Config,
+    Limits,
+    Listen,
+    load,
+    render,
+    request_limits,
+    require_files,
+    token_settings,
+)
 from certd.errors import CertdError, Reason
+from certd.model.request_limits import RequestLimits
+from certd.services.issuing_refusals import QUEUE_LENGTH
 
 _COMPLETE = """
 [database]
@@ -61,6 +73,8 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert config.web.base_url is None
     assert config.limits.concurrent_calls == 32
     assert config.limits.one_processor
+    assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (QUEUE_LENGTH, 16 << 20)
+    assert request_limits(config) == RequestLimits()
     assert (config.log.level, config.log.format) == ("info", "text")
 
 
@@ -107,6 +121,14 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     concurrent_calls = 4
     maximum_waiting_calls = 0
     one_processor = false
+    signing_queue = 65536
+    maximum_message_bytes = 67108864
+    maximum_csr_bytes = 1024
+    maximum_names = 1
+    maximum_labels = 0
+    maximum_batch_items = 2
+    maximum_page_size = 3
+    maximum_passphrase_bytes = 8
     [log]
     level = "debug"
     format = "json"
@@ -124,6 +146,10 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.web.base_url == "http://pki.example.org"
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert not config.limits.one_processor
+    assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (65536, 64 << 20)
+    assert request_limits(config) == RequestLimits(
+        csr_bytes=1024, names=1, labels=0, batch_items=2, page_size=3, passphrase_bytes=8
+    )
     assert (config.log.level, config.log.format) == ("debug", "json")
     settings = token_settings(config)
     assert (settings.log_level, settings.log_format) == ("debug", "json")
@@ -172,6 +198,23 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ("limits.concurrent_calls", "0", "greater than or equal to 1"),
         ("limits.concurrent_calls", "true", "integer"),
         ("limits.maximum_waiting_calls", "-1", "greater than or equal to 0"),
+        ("limits.signing_queue", "15", "greater than or equal to 16"),
+        ("limits.signing_queue", "65537", "less than or equal to 65536"),
+        ("limits.maximum_message_bytes", "65535", "greater than or equal to 65536"),
+        ("limits.maximum_message_bytes", "67108865", "less than or equal to 67108864"),
+        ("limits.maximum_csr_bytes", "1023", "greater than or equal to 1024"),
+        ("limits.maximum_csr_bytes", "32769", "less than or equal to 32768"),
+        ("limits.maximum_csr_bytes", '"32 KiB"', "integer"),
+        ("limits.maximum_names", "0", "greater than or equal to 1"),
+        ("limits.maximum_names", "101", "less than or equal to 100"),
+        ("limits.maximum_labels", "-1", "greater than or equal to 0"),
+        ("limits.maximum_labels", "51", "less than or equal to 50"),
+        ("limits.maximum_batch_items", "0", "greater than or equal to 1"),
+        ("limits.maximum_batch_items", "1001", "less than or equal to 1000"),
+        ("limits.maximum_page_size", "0", "greater than or equal to 1"),
+        ("limits.maximum_page_size", "1001", "less than or equal to 1000"),
+        ("limits.maximum_passphrase_bytes", "7", "greater than or equal to 8"),
+        ("limits.maximum_passphrase_bytes", "1025", "less than or equal to 1024"),
         ("log.level", '"loud"', "'debug'"),
         ("log.format", '"xml"', "'json'"),
         ("log.colour", "true", "no such key"),
@@ -274,6 +317,7 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> N
     assert config.token.softhsm_conf == (odd / "softhsm2.conf" if softhsm else None)
     assert (config.tls.certificate, config.tls.private_key) == (odd / "c", odd / "k")
     assert config.tls.trust_domain == "example.org"
+    assert config.limits == Limits()
 
 
 def test_the_commented_file_shows_every_key() -> None:

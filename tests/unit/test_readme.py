@@ -3,18 +3,14 @@
 from datetime import timedelta
 from pathlib import Path
 
-from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE, MOST_LABELS
-from certd.api.issuance import MOST_ITEMS
-from certd.api.server import Limits
+from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.config import Limits as ConfiguredLimits
 from certd.model.certificate_filter import DEEPEST, MOST_NODES
-from certd.pki import name_constraints, names
-from certd.pki.csr import LONGEST_CSR
+from certd.pki import name_constraints
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
-from certd.services.issuing_refusals import QUEUE_LENGTH
 from certd.services.profiles import MOST_PROFILES
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -73,17 +69,20 @@ def test_the_limits_stand_in_the_readme() -> None:
     limits = dict(line.strip("| ").split(" | ", 1) for line in _table("Limit"))
     kibibyte, configured = 1 << 10, ConfiguredLimits()
     expected = {
-        "CSR": f"{LONGEST_CSR // kibibyte} KiB",
-        "Names in a certificate": f"{names.HIGHEST_COUNT}",
+        "CSR": f"{configured.maximum_csr_bytes // kibibyte} KiB (`maximum_csr_bytes`)",
+        "Names in a certificate": f"{configured.maximum_names} (`maximum_names`)",
         "Subtrees of an authority's name constraints": f"{name_constraints.HIGHEST_COUNT:,}",
-        "Labels": f"{MOST_LABELS}, keys to {LONGEST_LABEL_KEY} and values to {LONGEST_LABEL_VALUE} characters",
-        "Items of a batch": f"{MOST_ITEMS:,}",
+        "Labels": f"{configured.maximum_labels} (`maximum_labels`), keys to {LONGEST_LABEL_KEY} "
+        f"and values to {LONGEST_LABEL_VALUE} characters",
+        "Items of a batch": f"{configured.maximum_batch_items:,} (`maximum_batch_items`)",
+        "Entries of a page": f"{configured.maximum_page_size:,} (`maximum_page_size`)",
         "Conditions of a search": f"{MOST_NODES}, {DEEPEST} levels deep",
         "Profiles of a tenant": f"{MOST_PROFILES:,}",
-        "Passphrase of an export": f"{PASSPHRASE_BYTES.start} to {PASSPHRASE_BYTES.stop - 1:,} bytes",
-        "Message": f"{Limits(unary_workers=1).message_bytes >> 20} MiB",
-        "Calls worked on at once": f"{configured.concurrent_calls} (`[limits] concurrent_calls`)",
-        "Calls that wait": f"{configured.maximum_waiting_calls:,} (`[limits] maximum_waiting_calls`)",
-        "Certificates that wait for the token": f"{QUEUE_LENGTH:,}",
+        "Passphrase of an export": f"{PASSPHRASE_BYTES.start} to {configured.maximum_passphrase_bytes:,} bytes "
+        "(`maximum_passphrase_bytes`)",
+        "Message": f"{configured.maximum_message_bytes >> 20} MiB (`maximum_message_bytes`)",
+        "Calls worked on at once": f"{configured.concurrent_calls} (`concurrent_calls`)",
+        "Calls that wait": f"{configured.maximum_waiting_calls:,} (`maximum_waiting_calls`)",
+        "Certificates that wait for the token": f"{configured.signing_queue:,} (`signing_queue`)",
     }
     assert {limit: limits[limit] for limit in expected} == expected
