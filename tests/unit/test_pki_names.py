@@ -252,7 +252,13 @@ _DOMAIN = st.lists(_LABEL, min_size=1, max_size=4).map(lambda labels: ".".join([
 _ALTERNATIVE_NAMES = st.builds(
     SubjectAlternativeNames,
     dns_names=st.lists(st.one_of(_DOMAIN, _DOMAIN.map("*.{}".format)), min_size=1, max_size=5).map(tuple),
-    ip_addresses=st.lists(st.ip_addresses().map(lambda address: address.exploded), max_size=5).map(tuple),
+    ip_addresses=st.lists(
+        st.ip_addresses()
+        # IPv4 written as IPv6 is no name.
+        .filter(lambda address: address.version == 4 or address.ipv4_mapped is None)
+        .map(lambda address: address.exploded),
+        max_size=5,
+    ).map(tuple),
     uris=st.lists(st.builds("https://{}/%c3%A4{}".format, _DOMAIN, _LABEL), max_size=5).map(tuple),
     email_addresses=st.lists(st.builds("{}@{}".format, _LABEL, _DOMAIN), max_size=5).map(tuple),
 )
