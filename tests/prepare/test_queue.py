@@ -1,0 +1,132 @@
+"""What waits for the prepare processes: goes together, and is answered once, to whom it belongs."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from certd.errors import CertdError, Reason
+from certd.pki.profiles import BUILT_IN
+from certd.prepare.client import Preparer
+from certd.prepare.messages import Wanted
+from tests.prepare.asking import Heard, item, made, running_preparer, terms_of, told
+from tests.unit.memory_authority import MemoryAuthority
+
+_SECONDS = 5.0
+_CALLERS = 8
+
+
+def serial_of(number: int) -> int:
+    return (1 << 126) | number
+
+
+def test_each_caller_of_a_call_hears_of_its_own_items(authority: MemoryAuthority) -> None:
+    """Also of those that fail between others."""
+    terms, good, bad = terms_of(authority), item(), item(b"no CSR")
+    with running_preparer() as preparer:
+        (process_id,) = preparer.process_ids
+        os.kill(process_id, signal.SIGSTOP)
+        waiting = []
+        number = 0
+        # The first two are calls of their own; the others wait and go together as far as they fit.
+        for size in (1, 1, 3, 1, 7, 2, 16, 1, 17, 1):
+            items = []
+            for _ in range(size):
+                number += 1
+                items.append(replace(bad if number % 3 == 0 else good, serial=serial_of(number)))
+            waiting.append((Heard(), items))
+            preparer.submit(terms, items, waiting[-1][0])
+        os.kill(process_id, signal.SIGCONT)
+        for heard, items in waiting:
+            answers = heard.answers()
+            assert len(answers) == len(items)
+            for answer, one in zip(answers, items, strict=True):
+                if one.source == bad.source:
+                    assert told(answer).reason is Reason.CSR_MALFORMED
+                else:
+                    assert made(answer).prepared.serial == one.serial
+        assert [heard.times for heard, _ in waiting] == [1] * len(waiting)
+
+
+def test_what_waits_at_the_stop_is_told_so(authority: MemoryAuthority) -> None:
+    terms, one = terms_of(authority), item()
+    with running_preparer(2) as preparer:
+        for process_id in preparer.process_ids:
+            os.kill(process_id, signal.SIGSTOP)
+        waiting = [Heard() for _ in range(100)]
+        for heard in waiting:
+            preparer.submit(terms, [one], heard)
+        assert not any(heard.done for heard in waiting)
+        for process_id in preparer.process_ids:
+            os.kill(process_id, signal.SIGKILL)
+        preparer.stop()
+        for heard in waiting:
+            (answer,) = heard.answers(10)
+            assert told(answer).reason is Reason.PREPARATION_UNAVAILABLE
+    assert [heard.times for heard in waiting] == [1] * len(waiting)
+
+
+def test_everybody_hears_once_while_processes_die_hang_and_are_stopped(authority: MemoryAuthority) -> None:
+    terms = [terms_of(authority), terms_of(authority, BUILT_IN["server"])]
+    one = item()
+    asked: list[tuple[Heard, list[int]]] = []
+    lock, ended = threading.Lock(), threading.Event()
+    preparer = Preparer(2, patience=1.0)
+
+    def call(caller: int) -> None:
+        draw, number = random.Random(caller), 0
+        while not ended.is_set():
+            for _ in range(draw.choice((1, 1, 5, 40))):
+                size = draw.choice((1, 1, 2, 7, 10, 16, 17))
+                serials = [serial_of(caller << 32 | number + further) for further in range(size)]
+                number += size
+                heard = Heard()
+                with lock:
+                    asked.append((heard, serials))
+                items = [replace(one, serial=serial) for serial in serials]
+                preparer.submit(draw.choice(terms), items, heard, wanted=Wanted(descriptions=draw.random() < 0.5))
+            ended.wait(draw.random() / 20)
+
+    preparer.start()
+    callers = [threading.Thread(target=call, args=(caller,)) for caller in range(_CALLERS)]
+    try:
+        assert preparer.wait_settled(60)
+        for thread in callers:
+            thread.start()
+        draw, end = random.Random(0), time.monotonic() + _SECONDS
+        while time.monotonic() < end:
+            time.sleep(draw.uniform(0.1, 0.6))
+            hurt(preparer.process_ids, draw)
+    finally:
+        # While they still ask.
+        preparer.stop()
+        ended.set()
+        for thread in callers:
+            thread.join(60)
+    assert {heard.times for heard, _ in asked} == {1}
+    assert sum(served(heard, serials) for heard, serials in asked)
+
+
+def served(heard: Heard, serials: list[int]) -> int:
+    """Returns how many items of a call were prepared; the others were refused, and none is another call's."""
+    made_of, refused = 0, {Reason.PREPARATION_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL}
+    for answer, serial in zip(heard.answers(0), serials, strict=True):
+        if isinstance(answer, CertdError):
+            assert answer.reason in refused
+        else:
+            assert answer.prepared.serial == serial
+            made_of += 1
+    return made_of
+
+
+def hurt(process_ids: Iterable[int], draw: random.Random) -> None:
+    """Kills, stops or continues some of the processes."""
+    for process_id in process_ids:
+        sent = draw.choices((None, signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT), (5, 2, 1, 2))[0]
+        with suppress(ProcessLookupError):
+            if sent is not None:
+                os.kill(process_id, sent)
