@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from google.protobuf.message import DecodeError
 
 from certd.errors import CertdError, Reason
 from certd.ipc.channel import Channel, SpawnedChild
-from certd.prepare.messages import Answer, Wanted, parse_response, request_bytes
+from certd.prepare.messages import Answer, Wanted, items_bytes, parse_response, terms_bytes
 from certd.prepare.order import Item, Terms, is_as_told
 from certd.prepare.work import answer_item
 
@@ -70,9 +71,11 @@ class _Submitted:
     """What one caller wants prepared."""
 
     terms: Terms
-    items: Sequence[Item]
     wanted: Wanted
     heard: Heard
+    serials: Sequence[int]
+    payload: bytes
+    """The items, as they go to a process."""
 
     def goes_with(self, other: "_Submitted") -> bool:
         """Whether both fit into one call."""
@@ -108,6 +111,8 @@ class Preparer:
     def start(self) -> None:
         """Starts the processes and returns at once; `wait_settled` waits for them."""
         for worker in self._workers:
+            # One that is back takes what waits.
+            worker.channel.on_change(partial(self._changed, worker))
             worker.channel.start()
 
     def wait_settled(self, timeout: float) -> bool:
@@ -149,7 +154,8 @@ class Preparer:
         if not self._workers:
             heard([answer_item(terms, item, wanted) for item in items])
             return
-        submitted = _Submitted(terms, items, wanted, heard)
+        # Written here, so that what cannot be written concerns its caller alone.
+        submitted = _Submitted(terms, wanted, heard, [item.serial for item in items], items_bytes(items))
         with self._lock:
             full = self._waiting_items >= QUEUE_LENGTH
             if not full:
@@ -159,31 +165,38 @@ class Preparer:
             _tell([submitted], [_queue_full() for _ in items])
         self._send()
 
-    def _send(self) -> None:
-        """Gives the processes what waits, as far as they take it."""
-        while (given := self._next_call()) is not None:
+    def _changed(self, worker: _Worker, _ready: bool, _problem: str) -> None:  # noqa: FBT001  # As a channel calls it.
+        self._send(worker)
+
+    def _send(self, only: _Worker | None = None) -> None:
+        """Gives the processes, or one of them, what waits, as far as they take it.
+
+        The thread that reads the answers of a process sends to no other: one that takes nothing, because it hangs,
+        would hold up the answers of those that work.
+        """
+        while (given := self._next_call(only)) is not None:
             worker, together = given
             try:
                 self._call(worker, together)
             except CertdError as error:
                 self._done(worker, together)
-                _tell(together, [error.another() for submitted in together for _ in submitted.items])
+                _tell(together, [error.another() for submitted in together for _ in submitted.serials])
 
     def _call(self, worker: _Worker, together: Sequence[_Submitted]) -> None:
         terms, wanted = together[0].terms, together[0].wanted
-        items = [item for submitted in together for item in submitted.items]
-        serials = [item.serial for item in items]
+        serials = [serial for submitted in together for serial in submitted.serials]
 
         def answered(outcome: bytes | CertdError) -> None:
             self._done(worker, together)
             # First of all, so that the process is not idle meanwhile.
-            self._send()
+            self._send(worker)
             _tell(together, answers_of(outcome, terms, serials))
 
-        worker.channel.submit(request_bytes(terms, items, wanted), timeout=_TIMEOUT, answered=answered)
+        payload = b"".join((terms_bytes(terms, wanted), *(submitted.payload for submitted in together)))
+        worker.channel.submit(payload, timeout=_TIMEOUT, answered=answered)
 
-    def _next_call(self) -> tuple[_Worker, list[_Submitted]] | None:
-        """Returns what goes next, and where to; None while nothing waits, or everybody has enough to do."""
+    def _next_call(self, only: _Worker | None) -> tuple[_Worker, list[_Submitted]] | None:
+        """Returns what goes next, and where to; None while nothing waits, or nobody may have more."""
         now = time.monotonic()
         with self._lock:
             for worker in self._workers:
@@ -193,18 +206,19 @@ class Preparer:
                     worker.channel.give_up()
             if not self._waiting:
                 return None
-            # Where none is ready, what waits is told so.
             ready = [worker for worker in self._workers if worker.channel.ready]
-            worker = min(ready or self._workers, key=lambda each: each.items)
-            if ready and worker.calls >= _CALLS_AT_ONCE:
+            free = [worker for worker in ready if worker.calls < _CALLS_AT_ONCE and only in {None, worker}]
+            if ready and not free:
                 return None
+            # Where none is ready, what waits is told so.
+            worker = min(free or self._workers, key=lambda each: each.items)
             together = [self._waiting.popleft()]
-            items = len(together[0].items)
+            items = len(together[0].serials)
             while self._waiting and self._waiting[0].goes_with(together[0]):
-                if items + len(self._waiting[0].items) > _LARGEST_CALL:
+                if items + len(self._waiting[0].serials) > _LARGEST_CALL:
                     break
                 together.append(self._waiting.popleft())
-                items += len(together[-1].items)
+                items += len(together[-1].serials)
             self._waiting_items -= items
             if not worker.calls:
                 worker.heard = now
@@ -215,7 +229,7 @@ class Preparer:
     def _done(self, worker: _Worker, together: Sequence[_Submitted]) -> None:
         with self._lock:
             worker.calls -= 1
-            worker.items -= sum(len(submitted.items) for submitted in together)
+            worker.items -= sum(len(submitted.serials) for submitted in together)
             worker.heard = time.monotonic()
 
 
@@ -223,8 +237,11 @@ def _tell(together: Sequence[_Submitted], answers: Sequence[Answer]) -> None:
     """Gives each caller the answers to its items."""
     start = 0
     for submitted in together:
-        end = start + len(submitted.items)
-        submitted.heard(answers[start:end])
+        end = start + len(submitted.serials)
+        try:
+            submitted.heard(answers[start:end])
+        except Exception:  # A defect of one caller must not keep the others from hearing.
+            _logger.exception("who waited for a prepare process failed")
         start = end
 
 
@@ -242,7 +259,7 @@ def answers_of(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]
         return [outcome.another() for _ in serials]
     try:
         answers = parse_response(outcome, terms=terms, serials=serials)
-    except (DecodeError, ValueError):
+    except (DecodeError, ValueError, OverflowError):
         return [_senseless() for _ in serials]
     return [
         answer if isinstance(answer, CertdError) or is_as_told(answer.prepared, terms) else _senseless()

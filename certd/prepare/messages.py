@@ -41,6 +41,19 @@ class Wanted:
 
 def request_bytes(terms: Terms, items: Sequence[Item], wanted: Wanted) -> bytes:
     """Returns the payload of a call."""
+    return terms_bytes(terms, wanted) + items_bytes(items)
+
+
+def items_bytes(items: Sequence[Item]) -> bytes:
+    """Returns the part of a payload that stands for items; behind the terms stand any number of such parts."""
+    request = messages.PrepareRequest()
+    for item in items:
+        _fill_item(request.items.add(), item)
+    return request.SerializeToString()
+
+
+def terms_bytes(terms: Terms, wanted: Wanted) -> bytes:
+    """Returns the beginning of a payload."""
     profile = terms.profile
     request = messages.PrepareRequest(
         issuer=_issuer_bytes(terms.issuer),
@@ -50,8 +63,6 @@ def request_bytes(terms: Terms, items: Sequence[Item], wanted: Wanted) -> bytes:
         with_lint_certificates=wanted.lint_certificates,
         with_descriptions=wanted.descriptions,
     )
-    for item in items:
-        _fill_item(request.items.add(), item)
     return request.SerializeToString()
 
 

@@ -5,16 +5,21 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
+
+import pytest
 
 from certd.errors import CertdError, Reason
 from certd.pki.profiles import BUILT_IN
 from certd.prepare.client import Preparer
 from certd.prepare.messages import Wanted
+from certd.prepare.order import Item
 from tests.prepare.asking import Heard, item, made, running_preparer, terms_of, told
 from tests.unit.memory_authority import MemoryAuthority
+from tests.waiting import eventually
 
 _SECONDS = 5.0
 _CALLERS = 8
@@ -130,3 +135,70 @@ def hurt(process_ids: Iterable[int], draw: random.Random) -> None:
         with suppress(ProcessLookupError):
             if sent is not None:
                 os.kill(process_id, sent)
+
+
+def _submitted(preparer: Preparer, items: Sequence[Item], authority: MemoryAuthority) -> Heard:
+    heard = Heard()
+    preparer.submit(terms_of(authority), items, heard)
+    return heard
+
+
+def test_one_that_is_back_takes_what_waits(authority: MemoryAuthority) -> None:
+    one = item()
+    with running_preparer(2) as preparer:
+        hanging, dying = preparer.process_ids
+        for process_id in (hanging, dying):
+            os.kill(process_id, signal.SIGSTOP)
+        stuck = [_submitted(preparer, [one], authority) for _ in range(4)]
+        waiting = _submitted(preparer, [one], authority)
+        os.kill(dying, signal.SIGKILL)
+        eventually(lambda: sum(heard.done for heard in stuck) == 2)
+        made(*waiting.answers())
+        os.kill(hanging, signal.SIGCONT)
+
+
+def test_what_cannot_be_written_concerns_its_caller_alone(authority: MemoryAuthority) -> None:
+    with running_preparer() as preparer:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="out of range"):
+                _submitted(preparer, [item(lifetime=timedelta.max)], authority)
+        made(*_submitted(preparer, [item()], authority).answers())
+
+
+def test_one_caller_s_defect_keeps_nobody_from_hearing(authority: MemoryAuthority) -> None:
+    def raising(_answers: object) -> None:
+        raise RuntimeError("a defect")
+
+    with running_preparer() as preparer:
+        (process_id,) = preparer.process_ids
+        os.kill(process_id, signal.SIGSTOP)
+        first = [_submitted(preparer, [item()], authority) for _ in range(2)]
+        preparer.submit(terms_of(authority), [item()], raising)
+        behind = _submitted(preparer, [item()], authority)
+        os.kill(process_id, signal.SIGCONT)
+        for heard in (*first, behind):
+            made(*heard.answers())
+
+
+def test_one_that_hangs_holds_up_nobody_s_answers(authority: MemoryAuthority) -> None:
+    """What does not fit into its socket is sent by those who ask, not by those who read what another one answers."""
+    one, large = item(), item(os.urandom(32 * 1024))
+    with running_preparer(2) as preparer:
+        working, hanging = preparer.process_ids
+        for process_id in (working, hanging):
+            os.kill(process_id, signal.SIGSTOP)
+        given = {worker.channel.process_id: worker for worker in preparer._workers}
+        first = _submitted(preparer, [one], authority)
+        _submitted(preparer, [one] * 10, authority)
+        second = _submitted(preparer, [one], authority)
+        callers = [threading.Thread(target=_submitted, args=(preparer, [large] * 10, authority)) for _ in range(2)]
+        for thread in callers:
+            thread.start()
+        eventually(lambda: given[hanging].items == 20 and len(preparer._waiting) == 1)
+        os.kill(working, signal.SIGCONT)
+        for heard in (first, second, _submitted(preparer, [one], authority)):
+            made(*heard.answers(10))
+        assert working in preparer.process_ids
+        os.kill(hanging, signal.SIGKILL)
+        for thread in callers:
+            thread.join()
