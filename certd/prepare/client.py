@@ -29,8 +29,8 @@ QUEUE_LENGTH = 4096
 """Items that may wait besides what the processes have been given."""
 _CALLS_AT_ONCE = 2
 """Given to a process: what it works on, and what it finds when it is done with that."""
-_LARGEST_CALL = 16
-"""Items that go together at most, unless a caller brings more: they are answered together too."""
+_LARGEST_CALL = 4
+"""Items that go together at most, unless a caller brings more: who is answered together waits for each other."""
 _RETRY_AFTER_FULL = 0.1
 """Seconds."""
 
