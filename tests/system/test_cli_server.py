@@ -279,6 +279,14 @@ def test_serve_says_where_and_stops_on_sigterm(home: _Home) -> None:
         for listener in ("grpc", "http", "metrics"):
             host, _, port = str(ready[listener]).rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
+        if sys.platform.startswith("linux"):
+            # The daemon's threads keep to one processor; its token process may use all that there are.
+            threads = Path(f"/proc/{process.pid}/task").iterdir()
+            assert {frozenset(os.sched_getaffinity(int(thread.name))) for thread in threads} == {
+                frozenset(os.sched_getaffinity(process.pid))
+            }
+            assert len(os.sched_getaffinity(process.pid)) == 1
+            assert os.sched_getaffinity(int(str(ready["token_pid"]))) == os.sched_getaffinity(0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         eventually(lambda: not Path(f"/proc/{ready['token_pid']}").exists())
