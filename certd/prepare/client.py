@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from certd.errors import CertdError, Reason
 from certd.ipc.channel import Channel, SpawnedChild
-from certd.prepare.messages import Answer, Wanted, items_bytes, parse_response, terms_bytes
+from certd.prepare.messages import Answer, Described, Wanted, items_bytes, parse_response, terms_bytes
 from certd.prepare.order import Item, Terms, is_as_told
 from certd.prepare.work import answer_item
 
@@ -260,11 +260,17 @@ def answers_of(outcome: bytes | CertdError, terms: Terms, serials: Sequence[int]
     try:
         answers = parse_response(outcome, terms=terms, serials=serials)
     except (DecodeError, ValueError, OverflowError):
+        _logger.exception("a prepare process answered what cannot be read")
         return [_senseless() for _ in serials]
     return [
-        answer if isinstance(answer, CertdError) or is_as_told(answer.prepared, terms) else _senseless()
+        answer if isinstance(answer, CertdError) or is_as_told(answer.prepared, terms) else _not_as_told(answer)
         for answer in answers
     ]
+
+
+def _not_as_told(answer: Described) -> CertdError:
+    _logger.error("a prepare process answered serial %x with what was not asked for", answer.prepared.serial)
+    return _senseless()
 
 
 def _senseless() -> CertdError:
