@@ -183,6 +183,8 @@ def _verify(request: x509.CertificateSigningRequest) -> None:
         valid = request.is_signature_valid
     except UnsupportedAlgorithm as error:
         raise _unproven("is signed with an algorithm that is not accepted") from error
+    except UNDECODABLE as error:
+        raise _malformed("has a signature algorithm that does not decode") from error
     if not valid:
         raise _unproven("has a signature that does not verify under its own key")
 

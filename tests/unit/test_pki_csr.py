@@ -15,7 +15,7 @@ from certd.pki import distinguished_name as dn
 from certd.pki.csr import LONGEST_CSR, RequestedExtension, key_problem, parse_csr
 from certd.pki.key_spec import KeySpec, generate_private_key, public_key_der
 from certd.pki.names import SubjectAlternativeNames
-from tests.unit.memory_authority import csr, der_of
+from tests.unit.memory_authority import csr, der_of, refused_with
 
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _PLAIN = der_of(csr(_KEY, san=[x509.DNSName("www.example.internal")]))
@@ -346,3 +346,19 @@ def test_no_extension_surprises_the_reader(extensions: list[bytes]) -> None:
         assert len(parsed.extensions) <= len(extensions)
         return
     assert reason in {Reason.CSR_MALFORMED, Reason.NAME_NOT_ALLOWED}
+
+
+# Its key is of Ed25519, and its signature of RSASSA-PSS without the parameters that belong there.
+_UNREADABLE_ALGORITHM = bytes.fromhex(
+    "3081f230819f0201003028310b300906035504061302444531193017060355040a0c104dc3bc6c6c657220262053c3b6"
+    "686e65302a300506032b657003210022b395f125feb85e60d00cfb4d93e2f49e936f65219aaa9f241c1d0234bc14cba0"
+    "44304206092a864886f70d01090e3135303330310603551d11042a30288215786e2d2d62636865722d6b76612e30782e"
+    "74657374810f415f42404558414d504c452e636f6d300b06092a864886f70d01010a034100f57e2daef8aa64c0110ffd"
+    "4952374351a97d5d11499d318d472e1e2ad068b3f9233d1c5b11a9f2d432262eb16ded3555c0d690f6f3230e01141718"
+    "dab002fb03"
+)
+
+
+def test_a_signature_algorithm_that_does_not_decode_is_refused_by_name() -> None:
+    error = refused_with(lambda: parse_csr(_UNREADABLE_ALGORITHM), Reason.CSR_MALFORMED)
+    assert "signature algorithm" in error.message
