@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"fmt"
 	"os"
 
 	"google.golang.org/grpc"
 
 	certdv1 "certd/clients/go/certd/v1"
+	"certd/clients/go/client"
 )
 
 const endEntity = "end-entity"
@@ -30,7 +27,8 @@ func batch(ctx context.Context, connection *grpc.ClientConn, o options, domain s
 	}
 	request := &certdv1.BatchIssueCertificatesRequest{Parent: authority, RequestId: requestID}
 	for number := 1; number <= o.batch; number++ {
-		csr, err := newCSR(fmt.Sprintf("n%d.%s", number, domain))
+		// Nobody keeps the key.
+		csr, _, err := client.NewCSR(fmt.Sprintf("n%d.%s", number, domain))
 		if err != nil {
 			return err
 		}
@@ -112,13 +110,4 @@ func search(ctx context.Context, client certdv1.CertificateServiceClient, author
 		}
 		request.PageToken = page.GetNextPageToken()
 	}
-}
-
-// newCSR returns a CSR for a name, of a key that nobody keeps.
-func newCSR(name string) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generate a key: %w", err)
-	}
-	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, key)
 }

@@ -10,9 +10,7 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -24,11 +22,11 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	certdv1 "certd/clients/go/certd/v1"
+	"certd/clients/go/client"
 )
 
 type options struct {
@@ -76,14 +74,10 @@ func run(o options) error {
 	}
 	defer connection.Close()
 
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("generate a key: %w", err)
-	}
 	names := strings.Split(o.dns, ",")
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: names}, key)
+	csr, key, err := client.NewCSR(names...)
 	if err != nil {
-		return fmt.Errorf("make a CSR: %w", err)
+		return err
 	}
 	requestID, err := newUUID()
 	if err != nil {
@@ -129,26 +123,17 @@ func run(o options) error {
 
 // connect opens a mutual TLS connection; the server must be vouched for by the root alone.
 func connect(o options) (*grpc.ClientConn, error) {
-	pair, err := tls.LoadX509KeyPair(o.certificate, o.key)
-	if err != nil {
-		return nil, fmt.Errorf("client credentials: %w", err)
-	}
-	roots, err := readPool(o.root)
+	transport, err := client.Credentials(o.certificate, o.key, o.root)
 	if err != nil {
 		return nil, err
 	}
-	transport := credentials.NewTLS(&tls.Config{
-		Certificates: []tls.Certificate{pair},
-		RootCAs:      roots,
-		MinVersion:   tls.VersionTLS12,
-	})
 	return grpc.NewClient(o.address, grpc.WithTransportCredentials(transport))
 }
 
 // issuerRoots returns the roots to verify the new certificate against: those of a file, or of the tenant.
 func issuerRoots(ctx context.Context, connection *grpc.ClientConn, o options) (*x509.CertPool, error) {
 	if o.issuerRoot != "" {
-		return readPool(o.issuerRoot)
+		return client.ReadPool(o.issuerRoot)
 	}
 	bundle, err := certdv1.NewServerServiceClient(connection).GetTrustBundle(ctx, &certdv1.GetTrustBundleRequest{Tenant: "tenants/" + o.tenant})
 	if err != nil {
@@ -217,18 +202,6 @@ func explain(err error) string {
 		}
 	}
 	return fmt.Sprintf("%s: %s%s", reason, failed.Message(), more)
-}
-
-func readPool(path string) (*x509.CertPool, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no PEM certificate", path)
-	}
-	return pool, nil
 }
 
 func writeKey(path string, key *ecdsa.PrivateKey) error {

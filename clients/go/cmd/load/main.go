@@ -5,11 +5,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -23,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	certdv1 "certd/clients/go/certd/v1"
+	"certd/clients/go/client"
 )
 
 const (
@@ -76,25 +72,13 @@ func main() {
 }
 
 func serve(address, certificate, key, root, authority string) error {
-	pair, err := tls.LoadX509KeyPair(certificate, key)
-	if err != nil {
-		return fmt.Errorf("client credentials: %w", err)
-	}
-	pem, err := os.ReadFile(root)
+	transport, err := client.Credentials(certificate, key, root)
 	if err != nil {
 		return err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no certificate", root)
-	}
-	l := &load{
-		address:   address,
-		authority: authority,
-		transport: credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS12}),
-	}
+	l := &load{address: address, authority: authority, transport: transport}
 	for number := 0; number < requests; number++ {
-		csr, err := newCSR(fmt.Sprintf("host-%d.bench.internal", number))
+		csr, _, err := client.NewCSR(fmt.Sprintf("host-%d.bench.internal", number))
 		if err != nil {
 			return err
 		}
@@ -230,13 +214,4 @@ func (l *load) request() *certdv1.IssueCertificateRequest {
 
 func serial(name string) string {
 	return name[strings.LastIndexByte(name, '/')+1:]
-}
-
-// newCSR returns a CSR of a new P-256 key for one name.
-func newCSR(dnsName string) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{dnsName}}, key)
 }
