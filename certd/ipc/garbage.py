@@ -7,7 +7,7 @@ def spare_what_lives() -> None:
     """Takes what lives now out of every later collection; to be called once everything is loaded.
 
     A full collection looks at every object, those of the loaded modules among them: some 70 ms of the daemon, in which
-    nobody is served, several times a minute of load.
+    nobody is served, and under load every other second.
     """
     gc.collect()
     gc.freeze()

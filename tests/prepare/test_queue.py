@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ from tests.prepare.asking import Heard, item, made, running_preparer, terms_of, 
 from tests.unit.memory_authority import MemoryAuthority
 from tests.waiting import eventually
 
-_SECONDS = 5.0
+_ROUNDS = 40
 _CALLERS = 8
 
 
@@ -96,15 +95,21 @@ def test_everybody_hears_once_while_processes_die_hang_and_are_stopped(authority
                 preparer.submit(draw.choice(terms), items, heard, wanted=Wanted(descriptions=draw.random() < 0.5))
             ended.wait(draw.random() / 20)
 
+    def told_so_far() -> int:
+        with lock:
+            return sum(heard.done for heard, _ in asked)
+
     preparer.start()
     callers = [threading.Thread(target=call, args=(caller,)) for caller in range(_CALLERS)]
     try:
         assert preparer.wait_settled(60)
         for thread in callers:
             thread.start()
-        draw, end = random.Random(0), time.monotonic() + _SECONDS
-        while time.monotonic() < end:
-            time.sleep(draw.uniform(0.1, 0.6))
+        draw = random.Random(0)
+        for _ in range(_ROUNDS):
+            # One that hangs ends by the patience of those who ask, so that it always goes on.
+            goal = told_so_far() + draw.randrange(1, 400)
+            eventually(lambda goal=goal: told_so_far() >= goal, within=60)  # type: ignore[misc]  # mypy infers no type for a default.
             hurt(preparer.process_ids, draw)
     finally:
         # While they still ask.
