@@ -32,7 +32,7 @@ from tests.bench.load.messages import BATCH, Connect, Kind, Listing, Outcome, Ru
 from tests.daemon import Installation, RunningDaemon, initialise, running
 
 AUTHORITY = "tenants/default/authorities/bench-ca"
-DEFAULT = "unary:1,unary:8,unary:32,unary:128,batch:2,managed:32"
+DEFAULT = "unary:1,unary:8,unary:32,unary:128,batch:2,batch:8,managed:32"
 _START_DELAY = 0.2
 """Seconds for the order to reach the load generators."""
 _ANSWER_SECONDS = 120.0
