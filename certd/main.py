@@ -13,7 +13,7 @@ from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare, request_limits, token_settings
 from certd.errors import CertdError, field_invalid
 from certd.ipc.garbage import spare_what_lives
-from certd.ipc.processor import keep_on_one_processor
+from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
 from certd.model.job import JobKind
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
@@ -279,6 +279,7 @@ class Daemon:
         """Suits the process to serving, once it serves; for a process that does nothing else."""
         if self._config.limits.one_processor:
             keep_on_one_processor()
+        interrupt_nobody()
         spare_what_lives()
 
     def _listen(self, credentials: Credentials) -> Ready:

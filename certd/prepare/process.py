@@ -19,6 +19,7 @@ from certd.errors import CertdError, Reason
 from certd.ipc.child import Child, InheritedSocket, ReceivedCall, Replies
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
+from certd.ipc.processor import interrupt_nobody
 from certd.pki import distinguished_name
 from certd.pki import key_spec as key_specs
 from certd.pki.certificate_request import Issuer, Validity
@@ -41,6 +42,7 @@ _WARM_UP = {KeyFamily.EC: KeySpec.EC_P256, KeyFamily.RSA: KeySpec.RSA_2048, KeyF
 def run(endpoint: InheritedSocket, *, parent_process_id: int) -> None:
     """Serves until the parent closes the socket. Call it on the main thread."""
     harden(parent_process_id=parent_process_id)
+    interrupt_nobody()
     child = Child(endpoint, queue_length=QUEUE_LENGTH)
     child.start()
     try:

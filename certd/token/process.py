@@ -15,6 +15,7 @@ from certd.internal.token_pb2 import TokenResponse
 from certd.ipc.child import Child, Endpoint, ReceivedCall, Replies
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
+from certd.ipc.processor import interrupt_nobody
 from certd.token.module import Module
 from certd.token.operations import InHelper, InModule, Operations
 from certd.token.settings import TokenSettings
@@ -48,6 +49,7 @@ def run(
         make_module: replaces the module, for tests that make it fail.
     """
     harden(parent_process_id=parent_process_id)
+    interrupt_nobody()
     if settings.softhsm_conf is not None:
         os.environ["SOFTHSM2_CONF"] = str(settings.softhsm_conf)
     child = Child(endpoint, queue_length=settings.queue_length)

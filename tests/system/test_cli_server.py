@@ -281,10 +281,11 @@ def test_serve_says_where_and_stops_on_sigterm(home: _Home) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         if sys.platform.startswith("linux"):
             # The daemon's threads keep to one processor; its token process may use all that there are.
-            threads = Path(f"/proc/{process.pid}/task").iterdir()
-            assert {frozenset(os.sched_getaffinity(int(thread.name))) for thread in threads} == {
+            threads = [int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir()]
+            assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {
                 frozenset(os.sched_getaffinity(process.pid))
             }
+            assert {os.sched_getscheduler(each) for each in (*threads, ready["token_pid"])} == {os.SCHED_BATCH}
             assert len(os.sched_getaffinity(process.pid)) == 1
             assert os.sched_getaffinity(int(str(ready["token_pid"]))) == os.sched_getaffinity(0)
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The threads of a daemon share a processor, and its children do not. In a process of its own, which keeps to one."""
+"""The threads of a daemon share a processor, and its children do not; nobody interrupts. In processes of their own."""
 
 import os
 import subprocess
@@ -46,3 +46,32 @@ print("kept")
 def test_threads_keep_to_one_processor_and_children_do_not() -> None:
     ended = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.strip() == "kept", ended.stderr
+
+
+_POLITE = """
+import os, threading
+from certd.ipc.processor import interrupt_nobody
+
+found, woken = [], threading.Event()
+def early():
+    woken.wait(20)
+    found.append(os.sched_getscheduler(0))
+
+before = threading.Thread(target=early)
+before.start()
+interrupt_nobody()
+woken.set()
+before.join()
+after = threading.Thread(target=lambda: found.append(os.sched_getscheduler(0)))
+after.start()
+after.join()
+print(os.sched_getscheduler(0), *found)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+@pytest.mark.parametrize(("before", "after"), [("SCHED_OTHER", "SCHED_BATCH"), ("SCHED_IDLE", "SCHED_IDLE")])
+def test_threads_interrupt_nobody_unless_another_policy_was_chosen(before: str, after: str) -> None:
+    program = f"import os\nos.sched_setscheduler(0, os.{before}, os.sched_param(0))\n{_POLITE}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.split() == [str(getattr(os, after))] * 3, ended.stderr
