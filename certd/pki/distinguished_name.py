@@ -67,7 +67,15 @@ _DIRECTORY_STRING_TYPES = frozenset(
     {
         *(f"2.5.4.{number}" for number in (3, 4, 7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 41, 42, 43, 44, 65, 97)),
         "0.9.2342.19200300.100.1.1",
+        "1.2.840.113549.1.9.8",
     }
+)
+# RFC 2985, section 5.2.2: an IA5String besides.
+_UNSTRUCTURED_NAME = "1.2.840.113549.1.9.2"
+# What may describe somebody elsewhere and names nobody: attributes of PKCS #9 (RFC 2985, sections 5.1 to 5.5) but those
+# of persons and devices, those of the extension subjectDirectoryAttributes (RFC 3739, section 3.2.2), and PKCS #12 files.
+_NAMES_NOBODY = re.compile(
+    r"1\.2\.840\.113549\.1\.9\.(?!(1|2|8)$).*|1\.3\.6\.1\.5\.5\.7\.9\..*|2\.16\.840\.1\.113730\.3\.1\.216"
 )
 _PRINTABLE_VALUE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
 # Controls, separators of lines and paragraphs, what turns the direction of the text around it, and no characters.
@@ -156,6 +164,8 @@ def _encode_attribute(oid: str, value: str, field: str) -> bytes:
 def _value_problem(oid: str, value: str) -> str | None:
     """Returns how a value breaks the bounds of its attribute, or None."""
     longest = _LONGEST.get(oid, LONGEST_VALUE)
+    if _NAMES_NOBODY.fullmatch(oid):
+        return "is no attribute of names; leave it out"
     if oid in _COUNTRIES and not re.fullmatch(r"[A-Za-z]{2}", value):
         return "must be the two letters of a country"
     if not 0 < len(value) <= longest:
@@ -258,6 +268,8 @@ def _type_problem(oid: str, value: str, tag: int) -> str | None:
         return None if tag == der.IA5_STRING else "must be an IA5String"
     if oid in _DIRECTORY_STRING_TYPES and tag not in _DIRECTORY_STRINGS:
         return "must be a UTF8String or a PrintableString"
+    if oid == _UNSTRUCTURED_NAME and tag not in _DIRECTORY_STRINGS | {der.IA5_STRING}:
+        return "must be a UTF8String, a PrintableString or an IA5String"
     return None if tag in _READ_IN_NAMES else "has a type that OpenSSL does not read in names; write a UTF8String"
 
 

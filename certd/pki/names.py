@@ -31,6 +31,8 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/
 # RFC 3986, section 2: unreserved, reserved and percent-encoded characters.
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):((?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)")
 _PERCENT_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+# RFC 9110, sections 4.2.1 and 4.2.2; RFC 6455, section 3; RFC 1738, section 3.2.
+_SCHEMES_WITH_HOST = frozenset({"http", "https", "ws", "wss", "ftp"})
 _AUTHORITY = re.compile(r"//([^/?#]*)")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
 # Of a URI whose authority is known to be well-formed: user and port are left out.
@@ -243,6 +245,8 @@ def parse_uri(text: str) -> str:
         return str(_spiffe_id(f"{scheme}:{rest}"))
     authority = _AUTHORITY.match(rest)
     if authority is None:
+        if scheme in _SCHEMES_WITH_HOST:
+            raise InvalidNameError(f"has no host, as every {scheme} URI does; write {scheme}://host/path")
         _check_parts(rest)
         return f"{scheme}:{rest}"
     user, at, host_and_port = authority[1].rpartition("@")

@@ -114,7 +114,7 @@ def test_uri_has_a_normal_form(uri: str, normal: str) -> None:
         "http://-a/", "http://[::g]/", "http://a:b/", "http://*.a.b/", "1http://a/", "spiffe://TD/a", "spiffe://td/", "spiffe://td:1/a",
         "http://a/" + "b" * 2048, "http://a/\n", "http://a/\x00", "http://a:65536/", "http://a@b@c/", "http://[a]@b/",
         "http://[192.0.2.1]/", "http://[fe80::1%25eth0]/", "http://a/[b]", "http://a/#b#c", "urn:a[b]", "http://@/", "http://a./",
-        "http://xn--a.example/", "http://1.2.3/",
+        "http://xn--a.example/", "http://1.2.3/", "https:/+www.example.internal/a", "http:a", "HTTPS:/a", "ftp:/a",
     ],
 )  # fmt: skip
 def test_what_is_no_uri(uri: str) -> None:
