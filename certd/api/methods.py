@@ -45,6 +45,26 @@ METHODS: Final[Mapping[str, Permission | Admission]] = {
     "/certd.v1.ManagedCertificateService/GetManagedCertificate": Permission.MANAGED_CERTIFICATE_READ,
     "/certd.v1.ManagedCertificateService/ListManagedCertificates": Permission.MANAGED_CERTIFICATE_READ,
     "/certd.v1.ManagedCertificateService/ExportManagedCertificate": Permission.MANAGED_CERTIFICATE_EXPORT,
+    "/certd.v1.TenantService/CreateTenant": Permission.TENANT_CREATE,
+    "/certd.v1.TenantService/GetTenant": Permission.TENANT_READ,
+    # Every caller may ask, and sees what they may read.
+    "/certd.v1.TenantService/ListTenants": Permission.TENANT_READ,
+    "/certd.v1.TenantService/UpdateTenant": Permission.TENANT_UPDATE,
+    "/certd.v1.AccessService/WhoAmI": Admission.AUTHENTICATED,
+    "/certd.v1.AccessService/CreateEnrollmentCode": Permission.IDENTITY_ENROLL,
+    # Who enrolls has no certificate yet: the code is looked at by the service.
+    "/certd.v1.AccessService/Enroll": Admission.PUBLIC,
+    # One's own.
+    "/certd.v1.AccessService/RenewIdentity": Admission.AUTHENTICATED,
+    "/certd.v1.AccessService/GetIdentity": Permission.IDENTITY_READ,
+    "/certd.v1.AccessService/ListIdentities": Permission.IDENTITY_READ,
+    "/certd.v1.AccessService/RevokeIdentity": Permission.IDENTITY_REVOKE,
+    "/certd.v1.AccessService/CreateGrant": Permission.GRANT_CREATE,
+    "/certd.v1.AccessService/GetGrant": Permission.GRANT_READ,
+    "/certd.v1.AccessService/ListGrants": Permission.GRANT_READ,
+    "/certd.v1.AccessService/DeleteGrant": Permission.GRANT_DELETE,
+    # One's own; for another's the service asks for more.
+    "/certd.v1.AccessService/TestPermissions": Admission.AUTHENTICATED,
     "/certd.v1.ServerService/GetServerInfo": Permission.SERVER_READ,
     # Every caller may have the system root; for the roots of a tenant the service asks for more.
     "/certd.v1.ServerService/GetTrustBundle": Admission.AUTHENTICATED,

@@ -69,6 +69,12 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.PREPARATION_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SERVER_BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_WATCHERS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.ENROLLMENT_CODE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.IDENTITY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.GRANT_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.GRANT_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.TENANT_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.LAST_ADMINISTRATOR: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 

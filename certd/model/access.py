@@ -24,6 +24,15 @@ class Permission(enum.StrEnum):
     MANAGED_CERTIFICATE_READ = "managed-certificate.read"
     MANAGED_CERTIFICATE_EXPORT = "managed-certificate.export"
     SERVER_READ = "server.read"
+    TENANT_CREATE = "tenant.create"
+    TENANT_READ = "tenant.read"
+    TENANT_UPDATE = "tenant.update"
+    IDENTITY_ENROLL = "identity.enroll"
+    IDENTITY_READ = "identity.read"
+    IDENTITY_REVOKE = "identity.revoke"
+    GRANT_CREATE = "grant.create"
+    GRANT_READ = "grant.read"
+    GRANT_DELETE = "grant.delete"
 
 
 class Role(enum.StrEnum):
@@ -39,7 +48,22 @@ class Role(enum.StrEnum):
 
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
-    Role.ADMINISTRATOR: frozenset({Permission.SERVER_READ, Permission.PROFILE_READ, Permission.PROFILE_WRITE}),
+    Role.ADMINISTRATOR: frozenset(
+        {
+            Permission.SERVER_READ,
+            Permission.PROFILE_READ,
+            Permission.PROFILE_WRITE,
+            Permission.TENANT_CREATE,
+            Permission.TENANT_READ,
+            Permission.TENANT_UPDATE,
+            Permission.IDENTITY_ENROLL,
+            Permission.IDENTITY_READ,
+            Permission.IDENTITY_REVOKE,
+            Permission.GRANT_CREATE,
+            Permission.GRANT_READ,
+            Permission.GRANT_DELETE,
+        }
+    ),
     Role.AUTHORITY_OPERATOR: frozenset(
         {
             Permission.AUTHORITY_CREATE,
@@ -76,6 +100,9 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.MANAGED_CERTIFICATE_READ,
             Permission.PROFILE_READ,
             Permission.SERVER_READ,
+            Permission.TENANT_READ,
+            Permission.IDENTITY_READ,
+            Permission.GRANT_READ,
         }
     ),
 }

@@ -35,7 +35,17 @@ class EventType(enum.StrEnum):
     PROFILE_UPDATED = "profile.updated"
     PROFILE_DELETED = "profile.deleted"
     GRANT_CREATED = "grant.created"
+    GRANT_DELETED = "grant.deleted"
     TENANT_CREATED = "tenant.created"
+    TENANT_UPDATED = "tenant.updated"
+    ENROLLMENT_CODE_CREATED = "enrollment-code.created"
+    ENROLLMENT_REFUSED = "enrollment.refused"
+    IDENTITY_ENROLLED = "identity.enrolled"
+    IDENTITY_RENEWED = "identity.renewed"
+    IDENTITY_REVOKED = "identity.revoked"
+    ADMINISTRATOR_RECOVERED = "administrator.recovered"
+    SERVER_CERTIFICATE_RENEWED = "server-certificate.renewed"
+    CALL_REFUSED = "call.refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,3 +136,72 @@ class ManagedCertificateName:
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/managedCertificates/{self.managed_certificate}"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantName:
+    """`tenants/{tenant}`."""
+
+    tenant: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        (tenant,) = _parts(field, text, "tenants/*")
+        return cls(check_id(field, tenant))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityName:
+    """`tenants/{tenant}/identities/{identity}`, or `identities/{identity}` for one of the server."""
+
+    tenant: str | None
+    """None: the server."""
+    identity: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, identity = _owned(field, text, "identities")
+        return cls(tenant, identity)
+
+    @property
+    def path(self) -> str:
+        """The path of its SPIFFE id, with the slash before it."""
+        return f"/{self}"
+
+    def __str__(self) -> str:
+        return f"{_owner(self.tenant)}identities/{self.identity}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantName:
+    """`tenants/{tenant}/grants/{grant}`, or `grants/{grant}` for one of the server."""
+
+    tenant: str | None
+    """None: the server."""
+    grant: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, grant = _owned(field, text, "grants")
+        return cls(tenant, grant)
+
+    def __str__(self) -> str:
+        return f"{_owner(self.tenant)}grants/{self.grant}"
+
+
+def _owned(field: str, text: str, collection: str) -> tuple[str | None, str]:
+    if text.startswith("tenants/"):
+        tenant, own = _parts(field, text, f"tenants/*/{collection}/*")
+        return check_id(field, tenant), check_id(field, own)
+    (own,) = _parts(field, text, f"{collection}/*")
+    return None, check_id(field, own)
+
+
+def _owner(tenant: str | None) -> str:
+    return "" if tenant is None else f"tenants/{tenant}/"

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_NUMBER = 2
+SCHEMA_NUMBER = 3
 """Number of the newest migration that this code knows."""
 
 metadata = MetaData()
@@ -71,6 +71,12 @@ tenants = Table(
     _text("tenant_id", primary_key=True),
     _text("uid"),
     _time("create_time"),
+    _text("display_name", server_default=text("''")),
+    # Canonical JSON of what differs from the defaults: quotas, and days of expiry notices.
+    _text("settings", server_default=text("'{}'")),
+    # 0: never changed.
+    Column("update_time", _MICROSECONDS, nullable=False, server_default=text("0")),
+    Column("revision", BigInteger, nullable=False, server_default=text("1")),
     UniqueConstraint("uid", name="tenants_uid"),
 )
 
@@ -345,14 +351,55 @@ Index("jobs_claimed", jobs.c.owner_epoch)
 grants = Table(
     "grants",
     metadata,
+    # Unique over all tenants: a chosen id is preceded by its tenant and a slash.
     _text("grant_id", primary_key=True),
     _text("principal"),
     _text("role"),
     _text("scope"),
     # NULL: every profile.
     _text("profiles", null=True),
+    # Empty: of the server.
+    _text("tenant", server_default=text("''")),
+    _text("creator", server_default=text("'certd'")),
+    Column("create_time", _MICROSECONDS, nullable=False, server_default=text("0")),
 )
 Index("grants_principal", grants.c.principal)
+
+# Machines and persons that call. Their certificates are those of the system authority with their SPIFFE id.
+identities = Table(
+    "identities",
+    metadata,
+    # Empty: of the server.
+    _text("tenant"),
+    _text("identity_id"),
+    _text("spiffe_id"),
+    _text("state"),
+    _time("create_time"),
+    _time("update_time"),
+    PrimaryKeyConstraint("tenant", "identity_id", name="identities_key"),
+    UniqueConstraint("spiffe_id", name="identities_spiffe_id"),
+)
+
+enrollment_codes = Table(
+    "enrollment_codes",
+    metadata,
+    _bytes("code_sha256"),
+    _text("tenant"),
+    _text("identity_id"),
+    # NULL: any key.
+    _bytes("public_key_sha256", null=True),
+    # JSON list of networks in CIDR notation; empty: any.
+    _text("source_networks"),
+    _text("creator"),
+    _time("create_time"),
+    _time("expire_time"),
+    # SHA-256 of the key that enrolled, and serial of its certificate; NULL before.
+    _bytes("used_public_key_sha256", null=True),
+    _text("serial", null=True),
+    PrimaryKeyConstraint("code_sha256", name="enrollment_codes_key"),
+)
+Index("enrollment_codes_identity", enrollment_codes.c.tenant, enrollment_codes.c.identity_id)
+Index("enrollment_codes_expire_time", enrollment_codes.c.expire_time)
 
 owners = Table(
     "owners",

@@ -122,6 +122,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """More calls wait for their turn than the server takes; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
     TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 47
     """Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
+    ENROLLMENT_CODE_INVALID: _ErrorReason.ValueType  # 48
+    """The enrollment code is unknown, used, expired or revoked, or not for this key or this network. UNAUTHENTICATED."""
+    IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 49
+    """No such identity. NOT_FOUND."""
+    GRANT_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """No such grant. NOT_FOUND."""
+    GRANT_EXISTS: _ErrorReason.ValueType  # 51
+    """The id is taken. ALREADY_EXISTS."""
+    TENANT_EXISTS: _ErrorReason.ValueType  # 52
+    """The id is taken. ALREADY_EXISTS."""
+    LAST_ADMINISTRATOR: _ErrorReason.ValueType  # 53
+    """The call would leave the server without an administrator. FAILED_PRECONDITION."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -226,4 +238,16 @@ SERVER_BUSY: ErrorReason.ValueType  # 46
 """More calls wait for their turn than the server takes; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
 TOO_MANY_WATCHERS: ErrorReason.ValueType  # 47
 """Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
+ENROLLMENT_CODE_INVALID: ErrorReason.ValueType  # 48
+"""The enrollment code is unknown, used, expired or revoked, or not for this key or this network. UNAUTHENTICATED."""
+IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 49
+"""No such identity. NOT_FOUND."""
+GRANT_NOT_FOUND: ErrorReason.ValueType  # 50
+"""No such grant. NOT_FOUND."""
+GRANT_EXISTS: ErrorReason.ValueType  # 51
+"""The id is taken. ALREADY_EXISTS."""
+TENANT_EXISTS: ErrorReason.ValueType  # 52
+"""The id is taken. ALREADY_EXISTS."""
+LAST_ADMINISTRATOR: ErrorReason.ValueType  # 53
+"""The call would leave the server without an administrator. FAILED_PRECONDITION."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -125,6 +125,18 @@ const (
 	ErrorReason_SERVER_BUSY ErrorReason = 46
 	// Every place for streams is taken; RetryInfo says when to come again. RESOURCE_EXHAUSTED.
 	ErrorReason_TOO_MANY_WATCHERS ErrorReason = 47
+	// The enrollment code is unknown, used, expired or revoked, or not for this key or this network. UNAUTHENTICATED.
+	ErrorReason_ENROLLMENT_CODE_INVALID ErrorReason = 48
+	// No such identity. NOT_FOUND.
+	ErrorReason_IDENTITY_NOT_FOUND ErrorReason = 49
+	// No such grant. NOT_FOUND.
+	ErrorReason_GRANT_NOT_FOUND ErrorReason = 50
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_GRANT_EXISTS ErrorReason = 51
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_TENANT_EXISTS ErrorReason = 52
+	// The call would leave the server without an administrator. FAILED_PRECONDITION.
+	ErrorReason_LAST_ADMINISTRATOR ErrorReason = 53
 )
 
 // Enum value maps for ErrorReason.
@@ -178,6 +190,12 @@ var (
 		45: "PREPARATION_UNAVAILABLE",
 		46: "SERVER_BUSY",
 		47: "TOO_MANY_WATCHERS",
+		48: "ENROLLMENT_CODE_INVALID",
+		49: "IDENTITY_NOT_FOUND",
+		50: "GRANT_NOT_FOUND",
+		51: "GRANT_EXISTS",
+		52: "TENANT_EXISTS",
+		53: "LAST_ADMINISTRATOR",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -228,6 +246,12 @@ var (
 		"PREPARATION_UNAVAILABLE":       45,
 		"SERVER_BUSY":                   46,
 		"TOO_MANY_WATCHERS":             47,
+		"ENROLLMENT_CODE_INVALID":       48,
+		"IDENTITY_NOT_FOUND":            49,
+		"GRANT_NOT_FOUND":               50,
+		"GRANT_EXISTS":                  51,
+		"TENANT_EXISTS":                 52,
+		"LAST_ADMINISTRATOR":            53,
 	}
 )
 
@@ -262,7 +286,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe1\b\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe8\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -312,7 +336,13 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x0eQUOTA_EXCEEDED\x10,\x12\x1b\n" +
 	"\x17PREPARATION_UNAVAILABLE\x10-\x12\x0f\n" +
 	"\vSERVER_BUSY\x10.\x12\x15\n" +
-	"\x11TOO_MANY_WATCHERS\x10/B/\n" +
+	"\x11TOO_MANY_WATCHERS\x10/\x12\x1b\n" +
+	"\x17ENROLLMENT_CODE_INVALID\x100\x12\x16\n" +
+	"\x12IDENTITY_NOT_FOUND\x101\x12\x13\n" +
+	"\x0fGRANT_NOT_FOUND\x102\x12\x10\n" +
+	"\fGRANT_EXISTS\x103\x12\x11\n" +
+	"\rTENANT_EXISTS\x104\x12\x16\n" +
+	"\x12LAST_ADMINISTRATOR\x105B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
