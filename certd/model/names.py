@@ -139,22 +139,6 @@ class ManagedCertificateName:
 
 
 @dataclass(frozen=True, slots=True)
-class TenantName:
-    """`tenants/{tenant}`."""
-
-    tenant: str
-
-    @classmethod
-    def parse(cls, field: str, text: str) -> Self:
-        """Parses a name; raises FIELD_INVALID."""
-        (tenant,) = _parts(field, text, "tenants/*")
-        return cls(check_id(field, tenant))
-
-    def __str__(self) -> str:
-        return f"tenants/{self.tenant}"
-
-
-@dataclass(frozen=True, slots=True)
 class IdentityName:
     """`tenants/{tenant}/identities/{identity}`, or `identities/{identity}` for one of the server."""
 

@@ -73,7 +73,7 @@ _DIRECTORY_STRING_TYPES = frozenset(
 # RFC 2985, section 5.2.2: an IA5String besides.
 _UNSTRUCTURED_NAME = "1.2.840.113549.1.9.2"
 # What may describe somebody elsewhere and names nobody: attributes of PKCS #9 (RFC 2985, sections 5.1 to 5.5) but those
-# of persons and devices, those of the extension subjectDirectoryAttributes (RFC 3739, section 3.2.2), and PKCS #12 files.
+# of persons and devices, those of the extension subjectDirectoryAttributes (RFC 3739, section 3.2.2), PKCS #12 files.
 _NAMES_NOBODY = re.compile(
     r"1\.2\.840\.113549\.1\.9\.(?!(1|2|8)$).*|1\.3\.6\.1\.5\.5\.7\.9\..*|2\.16\.840\.1\.113730\.3\.1\.216"
 )
