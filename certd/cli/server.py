@@ -4,7 +4,6 @@ The rooms that one command alone needs are imported inside it: the token process
 SQLAlchemy.
 """
 
-import functools
 import json
 import os
 import pwd
@@ -16,7 +15,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import click
@@ -24,14 +22,12 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__, config, log
 from certd.cli import initialisation
+from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, composition, config_option
 from certd.config import Config
 from certd.errors import CertdError, Reason, Violation, field_invalid
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
-
-_DATA_FOLDER: Final = "~/.local/share/certd"
-_CONFIG_NAME: Final = "certd.toml"
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -76,37 +72,6 @@ class _Program(click.Group):
             ctx.exit(1)
 
 
-def _config_file(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
-    """Returns the file that is named, else the one of `certd init`; a usage error when that is not there."""
-    if given is not None:
-        return given
-    file = initialisation.absolute(Path(_DATA_FOLDER)) / _CONFIG_NAME
-    if not file.exists():
-        raise click.UsageError(
-            f"name certd.toml with --config or CERTD_CONFIG; there is none at {file}, where certd init makes it"
-        )
-    return file
-
-
-def _config_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds --config, which becomes the configuration's path."""
-
-    @click.option(
-        "--config",
-        "config_file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        envvar="CERTD_CONFIG",
-        show_envvar=True,
-        callback=_config_file,
-        help=f"Path of certd.toml.  [default: {_DATA_FOLDER}/{_CONFIG_NAME}]",
-    )
-    @functools.wraps(function)
-    def wrapped(*args: object, **kwargs: object) -> None:
-        function(*args, **kwargs)
-
-    return wrapped
-
-
 @click.group(cls=_Program, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="certd")
 def main() -> None:
@@ -127,7 +92,7 @@ Examples:
 @click.option(
     "--data-dir",
     type=_FOLDER,
-    default=_DATA_FOLDER,
+    default=DATA_FOLDER,
     show_default=True,
     help="Holds everything of the server.",
 )
@@ -176,7 +141,7 @@ def init(
         raise click.UsageError("an existing token needs all three of --pkcs11-module, --token-label and --pin-file")
     data = initialisation.absolute(data_dir)
     credentials = initialisation.Credentials(initialisation.absolute(credentials_dir))
-    config_file = data / _CONFIG_NAME
+    config_file = data / CONFIG_NAME
     wanted = {
         "listen.grpc": grpc_address,
         "listen.http": http_address,
@@ -215,7 +180,7 @@ def _check_options(wanted: Mapping[str, object], server_names: tuple[str, ...], 
             for violation in error.violations
         )
         raise CertdError(Reason.FIELD_INVALID, named, violations=error.violations) from error
-    _composition().parse_server_names(server_names)
+    composition().parse_server_names(server_names)
     module, pin_file = wanted["token.module"], wanted["token.pin_file"]
     if isinstance(module, Path) and not module.is_file():
         # The token process would tell as well, but only after it has tried for a while.
@@ -284,14 +249,14 @@ def _softhsm_token(data: Path) -> dict[str, object]:
 
 def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> None:
     """Makes database, system authority, server certificate and the administrator's credentials."""
-    composition = _composition()
+    root = composition()
     requests = []
     for private_key in (settings.tls.private_key, credentials.private_key):
         request, made_key = initialisation.csr_of(private_key)
         requests.append(request)
         _report(private_key, made=made_key)
     names = server_names or initialisation.names_of(settings.tls.certificate) or initialisation.default_server_names()
-    made = composition.initialise(settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names)
+    made = root.initialise(settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names)
     address = initialisation.reachable(settings.listen.grpc.host, settings.listen.grpc.port)
     for path, content in (
         (settings.tls.certificate, made.server_certificate),
@@ -310,7 +275,7 @@ Examples:
   CERTD_CONFIG=/etc/certd/certd.toml certd serve
 """
 )
-@_config_option
+@config_option
 def serve(config_file: Path) -> None:
     """Run the daemon.
 
@@ -321,7 +286,7 @@ def serve(config_file: Path) -> None:
     settings = config.load(config_file)
     config.require_files(settings)
     log.configure(level=settings.log.level, style=settings.log.format)
-    daemon = _composition().build(settings)
+    daemon = composition().build(settings)
     _on_signals(stop=daemon.request_stop, reload=lambda: _reload(config_file, daemon.reload))
     try:
         ready = daemon.start()
@@ -331,14 +296,6 @@ def serve(config_file: Path) -> None:
         daemon.wait()
     finally:
         daemon.stop()
-
-
-def _composition() -> ModuleType:
-    # grpc reads this at import. Its fork handlers may hang a child; children are started by exec only.
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    from certd import main as composition
-
-    return composition
 
 
 def _on_signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> None:
@@ -402,7 +359,7 @@ Examples:
   certd token serve --config /etc/certd/certd.toml --socket /run/certd/token.sock
 """,
 )
-@_config_option
+@config_option
 @click.option(
     "--socket", "socket_file", type=click.Path(path_type=Path), help="Unix socket to serve; default: [token] socket."
 )
@@ -449,7 +406,7 @@ Example:
   certd check-config --config /etc/certd/certd.toml
 """,
 )
-@_config_option
+@config_option
 def check_config(config_file: Path) -> None:
     """Check certd.toml and print every mistake with its key path."""
     violations: tuple[Violation, ...] = ()
@@ -471,7 +428,7 @@ Example:
   certd migrate --config /etc/certd/certd.toml
 """
 )
-@_config_option
+@config_option
 def migrate(config_file: Path) -> None:
     """Bring the database to the schema of this version.
 
