@@ -1,0 +1,187 @@
+"""A request for every method of the API, which fails for nothing but what it is about."""
+
+import uuid
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from certd.api.server import SERVICES
+from certd.v1 import (
+    access_service_pb2,
+    authority_pb2,
+    authority_service_pb2,
+    certificate_service_pb2,
+    grant_pb2,
+    managed_certificate_pb2,
+    managed_certificate_service_pb2,
+    profile_pb2,
+    profile_service_pb2,
+    server_service_pb2,
+    tenant_pb2,
+    tenant_service_pb2,
+    x509_pb2,
+)
+
+TRUST_DOMAIN = "certd.test"
+METHODS_OF_SERVICES: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
+
+
+def request_id_of(tenant: str) -> str:
+    """The request id with which the resources of a tenant are made."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, tenant))
+
+
+def full_name(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def named(name: str) -> MethodDescriptor:
+    (found,) = [method for method in METHODS_OF_SERVICES if method.name == name]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Names that go into requests."""
+
+    tenant: str
+    authority: str
+    managed: str
+    serial: str
+    profile: str = "own"
+    identity: str = "machine"
+    grant: str = "given"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.tenant, self.authority, self.managed, self.serial, self.profile, self.identity, self.grant)
+
+
+MISSING = Resources(
+    tenant="nowhere",
+    authority="no-ca",
+    managed="no-web",
+    serial="0abc",
+    profile="no-own",
+    identity="no-machine",
+    grant="no-given",
+)
+
+
+def csr_of(*names: x509.GeneralName, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    signed = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(Encoding.DER)
+
+
+CSR = csr_of(x509.DNSName("www.example.internal"))
+PROFILE = profile_pb2.Profile(
+    longest_lifetime=Duration(seconds=86400),
+    extended_key_usages=["1.3.6.1.5.5.7.3.1"],
+    names=profile_pb2.NameRules(dns_names=profile_pb2.DnsNameRules(allow_any=True)),
+)
+
+
+def requests_to(to: Resources) -> dict[str, Message]:
+    """A request for every method, which fails for nothing but what it is about."""
+    tenant = f"tenants/{to.tenant}"
+    authority, managed = f"{tenant}/authorities/{to.authority}", f"{tenant}/managedCertificates/{to.managed}"
+    subject = x509_pb2.DistinguishedName(
+        relative_distinguished_names=[
+            x509_pb2.RelativeDistinguishedName(attributes=[x509_pb2.AttributeTypeAndValue(type="CN", value="Denied")])
+        ]
+    )
+    profile = f"{tenant}/profiles/{to.profile}"
+    identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
+    passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
+    return {
+        "CreateAuthority": authority_service_pb2.CreateAuthorityRequest(
+            parent=tenant,
+            authority_id=to.authority,
+            authority=authority_pb2.Authority(type=authority_pb2.Authority.ROOT, subject=subject),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetAuthority": authority_service_pb2.GetAuthorityRequest(name=authority),
+        "ListAuthorities": authority_service_pb2.ListAuthoritiesRequest(parent=tenant),
+        "UpdateAuthority": authority_service_pb2.UpdateAuthorityRequest(
+            authority=authority_pb2.Authority(name=authority, labels={"team": "web"})
+        ),
+        "GetAuthorityCsr": authority_service_pb2.GetAuthorityCsrRequest(name=authority),
+        "ActivateAuthority": authority_service_pb2.ActivateAuthorityRequest(
+            name=authority, certificate=b"certificate", chain=b"chain"
+        ),
+        "EnableAuthority": authority_service_pb2.EnableAuthorityRequest(name=authority),
+        "DisableAuthority": authority_service_pb2.DisableAuthorityRequest(name=authority, validate_only=True),
+        "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
+            parent=authority, csr=CSR, request_id=request_id_of(to.tenant)
+        ),
+        "BatchIssueCertificates": certificate_service_pb2.BatchIssueCertificatesRequest(
+            parent=authority, requests=[certificate_service_pb2.IssueCertificateRequest(csr=CSR)], validate_only=True
+        ),
+        "GetCertificate": certificate_service_pb2.GetCertificateRequest(name=f"{authority}/certificates/{to.serial}"),
+        "ListCertificates": certificate_service_pb2.ListCertificatesRequest(parent=authority),
+        "SearchCertificates": certificate_service_pb2.SearchCertificatesRequest(parent=authority),
+        "RevokeCertificate": certificate_service_pb2.RevokeCertificateRequest(
+            name=f"{authority}/certificates/{to.serial}", validate_only=True
+        ),
+        "RequestManagedCertificate": managed_certificate_service_pb2.RequestManagedCertificateRequest(
+            parent=tenant,
+            managed_certificate_id=to.managed,
+            managed_certificate=managed_certificate_pb2.ManagedCertificate(
+                authority=authority,
+                subject_alternative_names=x509_pb2.SubjectAlternativeNames(dns_names=["www.example.internal"]),
+            ),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetManagedCertificate": managed_certificate_service_pb2.GetManagedCertificateRequest(name=managed),
+        "ListManagedCertificates": managed_certificate_service_pb2.ListManagedCertificatesRequest(parent=tenant),
+        "ExportManagedCertificate": managed_certificate_service_pb2.ExportManagedCertificateRequest(
+            name=managed, passphrase=passphrase
+        ),
+        "CreateProfile": profile_service_pb2.CreateProfileRequest(
+            parent=tenant, profile_id=to.profile, profile=PROFILE, request_id=request_id_of(to.tenant)
+        ),
+        "GetProfile": profile_service_pb2.GetProfileRequest(name=profile),
+        "ListProfiles": profile_service_pb2.ListProfilesRequest(parent=tenant),
+        "UpdateProfile": profile_service_pb2.UpdateProfileRequest(
+            profile=profile_pb2.Profile(name=profile, description="changed")
+        ),
+        "DeleteProfile": profile_service_pb2.DeleteProfileRequest(name=profile),
+        "CheckProfile": profile_service_pb2.CheckProfileRequest(name=profile, profile=PROFILE, csr=CSR),
+        "CreateTenant": tenant_service_pb2.CreateTenantRequest(tenant_id=to.tenant, validate_only=True),
+        "GetTenant": tenant_service_pb2.GetTenantRequest(name=tenant),
+        "ListTenants": tenant_service_pb2.ListTenantsRequest(),
+        "UpdateTenant": tenant_service_pb2.UpdateTenantRequest(
+            tenant=tenant_pb2.Tenant(name=tenant, display_name="Example"), validate_only=True
+        ),
+        "WhoAmI": access_service_pb2.WhoAmIRequest(),
+        "CreateEnrollmentCode": access_service_pb2.CreateEnrollmentCodeRequest(identity=identity),
+        "Enroll": access_service_pb2.EnrollRequest(code="certd-no-code", csr=CSR),
+        "RenewIdentity": access_service_pb2.RenewIdentityRequest(csr=CSR),
+        "GetIdentity": access_service_pb2.GetIdentityRequest(name=identity),
+        "ListIdentities": access_service_pb2.ListIdentitiesRequest(parent=tenant),
+        "RevokeIdentity": access_service_pb2.RevokeIdentityRequest(name=identity, validate_only=True),
+        "CreateGrant": access_service_pb2.CreateGrantRequest(
+            parent=tenant,
+            grant_id=f"{to.grant}-more",
+            grant=grant_pb2.Grant(
+                principal=f"spiffe://{TRUST_DOMAIN}/{identity}", role=grant_pb2.ISSUER, profiles=["end-entity"]
+            ),
+            validate_only=True,
+        ),
+        "GetGrant": access_service_pb2.GetGrantRequest(name=grant),
+        "ListGrants": access_service_pb2.ListGrantsRequest(parent=tenant),
+        "DeleteGrant": access_service_pb2.DeleteGrantRequest(name=grant, validate_only=True),
+        "TestPermissions": access_service_pb2.TestPermissionsRequest(
+            resource=tenant, permissions=["certificate.issue"], principal=f"spiffe://{TRUST_DOMAIN}/{identity}"
+        ),
+        "GetServerInfo": server_service_pb2.GetServerInfoRequest(),
+        "GetTrustBundle": server_service_pb2.GetTrustBundleRequest(tenant=tenant),
+    }
