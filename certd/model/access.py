@@ -4,7 +4,9 @@ Export, revocation, authority operations and grants are permissions of their own
 """
 
 import enum
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
 
 
 class Permission(enum.StrEnum):
@@ -112,24 +114,114 @@ EVERYTHING = "*"
 """The scope that holds every resource."""
 
 
+EVERYTHING_BELOW = "/*"
+"""The end of a principal that stands for all whose SPIFFE ids are below it."""
+
+ROLES_OF_PROFILES = frozenset({Role.ISSUER, Role.REQUESTER})
+"""Roles whose grants say which profiles may be used."""
+
+CERTD = "certd"
+"""Maker of the grants that no caller made."""
+
+
+def principals_of(principal: str) -> tuple[str, ...]:
+    """Returns every principal of a grant that stands for a SPIFFE id: the id itself, and each prefix of it."""
+    scheme, separator, rest = principal.partition("://")
+    if not separator:
+        return (principal,)
+    words = rest.split("/")
+    prefixes = ("/".join(words[:count]) for count in range(1, len(words)))
+    return (principal, *(f"{scheme}{separator}{prefix}{EVERYTHING_BELOW}" for prefix in prefixes))
+
+
+def new_grant_id() -> str:
+    """Returns an id for a grant whose maker chose none."""
+    return f"g{uuid.uuid4().hex}"
+
+
+def role_table() -> str:
+    """Returns what each role allows as a table in Markdown, as the README shows it."""
+    header = f"| | {' | '.join(Role)} |"
+    ruler = "|---" * (1 + len(Role)) + "|"
+    rows = [
+        f"| {permission} | {' | '.join('x' if permission in ROLE_PERMISSIONS[role] else ' ' for role in Role)} |"
+        for permission in Permission
+    ]
+    return "\n".join([header, ruler, *rows])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Who may do what, where, with which profiles."""
 
     grant_id: str
+    """Last part of the name; unique within the tenant, or within the server."""
     principal: str
-    """A SPIFFE id."""
+    """A SPIFFE id, or the beginning of SPIFFE ids and EVERYTHING_BELOW."""
     role: Role
     scope: str
     """A resource name, which holds everything below it, or EVERYTHING."""
     profiles: frozenset[str] | None
     """Ids of the profiles that may be used; None for every one."""
+    tenant: str | None = None
+    """None: of the server."""
+    creator: str = CERTD
+    """Principal who made it."""
+    create_time: datetime | None = None
+    """None for one of before this was kept."""
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"grants/{self.grant_id}" if self.tenant is None else f"tenants/{self.tenant}/grants/{self.grant_id}"
 
     def allows(self, permission: Permission, resource: str, profile: str | None = None) -> bool:
         """Returns whether the grant holds `permission` on `resource`, and `profile` where one is used."""
-        in_scope = self.scope in {EVERYTHING, resource} or resource.startswith(self.scope + "/")
-        profile_fits = profile is None or self.profiles is None or profile in self.profiles
-        return in_scope and profile_fits and permission in ROLE_PERMISSIONS[self.role]
+        return permission in ROLE_PERMISSIONS[self.role] and self._holds(resource) and self._has(profile)
+
+    def misses(self, permission: Permission, resource: str, profile: str | None = None) -> tuple[str, ...]:
+        """Returns why the grant does not allow something, a sentence without a subject for each cause."""
+        causes = (
+            (permission in ROLE_PERMISSIONS[self.role], f"is of the role {self.role}, which has no {permission}"),
+            (self._holds(resource), f"holds {self.scope}, which {resource} is not below"),
+            (self._has(profile), f"lists the profiles {', '.join(sorted(self.profiles or ()))}, not {profile}"),
+        )
+        return tuple(cause for fits, cause in causes if not fits)
+
+    def covers(self, permission: Permission, scope: str, profile: str | None) -> bool:
+        """Returns whether it holds a permission on the whole of a scope with a profile; None stands for every one."""
+        all_profiles = profile is not None or self.profiles is None
+        return all_profiles and self.allows(permission, scope, profile)
+
+    def covers_role(self, other: "Grant") -> bool:
+        """Returns whether it is of the same role as another, and holds all of its scope and profiles."""
+        profiles_fit = self.profiles is None or (other.profiles is not None and other.profiles <= self.profiles)
+        return self.role is other.role and self._holds(other.scope) and profiles_fit
+
+    def _holds(self, resource: str) -> bool:
+        return self.scope in {EVERYTHING, resource} or resource.startswith(self.scope + "/")
+
+    def _has(self, profile: str | None) -> bool:
+        return profile is None or self.profiles is None or profile in self.profiles
+
+
+def lacking(held: tuple[Grant, ...], wanted: Grant) -> Permission | Role | None:
+    """Returns what is not held of a grant that somebody wants to make; None when they hold all of it.
+
+    Every permission of the role, on the whole scope, with each of the profiles, whichever of their grants hold them.
+    A role without permissions is itself what has to be held.
+    """
+    if any(grant.covers_role(wanted) for grant in held):
+        return None
+    permissions = ROLE_PERMISSIONS[wanted.role]
+    if not permissions:
+        return wanted.role
+    profiles: list[str | None] = [None] if wanted.profiles is None else [*sorted(wanted.profiles)]
+    for permission in sorted(permissions):
+        for profile in profiles:
+            if not any(grant.covers(permission, wanted.scope, profile) for grant in held):
+                return permission
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,4 +231,6 @@ class Caller:
     principal: str
     """SPIFFE id."""
     serial: str
-    """Serial of the certificate that it showed."""
+    """Serial of the certificate that it showed; empty for a bearer token."""
+    not_after: datetime | None = field(default=None, compare=False)
+    """End of what it showed."""

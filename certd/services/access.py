@@ -29,7 +29,7 @@ class Access:
         self._trust_domain = trust_domain
         self._identities: Remembered[bytes, _Identity] = Remembered(store, "access.authenticate", self._known)
         self._grants: Remembered[str, tuple[Grant, ...]] = Remembered(
-            store, "access.grants", lambda tx, principal: tuple(grants.of_principal(tx, principal))
+            store, "access.grants", lambda tx, principal: tuple(grants.of_caller(tx, principal))
         )
 
     def authenticate(self, certificate_der: bytes) -> Caller:
@@ -51,7 +51,7 @@ class Access:
 
         Called before anything about the resource is read, so that the answer is the same whether it exists or not.
         """
-        held = self._grants.get(caller.principal)
+        held = self.held(caller)
         if not any(grant.allows(permission, resource, profile) for grant in held):
             with_profile = f" with profile {profile}" if profile else ""
             raise CertdError(
@@ -60,6 +60,14 @@ class Access:
                 metadata={"permission": permission, "principal": caller.principal},
                 resource=resource,
             )
+
+    def held(self, caller: Caller) -> tuple[Grant, ...]:
+        """Returns the grants that hold for a caller, in the order of their ids."""
+        return self._grants.get(caller.principal)
+
+    def may(self, caller: Caller, permission: Permission, resource: str) -> bool:
+        """Returns whether a grant of the caller holds the permission on the resource."""
+        return any(grant.allows(permission, resource) for grant in self.held(caller))
 
     def _known(self, tx: Transaction, certificate_der: bytes) -> "_Identity":
         principal, serial = _identity_of(certificate_der, self._trust_domain)
@@ -75,7 +83,7 @@ class Access:
             )
         if row.state is not CertificateState.ISSUED:
             raise CertdError(Reason.CREDENTIAL_REVOKED, f"the client certificate {serial} was revoked; enroll again")
-        return _Identity(Caller(principal=principal, serial=serial), row.not_after)
+        return _Identity(Caller(principal=principal, serial=serial, not_after=row.not_after), row.not_after)
 
 
 @dataclass(frozen=True, slots=True)

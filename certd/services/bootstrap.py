@@ -4,7 +4,7 @@ import uuid
 from dataclasses import dataclass
 
 from certd.clock import Clock
-from certd.model.access import EVERYTHING, Grant, Role
+from certd.model.access import EVERYTHING, Grant, Role, new_grant_id
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.model.tenant import Tenant
 from certd.pki import distinguished_name
@@ -89,7 +89,14 @@ class Bootstrap:
         for role in Role:
             if role in held:
                 continue
-            grant = Grant(grant_id=uuid.uuid4().hex, principal=principal, role=role, scope=EVERYTHING, profiles=None)
+            grant = Grant(
+                grant_id=new_grant_id(),
+                principal=principal,
+                role=role,
+                scope=EVERYTHING,
+                profiles=None,
+                create_time=now,
+            )
             grants.insert(tx, grant)
             tx.event(
                 Event(
@@ -97,7 +104,7 @@ class Bootstrap:
                     type=EventType.GRANT_CREATED,
                     tenant=None,
                     principal=SYSTEM_PRINCIPAL,
-                    resource=f"grants/{grant.grant_id}",
+                    resource=grant.name,
                     details={"to": principal, "role": role, "scope": EVERYTHING},
                 )
             )

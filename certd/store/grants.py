@@ -1,47 +1,116 @@
-"""Rows of grants."""
+"""Rows of grants. A tenant's grant has the id of the tenant and a slash before its own, the server's has its own."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Row, Select, bindparam, func, select
+from sqlalchemy import delete as delete_from
 
-from certd.model.access import Grant, Role
+from certd.model.access import EVERYTHING, Grant, Role, principals_of
+from certd.model.names import GrantName
 from certd.store import schema
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
-from certd.store.values import json_text
+from certd.store.values import json_text, microseconds, time_of
 
 _grants = schema.grants
+_identities = schema.identities
+_ACTIVE = "ACTIVE"
+_SERVER = ""
 _INSERT = insert_if_absent(_grants)
-_OF_PRINCIPAL: Select[Any] = (
-    select(_grants.c.grant_id, _grants.c.principal, _grants.c.role, _grants.c.scope, _grants.c.profiles)
-    .where(_grants.c.principal == bindparam("of_principal"))
-    .order_by(_grants.c.grant_id)
+_SELECT: Select[Any] = select(_grants).order_by(_grants.c.grant_id)
+_GET = _SELECT.where(_grants.c.grant_id == bindparam("id"), _grants.c.tenant == bindparam("of_tenant"))
+_OF_PRINCIPAL = _SELECT.where(_grants.c.principal == bindparam("of_principal"))
+_OF_PRINCIPALS = _SELECT.where(_grants.c.principal.in_(bindparam("of_principals", expanding=True)))
+_PAGE = _SELECT.where(_grants.c.tenant == bindparam("of_tenant"), _grants.c.grant_id > bindparam("after")).limit(
+    bindparam("most")
+)
+_PAGE_OF_PRINCIPAL = _PAGE.where(_grants.c.principal == bindparam("of_principal"))
+_SOME = select(_grants.c.grant_id).where(_grants.c.tenant == bindparam("of_tenant")).limit(bindparam("most"))
+_COUNT: Select[Any] = select(func.count()).select_from(_SOME.subquery())
+_DELETE = delete_from(_grants).where(_grants.c.grant_id == bindparam("id"), _grants.c.tenant == bindparam("of_tenant"))
+_ADMINISTRATORS = _SELECT.join(_identities, _identities.c.spiffe_id == _grants.c.principal).where(
+    _grants.c.role == Role.ADMINISTRATOR.value, _grants.c.scope == EVERYTHING, _identities.c.state == _ACTIVE
 )
 
 
 def insert(tx: Transaction, grant: Grant) -> bool:
     """Inserts a grant; returns False, and changes nothing, when there is one with this id."""
     columns = {
-        "grant_id": grant.grant_id,
+        "grant_id": _row_id(grant.tenant, grant.grant_id),
         "principal": grant.principal,
         "role": grant.role.value,
         "scope": grant.scope,
         "profiles": None if grant.profiles is None else json_text(sorted(grant.profiles)),
+        "tenant": grant.tenant or _SERVER,
+        "creator": grant.creator,
+        "create_time": 0 if grant.create_time is None else microseconds(grant.create_time),
     }
     tx.configuration_changed()
     return tx.execute(_INSERT, columns).rowcount == 1
 
 
+def get(tx: Transaction, name: GrantName) -> Grant | None:
+    """Returns a grant; None when there is none."""
+    row = tx.execute(_GET, _key(name)).first()
+    return None if row is None else _grant(row)
+
+
 def of_principal(tx: Transaction, principal: str) -> list[Grant]:
-    """Returns every grant of a principal, in the order of their ids."""
-    return [
-        Grant(
-            grant_id=row.grant_id,
-            principal=row.principal,
-            role=Role(row.role),
-            scope=row.scope,
-            profiles=None if row.profiles is None else frozenset(json.loads(row.profiles)),
-        )
-        for row in tx.execute(_OF_PRINCIPAL, {"of_principal": principal})
-    ]
+    """Returns every grant with exactly this principal, in the order of their ids."""
+    return [_grant(row) for row in tx.execute(_OF_PRINCIPAL, {"of_principal": principal})]
+
+
+def of_caller(tx: Transaction, principal: str) -> list[Grant]:
+    """Returns every grant that holds for a SPIFFE id, those of its prefixes too, in the order of their ids."""
+    return [_grant(row) for row in tx.execute(_OF_PRINCIPALS, {"of_principals": list(principals_of(principal))})]
+
+
+def page(tx: Transaction, tenant: str | None, *, principal: str | None, after: str, limit: int) -> Sequence[Grant]:
+    """Returns up to `limit` grants of a tenant, or of the server, in the order of their ids from behind `after`.
+
+    With `principal`, only those with exactly this one.
+    """
+    parameters = {"of_tenant": tenant or _SERVER, "after": _row_id(tenant, after), "most": limit}
+    if principal is None:
+        return [_grant(row) for row in tx.execute(_PAGE, parameters)]
+    return [_grant(row) for row in tx.execute(_PAGE_OF_PRINCIPAL, {**parameters, "of_principal": principal})]
+
+
+def count(tx: Transaction, tenant: str | None, *, most: int) -> int:
+    """Returns how many grants a tenant has, or the server, without counting past `most`."""
+    return int(tx.execute(_COUNT, {"of_tenant": tenant or _SERVER, "most": most}).scalar_one())
+
+
+def delete(tx: Transaction, name: GrantName) -> bool:
+    """Deletes a grant; returns False when there is none."""
+    tx.configuration_changed()
+    return tx.execute(_DELETE, _key(name)).rowcount == 1
+
+
+def administrators(tx: Transaction) -> list[Grant]:
+    """Returns the grants by which somebody administers everything: an exact principal whose identity is ACTIVE."""
+    return [_grant(row) for row in tx.execute(_ADMINISTRATORS)]
+
+
+def _key(name: GrantName) -> dict[str, object]:
+    return {"id": _row_id(name.tenant, name.grant), "of_tenant": name.tenant or _SERVER}
+
+
+def _row_id(tenant: str | None, grant_id: str) -> str:
+    return grant_id if tenant is None else f"{tenant}/{grant_id}"
+
+
+def _grant(row: Row[Any]) -> Grant:
+    tenant = row.tenant or None
+    return Grant(
+        grant_id=row.grant_id if tenant is None else row.grant_id.removeprefix(f"{tenant}/"),
+        principal=row.principal,
+        role=Role(row.role),
+        scope=row.scope,
+        profiles=None if row.profiles is None else frozenset(json.loads(row.profiles)),
+        tenant=tenant,
+        creator=row.creator,
+        create_time=time_of(row.create_time) if row.create_time else None,
+    )
