@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from certd.api.credentials import Credentials
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare, request_limits, token_settings
+from certd.credential_files import CredentialFiles
 from certd.errors import CertdError, field_invalid
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
@@ -41,7 +41,7 @@ from certd.services.public import PublicCertificates
 from certd.services.recovery import Ownership, Recovery
 from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
-from certd.services.server_certificate import ServerCertificateWatch
+from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
@@ -86,6 +86,7 @@ class Core:
     profile_checks: ProfileChecks
     bootstrap: Bootstrap
     server: Server
+    server_certificate: ServerCertificate
     health: Health
     public_certificates: PublicCertificates
 
@@ -116,13 +117,8 @@ class Core:
         self.store.close()
 
 
-def assemble(
-    config: Config, *, clock: Clock, step: StepHook, more_beats: tuple[Callable[[], object], ...] = ()
-) -> Core:
-    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE, FIELD_INVALID.
-
-    `more_beats` are called every few seconds beside the core's own.
-    """
+def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
+    """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE, FIELD_INVALID."""
     _use_known_keys(config)
     store = Store.open(config.database.url, clock=clock)
     token = _token_client(config)
@@ -168,6 +164,14 @@ def assemble(
         wrapping_keys=wrapping_keys,
         step=step,
     )
+    identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
+    server_certificate = ServerCertificate(
+        CredentialFiles(certificate=config.tls.certificate, private_key=config.tls.private_key),
+        store=store,
+        clock=clock,
+        identities=identities,
+        system_authority=system_authority,
+    )
     scheduler = Scheduler(
         store=store,
         clock=clock,
@@ -177,7 +181,12 @@ def assemble(
         },
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
         epoch=ownership.epoch,
-        beats=(ownership.renew, recovery.run, RequestRecords(store=store, clock=clock).forget_old, *more_beats),
+        beats=(
+            ownership.renew,
+            recovery.run,
+            RequestRecords(store=store, clock=clock).forget_old,
+            server_certificate.look,
+        ),
         step=step,
     )
     managed_certificates = ManagedCertificates(
@@ -190,7 +199,6 @@ def assemble(
         wake_scheduler=scheduler.wake,
         step=step,
     )
-    identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
     return Core(
         config=config,
         clock=clock,
@@ -226,6 +234,7 @@ def assemble(
             trust_domain=trust_domain,
             start_time=clock.now(),
         ),
+        server_certificate=server_certificate,
         health=Health(store=store, token=token, preparer=preparer),
         public_certificates=PublicCertificates(store),
     )
@@ -271,9 +280,12 @@ class Daemon:
         Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for a listener that cannot be bound or credentials that
         cannot work. Call `stop` also then.
         """
+        self._core.server_certificate.settle()
         credentials = self._credentials()
         self._core.start()
-        return self._listen(credentials)
+        ready = self._listen(credentials)
+        self._core.server_certificate.begin(self.reload)
+        return ready
 
     def take_process(self) -> None:
         """Suits the process to serving, once it serves; for a process that does nothing else."""
@@ -363,9 +375,7 @@ class Daemon:
 
 def build(config: Config, *, clock: Clock | None = None, step: StepHook = no_step) -> Daemon:
     """Constructs the daemon. Raises STORE_UNAVAILABLE when the database cannot be had."""
-    clock = clock or SystemClock()
-    watch = ServerCertificateWatch(config.tls.certificate, clock=clock)
-    return Daemon(assemble(config, clock=clock, step=step, more_beats=(watch.look,)))
+    return Daemon(assemble(config, clock=clock or SystemClock(), step=step))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

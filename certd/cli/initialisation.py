@@ -1,7 +1,6 @@
 """What `certd init` makes on disk around the composition's own bootstrap; every step completes what is missing."""
 
 import json
-import os
 import re
 import secrets
 import socket
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from certd.credential_files import write
 from certd.errors import CertdError, Reason
 from certd.pki.credential_request import credential_request_of, new_credential_request
 from certd.pki.description import describe
@@ -113,22 +113,6 @@ def make_private_folder(folder: Path) -> bool:
     except OSError as error:
         raise CertdError(Reason.FIELD_INVALID, f"{folder} cannot be made: {error.strerror}") from error
     return True
-
-
-def write(path: Path, content: bytes, *, mode: int) -> None:
-    """Replaces the file in one step, so that a crash leaves the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_if_different(path: Path, content: bytes) -> bool:

@@ -24,6 +24,7 @@ from certd import __version__, config, log
 from certd.cli import initialisation
 from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, composition, config_option
 from certd.config import Config
+from certd.credential_files import CredentialFiles, settle, write
 from certd.errors import CertdError, Reason, Violation, field_invalid
 
 _FOLDER: Final = click.Path(file_okay=False, path_type=Path)
@@ -218,7 +219,7 @@ def _new(config_file: Path, wanted: Mapping[str, object]) -> Config:
     values |= {key: value for key, value in wanted.items() if value is not None}
     # Written under another name first: a value that certd itself would refuse must not be left behind.
     draft = config_file.with_name("certd.toml.new")
-    initialisation.write(draft, config.render(values).encode(), mode=0o600)
+    write(draft, config.render(values).encode(), mode=0o600)
     try:
         config.load(draft)
         draft.replace(config_file)
@@ -250,6 +251,9 @@ def _softhsm_token(data: Path) -> dict[str, object]:
 def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> None:
     """Makes database, system authority, server certificate and the administrator's credentials."""
     root = composition()
+    # What the daemon's last renewal of its certificate left half done would look like another key's certificate.
+    settle(CredentialFiles(certificate=settings.tls.certificate, private_key=settings.tls.private_key))
+    settle(CredentialFiles(certificate=credentials.certificate, private_key=credentials.private_key))
     requests = []
     for private_key in (settings.tls.private_key, credentials.private_key):
         request, made_key = initialisation.csr_of(private_key)
