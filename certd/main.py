@@ -399,6 +399,7 @@ def initialise(
     administrator_csr: bytes,
     server_names: tuple[str, ...],
     administrator_id: str = "admin",
+    clock: Clock | None = None,
     step: StepHook = no_step,
 ) -> Initialised:
     """Makes or completes database, system authority, server certificate and first administrator; idempotent.
@@ -409,7 +410,7 @@ def initialise(
     migrate(config.database.url)
     # Nothing here comes from strangers, and two certificates need no process of their own.
     config = config.model_copy(update={"prepare": Prepare(processes=0)})
-    core = assemble(config, clock=SystemClock(), step=step)
+    core = assemble(config, clock=clock or SystemClock(), step=step)
     try:
         core.start()
         made = core.bootstrap.run(
