@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from certd import main
-from certd.clock import SystemClock
+from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
 from certd.model.access import EVERYTHING, Grant, Role
 from certd.pki.credential_request import CredentialRequest, new_credential_request
@@ -38,15 +38,17 @@ class Installed:
     elsewhere: Resources
     """Of the other tenant."""
 
+    @property
+    def identities(self) -> Identities:
+        core = self.core
+        return Identities(store=core.store, clock=core.clock, loop=core.loop, system_authority=core.system_authority)
+
     def caller(self, name: str, *held: Grant) -> grpc.Channel:
         """A channel of an identity of this name, which holds these grants."""
         if name not in self.callers:
             core, made = self.core, new_credential_request()
-            identities = Identities(
-                store=core.store, clock=core.clock, loop=core.loop, system_authority=core.system_authority
-            )
             principal = f"spiffe://{TRUST_DOMAIN}/identities/{name}"
-            certificate = identities.ensure_identity(principal, made.csr).certificate
+            certificate = self.identities.ensure_identity(principal, made.csr).certificate
             for grant in held:
                 assert grant.principal == principal
                 core.store.write("test.grant", lambda tx, grant=grant: grants.insert(tx, grant))  # type: ignore[misc]
@@ -105,7 +107,7 @@ def _call_without_trying(channel: grpc.Channel, name: str, requests: dict[str, M
 
 
 @contextmanager
-def whole_daemon(folder: Path) -> Iterator[Installed]:
+def whole_daemon(folder: Path, *, clock: Clock | None = None) -> Iterator[Installed]:
     """Runs a daemon in this process, with two tenants that each have one of everything."""
     config = _configuration(folder)
     administrator = new_credential_request()
@@ -115,7 +117,7 @@ def whole_daemon(folder: Path) -> Iterator[Installed]:
     )
     config.tls.private_key.write_bytes(server.private_key)
     config.tls.certificate.write_bytes(made.server_certificate)
-    core = main.assemble(config, clock=SystemClock(), step=no_step)
+    core = main.assemble(config, clock=clock or SystemClock(), step=no_step)
     daemon = main.Daemon(core)
     channels: list[grpc.Channel] = []
     try:
