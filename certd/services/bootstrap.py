@@ -4,16 +4,17 @@ import uuid
 from dataclasses import dataclass
 
 from certd.clock import Clock
-from certd.model.access import EVERYTHING, Grant, Role, new_grant_id
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.identity import spiffe_id_of
 from certd.model.tenant import Tenant
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
+from certd.services.administrators import administrator_name, ensure_administrator
 from certd.services.authorities import Authorities
 from certd.services.identities import Identities
 from certd.services.steps import StepHook
 from certd.services.tenants import DEFAULT_TENANT
-from certd.store import grants, tenants
+from certd.store import tenants
 from certd.store.store import Store, Transaction
 
 
@@ -49,7 +50,10 @@ class Bootstrap:
         administrator_id: str,
         administrator_csr: bytes,
     ) -> Bootstrapped:
-        """Makes what is missing and returns the certificates. The first administrator gets every role on everything."""
+        """Makes what is missing and returns the certificates. The first administrator gets every role on everything.
+
+        Raises STATE_FORBIDS for an administrator whose identity was revoked.
+        """
         self._store.write("bootstrap.tenant", self._ensure_tenant)
         self._step("bootstrap.1.tenant")
         subject = distinguished_name.parse_text(f"CN=certd system authority,O={trust_domain}")
@@ -57,10 +61,14 @@ class Bootstrap:
         self._step("bootstrap.2.system-authority")
         server = self._identities.ensure_server(server_names, server_csr)
         self._step("bootstrap.3.server")
-        principal = f"spiffe://{trust_domain}/identities/{administrator_id}"
+        administrator_identity = administrator_name(administrator_id)
+        principal = spiffe_id_of(administrator_identity, trust_domain)
         administrator = self._identities.ensure_identity(principal, administrator_csr)
         self._step("bootstrap.4.administrator")
-        self._store.write("bootstrap.grants", lambda tx: self._ensure_grants(tx, principal))
+        now = self._clock.now()
+        self._store.write(
+            "bootstrap.grants", lambda tx: ensure_administrator(tx, administrator_identity, principal, now)
+        )
         return Bootstrapped(
             system_root=system.certificate or b"",
             server_certificate=server.certificate,
@@ -82,29 +90,3 @@ class Bootstrap:
                 resource=f"tenants/{DEFAULT_TENANT}",
             )
         )
-
-    def _ensure_grants(self, tx: Transaction, principal: str) -> None:
-        held = {grant.role for grant in grants.of_principal(tx, principal) if grant.scope == EVERYTHING}
-        now = self._clock.now()
-        for role in Role:
-            if role in held:
-                continue
-            grant = Grant(
-                grant_id=new_grant_id(),
-                principal=principal,
-                role=role,
-                scope=EVERYTHING,
-                profiles=None,
-                create_time=now,
-            )
-            grants.insert(tx, grant)
-            tx.event(
-                Event(
-                    time=now,
-                    type=EventType.GRANT_CREATED,
-                    tenant=None,
-                    principal=SYSTEM_PRINCIPAL,
-                    resource=grant.name,
-                    details={"to": principal, "role": role, "scope": EVERYTHING},
-                )
-            )

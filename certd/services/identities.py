@@ -1,20 +1,27 @@
 """Identities: who may call, as SPIFFE ids in certificates of the system authority; and the server's own certificate."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from certd.clock import Clock
-from certd.model.certificate import CertificateState
+from certd.model.certificate import Certificate, CertificateState
 from certd.model.event import SYSTEM_PRINCIPAL
-from certd.pki import csr, description, distinguished_name
+from certd.model.identity import Identity
+from certd.pki import csr, distinguished_name
+from certd.pki.description import describe
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import SYSTEM, Profile
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import Issued, IssuingLoop
 from certd.services.system import SystemAuthority
-from certd.store import certificates
-from certd.store.store import Store
+from certd.store import certificates, identities
+from certd.store.store import Store, Transaction
+
+MOST_SHOWN = 16
+"""Certificates of an identity that are shown with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,28 @@ class Credential:
     """DER."""
     created: bool
     """False when it stood in the books already."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityView:
+    """An identity as a caller sees it."""
+
+    identity: Identity
+    certificates: tuple[Certificate, ...]
+    """Those that are neither expired nor revoked, the newest first, MOST_SHOWN at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityCredential:
+    """A certificate that an identity was given, and what it needs to use it."""
+
+    view: IdentityView
+    certificate: bytes
+    """DER."""
+    system_roots: tuple[bytes, ...]
+    """DER; they vouch for this certificate and for the server."""
+    renew_time: datetime
+    """When a third of the lifetime is left."""
 
 
 class Identities:
@@ -62,9 +91,64 @@ class Identities:
             and found.state is CertificateState.ISSUED
             and found.profile == profile.profile_id
             and found.not_after - now > profile.default_lifetime / 3
-            and (any_names or description.describe(found.der).subject_alternative_names == names)
+            and (any_names or describe(found.der).subject_alternative_names == names)
         ):
             return Credential(found.der, created=False)
+        return Credential(self._issue(profile, names, public_key, SYSTEM_PRINCIPAL, None, None), created=True)
+
+    def issue_identity(
+        self,
+        spiffe_id: str,
+        public_key: bytes,
+        *,
+        principal: str,
+        also: Callable[[Transaction, bytes], None],
+        timeout: float,
+    ) -> bytes:
+        """Issues a certificate of 30 days for this identity and key (DER of the SubjectPublicKeyInfo); returns its DER.
+
+        Args:
+            spiffe_id: the one name in it.
+            public_key: as `csr.parse_csr` returns it, which has seen the proof that the private one is the caller's.
+            principal: who asks.
+            also: changes rows in the transaction that makes the certificate valid, given its DER; what it raises
+                refuses the certificate, which is then lost, and is raised here.
+            timeout: seconds to wait.
+
+        Raises what `IssuingLoop.issue` tells, and PROFILE_FORBIDS for a key that TLS does not take.
+        """
+        names = SubjectAlternativeNames(uris=(spiffe_id,))
+        return self._issue(SYSTEM["identity"], names, public_key, principal, also, timeout)
+
+    def view(self, tx: Transaction, identity: Identity) -> IdentityView:
+        """Returns an identity with its certificates that are neither expired nor revoked."""
+        live = identities.live_certificates(
+            tx, self._system_authority.uid, identity.spiffe_id, now=self._clock.now(), limit=MOST_SHOWN
+        )
+        return IdentityView(identity, tuple(live))
+
+    def credential(self, tx: Transaction, identity: Identity, certificate: bytes) -> IdentityCredential:
+        """Returns what an identity is given with its certificate (DER)."""
+        described = describe(certificate)
+        lifetime = described.not_after_time - described.not_before_time
+        return IdentityCredential(
+            view=self.view(tx, identity),
+            certificate=certificate,
+            system_roots=(self._system_authority.get().certificate or b"",),
+            renew_time=described.not_after_time - lifetime / 3,
+        )
+
+    def _issue(
+        self,
+        profile: Profile,
+        names: SubjectAlternativeNames,
+        public_key: bytes,
+        principal: str,
+        also: Callable[[Transaction, bytes], None] | None,
+        timeout: float | None,
+    ) -> bytes:
+        now = self._clock.now()
+        authority = self._system_authority.get()
         order = Order(
             origin="csr",
             source=CertificateRequest(public_key=public_key, subject=distinguished_name.EMPTY, names=names),
@@ -73,7 +157,8 @@ class Identities:
         )
         issuer = issuer_of(authority, public_key=authority.key.public_key or b"", information_url=None)
         prepared = prepare(order, issuer, now=now)
-        outcome = self._loop.issue(issuance_of(prepared, order, authority, principal=SYSTEM_PRINCIPAL, now=now))
+        issuance = issuance_of(prepared, order, authority, principal=principal, now=now, also=also)
+        outcome = self._loop.issue(issuance, timeout=timeout)
         # Without a request record nothing is ever replayed.
         assert isinstance(outcome, Issued)  # noqa: S101
-        return Credential(outcome.der, created=True)
+        return outcome.der
