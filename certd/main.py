@@ -29,6 +29,7 @@ from certd.services.authority_views import AuthorityViews
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
 from certd.services.issuing import Issuing
@@ -84,6 +85,7 @@ class Core:
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
+    grants: Grants
     bootstrap: Bootstrap
     server: Server
     server_certificate: ServerCertificate
@@ -224,6 +226,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         managed_certificates=managed_certificates,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
+        grants=Grants(store=store, clock=clock, access=access, trust_domain=trust_domain),
         bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
         server=Server(
             store=store,
@@ -320,6 +323,7 @@ class Daemon:
                 managed_certificates=core.managed_certificates,
                 profiles=core.profiles,
                 profile_checks=core.profile_checks,
+                grants=core.grants,
                 server=core.server,
             ),
             limits=Limits(

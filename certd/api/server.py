@@ -14,6 +14,7 @@ from certd.api import (
     authority_changes,
     certificate_search,
     certificates,
+    grants,
     issuance,
     managed_certificates,
     profiles,
@@ -33,6 +34,7 @@ from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.grants import Grants
 from certd.services.managed_certificates import ManagedCertificates
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
@@ -70,6 +72,7 @@ class Services:
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
+    grants: Grants
     server: Server
 
 
@@ -209,7 +212,9 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         managed_certificates.methods(services.managed_certificates, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),
         {},
-        {},
+        {
+            **grants.methods(services.grants, limits),
+        },
         server_info.methods(services.server),
     )
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from certd.v1.access_service_pb2_grpc import AccessServiceStub
 from certd.v1.authority_service_pb2_grpc import AuthorityServiceStub
 from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from certd.v1.managed_certificate_service_pb2_grpc import ManagedCertificateServiceStub
@@ -13,6 +14,17 @@ from certd.v1.server_service_pb2_grpc import ServerServiceStub
 if TYPE_CHECKING:
     from google.protobuf.empty_pb2 import Empty
 
+    from certd.v1.access_service_pb2 import (
+        CreateGrantRequest,
+        DeleteGrantRequest,
+        GetGrantRequest,
+        ListGrantsRequest,
+        ListGrantsResponse,
+        TestPermissionsRequest,
+        TestPermissionsResponse,
+        WhoAmIRequest,
+        WhoAmIResponse,
+    )
     from certd.v1.authority_pb2 import Authority
     from certd.v1.authority_service_pb2 import (
         ActivateAuthorityRequest,
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
         SearchCertificatesRequest,
         SearchCertificatesResponse,
     )
+    from certd.v1.grant_pb2 import Grant
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
         ExportManagedCertificateRequest,
@@ -65,6 +78,7 @@ class Stubs:
     """Every method of the API on one channel, to be called through `Client.call`."""
 
     def __init__(self, channel: grpc.Channel) -> None:
+        access = AccessServiceStub(channel)  # type: ignore[no-untyped-call]
         authorities = AuthorityServiceStub(channel)  # type: ignore[no-untyped-call]
         certificates = CertificateServiceStub(channel)  # type: ignore[no-untyped-call]
         managed = ManagedCertificateServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -132,6 +146,14 @@ class Stubs:
         self.delete_profile: grpc.UnaryUnaryMultiCallable[DeleteProfileRequest, Empty] = profiles.DeleteProfile
         self.check_profile: grpc.UnaryUnaryMultiCallable[CheckProfileRequest, CheckProfileResponse] = (
             profiles.CheckProfile
+        )
+        self.who_am_i: grpc.UnaryUnaryMultiCallable[WhoAmIRequest, WhoAmIResponse] = access.WhoAmI
+        self.create_grant: grpc.UnaryUnaryMultiCallable[CreateGrantRequest, Grant] = access.CreateGrant
+        self.get_grant: grpc.UnaryUnaryMultiCallable[GetGrantRequest, Grant] = access.GetGrant
+        self.list_grants: grpc.UnaryUnaryMultiCallable[ListGrantsRequest, ListGrantsResponse] = access.ListGrants
+        self.delete_grant: grpc.UnaryUnaryMultiCallable[DeleteGrantRequest, Empty] = access.DeleteGrant
+        self.test_permissions: grpc.UnaryUnaryMultiCallable[TestPermissionsRequest, TestPermissionsResponse] = (
+            access.TestPermissions
         )
         self.get_server_info: grpc.UnaryUnaryMultiCallable[GetServerInfoRequest, ServerInfo] = server.GetServerInfo
         self.get_trust_bundle: grpc.UnaryUnaryMultiCallable[GetTrustBundleRequest, TrustBundle] = server.GetTrustBundle

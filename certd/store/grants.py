@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, func, select
+from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy import delete as delete_from
 
 from certd.model.access import EVERYTHING, Grant, Role, principals_of
@@ -27,8 +27,6 @@ _PAGE = _SELECT.where(_grants.c.tenant == bindparam("of_tenant"), _grants.c.gran
     bindparam("most")
 )
 _PAGE_OF_PRINCIPAL = _PAGE.where(_grants.c.principal == bindparam("of_principal"))
-_SOME = select(_grants.c.grant_id).where(_grants.c.tenant == bindparam("of_tenant")).limit(bindparam("most"))
-_COUNT: Select[Any] = select(func.count()).select_from(_SOME.subquery())
 _DELETE = delete_from(_grants).where(_grants.c.grant_id == bindparam("id"), _grants.c.tenant == bindparam("of_tenant"))
 _ADMINISTRATORS = _SELECT.join(_identities, _identities.c.spiffe_id == _grants.c.principal).where(
     _grants.c.role == Role.ADMINISTRATOR.value, _grants.c.scope == EVERYTHING, _identities.c.state == _ACTIVE
@@ -76,11 +74,6 @@ def page(tx: Transaction, tenant: str | None, *, principal: str | None, after: s
     if principal is None:
         return [_grant(row) for row in tx.execute(_PAGE, parameters)]
     return [_grant(row) for row in tx.execute(_PAGE_OF_PRINCIPAL, {**parameters, "of_principal": principal})]
-
-
-def count(tx: Transaction, tenant: str | None, *, most: int) -> int:
-    """Returns how many grants a tenant has, or the server, without counting past `most`."""
-    return int(tx.execute(_COUNT, {"of_tenant": tenant or _SERVER, "most": most}).scalar_one())
 
 
 def delete(tx: Transaction, name: GrantName) -> bool:

@@ -48,6 +48,7 @@ from certd.services.server import Server, ServerDescription, TrustBundle
 from certd.token.client import Isolation
 from certd.token.description import TokenDescription
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
+from tests.api.edge_grants import FakeGrants
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -477,6 +478,7 @@ def running_edge(*, limits: Limits | None = None, credentials: Credentials = CRE
         managed_certificates=managed,
         profiles=profiles,
         profile_checks=profile_checks,
+        grants=FakeGrants(told),
         server=description,
     )
     server = serve(host="127.0.0.1", port=0, credentials=credentials, services=services, limits=limits)
