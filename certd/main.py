@@ -4,28 +4,31 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from certd.api.credentials import Credentials
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
-from certd.config import Config, Prepare, request_limits, token_settings
+from certd.config import Config, oidc_providers, request_limits, token_settings
 from certd.credential_files import CredentialFiles
 from certd.errors import CertdError, field_invalid
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
 from certd.model.job import JobKind
+from certd.outbound.jwks import KeySet
 from certd.pki.encoding import certificate_pem
-from certd.pki.names import SubjectAlternativeNames, normalise
 from certd.pki.weak_keys import use_known_keys
 from certd.prepare.client import Preparer, default_workers
 from certd.prepare.known_keys import known_keys_of
 from certd.scheduler import Scheduler
 from certd.services.access import Access
+from certd.services.administrators import AdministratorRecovery
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
 from certd.services.authority_views import AuthorityViews
+from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
@@ -47,7 +50,6 @@ from certd.services.signers import Signers
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
 from certd.services.wrapping_keys import WrappingKeys
-from certd.store.migration import migrate
 from certd.store.store import Store
 from certd.token.client import TokenClient, connect, start_child
 from certd.web.app import application
@@ -76,6 +78,9 @@ class Core:
     scheduler: Scheduler
     system_authority: SystemAuthority
     access: Access
+    key_sets: tuple[KeySet, ...]
+    """Of the issuers of tokens."""
+    bearer: Bearer
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
@@ -86,7 +91,9 @@ class Core:
     profiles: Profiles
     profile_checks: ProfileChecks
     grants: Grants
+    identities: Identities
     bootstrap: Bootstrap
+    administrator_recovery: AdministratorRecovery
     server: Server
     server_certificate: ServerCertificate
     health: Health
@@ -104,9 +111,13 @@ class Core:
         self.recovery.run()
         self.loop.start()
         self.scheduler.start()
+        for keys in self.key_sets:
+            keys.start()
 
     def stop(self) -> None:
         """Ends what `start` started: first who gives work, then who does it, the books last."""
+        for keys in self.key_sets:
+            keys.stop()
         self.scheduler.stop()
         self.loop.stop()
         self.preparer.stop()
@@ -131,6 +142,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
 
     system_authority = SystemAuthority(store)
     access = Access(store, clock, system_authority=system_authority, trust_domain=trust_domain)
+    issuers = tuple(
+        (provider, KeySet(provider.jwks_url, provider.ca_file, clock=clock)) for provider in oidc_providers(config)
+    )
     ownership = Ownership(store=store, clock=clock)
     recovery = Recovery(store=store, clock=clock, step=step)
     loop = IssuingLoop(
@@ -213,6 +227,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         scheduler=scheduler,
         system_authority=system_authority,
         access=access,
+        key_sets=tuple(keys for _, keys in issuers),
+        bearer=Bearer(issuers, clock=clock, trust_domain=trust_domain),
         authorities=authorities,
         authority_activation=AuthorityActivation(
             store=store, token=token, clock=clock, access=access, views=views, step=step
@@ -227,6 +243,10 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
         grants=Grants(store=store, clock=clock, access=access, trust_domain=trust_domain),
+        administrator_recovery=AdministratorRecovery(
+            store=store, clock=clock, identities=identities, system_authority=system_authority, step=step
+        ),
+        identities=identities,
         bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
         server=Server(
             store=store,
@@ -252,19 +272,23 @@ class Ready:
     metrics: str
     daemon_pid: int
     token_pid: int | None
+    bearer: str | None = None
+    """The API for callers with tokens; None where nobody listens for them."""
 
 
 class _HealthShown:
     """Shows the state of token and prepare processes as gRPC health; whoever comes last has looked last."""
 
-    def __init__(self, health: Health, grpc: GrpcServer) -> None:
+    def __init__(self, health: Health, apis: tuple[GrpcServer, ...]) -> None:
         self._health = health
-        self._grpc = grpc
+        self._apis = apis
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
         with self._lock:
-            self._grpc.set_serving(serving=self._health.processes_work)
+            works = self._health.processes_work
+            for api in self._apis:
+                api.set_serving(serving=works)
 
 
 class Daemon:
@@ -275,6 +299,7 @@ class Daemon:
         self._config = core.config
         self._stop_requested = threading.Event()
         self._grpc: GrpcServer | None = None
+        self._bearer: GrpcServer | None = None
         self._listeners: list[WebServer] = []
 
     def start(self) -> Ready:
@@ -308,9 +333,8 @@ class Daemon:
         metrics = serve_metrics(host=listen.metrics.host, port=listen.metrics.port)
         self._listeners.append(metrics)
         limits = self._config.limits
-        grpc = serve(
-            host=listen.grpc.host,
-            port=listen.grpc.port,
+        serve_api = partial(
+            serve,
             credentials=credentials,
             services=Services(
                 access=core.access,
@@ -333,8 +357,10 @@ class Daemon:
                 requests=request_limits(self._config),
             ),
         )
-        self._grpc = grpc
-        show = _HealthShown(core.health, grpc)
+        self._grpc = grpc = serve_api(host=listen.grpc.host, port=listen.grpc.port)
+        if listen.bearer is not None:
+            self._bearer = serve_api(host=listen.bearer.host, port=listen.bearer.port, bearer=core.bearer)
+        show = _HealthShown(core.health, (grpc,) if self._bearer is None else (grpc, self._bearer))
         core.token.on_change(lambda _ready, _problem: show())
         core.preparer.on_change(lambda _ready, _problem: show())
         show()
@@ -344,6 +370,11 @@ class Daemon:
             metrics=_address(listen.metrics.host, metrics.port),
             daemon_pid=os.getpid(),
             token_pid=core.token.process_id,
+            bearer=(
+                None
+                if listen.bearer is None or self._bearer is None
+                else _address(listen.bearer.host, self._bearer.port)
+            ),
         )
 
     def wait(self) -> None:
@@ -356,13 +387,15 @@ class Daemon:
 
     def reload(self) -> None:
         """Takes the server certificate from its files again; raises FIELD_INVALID and keeps the old one."""
-        if self._grpc is not None:
-            self._grpc.reload(self._credentials())
+        for api in (self._grpc, self._bearer):
+            if api is not None:
+                api.reload(self._credentials())
 
     def stop(self) -> None:
         """Drains: health NOT_SERVING, calls that run may end, then the core."""
-        if self._grpc is not None:
-            self._grpc.stop(_GRACE_SECONDS)
+        for api in (self._grpc, self._bearer):
+            if api is not None:
+                api.stop(_GRACE_SECONDS)
         for listener in self._listeners:
             listener.stop()
         self._core.stop()
@@ -380,65 +413,6 @@ class Daemon:
 def build(config: Config, *, clock: Clock | None = None, step: StepHook = no_step) -> Daemon:
     """Constructs the daemon. Raises STORE_UNAVAILABLE when the database cannot be had."""
     return Daemon(assemble(config, clock=clock or SystemClock(), step=step))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Initialised:
-    """What `certd init` hands to its administrator."""
-
-    server_certificate: bytes
-    """PEM."""
-    administrator_certificate: bytes
-    """PEM."""
-    system_root: bytes
-    """PEM."""
-    created: bool
-    """False when it was there already."""
-
-
-def initialise(
-    config: Config,
-    *,
-    server_csr: bytes,
-    administrator_csr: bytes,
-    server_names: tuple[str, ...],
-    administrator_id: str = "admin",
-    clock: Clock | None = None,
-    step: StepHook = no_step,
-) -> Initialised:
-    """Makes or completes database, system authority, server certificate and first administrator; idempotent.
-
-    The private keys belong to whoever made the two CSRs (DER), and stay there.
-    Raises what the token and the store raise when they cannot be had.
-    """
-    migrate(config.database.url)
-    # Nothing here comes from strangers, and two certificates need no process of their own.
-    config = config.model_copy(update={"prepare": Prepare(processes=0)})
-    core = assemble(config, clock=clock or SystemClock(), step=step)
-    try:
-        core.start()
-        made = core.bootstrap.run(
-            trust_domain=config.tls.trust_domain,
-            server_names=parse_server_names(server_names),
-            server_csr=server_csr,
-            administrator_id=administrator_id,
-            administrator_csr=administrator_csr,
-        )
-    finally:
-        core.stop()
-    return Initialised(
-        server_certificate=certificate_pem(made.server_certificate).encode(),
-        administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
-        system_root=certificate_pem(made.system_root).encode(),
-        created=made.created,
-    )
-
-
-def parse_server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
-    """Tells addresses from DNS names. Raises NAME_NOT_ALLOWED with every name that is neither."""
-    addresses = tuple(name for name in names if ":" in name or name.replace(".", "").isdigit())
-    dns_names = tuple(name for name in names if name not in addresses)
-    return normalise(SubjectAlternativeNames(dns_names=dns_names, ip_addresses=addresses), field="server_names")
 
 
 def _content(field: str, path: Path) -> bytes:

@@ -53,3 +53,11 @@ def composition() -> ModuleType:
     from certd import main
 
     return main
+
+
+def administration() -> ModuleType:
+    """Imports what the commands do that work on the machine itself, without listeners."""
+    composition()
+    from certd import administration as found
+
+    return found

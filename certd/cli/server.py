@@ -22,7 +22,7 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__, config, log
 from certd.cli import initialisation
-from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, composition, config_option
+from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, composition, config_option
 from certd.config import Config
 from certd.credential_files import CredentialFiles, settle, write
 from certd.errors import CertdError, Reason, Violation, field_invalid
@@ -181,7 +181,7 @@ def _check_options(wanted: Mapping[str, object], server_names: tuple[str, ...], 
             for violation in error.violations
         )
         raise CertdError(Reason.FIELD_INVALID, named, violations=error.violations) from error
-    composition().parse_server_names(server_names)
+    administration().parse_server_names(server_names)
     module, pin_file = wanted["token.module"], wanted["token.pin_file"]
     if isinstance(module, Path) and not module.is_file():
         # The token process would tell as well, but only after it has tried for a while.
@@ -250,7 +250,6 @@ def _softhsm_token(data: Path) -> dict[str, object]:
 
 def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> None:
     """Makes database, system authority, server certificate and the administrator's credentials."""
-    root = composition()
     # What the daemon's last renewal of its certificate left half done would look like another key's certificate.
     settle(CredentialFiles(certificate=settings.tls.certificate, private_key=settings.tls.private_key))
     settle(CredentialFiles(certificate=credentials.certificate, private_key=credentials.private_key))
@@ -260,7 +259,9 @@ def _bootstrap(settings: Config, credentials: initialisation.Credentials, server
         requests.append(request)
         _report(private_key, made=made_key)
     names = server_names or initialisation.names_of(settings.tls.certificate) or initialisation.default_server_names()
-    made = root.initialise(settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names)
+    made = administration().initialise(
+        settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names
+    )
     address = initialisation.reachable(settings.listen.grpc.host, settings.listen.grpc.port)
     for path, content in (
         (settings.tls.certificate, made.server_certificate),

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from certd import main
+from certd import administration, main
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
 from certd.model.access import EVERYTHING, Grant, Role
@@ -112,7 +112,7 @@ def whole_daemon(folder: Path, *, clock: Clock | None = None) -> Iterator[Instal
     config = _configuration(folder)
     administrator = new_credential_request()
     server = new_credential_request()
-    made = main.initialise(
+    made = administration.initialise(
         config, server_csr=server.csr, administrator_csr=administrator.csr, server_names=("127.0.0.1",)
     )
     config.tls.private_key.write_bytes(server.private_key)

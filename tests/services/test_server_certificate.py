@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certd import main
+from certd import administration, main
 from certd.clock import SystemClock
 from certd.credential_files import CredentialFiles, stage_key
 from certd.model.event import EventType
@@ -210,7 +210,7 @@ def test_a_client_that_trusts_the_root_never_notices(tmp_path: Path, token_setti
     now = SystemClock().now()
     clock = FakeClock(now - timedelta(days=65))
     server = new_credential_request()
-    made = main.initialise(
+    made = administration.initialise(
         config,
         server_csr=server.csr,
         administrator_csr=new_credential_request().csr,

@@ -1,0 +1,112 @@
+"""What is done on the machine itself, without listeners: the first start, and a way back in for an administrator."""
+
+from dataclasses import dataclass
+
+from certd.clock import Clock, SystemClock
+from certd.config import Config, Prepare
+from certd.main import assemble
+from certd.pki.encoding import certificate_pem
+from certd.pki.names import SubjectAlternativeNames, normalise
+from certd.services.steps import StepHook, no_step
+from certd.store.migration import migrate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised:
+    """What `certd init` hands to its administrator."""
+
+    server_certificate: bytes
+    """PEM."""
+    administrator_certificate: bytes
+    """PEM."""
+    system_root: bytes
+    """PEM."""
+    created: bool
+    """False when it was there already."""
+
+
+def initialise(
+    config: Config,
+    *,
+    server_csr: bytes,
+    administrator_csr: bytes,
+    server_names: tuple[str, ...],
+    administrator_id: str = "admin",
+    clock: Clock | None = None,
+    step: StepHook = no_step,
+) -> Initialised:
+    """Makes or completes database, system authority, server certificate and first administrator; idempotent.
+
+    The private keys belong to whoever made the two CSRs (DER), and stay there.
+    Raises what the token and the store raise when they cannot be had.
+    """
+    migrate(config.database.url)
+    # Nothing here comes from strangers, and two certificates need no process of their own.
+    config = config.model_copy(update={"prepare": Prepare(processes=0)})
+    core = assemble(config, clock=clock or SystemClock(), step=step)
+    try:
+        core.start()
+        made = core.bootstrap.run(
+            trust_domain=config.tls.trust_domain,
+            server_names=parse_server_names(server_names),
+            server_csr=server_csr,
+            administrator_id=administrator_id,
+            administrator_csr=administrator_csr,
+        )
+    finally:
+        core.stop()
+    return Initialised(
+        server_certificate=certificate_pem(made.server_certificate).encode(),
+        administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
+        system_root=certificate_pem(made.system_root).encode(),
+        created=made.created,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredAdministrator:
+    """What `certd recover-admin` hands to its administrator."""
+
+    certificate: bytes
+    """PEM."""
+    system_root: bytes
+    """PEM."""
+    spiffe_id: str
+
+
+def recover_administrator(
+    config: Config,
+    *,
+    administrator_id: str,
+    administrator_csr: bytes,
+    clock: Clock | None = None,
+    step: StepHook = no_step,
+) -> RecoveredAdministrator:
+    """Makes the identity an administrator of everything, with a certificate for the key of the CSR (DER).
+
+    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for an id that is none, and
+    what the token and the store raise when they cannot be had.
+    """
+    config = config.model_copy(update={"prepare": Prepare(processes=0)})
+    core = assemble(config, clock=clock or SystemClock(), step=step)
+    try:
+        core.start()
+        recovered = core.administrator_recovery.run(
+            trust_domain=config.tls.trust_domain,
+            administrator_id=administrator_id,
+            administrator_csr=administrator_csr,
+        )
+    finally:
+        core.stop()
+    return RecoveredAdministrator(
+        certificate=certificate_pem(recovered.certificate).encode(),
+        system_root=certificate_pem(recovered.system_root).encode(),
+        spiffe_id=recovered.spiffe_id,
+    )
+
+
+def parse_server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
+    """Tells addresses from DNS names. Raises NAME_NOT_ALLOWED with every name that is neither."""
+    addresses = tuple(name for name in names if ":" in name or name.replace(".", "").isdigit())
+    dns_names = tuple(name for name in names if name not in addresses)
+    return normalise(SubjectAlternativeNames(dns_names=dns_names, ip_addresses=addresses), field="server_names")
