@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from certd.errors import CertdError, Reason, Violation
+from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.token.settings import TokenSettings
 
@@ -117,6 +118,21 @@ def _base_url(value: object) -> str:
     return text.rstrip("/")
 
 
+def _https_url(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    host = text.removeprefix("https://").partition("/")[0]
+    if not text.startswith("https://") or not host or not text.isascii() or set(text) & set(' #"<>@'):
+        raise _invalid(
+            'write the https URL of the issuer\'s keys, for example "https://login.example.internal/oauth/jwks"'
+        )
+    return text
+
+
+def _listed(value: object) -> object:
+    # TOML has lists, and what is frozen has tuples.
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _trust_domain(value: object) -> str:
     text = value if isinstance(value, str) else ""
     # The SPIFFE standard, section 2.1: at most 255 bytes of lower-case letters, digits, dots, dashes and underscores.
@@ -135,6 +151,7 @@ def _user_names(value: object) -> tuple[str, ...]:
 
 _File = Annotated[Path, BeforeValidator(_path)]
 _SecretFile = Annotated[Path, BeforeValidator(_private_path)]
+_Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _Address = Annotated[Address, BeforeValidator(parse_address)]
 
 
@@ -150,6 +167,8 @@ class Listen(_Section):
     http: _Address = Address("127.0.0.1", 8080)
     """Authority certificates, health."""
     metrics: _Address = Address("127.0.0.1", 9464)
+    bearer: _Address | None = None
+    """The API, over TLS without client certificates, for callers with the tokens of [[oidc]]; None: not at all."""
 
 
 class Database(_Section):
@@ -198,6 +217,41 @@ class Web(_Section):
     """Written into certificates as where to fetch their issuer; None: they carry no such URL."""
 
 
+class Oidc(_Section):
+    """An issuer of OpenID Connect whose tokens name callers, for people and CI jobs."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    """Stands in the principals: spiffe://{trust domain}/oidc/{name}/{claim}."""
+    issuer: Annotated[str, Field(min_length=1, max_length=1024)]
+    """What the claim `iss` must be, to the letter."""
+    audience: Annotated[str, Field(min_length=1, max_length=1024)]
+    """What the claim `aud` must have: a name of this server, for which no other service takes tokens."""
+    jwks_url: Annotated[str, BeforeValidator(_https_url)]
+    algorithms: Annotated[tuple[_Algorithm, ...], BeforeValidator(_listed), Field(min_length=1)] = ("RS256", "ES256")
+    principal_claim: Annotated[str, Field(min_length=1, max_length=64)] = "sub"
+    required_claims: dict[str, str] = Field(default_factory=dict)
+    """Claims that must have just these values."""
+    ca_file: _File | None = None
+    """PEM of the roots that vouch for `jwks_url`; None: those of the machine."""
+
+
+def _issuers(value: object) -> object:
+    entries = _listed(value)
+    if isinstance(entries, tuple):
+        for key in ("name", "issuer"):
+            given = [entry.get(key) for entry in entries if isinstance(entry, dict) and isinstance(entry.get(key), str)]
+            if len(set(given)) != len(given):
+                raise _invalid(f"two issuers have the same {key}; each needs one of its own")
+    return entries
+
+
+def _with_port(issuers: tuple[Oidc, ...], info: ValidationInfo) -> tuple[Oidc, ...]:
+    listen = info.data.get("listen")
+    if isinstance(listen, Listen) and bool(issuers) != (listen.bearer is not None):
+        raise _invalid("[[oidc]] and listen.bearer, the port on which tokens are taken, need each other")
+    return issuers
+
+
 class Limits(_Section):
     """How much at once, and how much in one request."""
 
@@ -238,6 +292,9 @@ class Config(_Section):
     prepare: Prepare = Prepare()
     tls: Tls
     web: Web = Web()
+    oidc: Annotated[
+        tuple[Oidc, ...], BeforeValidator(_issuers), AfterValidator(_with_port), Field(validate_default=True)
+    ] = ()
     limits: Limits = Limits()
     log: Log = Log()
 
@@ -313,6 +370,23 @@ def token_settings(config: Config) -> TokenSettings:
     )
 
 
+def oidc_providers(config: Config) -> tuple[OidcProvider, ...]:
+    """Returns the issuers whose tokens are taken."""
+    return tuple(
+        OidcProvider(
+            name=issuer.name,
+            issuer=issuer.issuer,
+            audience=issuer.audience,
+            jwks_url=issuer.jwks_url,
+            algorithms=issuer.algorithms,
+            principal_claim=issuer.principal_claim,
+            required_claims=issuer.required_claims,
+            ca_file=issuer.ca_file,
+        )
+        for issuer in config.oidc
+    )
+
+
 def request_limits(config: Config) -> RequestLimits:
     """Returns how much one request may hold."""
     limits = config.limits
@@ -359,6 +433,8 @@ grpc = {listen.grpc}
 http = {listen.http}
 # Prometheus metrics.
 metrics = {listen.metrics}
+# The API for callers with tokens of the issuers in [[oidc]], over TLS without client certificates.
+# bearer = "0.0.0.0:8445"
 
 [database]
 # SQLite, one daemon; or PostgreSQL: "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
@@ -396,6 +472,20 @@ trust_domain = {tls.trust_domain}
 [web]
 # Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
 # base_url = "http://pki.example.internal"
+
+# People and CI jobs may call with tokens of issuers of OpenID Connect, on listen.bearer. A token's caller is
+# spiffe://TRUST-DOMAIN/oidc/NAME/CLAIM, and may do what grants to that allow.
+# [[oidc]]
+# name = "ci"
+# issuer = "https://gitlab.example.internal"
+# audience = "certd.example.internal"
+# jwks_url = "https://gitlab.example.internal/oauth/discovery/keys"
+# algorithms = ["RS256"]
+# principal_claim = "sub"
+# Roots that vouch for jwks_url, where the machine's do not.
+# ca_file = "/etc/certd/gitlab-root.pem"
+# [oidc.required_claims]
+# namespace_path = "infrastructure"
 
 [limits]
 # Calls worked on at once, and calls that may wait for their turn; more are refused.

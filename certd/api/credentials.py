@@ -45,16 +45,21 @@ class Credentials:
 
 
 class ReloadingCredentials:
-    """Credentials that the next handshake takes from memory."""
+    """Credentials that the next handshake takes from memory.
 
-    def __init__(self, initial: Credentials) -> None:
+    Args:
+        initial: the first ones.
+        client_certificates: whether clients must show a certificate; otherwise they are not asked for one.
+    """
+
+    def __init__(self, initial: Credentials, *, client_certificates: bool = True) -> None:
         initial.check()
         self._lock = threading.Lock()
         self._waiting: grpc.ServerCertificateConfiguration | None = None
         self.server_credentials = grpc.dynamic_ssl_server_credentials(
             _configuration(initial),
             self._fetch,  # type: ignore[arg-type]  # The stubs miss that None means: no change.
-            require_client_authentication=True,
+            require_client_authentication=client_certificates,
         )
 
     def replace(self, credentials: Credentials) -> None:

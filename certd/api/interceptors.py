@@ -2,6 +2,9 @@
 
     error id, log and metrics → TLS version → deadline → identity → the table of methods, default deny
 
+The identity is that of the client certificate; on the port for bearer tokens, which asks for no certificate, that of
+the token.
+
 The request is parsed after all of that: what a stranger sends is not even read as a message. Nothing that a request
 holds is logged: methods, principals, reasons and field paths are.
 """
@@ -51,6 +54,13 @@ class Authenticator(Protocol):
 
     def authenticate(self, certificate_der: bytes) -> Caller:
         """Returns who shows the certificate; raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED."""
+
+
+class TokenAuthenticator(Protocol):
+    """Tells callers by their bearer tokens: `services.bearer.Bearer`."""
+
+    def authenticate(self, token: str) -> Caller:
+        """Returns who shows the token; raises CREDENTIAL_INVALID."""
 
 
 class _Told:
@@ -145,12 +155,20 @@ class Gate(Interceptor):
         slots: where streams run.
         calls: where calls with one answer run.
         rules: what each method needs, by its full name; a method without a rule is refused.
+        bearer: tells callers by their tokens, on a port without client certificates; None: tokens are not looked at.
     """
 
     def __init__(
-        self, *, access: Authenticator, slots: StreamSlots, calls: WaitingCalls, rules: Rules = METHODS
+        self,
+        *,
+        access: Authenticator,
+        slots: StreamSlots,
+        calls: WaitingCalls,
+        rules: Rules = METHODS,
+        bearer: TokenAuthenticator | None = None,
     ) -> None:
         self._access = access
+        self._bearer = bearer
         self._slots = slots
         self._calls = calls
         self._rules = rules
@@ -229,7 +247,10 @@ class Gate(Interceptor):
         rule = self._rules.get(method)
         if rule is Admission.PUBLIC:
             return None
-        caller = self._access.authenticate(peer.certificate_of(connection))
+        if self._bearer is None:
+            caller = self._access.authenticate(peer.certificate_of(connection))
+        else:
+            caller = self._bearer.authenticate(peer.token_of(context.invocation_metadata()))
         told.principal = caller.principal
         if rule is None:
             raise CertdError(Reason.PERMISSION_MISSING, f"no permission exists for {method}, so nobody holds it")

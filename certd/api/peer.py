@@ -1,7 +1,7 @@
 """What the TLS handshake says about the peer."""
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from certd.errors import CertdError, Reason
@@ -17,6 +17,26 @@ def check_tls_version(peer: AuthContext) -> None:
     versions = peer.get("ssl_tls_version", ())
     if not versions or versions[0] not in _TLS_VERSIONS:
         raise CertdError(Reason.CREDENTIAL_INVALID, "the connection must use TLS 1.2 or later; configure the client so")
+
+
+def token_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Returns the bearer token of a call (RFC 6750, section 2.1).
+
+    Raises:
+        CertdError: CREDENTIAL_MISSING without one, CREDENTIAL_INVALID when it is not clear which.
+    """
+    given = [value for key, value in metadata if key == "authorization"]
+    if not given:
+        raise CertdError(
+            Reason.CREDENTIAL_MISSING,
+            "no bearer token came with the call; send it as the metadata `authorization: Bearer …`",
+        )
+    scheme, _, token = given[0].partition(" ") if isinstance(given[0], str) else ("", "", "")
+    if len(given) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID, "the metadata `authorization` must be there once, as `Bearer` and a token"
+        )
+    return token.strip()
 
 
 def certificate_of(peer: AuthContext) -> bytes:

@@ -20,6 +20,7 @@ from certd.api import (
     profiles,
     revocation,
     server_info,
+    tenants,
 )
 from certd.api.call import Methods, current_call
 from certd.api.credentials import Credentials, ReloadingCredentials
@@ -32,6 +33,7 @@ from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
+from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.grants import Grants
@@ -40,6 +42,7 @@ from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.revocation import Revocation
 from certd.services.server import Server
+from certd.services.tenants import Tenants
 from certd.v1 import (
     access_service_pb2,
     authority_service_pb2,
@@ -72,6 +75,7 @@ class Services:
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
+    tenants: Tenants
     grants: Grants
     server: Server
 
@@ -150,22 +154,29 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 
 
 def serve(
-    *, host: str, port: int, credentials: Credentials, services: Services, limits: Limits | None = None
+    *,
+    host: str,
+    port: int,
+    credentials: Credentials,
+    services: Services,
+    limits: Limits | None = None,
+    bearer: Bearer | None = None,
 ) -> GrpcServer:
     """Binds and starts a server, whose health is NOT_SERVING at first. Port 0 takes a free one.
 
+    With `bearer` the server asks for no client certificates: its callers are told by their tokens alone.
     Raises FIELD_INVALID when the address cannot be bound or the credentials cannot work.
     """
     limits = limits or Limits()
     slots = StreamSlots(limits.streams)
     pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls)
-    gate = Gate(access=services.access, slots=slots, calls=pool)
+    gate = Gate(access=services.access, slots=slots, calls=pool, bearer=bearer)
     # What is past this is refused without a reason; it is not reached while refusing is quicker than calling.
     outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + _CALLS_BEING_REFUSED
     server = grpc.server(pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=outer_wall)
     for descriptor, methods in zip(SERVICES, _methods(services, limits.requests), strict=True):
         add_service(server, descriptor, methods)
-    reloading = ReloadingCredentials(credentials)
+    reloading = ReloadingCredentials(credentials, client_certificates=bearer is None)
     bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", reloading.server_credentials)
     running = GrpcServer(server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool)
     names = [descriptor.full_name for descriptor in SERVICES]
@@ -211,7 +222,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         managed_certificates.methods(services.managed_certificates, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),
-        {},
+        tenants.methods(services.tenants, limits),
         {
             **grants.methods(services.grants, limits),
         },
