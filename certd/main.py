@@ -43,12 +43,15 @@ from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
 from certd.services.recovery import Ownership, Recovery
+from certd.services.rates import Rates
+from certd.services.refusals import Refusals
 from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
+from certd.services.tenants import Tenants
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store.store import Store
 from certd.token.client import TokenClient, connect, start_child
@@ -90,6 +93,7 @@ class Core:
     managed_certificates: ManagedCertificates
     profiles: Profiles
     profile_checks: ProfileChecks
+    tenants: Tenants
     grants: Grants
     identities: Identities
     bootstrap: Bootstrap
@@ -242,6 +246,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         managed_certificates=managed_certificates,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
+        tenants=Tenants(store=store, clock=clock, access=access),
         grants=Grants(store=store, clock=clock, access=access, trust_domain=trust_domain),
         administrator_recovery=AdministratorRecovery(
             store=store, clock=clock, identities=identities, system_authority=system_authority, step=step
@@ -347,6 +352,7 @@ class Daemon:
                 managed_certificates=core.managed_certificates,
                 profiles=core.profiles,
                 profile_checks=core.profile_checks,
+                tenants=core.tenants,
                 grants=core.grants,
                 server=core.server,
             ),

@@ -10,6 +10,7 @@ from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from certd.v1.managed_certificate_service_pb2_grpc import ManagedCertificateServiceStub
 from certd.v1.profile_service_pb2_grpc import ProfileServiceStub
 from certd.v1.server_service_pb2_grpc import ServerServiceStub
+from certd.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 if TYPE_CHECKING:
     from google.protobuf.empty_pb2 import Empty
@@ -72,6 +73,14 @@ if TYPE_CHECKING:
         UpdateProfileRequest,
     )
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
+    from certd.v1.tenant_pb2 import Tenant
+    from certd.v1.tenant_service_pb2 import (
+        CreateTenantRequest,
+        GetTenantRequest,
+        ListTenantsRequest,
+        ListTenantsResponse,
+        UpdateTenantRequest,
+    )
 
 
 class Stubs:
@@ -84,6 +93,7 @@ class Stubs:
         managed = ManagedCertificateServiceStub(channel)  # type: ignore[no-untyped-call]
         profiles = ProfileServiceStub(channel)  # type: ignore[no-untyped-call]
         server = ServerServiceStub(channel)  # type: ignore[no-untyped-call]
+        tenants = TenantServiceStub(channel)  # type: ignore[no-untyped-call]
 
         self.create_authority: grpc.UnaryUnaryMultiCallable[CreateAuthorityRequest, Authority] = (
             authorities.CreateAuthority
@@ -155,5 +165,9 @@ class Stubs:
         self.test_permissions: grpc.UnaryUnaryMultiCallable[TestPermissionsRequest, TestPermissionsResponse] = (
             access.TestPermissions
         )
+        self.create_tenant: grpc.UnaryUnaryMultiCallable[CreateTenantRequest, Tenant] = tenants.CreateTenant
+        self.get_tenant: grpc.UnaryUnaryMultiCallable[GetTenantRequest, Tenant] = tenants.GetTenant
+        self.list_tenants: grpc.UnaryUnaryMultiCallable[ListTenantsRequest, ListTenantsResponse] = tenants.ListTenants
+        self.update_tenant: grpc.UnaryUnaryMultiCallable[UpdateTenantRequest, Tenant] = tenants.UpdateTenant
         self.get_server_info: grpc.UnaryUnaryMultiCallable[GetServerInfoRequest, ServerInfo] = server.GetServerInfo
         self.get_trust_bundle: grpc.UnaryUnaryMultiCallable[GetTrustBundleRequest, TrustBundle] = server.GetTrustBundle

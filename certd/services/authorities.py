@@ -20,6 +20,7 @@ from certd.model.authority import Authority, AuthorityState, AuthorityType
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.job import Job, JobKind
 from certd.model.names import AuthorityName, TenantName
+from certd.model.tenant import Quota
 from certd.pki.preparation import Issuer, Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authority_plan import (
@@ -42,7 +43,7 @@ from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.steps import StepHook
 from certd.services.system import SYSTEM_AUTHORITY_ID
-from certd.services.tenants import existing_tenant
+from certd.services.tenants import check_quota, existing_tenant
 from certd.store import authorities, jobs, request_records
 from certd.store.request_records import RequestRecord
 from certd.store.store import Store, Transaction
@@ -97,7 +98,7 @@ class Authorities:
 
         A SUBORDINATE without an issuer has its key when this returns, and awaits the certificate of an outside parent.
         Raises FIELD_INVALID, PROFILE_FORBIDS, LIFETIME_EXCEEDS_AUTHORITY, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED,
-        AUTHORITY_EXISTS, LINT_FAILED, and what the issuing loop raises.
+        AUTHORITY_EXISTS, QUOTA_EXCEEDED, LINT_FAILED, and what the issuing loop raises.
         """
         name = str(new.name)
         self._access.require(caller, Permission.AUTHORITY_CREATE, name)
@@ -112,6 +113,7 @@ class Authorities:
                 issuer = self._issuer(tx, new)
                 if authorities.get(tx, new.name.tenant, new.name.authority) is not None:
                     raise _exists(name)
+                check_quota(tx, new.name.tenant, Quota.AUTHORITIES)
         if made is not None:
             return self._replayed(made)
         planned = plan_of(new, issuer, now)
@@ -224,6 +226,7 @@ class Authorities:
             )
         if authorities.get(tx, authority.tenant, authority.authority_id) is not None:
             raise _exists(authority.name)
+        check_quota(tx, authority.tenant, Quota.AUTHORITIES)
         authorities.insert(tx, authority)
         jobs.put_claimed(tx, _job(authority.uid, now), lease_until=now + _LEASE, owner_epoch=self._epoch())
         tx.event(event_of(EventType.AUTHORITY_REQUESTED, authority, principal, now))

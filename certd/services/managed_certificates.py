@@ -19,6 +19,7 @@ from certd.model.managed_certificate import (
     ManagedCertificateVersion,
 )
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
+from certd.model.tenant import Quota
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
@@ -35,7 +36,7 @@ from certd.services.profiles import DEFAULT_PROFILE
 from certd.services.remembered import Remembered
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
-from certd.services.tenants import existing_tenant
+from certd.services.tenants import check_quota, existing_tenant
 from certd.store import (
     authorities,
     certificates,
@@ -143,7 +144,7 @@ class ManagedCertificates:
         Every check of its first certificate runs now, with a throw-away key, so that what will fail fails here.
         The caller needs the permission on the name and on the authority that it has issue it.
         Raises what `pki.preparation.prepare` raises, AUTHORITY_NOT_FOUND, AUTHORITY_NOT_ENABLED, PROFILE_NOT_FOUND,
-        PROFILE_FORBIDS, MANAGED_CERTIFICATE_EXISTS, REQUEST_ID_REUSED.
+        PROFILE_FORBIDS, MANAGED_CERTIFICATE_EXISTS, QUOTA_EXCEEDED, REQUEST_ID_REUSED.
         """
         name = str(new.name)
         now = self._clock.now()
@@ -172,6 +173,7 @@ class ManagedCertificates:
             with self._store.read("managed-certificates.validate") as tx:
                 if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
                     raise _exists(name)
+                check_quota(tx, new.name.tenant, Quota.MANAGED_CERTIFICATES)
             return view
         record = None if key is None else record_of(caller, _METHOD, key, resource=declared.uid, now=now)
         found = self._store.write(
@@ -308,6 +310,7 @@ class ManagedCertificates:
             return replay(tx, caller, _METHOD, RequestKey(record.request_id, record.request_sha256))
         # It may have been deleted since it was read; from here on its deletion is refused.
         leaf_profile(tx, ProfileName(declared.tenant, declared.profile), declared.tenant)
+        check_quota(tx, declared.tenant, Quota.MANAGED_CERTIFICATES)
         managed_certificates.insert(tx, declared)
         jobs.put(tx, Job(kind=JobKind.ADVANCE_MANAGED_CERTIFICATE, subject=declared.uid, due_time=now))
         tx.event(event_of(EventType.MANAGED_CERTIFICATE_REQUESTED, declared, caller.principal, now))

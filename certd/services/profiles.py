@@ -10,20 +10,19 @@ from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.event import Event, EventType
 from certd.model.names import ProfileName, TenantName
+from certd.model.tenant import Quota
 from certd.pki.profile_document import from_document, to_document
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
 from certd.services.access import Access
 from certd.services.idempotency import RequestKey, record_of, replay, same_request
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profile_changes import FIELDS, GivenProfile, changed, made_of
-from certd.services.tenants import existing_tenant
+from certd.services.tenants import check_quota, existing_tenant
 from certd.store import profiles, request_records
 from certd.store.profiles import ProfileRow
 from certd.store.store import Store, Transaction
 
 DEFAULT_PROFILE = "end-entity"
-MOST_PROFILES = 1000
-"""Of one tenant, built-in ones not counted."""
 _CREATE, _UPDATE, _DELETE = "CreateProfile", "UpdateProfile", "DeleteProfile"
 _NAMED = 3
 """How many of those who name a profile are told."""
@@ -312,13 +311,7 @@ def _check_room(tx: Transaction, name: ProfileName) -> None:
             f"{name} exists already; choose another profile_id, or change it with UpdateProfile",
             resource=str(name),
         )
-    if profiles.count(tx, name.tenant, most=MOST_PROFILES) >= MOST_PROFILES:
-        raise CertdError(
-            Reason.QUOTA_EXCEEDED,
-            f"tenants/{name.tenant} has {MOST_PROFILES} profiles, as many as it may have; delete one that is not used",
-            metadata={"limit": str(MOST_PROFILES)},
-            resource=f"tenants/{name.tenant}",
-        )
+    check_quota(tx, name.tenant, Quota.PROFILES)
 
 
 def _refuse_built_in(name: ProfileName, done: str) -> None:
