@@ -24,6 +24,11 @@ def managed_certificate_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "managedCertificates")
 
 
+def grant_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/grants/{grant}`; `grants/{grant}`, of the server, passes as it is."""
+    return text if text.startswith("grants/") else _long(text, tenant, "grants")
+
+
 def certificate_name(text: str, tenant: str, authority: str | None) -> str:
     """Returns `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
 
