@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, Select, bindparam, delete, insert, select, update
 
 from certd.model.names import IdentityName
 from certd.store import schema
@@ -16,20 +16,12 @@ _codes = schema.enrollment_codes
 _SERVER = ""
 _INSERT = insert(_codes)
 _GET: Select[Any] = select(_codes).where(_codes.c.code_sha256 == bindparam("of_code"))
-# Whoever comes with another key finds the code taken, also while the certificate of the first is being made.
-_CLAIM = (
-    update(_codes)
-    .where(
-        _codes.c.code_sha256 == bindparam("of_code"),
-        _codes.c.expire_time > bindparam("now"),
-        or_(_codes.c.used_public_key_sha256.is_(None), _codes.c.used_public_key_sha256 == bindparam("by_key")),
-    )
-    .values(used_public_key_sha256=bindparam("by_key"))
-)
 _USE = (
     update(_codes)
-    .where(_codes.c.code_sha256 == bindparam("of_code"), _codes.c.serial.is_(None))
-    .values(serial=bindparam("new_serial"))
+    .where(
+        _codes.c.code_sha256 == bindparam("of_code"), _codes.c.expire_time > bindparam("now"), _codes.c.serial.is_(None)
+    )
+    .values(serial=bindparam("new_serial"), used_public_key_sha256=bindparam("by_key"))
 )
 _DELETE_OF = delete(_codes).where(
     _codes.c.tenant == bindparam("of_tenant"), _codes.c.identity_id == bindparam("of_identity")
@@ -53,7 +45,7 @@ class EnrollmentCodeRow:
     create_time: datetime
     expire_time: datetime
     used_public_key_sha256: bytes | None = None
-    """The key that came first; None before."""
+    """The key that enrolled; None before."""
     serial: str | None = None
     """Of the certificate that was made; None before."""
 
@@ -81,15 +73,15 @@ def get(tx: Transaction, code_sha256: bytes) -> EnrollmentCodeRow | None:
     return None if row is None else _code(row)
 
 
-def claim(tx: Transaction, code_sha256: bytes, public_key_sha256: bytes, now: datetime) -> bool:
-    """Binds a code to the key that comes with it; False when it is bound to another, has expired, or is none."""
-    parameters = {"of_code": code_sha256, "by_key": public_key_sha256, "now": microseconds(now)}
-    return tx.execute(_CLAIM, parameters).rowcount == 1
-
-
-def use(tx: Transaction, code_sha256: bytes, serial: str) -> bool:
-    """Writes the certificate that a code made; False when it has made one, or is no more."""
-    return tx.execute(_USE, {"of_code": code_sha256, "new_serial": serial}).rowcount == 1
+def use(tx: Transaction, code_sha256: bytes, public_key_sha256: bytes, *, serial: str, now: datetime) -> bool:
+    """Writes which key enrolled with a code, and its certificate; False when one has, it expired, or is no more."""
+    parameters = {
+        "of_code": code_sha256,
+        "by_key": public_key_sha256,
+        "new_serial": serial,
+        "now": microseconds(now),
+    }
+    return tx.execute(_USE, parameters).rowcount == 1
 
 
 def delete_of(tx: Transaction, identity: IdentityName) -> int:
