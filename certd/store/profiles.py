@@ -71,8 +71,6 @@ _PAGE = (
 _LAST_VERSION: Select[Any] = select(func.max(_versions.c.version)).where(
     _versions.c.tenant == bindparam("of_tenant"), _versions.c.profile_id == bindparam("id")
 )
-_SOME = select(_profiles.c.profile_id).where(_profiles.c.tenant == bindparam("of_tenant")).limit(bindparam("most"))
-_COUNT: Select[Any] = select(func.count()).select_from(_SOME.subquery())
 _INSERT = insert_if_absent(_profiles)
 _INSERT_VERSION = insert_into(_versions)
 _UPDATE = update_of(_profiles).where(*_PROFILE_FITS, _profiles.c.version == bindparam("expected_version"))
@@ -192,11 +190,6 @@ def get_version(tx: Transaction, tenant: str, profile_id: str, version: int) -> 
 def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[ProfileRow]:
     """Returns up to `limit` profiles of a tenant in the order of their ids, from behind the id `after`."""
     return [_row(row) for row in tx.execute(_PAGE, {"of_tenant": tenant, "after": after or "", "most": limit})]
-
-
-def count(tx: Transaction, tenant: str, *, most: int) -> int:
-    """Returns how many profiles a tenant has, without counting past `most`."""
-    return int(tx.execute(_COUNT, {"of_tenant": tenant, "most": most}).scalar_one())
 
 
 def delete(tx: Transaction, tenant: str, profile_id: str) -> bool:

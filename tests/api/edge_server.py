@@ -44,12 +44,15 @@ from certd.services.managed_certificates import (
     RecipientExport,
 )
 from certd.services.paging import Page, PageRequest
+from certd.services.rates import Rates
+from certd.services.refusals import Refusals
 from certd.services.server import Server, ServerDescription, TrustBundle
 from certd.token.client import Isolation
 from certd.token.description import TokenDescription
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
+from tests.api.edge_tenants import FakeTenants
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 _CN, _O, _OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
@@ -422,6 +425,15 @@ class FakeServer(Server):
         return TrustBundle((SYSTEM_ROOT.der,), (TENANT_ROOT.der,) if tenant else ())
 
 
+class FakeRefusals(Refusals):
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, str, Reason, str]] = []
+        """Principal, method, reason, peer."""
+
+    def note(self, *, principal: str, method: str, reason: Reason, peer: str) -> None:
+        self.noted.append((principal, method, reason, peer))
+
+
 @dataclass
 class Edge:
     """A running edge and what stands behind it."""
@@ -436,6 +448,7 @@ class Edge:
     profile_checks: FakeProfileChecks
     description: FakeServer
     services: Services
+    refusals: FakeRefusals
     channels: list[grpc.Channel] = field(default_factory=list)
 
     def channel(
@@ -462,11 +475,14 @@ class Edge:
 
 
 @contextlib.contextmanager
-def running_edge(*, limits: Limits | None = None, credentials: Credentials = CREDENTIALS) -> Iterator[Edge]:
+def running_edge(
+    *, limits: Limits | None = None, credentials: Credentials = CREDENTIALS, rates: Rates | None = None
+) -> Iterator[Edge]:
     told = Told()
     access, authorities, certificates = FakeAccess(), FakeAuthorities(told), FakeCertificates(told)
     managed, description = FakeManagedCertificates(told), FakeServer(told)
     profiles, profile_checks = FakeProfiles(told), FakeProfileChecks(told)
+    refusals = FakeRefusals()
     services = Services(
         access=access,
         authorities=authorities,
@@ -478,12 +494,25 @@ def running_edge(*, limits: Limits | None = None, credentials: Credentials = CRE
         managed_certificates=managed,
         profiles=profiles,
         profile_checks=profile_checks,
+        tenants=FakeTenants(told),
         grants=FakeGrants(told),
         server=description,
+        rates=rates or Rates(),
+        refusals=refusals,
     )
     server = serve(host="127.0.0.1", port=0, credentials=credentials, services=services, limits=limits)
     edge = Edge(
-        server, told, access, authorities, certificates, managed, profiles, profile_checks, description, services
+        server,
+        told,
+        access,
+        authorities,
+        certificates,
+        managed,
+        profiles,
+        profile_checks,
+        description,
+        services,
+        refusals,
     )
     try:
         yield edge

@@ -11,15 +11,16 @@ from certd.errors import CertdError, Reason, Violation
 from certd.model.access import Caller, Permission, Role
 from certd.model.event import EventType
 from certd.model.names import ProfileName, TenantName
+from certd.model.tenant import Quotas
 from certd.pki.extensions import CLIENT_AUTHENTICATION, KEY_USAGE, OCSP_SIGNING, SERVER_AUTHENTICATION, KeyUsage
 from certd.pki.key_spec import KeySpec
 from certd.pki.profile import CommonNameRule, CustomExtension, DnsNameRules, NameRules, SubjectPresence
 from certd.pki.profiles import BUILT_IN, SYSTEM
-from certd.services import profiles as services
 from certd.services.paging import PageRequest
 from certd.services.profile_changes import GivenProfile, GivenSubject
 from certd.services.profiles import existing_profile
-from certd.store import managed_certificates, profiles
+from certd.services.tenants import existing_tenant
+from certd.store import managed_certificates, profiles, tenants
 from certd.store.store import Transaction
 from tests.services.conftest import ADMINISTRATOR, STRANGER
 from tests.services.profile_books import DAY, GIVEN, SERVER, WEB, Books, open_books, refused, told
@@ -111,8 +112,11 @@ def test_an_id_is_taken_once(books: Books) -> None:
     assert books.create(ProfileName("other", "web")).profile == first.profile
 
 
-def test_a_tenant_has_as_many_as_it_may_have(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "MOST_PROFILES", 2)
+def test_a_tenant_has_as_many_as_it_may_have(books: Books) -> None:
+    def bound(tx: Transaction) -> None:
+        tenants.update(tx, replace(existing_tenant(tx, "default"), quotas=Quotas(profiles=2)))
+
+    books.store.write("test.quota", bound)
     books.create(ProfileName("default", "a"))
     books.create(ProfileName("default", "b"))
     for validate_only in (True, False):
@@ -121,7 +125,7 @@ def test_a_tenant_has_as_many_as_it_may_have(books: Books, monkeypatch: pytest.M
             Reason.QUOTA_EXCEEDED,
             "delete one that is not used",
         )
-        assert (error.resource, error.metadata) == ("tenants/default", {"limit": "2"})
+        assert (error.resource, error.metadata) == ("tenants/default", {"limit": "2", "quota": "profiles"})
     books.create(ProfileName("other", "web"))
     books.delete(ProfileName("default", "a"))
     books.create()

@@ -123,17 +123,6 @@ def test_profiles_by_page(store: Store) -> None:
     assert first[0].document == "{}"
 
 
-def test_counting_ends_at_a_bound(store: Store) -> None:
-    add_tenant(store)
-    add_tenant(store, "other")
-    for number in range(3):
-        insert(store, f"p{number}")
-    insert(store, tenant="other")
-    with store.read("test") as tx:
-        assert [profiles.count(tx, "default", most=most) for most in (2, 3, 9)] == [2, 3, 3]
-        assert profiles.count(tx, "none", most=9) == 0
-
-
 def test_who_names_a_profile_is_found(store: Store) -> None:
     add_tenant(store)
     add_tenant(store, "other")

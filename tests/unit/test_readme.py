@@ -8,10 +8,10 @@ from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.config import Limits as ConfiguredLimits
 from certd.model.certificate_filter import DEEPEST, MOST_NODES
+from certd.model.tenant import DEFAULT_QUOTAS, Quota
 from certd.pki import name_constraints
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
-from certd.services.profiles import MOST_PROFILES
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
@@ -77,7 +77,11 @@ def test_the_limits_stand_in_the_readme() -> None:
         "Items of a batch": f"{configured.maximum_batch_items:,} (`maximum_batch_items`)",
         "Entries of a page": f"{configured.maximum_page_size:,} (`maximum_page_size`)",
         "Conditions of a search": f"{MOST_NODES}, {DEEPEST} levels deep",
-        "Profiles of a tenant": f"{MOST_PROFILES:,}",
+        **{
+            f"{kind.value.replace('_', ' ').capitalize()} of a tenant": f"{DEFAULT_QUOTAS.of(kind):,} (its `quotas`)"
+            for kind in Quota
+        },
+        "Calls of a tenant": f"{DEFAULT_QUOTAS.calls_per_second:,} a second (its `quotas`)",
         "Passphrase of an export": f"{PASSPHRASE_BYTES.start} to {configured.maximum_passphrase_bytes:,} bytes "
         "(`maximum_passphrase_bytes`)",
         "Message": f"{configured.maximum_message_bytes >> 20} MiB (`maximum_message_bytes`)",

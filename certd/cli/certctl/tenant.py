@@ -1,5 +1,6 @@
 """`certctl tenant`: the accounts, and how much each may have."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Never, TypeVar
 from uuid import UUID
@@ -35,9 +36,7 @@ class QuotaType(click.ParamType[tuple[str, int]]):
         name = word.replace("-", "_").lower()
         if name not in _QUOTAS:
             self.fail(f"{word!r} is none of {', '.join(one.replace('_', '-') for one in _QUOTAS)}", param, ctx)
-        if (
-            not (number.isascii() and number.isdigit()) or not 0 < int(number[:10]) < 2**31 or len(number) > 10
-        ):  # An int32.
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
             self.fail(f"{value!r} says no number; write {word}=50", param, ctx)
         return name, int(number)
 
