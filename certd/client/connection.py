@@ -1,4 +1,4 @@
-"""A connection to the API over mutual TLS, and calls on it with deadlines and bounded retries."""
+"""A connection to the API over TLS, mutual or with a bearer token; calls on it have deadlines and bounded retries."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from certd.client.credentials import Credentials
+from certd.client.credentials import Credentials, TokenCredentials
 from certd.client.failure import CallFailed, decode, explain
 from certd.client.retry import RetryPolicy, delay_before_retry
 from certd.client.stubs import Stubs
@@ -81,7 +81,7 @@ class Client:
     def __init__(
         self,
         address: str,
-        credentials: Credentials,
+        credentials: Credentials | TokenCredentials,
         *,
         timeout: float | None = None,
         on_wait: Callable[[Waiting], None] | None = None,
@@ -93,11 +93,7 @@ class Client:
         self._on_wait = on_wait
         self._channel = grpc.secure_channel(
             address,
-            grpc.ssl_channel_credentials(
-                root_certificates=credentials.trust_bundle,
-                private_key=credentials.private_key,
-                certificate_chain=credentials.certificate_chain,
-            ),
+            _channel_credentials(credentials),
             options=_CHANNEL_OPTIONS,
         )
         self.stubs = Stubs(self._channel)
@@ -122,6 +118,8 @@ class Client:
         """
         message, request_id = _with_request_id(request)
         repeatable = bool(request_id) or message.DESCRIPTOR.name.startswith(_READS)
+        credentials = self._credentials
+        not_after = None if isinstance(credentials, TokenCredentials) else credentials.not_after
         began = time.monotonic()
         tries = 0
         while True:
@@ -129,10 +127,13 @@ class Client:
             elapsed = time.monotonic() - began
             limit = CALL_TIMEOUT if self._timeout is None else max(self._timeout - elapsed, 0.001)
             try:
-                return method(message, timeout=limit)
+                return method(message, timeout=limit, metadata=_metadata(credentials))
             except grpc.RpcError as error:
                 failure = explain(
-                    decode(error), address=self.address, limit=limit, not_after=self._credentials.not_after
+                    decode(error),
+                    address=self.address,
+                    limit=limit,
+                    not_after=not_after,
                 )
             if request_id:
                 failure = failure.with_metadata(request_id=request_id)
@@ -162,6 +163,20 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _metadata(credentials: Credentials | TokenCredentials) -> tuple[tuple[str, str], ...] | None:
+    return credentials.metadata() if isinstance(credentials, TokenCredentials) else None
+
+
+def _channel_credentials(credentials: Credentials | TokenCredentials) -> grpc.ChannelCredentials:
+    if isinstance(credentials, TokenCredentials):
+        return grpc.ssl_channel_credentials(root_certificates=credentials.trust_bundle)
+    return grpc.ssl_channel_credentials(
+        root_certificates=credentials.trust_bundle,
+        private_key=credentials.private_key,
+        certificate_chain=credentials.certificate_chain,
+    )
 
 
 def _with_request_id(request: RequestT) -> tuple[RequestT, str]:

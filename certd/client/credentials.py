@@ -27,6 +27,38 @@ class Credentials:
         return f"Credentials(not_after={self.not_after.isoformat()})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCredentials:
+    """What calls with a bearer token need."""
+
+    token_file: Path
+    """The token is read from here for every try, for who renews tokens writes new ones into the file."""
+    trust_bundle: bytes
+    """PEM of the roots that vouch for the server."""
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Returns what a call carries; CREDENTIAL_MISSING or CREDENTIAL_INVALID when the file holds no token."""
+        try:
+            token = _read(self.token_file).decode("ascii").strip()
+        except UnicodeDecodeError:
+            token = ""
+        if not token or not token.isprintable() or " " in token:
+            raise CertdError(Reason.CREDENTIAL_INVALID, f"{self.token_file} holds no token; write one into it, alone")
+        return (("authorization", f"Bearer {token}"),)
+
+
+def read_token_credentials(*, token_file: Path, trust_bundle: Path) -> TokenCredentials:
+    """Reads the trust bundle, and the token once, to tell early what is missing.
+
+    CREDENTIAL_MISSING when one cannot be read; CREDENTIAL_INVALID when one holds something else.
+    """
+    bundle_pem = _read(trust_bundle)
+    _certificates(trust_bundle, bundle_pem)
+    credentials = TokenCredentials(token_file=token_file, trust_bundle=bundle_pem)
+    credentials.metadata()
+    return credentials
+
+
 def read_credentials(*, certificate: Path, private_key: Path, trust_bundle: Path) -> Credentials:
     """Reads the three PEM files.
 

@@ -111,14 +111,14 @@ def _details(error: "grpc.RpcError") -> list[AnyMessage]:
     return []
 
 
-def explain(failure: CallFailed, *, address: str, limit: float, not_after: datetime) -> CallFailed:
+def explain(failure: CallFailed, *, address: str, limit: float, not_after: datetime | None) -> CallFailed:
     """Returns a failure of the transport in words that name the remedy; one that the server gave, as it is.
 
     Args:
         failure: how a try failed.
         address: of the server.
         limit: seconds that the try had.
-        not_after: end of the client certificate's validity.
+        not_after: end of the client certificate's validity; None without one.
     """
     if failure.answered or failure.code not in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}:
         return failure
@@ -143,15 +143,16 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
     elif "WRONG_VERSION_NUMBER" in cause:
         reason = failure.code
         message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls listen.grpc"
-    elif not_after < datetime.now(UTC):
+    elif not_after is not None and not_after < datetime.now(UTC):
         message = (
             f"the client certificate expired at {not_after.isoformat()}; get a new one (for the first administrator: "
             "`certd init` on the server, while the daemon is stopped)"
         )
     else:
         reason = failure.code
+        known = "it is that of listen.bearer" if not_after is None else "it knows your client certificate"
         message = (
-            f"no connection to {address}; check that the daemon runs, that the address is right and that it knows your "
-            f"client certificate ({cause})"
+            f"no connection to {address}; check that the daemon runs, that the address is right and that "
+            f"{known} ({cause})"
         )
     return CallFailed(reason, message, code=failure.code)

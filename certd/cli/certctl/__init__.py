@@ -39,14 +39,12 @@ def cli() -> None:
 
     Names may be short: web-ca stands for tenants/default/authorities/web-ca. Durations are 30s, 12h, 90d, 10y (of
     365 days each); times are RFC 3339. The connection comes from flags, then CERTCTL_ADDRESS, CERTCTL_CERTIFICATE,
-    CERTCTL_PRIVATE_KEY and CERTCTL_TRUST_BUNDLE, then ~/.config/certd/certctl.toml.
+    CERTCTL_PRIVATE_KEY (or CERTCTL_TOKEN_FILE) and CERTCTL_TRUST_BUNDLE, then ~/.config/certd/certctl.toml.
     """
 
 
 cli.add_command(authority_changes.authority)
 cli.add_command(issue_batch.certificate)
-cli.add_command(grant.grant)
-cli.add_command(grant.whoami)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(managed.managed)

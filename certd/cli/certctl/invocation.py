@@ -19,6 +19,7 @@ from certd.cli.certctl.parameters import DURATION
 
 if TYPE_CHECKING:
     from certd.client.connection import Client, Waiting
+    from certd.client.credentials import Credentials, TokenCredentials
 
 SLOW: Final = 1.0
 """Seconds after which a call shows that it still runs."""
@@ -50,14 +51,22 @@ class Invocation:
         """Yields a connection; raises CertdError when settings or credentials are missing or do not fit."""
         # Late, so that --help and completion start without loading gRPC, which takes a quarter of a second.
         from certd.client.connection import Client
-        from certd.client.credentials import read_credentials
+        from certd.client.credentials import read_credentials, read_token_credentials
 
-        chosen = settings.resolve(self.flags, os.environ, self._file(), self._file_path())
-        credentials = read_credentials(
-            certificate=chosen.certificate, private_key=chosen.private_key, trust_bundle=chosen.trust_bundle
-        )
+        sources = (self.flags, os.environ, self._file(), self._file_path())
+        by_token = settings.resolve_token(*sources)
+        credentials: Credentials | TokenCredentials
+        if by_token is not None:
+            address = by_token.address
+            credentials = read_token_credentials(token_file=by_token.token_file, trust_bundle=by_token.trust_bundle)
+        else:
+            chosen = settings.resolve(*sources)
+            address = chosen.address
+            credentials = read_credentials(
+                certificate=chosen.certificate, private_key=chosen.private_key, trust_bundle=chosen.trust_bundle
+            )
         seconds = None if self.timeout is None else self.timeout.total_seconds()
-        with Client(chosen.address, credentials, timeout=seconds, on_wait=self._tell_waiting) as client:
+        with Client(address, credentials, timeout=seconds, on_wait=self._tell_waiting) as client:
             yield client
 
     @contextmanager
@@ -166,6 +175,7 @@ def connection_options(command: CommandT) -> CommandT:
         "certificate": ("FILE", "PEM of the client certificate."),
         "private_key": ("FILE", "PEM of its private key."),
         "trust_bundle": ("FILE", "PEM of the roots that vouch for the server."),
+        "token_file": ("FILE", "A bearer token, instead of certificate and private key."),
     }
     for key in reversed(settings.CONNECTION_KEYS):
         metavar, text = helps[key]

@@ -9,9 +9,10 @@ from typing import Final
 from certd.client.addresses import check_address
 from certd.errors import CertdError, Reason
 
-CONNECTION_KEYS: Final = ("address", "certificate", "private_key", "trust_bundle")
+CONNECTION_KEYS: Final = ("address", "certificate", "private_key", "trust_bundle", "token_file")
 _KEYS: Final = (*CONNECTION_KEYS, "tenant")
-_PATH_KEYS: Final = frozenset({"certificate", "private_key", "trust_bundle"})
+_PATH_KEYS: Final = frozenset({"certificate", "private_key", "trust_bundle", "token_file"})
+_CERTIFICATE_KEYS: Final = ("certificate", "private_key")
 DEFAULT_TENANT: Final = "default"
 
 
@@ -25,6 +26,17 @@ class Settings:
     """PEM of the client certificate."""
     private_key: Path
     """PEM of its private key."""
+    trust_bundle: Path
+    """PEM of the roots that vouch for the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSettings:
+    """How to reach the server with a bearer token."""
+
+    address: str
+    """`host:port` of the gRPC API for callers with tokens."""
+    token_file: Path
     trust_bundle: Path
     """PEM of the roots that vouch for the server."""
 
@@ -65,8 +77,39 @@ def resolve(flags: Mapping[str, str], environment: Mapping[str, str], file: Mapp
 
     FIELD_INVALID when one is nowhere, or the address is no `host:port`; `where` is the file that the message names.
     """
+    found = _found(("address", *_CERTIFICATE_KEYS, "trust_bundle"), (flags, environment, file), where)
+    return Settings(
+        address=check_address(found["address"]),
+        certificate=Path(found["certificate"]).expanduser(),
+        private_key=Path(found["private_key"]).expanduser(),
+        trust_bundle=Path(found["trust_bundle"]).expanduser(),
+    )
+
+
+def resolve_token(
+    flags: Mapping[str, str], environment: Mapping[str, str], file: Mapping[str, str], where: Path
+) -> TokenSettings | None:
+    """Returns the settings of a caller with a token, by precedence; None for one with a certificate.
+
+    Of flags, environment and file the first that names a token or a certificate decides. FIELD_INVALID as `resolve`,
+    and when one of them names both.
+    """
+    if not _shows_token(flags, {key: environment.get(_variable(key), "") for key in CONNECTION_KEYS}, file):
+        return None
+    found = _found(("address", "token_file", "trust_bundle"), (flags, environment, file), where)
+    return TokenSettings(
+        address=check_address(found["address"]),
+        token_file=Path(found["token_file"]).expanduser(),
+        trust_bundle=Path(found["trust_bundle"]).expanduser(),
+    )
+
+
+def _found(
+    keys: tuple[str, ...], sources: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]], where: Path
+) -> dict[str, str]:
+    flags, environment, file = sources
     found: dict[str, str] = {}
-    for key in CONNECTION_KEYS:
+    for key in keys:
         value = flags.get(key) or environment.get(_variable(key)) or file.get(key)
         if not value:
             raise CertdError(
@@ -75,12 +118,22 @@ def resolve(flags: Mapping[str, str], environment: Mapping[str, str], file: Mapp
                 "which `certd init` writes",
             )
         found[key] = value
-    return Settings(
-        address=check_address(found["address"]),
-        certificate=Path(found["certificate"]).expanduser(),
-        private_key=Path(found["private_key"]).expanduser(),
-        trust_bundle=Path(found["trust_bundle"]).expanduser(),
-    )
+    return found
+
+
+def _shows_token(*sources: Mapping[str, str]) -> bool:
+    for source in sources:
+        certificate = any(source.get(key) for key in _CERTIFICATE_KEYS)
+        if source.get("token_file"):
+            if certificate:
+                raise CertdError(
+                    Reason.FIELD_INVALID,
+                    "both a token file and a client certificate are given, and only one is shown; leave one out",
+                )
+            return True
+        if certificate:
+            return False
+    return False
 
 
 def resolve_tenant(flag: str | None, environment: Mapping[str, str], file: Mapping[str, str]) -> str:
