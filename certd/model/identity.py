@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+from certd.errors import CertdError
 from certd.model.names import IdentityName
 
 
@@ -33,3 +34,14 @@ class Identity:
 def spiffe_id_of(name: IdentityName, trust_domain: str) -> str:
     """Returns the SPIFFE id of an identity."""
     return f"spiffe://{trust_domain}{name.path}"
+
+
+def name_of(spiffe_id: str, trust_domain: str) -> IdentityName | None:
+    """Returns the name of the identity with a SPIFFE id; None when it is that of no identity."""
+    beginning = f"spiffe://{trust_domain}/"
+    if not spiffe_id.startswith(beginning):
+        return None
+    try:
+        return IdentityName.parse("principal", spiffe_id.removeprefix(beginning))
+    except CertdError:
+        return None
