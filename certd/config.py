@@ -258,6 +258,10 @@ class Limits(_Section):
     concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
     maximum_waiting_calls: Annotated[int, Field(ge=0, le=100_000)] = 1024
     """Calls that wait for one of `concurrent_calls`; more are refused."""
+    calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """Of each caller; those of a tenant have its quota together, too."""
+    calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 4000
+    """Calls that a caller may make at once after a pause."""
     one_processor: bool = True
     """Whether the daemon's threads stay on one processor (`ipc.processor`)."""
     signing_queue: Annotated[int, Field(ge=16, le=65_536)] = 1024
@@ -491,6 +495,9 @@ trust_domain = {tls.trust_domain}
 # Calls worked on at once, and calls that may wait for their turn; more are refused.
 concurrent_calls = 32
 maximum_waiting_calls = 1024
+# Calls of one caller in a second, and at once after a pause; more are refused. Quotas of tenants come on top.
+calls_per_second = 2000
+calls_burst = 4000
 # The daemon's threads take turns, which is quicker on one processor; its children use the others. false: on any.
 one_processor = true
 # Certificates on their way to the token and back (16 to 65536); more are refused.

@@ -35,6 +35,7 @@ from certd.services.certificates import Certificates
 from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
+from certd.services.identity_changes import IdentityChanges
 from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.managed_certificate_steps import ManagedCertificateSteps
@@ -42,8 +43,8 @@ from certd.services.managed_certificates import ManagedCertificates
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
-from certd.services.recovery import Ownership, Recovery
 from certd.services.rates import Rates
+from certd.services.recovery import Ownership, Recovery
 from certd.services.refusals import Refusals
 from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
@@ -96,11 +97,14 @@ class Core:
     tenants: Tenants
     grants: Grants
     identities: Identities
+    identity_changes: IdentityChanges
     bootstrap: Bootstrap
     administrator_recovery: AdministratorRecovery
     server: Server
     server_certificate: ServerCertificate
     health: Health
+    rates: Rates
+    refusals: Refusals
     public_certificates: PublicCertificates
 
     def start(self) -> None:
@@ -123,6 +127,7 @@ class Core:
         for keys in self.key_sets:
             keys.stop()
         self.scheduler.stop()
+        self.refusals.flush(whole_minutes=False)
         self.loop.stop()
         self.preparer.stop()
         self.token.stop()
@@ -149,6 +154,13 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     issuers = tuple(
         (provider, KeySet(provider.jwks_url, provider.ca_file, clock=clock)) for provider in oidc_providers(config)
     )
+    tenants = Tenants(store=store, clock=clock, access=access)
+    rates = Rates(
+        calls_per_second=config.limits.calls_per_second,
+        burst=config.limits.calls_burst,
+        of_tenant=tenants.calls_per_second,
+    )
+    refusals = Refusals(store, clock)
     ownership = Ownership(store=store, clock=clock)
     recovery = Recovery(store=store, clock=clock, step=step)
     loop = IssuingLoop(
@@ -205,6 +217,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             ownership.renew,
             recovery.run,
             RequestRecords(store=store, clock=clock).forget_old,
+            refusals.flush,
             server_certificate.look,
         ),
         step=step,
@@ -246,12 +259,20 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         managed_certificates=managed_certificates,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
-        tenants=Tenants(store=store, clock=clock, access=access),
+        tenants=tenants,
         grants=Grants(store=store, clock=clock, access=access, trust_domain=trust_domain),
         administrator_recovery=AdministratorRecovery(
             store=store, clock=clock, identities=identities, system_authority=system_authority, step=step
         ),
         identities=identities,
+        identity_changes=IdentityChanges(
+            store=store,
+            clock=clock,
+            access=access,
+            identities=identities,
+            system_authority=system_authority,
+            trust_domain=trust_domain,
+        ),
         bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
         server=Server(
             store=store,
@@ -264,6 +285,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         ),
         server_certificate=server_certificate,
         health=Health(store=store, token=token, preparer=preparer),
+        rates=rates,
+        refusals=refusals,
         public_certificates=PublicCertificates(store),
     )
 
@@ -354,7 +377,10 @@ class Daemon:
                 profile_checks=core.profile_checks,
                 tenants=core.tenants,
                 grants=core.grants,
+                identity_changes=core.identity_changes,
                 server=core.server,
+                rates=core.rates,
+                refusals=core.refusals,
             ),
             limits=Limits(
                 unary_workers=limits.concurrent_calls,

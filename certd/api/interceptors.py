@@ -1,6 +1,6 @@
 """What every call passes before its method runs, in the order in which it is written in `Gate._admit`.
 
-    error id, log and metrics → TLS version → deadline → identity → the table of methods, default deny
+    error id, log, metrics and refusals → TLS version → deadline → identity → rate → the table of methods, default deny
 
 The identity is that of the client certificate; on the port for bearer tokens, which asks for no certificate, that of
 the token.
@@ -32,6 +32,8 @@ from certd.errors import CertdError, Reason, field_invalid
 from certd.log import traceback_of
 from certd.metrics import CALL_SECONDS, CALLS
 from certd.model.access import Caller, Permission
+from certd.services.rates import Rates
+from certd.services.refusals import Refusals
 
 LONGEST_CALL: Final = 120.0
 """Seconds after which the server gives up on a call whose caller set no deadline, or a later one."""
@@ -69,9 +71,10 @@ class _Told:
     A class, for a generator would be a third of what all of this costs.
     """
 
-    __slots__ = ("_context", "_method", "_started", "code", "principal")
+    __slots__ = ("_context", "_method", "_refusals", "_started", "code", "principal")
 
-    def __init__(self, method: str, context: grpc.ServicerContext) -> None:
+    def __init__(self, method: str, context: grpc.ServicerContext, refusals: Refusals) -> None:
+        self._refusals = refusals
         self._method = method
         self._context = context
         self._started = 0.0
@@ -108,6 +111,12 @@ class _Told:
                 principal=self.principal,
                 reason=error.reason.value,
                 fields=[violation.field for violation in error.violations[:20]],
+            )
+            self._refusals.note(
+                principal=self.principal,
+                method=self._method,
+                reason=error.reason,
+                peer=peer.address_of(self._context.peer()),
             )
             self._context.abort_with_status(status.to_status(error))
         elif isinstance(error, NotImplementedError):
@@ -154,6 +163,8 @@ class Gate(Interceptor):
         access: tells callers by their certificates.
         slots: where streams run.
         calls: where calls with one answer run.
+        rates: how often each caller may call.
+        refusals: where refused calls are counted.
         rules: what each method needs, by its full name; a method without a rule is refused.
         bearer: tells callers by their tokens, on a port without client certificates; None: tokens are not looked at.
     """
@@ -164,6 +175,8 @@ class Gate(Interceptor):
         access: Authenticator,
         slots: StreamSlots,
         calls: WaitingCalls,
+        rates: Rates,
+        refusals: Refusals,
         rules: Rules = METHODS,
         bearer: TokenAuthenticator | None = None,
     ) -> None:
@@ -171,6 +184,8 @@ class Gate(Interceptor):
         self._bearer = bearer
         self._slots = slots
         self._calls = calls
+        self._rates = rates
+        self._refusals = refusals
         self._rules = rules
         self._stopping = threading.Event()
         self._around: dict[str, tuple[Handler, Handler]] = {}
@@ -205,7 +220,7 @@ class Gate(Interceptor):
 
     def _refusing(self, method: str) -> Handler:
         def run(_request: bytes, context: grpc.ServicerContext) -> object:
-            with _Told(method, context):
+            with _Told(method, context, self._refusals):
                 raise busy()
 
         # The attribute by which grpc takes another pool for a method.
@@ -216,14 +231,14 @@ class Gate(Interceptor):
         self, method: str, handler: Handler, answer: Callable[[Any, grpc.ServicerContext], Any]
     ) -> Handler:
         def run(request: bytes, context: grpc.ServicerContext) -> object:
-            with _Told(method, context) as told, making(self._admit(method, context, told)):
+            with _Told(method, context, self._refusals) as told, making(self._admit(method, context, told)):
                 return answer(_parsed(handler, request), context)
 
         return grpc.unary_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def _around_stream(self, method: str, handler: Handler) -> Handler:
         def run(request: Any, context: grpc.ServicerContext) -> Iterator[object]:  # noqa: ANN401  # Bytes, or an iterator.
-            with _Told(method, context) as told:
+            with _Told(method, context, self._refusals) as told:
                 call = self._admit(method, context, told)
                 with self._slots.slot(context):
                     with making(call):
@@ -243,7 +258,7 @@ class Gate(Interceptor):
         # The stubs say bytes; each property is a sequence of them.
         connection: Any = context.auth_context()
         peer.check_tls_version(connection)
-        timeout = _time_left(context)
+        timeout = time_left(context)
         rule = self._rules.get(method)
         if rule is Admission.PUBLIC:
             return None
@@ -252,12 +267,13 @@ class Gate(Interceptor):
         else:
             caller = self._bearer.authenticate(peer.token_of(context.invocation_metadata()))
         told.principal = caller.principal
+        self._rates.take(caller.principal)
         if rule is None:
             raise CertdError(Reason.PERMISSION_MISSING, f"no permission exists for {method}, so nobody holds it")
         return Call(caller=caller, timeout=timeout)
 
 
-def _time_left(context: grpc.ServicerContext) -> float:
+def time_left(context: grpc.ServicerContext) -> float:
     """Returns how many seconds the caller still waits, LONGEST_CALL at most; raises DEADLINE_EXCEEDED."""
     seconds = min(context.time_remaining(), LONGEST_CALL)
     if seconds <= 0:

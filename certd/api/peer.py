@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+from urllib.parse import unquote
 
 from certd.errors import CertdError, Reason
 
@@ -47,3 +48,9 @@ def certificate_of(peer: AuthContext) -> bytes:
             Reason.CREDENTIAL_MISSING, "no client certificate came with the connection; configure the client with one"
         )
     return ssl.PEM_cert_to_DER_cert(certificates[0].decode("ascii"))
+
+
+def address_of(peer: str) -> str:
+    """Returns the address of a peer as gRPC names it, without its port: 192.0.2.1 for `ipv4:192.0.2.1:4711`."""
+    address, _, _ = peer.partition(":")[2].rpartition(":")
+    return unquote(address).strip("[]")

@@ -1,5 +1,6 @@
 """The gRPC server: mutual TLS on one port, the services, health and reflection."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from certd.api import (
     certificate_search,
     certificates,
     grants,
+    identities,
     issuance,
     managed_certificates,
     profiles,
@@ -37,9 +39,12 @@ from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.grants import Grants
+from certd.services.identity_changes import IdentityChanges
 from certd.services.managed_certificates import ManagedCertificates
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
+from certd.services.rates import Rates
+from certd.services.refusals import Refusals
 from certd.services.revocation import Revocation
 from certd.services.server import Server
 from certd.services.tenants import Tenants
@@ -53,7 +58,8 @@ from certd.v1 import (
     tenant_service_pb2,
 )
 
-_CALLS_BEING_REFUSED: Final = 4096
+CALLS_BEING_REFUSED: Final = 4096
+"""At once, beside those that are answered."""
 _MEBIBYTE: Final = 1024 * 1024
 LARGEST_ANSWER: Final = 16 * _MEBIBYTE
 """Bytes."""
@@ -77,7 +83,10 @@ class Services:
     profile_checks: ProfileChecks
     tenants: Tenants
     grants: Grants
+    identity_changes: IdentityChanges
     server: Server
+    rates: Rates
+    refusals: Refusals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +118,10 @@ class GrpcServer:
         slots: StreamSlots,
         credentials: ReloadingCredentials,
         pool: WaitingCalls,
+        services: Sequence[str],
     ) -> None:
         self.port = port
+        self._services = tuple(services)
         self._server = server
         self._gate = gate
         self._slots = slots
@@ -123,7 +134,7 @@ class GrpcServer:
     def set_serving(self, *, serving: bool) -> None:
         """Sets what grpc.health.v1 answers, for the server as a whole and for every service."""
         states = health_pb2.HealthCheckResponse
-        for name in ("", *(descriptor.full_name for descriptor in SERVICES)):
+        for name in ("", *self._services):
             self._health.set(name, states.SERVING if serving else states.NOT_SERVING)
 
     def reload(self, credentials: Credentials) -> None:
@@ -170,16 +181,24 @@ def serve(
     limits = limits or Limits()
     slots = StreamSlots(limits.streams)
     pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls)
-    gate = Gate(access=services.access, slots=slots, calls=pool, bearer=bearer)
+    gate = Gate(
+        access=services.access,
+        slots=slots,
+        calls=pool,
+        rates=services.rates,
+        refusals=services.refusals,
+        bearer=bearer,
+    )
     # What is past this is refused without a reason; it is not reached while refusing is quicker than calling.
-    outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + _CALLS_BEING_REFUSED
-    server = grpc.server(pool, interceptors=[gate], options=_options(limits), maximum_concurrent_rpcs=outer_wall)
+    outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + CALLS_BEING_REFUSED
+    server = grpc.server(pool, interceptors=[gate], options=options(limits), maximum_concurrent_rpcs=outer_wall)
     for descriptor, methods in zip(SERVICES, _methods(services, limits.requests), strict=True):
         add_service(server, descriptor, methods)
     reloading = ReloadingCredentials(credentials, client_certificates=bearer is None)
-    bound = _bind(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", reloading.server_credentials)
-    running = GrpcServer(server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool)
+    key = "listen.grpc" if bearer is None else "listen.bearer"
+    bound = bind(server, host, port, reloading.server_credentials, key=key)
     names = [descriptor.full_name for descriptor in SERVICES]
+    running = GrpcServer(server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool, services=names)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     server.start()
     return running
@@ -225,29 +244,33 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         tenants.methods(services.tenants, limits),
         {
             **grants.methods(services.grants, limits),
+            **identities.methods(services.identity_changes, limits),
         },
         server_info.methods(services.server),
     )
 
 
-def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+def bind(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials, *, key: str) -> int:
+    """Binds an address and returns its port; raises FIELD_INVALID with the key of the configuration that named it."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise _not_bound(address) from error
+        raise _not_bound(key, address) from error
     if bound == 0:
-        raise _not_bound(address)
+        raise _not_bound(key, address)
     return bound
 
 
-def _not_bound(address: str) -> Exception:
+def _not_bound(key: str, address: str) -> Exception:
     return field_invalid(
-        "listen.grpc", f"{address} cannot be bound; another program may have it, or the host is not of this machine"
+        key, f"{address} cannot be bound; another program may have it, or the host is not of this machine"
     )
 
 
-def _options(limits: Limits) -> list[tuple[str, Any]]:
-    options = {
+def options(limits: Limits) -> list[tuple[str, Any]]:
+    """Returns the options of a server."""
+    chosen = {
         # A second daemon on the port is an error to be seen, not a colleague.
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": limits.message_bytes,
@@ -264,4 +287,4 @@ def _options(limits: Limits) -> list[tuple[str, Any]]:
         "grpc.max_connection_age_grace_ms": 2 * _MINUTE,
         "grpc.server_handshake_timeout_ms": 20 * _SECOND,
     }
-    return list(options.items())
+    return list(chosen.items())

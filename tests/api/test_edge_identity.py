@@ -29,6 +29,7 @@ from certd.api.streams import StreamSlots
 from certd.api.waiting_calls import WaitingCalls
 from certd.errors import CertdError, Reason
 from certd.model.access import Permission
+from certd.services.rates import Rates
 from certd.v1 import server_service_pb2, server_service_pb2_grpc
 from tests.api.edge_failure import failure_of
 from tests.api.edge_server import (
@@ -43,6 +44,7 @@ from tests.api.edge_server import (
     UNKNOWN_CLIENT,
     Edge,
     FakeAccess,
+    FakeRefusals,
     Identity,
     issue,
 )
@@ -175,7 +177,8 @@ def test_a_method_that_nobody_has_is_unimplemented(edge: Edge, method: str) -> N
 def test_a_method_without_a_rule_is_refused_to_everybody() -> None:
     rules = {name: rule for name, rule in METHODS.items() if not name.endswith("/GetTrustBundle")}
     slots, pool = StreamSlots(1), WaitingCalls(1, most_waiting=1)
-    server = grpc.server(pool, interceptors=[Gate(access=FakeAccess(), slots=slots, calls=pool, rules=rules)])
+    gate = Gate(access=FakeAccess(), slots=slots, calls=pool, rates=Rates(), refusals=FakeRefusals(), rules=rules)
+    server = grpc.server(pool, interceptors=[gate])
     called: list[object] = []
     descriptor = SERVICES[-1]
 
