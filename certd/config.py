@@ -164,6 +164,8 @@ class Listen(_Section):
 
     grpc: _Address = Address("127.0.0.1", 8443)
     """The API, over mutual TLS."""
+    enrollment: _Address = Address("127.0.0.1", 8444)
+    """Where those enroll who have no certificate yet, over TLS without client certificates."""
     http: _Address = Address("127.0.0.1", 8080)
     """Authority certificates, health."""
     metrics: _Address = Address("127.0.0.1", 9464)
@@ -433,6 +435,8 @@ _TEMPLATE: Final = """\
 [listen]
 # The API: gRPC over mutual TLS.
 grpc = {listen.grpc}
+# Where those enroll, by codes, who have no certificate yet: gRPC over TLS, nothing else than that.
+enrollment = {listen.enrollment}
 # Authority certificates and health, plain HTTP.
 http = {listen.http}
 # Prometheus metrics.

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from certd.api.credentials import Credentials
+from certd.api.enrollment_server import serve_enrollment
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, oidc_providers, request_limits, token_settings
@@ -32,6 +33,7 @@ from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.enrollment import Enrollment
 from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
@@ -98,6 +100,7 @@ class Core:
     grants: Grants
     identities: Identities
     identity_changes: IdentityChanges
+    enrollment: Enrollment
     bootstrap: Bootstrap
     administrator_recovery: AdministratorRecovery
     server: Server
@@ -128,6 +131,7 @@ class Core:
             keys.stop()
         self.scheduler.stop()
         self.refusals.flush(whole_minutes=False)
+        self.enrollment.tell_all()
         self.loop.stop()
         self.preparer.stop()
         self.token.stop()
@@ -197,6 +201,14 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         step=step,
     )
     identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
+    enrollment = Enrollment(
+        store=store,
+        clock=clock,
+        access=access,
+        identities=identities,
+        system_authority=system_authority,
+        trust_domain=trust_domain,
+    )
     server_certificate = ServerCertificate(
         CredentialFiles(certificate=config.tls.certificate, private_key=config.tls.private_key),
         store=store,
@@ -218,6 +230,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             recovery.run,
             RequestRecords(store=store, clock=clock).forget_old,
             refusals.flush,
+            enrollment.tidy,
             server_certificate.look,
         ),
         step=step,
@@ -265,6 +278,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, clock=clock, identities=identities, system_authority=system_authority, step=step
         ),
         identities=identities,
+        enrollment=enrollment,
         identity_changes=IdentityChanges(
             store=store,
             clock=clock,
@@ -298,6 +312,7 @@ class Ready:
     grpc: str
     http: str
     metrics: str
+    enrollment: str
     daemon_pid: int
     token_pid: int | None
     bearer: str | None = None
@@ -328,6 +343,7 @@ class Daemon:
         self._stop_requested = threading.Event()
         self._grpc: GrpcServer | None = None
         self._bearer: GrpcServer | None = None
+        self._enrollment: GrpcServer | None = None
         self._listeners: list[WebServer] = []
 
     def start(self) -> Ready:
@@ -378,6 +394,7 @@ class Daemon:
                 tenants=core.tenants,
                 grants=core.grants,
                 identity_changes=core.identity_changes,
+                enrollment=core.enrollment,
                 server=core.server,
                 rates=core.rates,
                 refusals=core.refusals,
@@ -392,7 +409,16 @@ class Daemon:
         self._grpc = grpc = serve_api(host=listen.grpc.host, port=listen.grpc.port)
         if listen.bearer is not None:
             self._bearer = serve_api(host=listen.bearer.host, port=listen.bearer.port, bearer=core.bearer)
-        show = _HealthShown(core.health, (grpc,) if self._bearer is None else (grpc, self._bearer))
+        self._enrollment = serve_enrollment(
+            host=listen.enrollment.host,
+            port=listen.enrollment.port,
+            credentials=credentials,
+            enrollment=core.enrollment,
+            access=core.access,
+            rates=core.rates,
+            refusals=core.refusals,
+        )
+        show = _HealthShown(core.health, self._apis())
         core.token.on_change(lambda _ready, _problem: show())
         core.preparer.on_change(lambda _ready, _problem: show())
         show()
@@ -400,6 +426,7 @@ class Daemon:
             grpc=_address(listen.grpc.host, grpc.port),
             http=_address(listen.http.host, http.port),
             metrics=_address(listen.metrics.host, metrics.port),
+            enrollment=_address(listen.enrollment.host, self._enrollment.port),
             daemon_pid=os.getpid(),
             token_pid=core.token.process_id,
             bearer=(
@@ -419,18 +446,19 @@ class Daemon:
 
     def reload(self) -> None:
         """Takes the server certificate from its files again; raises FIELD_INVALID and keeps the old one."""
-        for api in (self._grpc, self._bearer):
-            if api is not None:
-                api.reload(self._credentials())
+        for api in self._apis():
+            api.reload(self._credentials())
 
     def stop(self) -> None:
         """Drains: health NOT_SERVING, calls that run may end, then the core."""
-        for api in (self._grpc, self._bearer):
-            if api is not None:
-                api.stop(_GRACE_SECONDS)
+        for api in self._apis():
+            api.stop(_GRACE_SECONDS)
         for listener in self._listeners:
             listener.stop()
         self._core.stop()
+
+    def _apis(self) -> tuple[GrpcServer, ...]:
+        return tuple(api for api in (self._grpc, self._bearer, self._enrollment) if api is not None)
 
     def _credentials(self) -> Credentials:
         tls = self._config.tls

@@ -58,6 +58,7 @@ class RunningDaemon:
     """host:port, as are the next two."""
     http: str
     metrics: str
+    enrollment: str
     pid: int
     token_pid: int
 
@@ -102,6 +103,7 @@ def initialise(folder: Path, *options: str) -> Installation:
     ended = run_program(
         *("certd", "init", "--data-dir", installation.data, "--credentials-dir", installation.credentials),
         *("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"),
+        *("--enrollment-address", "127.0.0.1:0"),
         *options,
     )
     assert ended.returncode == 0, ended.stderr
@@ -139,6 +141,7 @@ def start(installation: Installation) -> RunningDaemon:
         grpc=ready["grpc"],
         http=ready["http"],
         metrics=ready["metrics"],
+        enrollment=ready["enrollment"],
         pid=ready["daemon_pid"],
         token_pid=ready["token_pid"],
     )

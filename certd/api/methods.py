@@ -52,8 +52,8 @@ METHODS: Final[Mapping[str, Permission | Admission]] = {
     "/certd.v1.TenantService/UpdateTenant": Permission.TENANT_UPDATE,
     "/certd.v1.AccessService/WhoAmI": Admission.AUTHENTICATED,
     "/certd.v1.AccessService/CreateEnrollmentCode": Permission.IDENTITY_ENROLL,
-    # Who enrolls has no certificate yet: the code is looked at by the service.
-    "/certd.v1.AccessService/Enroll": Admission.PUBLIC,
+    # Answered on the enrollment port (`enrollment_server.METHODS`), where a code stands for a certificate.
+    "/certd.v1.AccessService/Enroll": Admission.AUTHENTICATED,
     # One's own.
     "/certd.v1.AccessService/RenewIdentity": Admission.AUTHENTICATED,
     "/certd.v1.AccessService/GetIdentity": Permission.IDENTITY_READ,

@@ -15,6 +15,7 @@ from certd.api import (
     authority_changes,
     certificate_search,
     certificates,
+    enrollment,
     grants,
     identities,
     issuance,
@@ -38,6 +39,7 @@ from certd.services.authority_changes import AuthorityChanges
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.enrollment import Enrollment
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
 from certd.services.managed_certificates import ManagedCertificates
@@ -84,6 +86,7 @@ class Services:
     tenants: Tenants
     grants: Grants
     identity_changes: IdentityChanges
+    enrollment: Enrollment
     server: Server
     rates: Rates
     refusals: Refusals
@@ -245,6 +248,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         {
             **grants.methods(services.grants, limits),
             **identities.methods(services.identity_changes, limits),
+            **enrollment.methods(services.enrollment),
         },
         server_info.methods(services.server),
     )

@@ -10,6 +10,7 @@ The same code with the same key gets the certificate that was made, until the co
 
 import hashlib
 import ipaddress
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -33,6 +34,8 @@ from certd.services.tenants import check_quota, existing_tenant
 from certd.store import certificates, enrollment_codes, grants, identities
 from certd.store.enrollment_codes import EnrollmentCodeRow
 from certd.store.store import Store, Transaction
+
+_log = logging.getLogger("certd.enrollment")
 
 DEFAULT_LIFETIME: Final = timedelta(hours=1)
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)
@@ -250,7 +253,10 @@ class Enrollment:
 
     def tell_all(self) -> None:
         """Tells also the refusals of this minute; called when the daemon stops."""
-        self._tell(self._guesses.take(self._clock.now(), current=True))
+        try:
+            self._tell(self._guesses.take(self._clock.now(), current=True))
+        except CertdError as error:
+            _log.warning("refused enrollments of the last minute are not among the events: %s", error)
 
     def _tell(self, refused: list[Refused]) -> None:
         if not refused:
@@ -309,4 +315,6 @@ def _comes_from(networks: tuple[str, ...], address: str) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return any(parsed in ipaddress.ip_network(network) for network in networks)
+    # As a socket for both protocols tells addresses of IPv4.
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return any((mapped or parsed) in ipaddress.ip_network(network) for network in networks)

@@ -118,5 +118,7 @@ def _source(address: str) -> str:
     except ValueError:
         return UNKNOWN
     if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((int(parsed), _NETWORK_OF_ONE), strict=False))
     return str(parsed)

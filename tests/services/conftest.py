@@ -131,7 +131,7 @@ def token_settings(tmp_path: Path) -> TokenSettings:
 def configuration(folder: Path, token: TokenSettings, *, database_url: str = "") -> Config:
     """Returns the configuration of a server whose files are all in `folder`, on free ports, on SQLite unless told."""
     return Config(
-        listen=Listen(**dict.fromkeys(("grpc", "http", "metrics"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
+        listen=Listen(**dict.fromkeys(("grpc", "enrollment", "http", "metrics"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
         database=Database(url=database_url or f"sqlite:///{folder}/certd.db"),
         token=Token(
             module=str(token.module),  # type: ignore[arg-type]  # Parsed.

@@ -207,6 +207,7 @@ def separated(public_folder: Path, python: Python) -> Iterator[Separated]:
                 grpc=ready["grpc"],
                 http=ready["http"],
                 metrics=ready["metrics"],
+                enrollment=ready["enrollment"],
                 pid=ready["daemon_pid"],
                 token_pid=token.pid,
             )
