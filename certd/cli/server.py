@@ -23,6 +23,8 @@ from click.shell_completion import get_completion_class
 from certd import __version__, config, log
 from certd.cli import initialisation
 from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, composition, config_option
+from certd.cli.recovery import recover_admin
+from certd.cli.units import install_units
 from certd.config import Config
 from certd.credential_files import CredentialFiles, settle, write
 from certd.errors import CertdError, Reason, Violation, field_invalid
@@ -41,6 +43,7 @@ Examples:
 # The options of `certd init` that become keys of certd.toml.
 _INIT_OPTIONS: Final = {
     "listen.grpc": "--grpc-address",
+    "listen.enrollment": "--enrollment-address",
     "listen.http": "--http-address",
     "listen.metrics": "--metrics-address",
     "database.url": "--database-url",
@@ -113,6 +116,7 @@ Examples:
     "[default: localhost, 127.0.0.1, ::1 and the host's name]",
 )
 @click.option("--grpc-address", help="host:port of the API. [default: 127.0.0.1:8443]")
+@click.option("--enrollment-address", help="host:port of enrollment. [default: 127.0.0.1:8444]")
 @click.option("--http-address", help="host:port of the HTTP listener. [default: 127.0.0.1:8080]")
 @click.option("--metrics-address", help="host:port of the metrics. [default: 127.0.0.1:9464]")
 @click.option("--database-url", help="SQLAlchemy URL of SQLite or PostgreSQL. [default: SQLite in the data directory]")
@@ -126,6 +130,7 @@ def init(
     trust_domain: str | None,
     server_names: tuple[str, ...],
     grpc_address: str | None,
+    enrollment_address: str | None,
     http_address: str | None,
     metrics_address: str | None,
     database_url: str | None,
@@ -145,6 +150,7 @@ def init(
     config_file = data / CONFIG_NAME
     wanted = {
         "listen.grpc": grpc_address,
+        "listen.enrollment": enrollment_address,
         "listen.http": http_address,
         "listen.metrics": metrics_address,
         "database.url": database_url,
@@ -459,3 +465,7 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None  # noqa: S101  # click knows the three shells of the choice.
     click.echo(found(main, {}, "certd", "_CERTD_COMPLETE").source())
+
+
+main.add_command(recover_admin)
+main.add_command(install_units)

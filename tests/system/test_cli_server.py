@@ -20,7 +20,9 @@ from cryptography import x509
 from tests.waiting import eventually
 
 _CERTD = (sys.executable, "-c", "from certd.cli.server import main; main(prog_name='certd')")
-_FREE = ("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
+_FREE = tuple(
+    word for listener in ("grpc", "enrollment", "http", "metrics") for word in (f"--{listener}-address", "127.0.0.1:0")
+)
 
 
 def _run(
@@ -88,7 +90,10 @@ def _serving(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("init",), ("serve",), ("token",), ("token", "serve"), ("check-config",), ("migrate",), ("completion",)],
+    [
+        *((), ("init",), ("serve",), ("token",), ("token", "serve"), ("check-config",), ("migrate",), ("completion",)),
+        *(("recover-admin",), ("install-units",)),
+    ],
 )
 def test_every_command_has_help_with_an_example(tmp_path: Path, command: tuple[str, ...]) -> None:
     output = _run(*command, "--help", home=tmp_path).stdout
@@ -276,7 +281,7 @@ def test_serve_says_where_and_stops_on_sigterm(home: _Home) -> None:
     with _serving(home.path, "--config", str(home.config)) as (process, ready):
         assert ready["daemon_pid"] == process.pid
         assert isinstance(ready["token_pid"], int)
-        for listener in ("grpc", "http", "metrics"):
+        for listener in ("grpc", "enrollment", "http", "metrics"):
             host, _, port = str(ready[listener]).rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()
         if sys.platform.startswith("linux"):
@@ -330,7 +335,7 @@ def test_serve_on_a_busy_port_is_one_error(home: _Home, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         path = tmp_path / "certd.toml"
-        for listener in ("grpc", "http", "metrics"):
+        for listener in ("grpc", "enrollment", "http", "metrics"):
             path.write_text(
                 home.config.read_text().replace(f'{listener} = "127.0.0.1:0"', f'{listener} = "127.0.0.1:{port}"')
             )
