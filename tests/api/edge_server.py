@@ -51,6 +51,7 @@ from certd.token.client import Isolation
 from certd.token.description import TokenDescription
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
+from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 from tests.api.edge_tenants import FakeTenants
 
@@ -496,6 +497,8 @@ def running_edge(
         profile_checks=profile_checks,
         tenants=FakeTenants(told),
         grants=FakeGrants(told),
+        identity_changes=FakeIdentityChanges(told, LEAF.der),
+        enrollment=FakeEnrollment(told),
         server=description,
         rates=rates or Rates(),
         refusals=refusals,
