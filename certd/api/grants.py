@@ -189,8 +189,7 @@ def _questions(asked: Sequence[str]) -> list[Question]:
         raise field_invalid("permissions", f"must have 1 to {_MOST_QUESTIONS} entries, and has {len(asked)}")
     violations = fields.Violations()
     questions = [
-        violations.attempt(partial(_question, f"permissions[{index}]", text))
-        for index, text in enumerate(asked)
+        violations.attempt(partial(_question, f"permissions[{index}]", text)) for index, text in enumerate(asked)
     ]
     violations.check()
     return questions

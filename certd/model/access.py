@@ -139,17 +139,6 @@ def new_grant_id() -> str:
     return f"g{uuid.uuid4().hex}"
 
 
-def role_table() -> str:
-    """Returns what each role allows as a table in Markdown, as the README shows it."""
-    header = f"| | {' | '.join(Role)} |"
-    ruler = "|---" * (1 + len(Role)) + "|"
-    rows = [
-        f"| {permission} | {' | '.join('x' if permission in ROLE_PERMISSIONS[role] else ' ' for role in Role)} |"
-        for permission in Permission
-    ]
-    return "\n".join([header, ruler, *rows])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """Who may do what, where, with which profiles."""

@@ -7,6 +7,7 @@ from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.config import Limits as ConfiguredLimits
+from certd.model.access import ROLE_PERMISSIONS, Permission, Role
 from certd.model.certificate_filter import DEEPEST, MOST_NODES
 from certd.model.tenant import DEFAULT_QUOTAS, Quota
 from certd.pki import name_constraints
@@ -63,6 +64,14 @@ def test_the_built_in_profiles_stand_in_the_readme() -> None:
         _row(profile).replace("  ", " ") for profile in BUILT_IN.values()
     ]
     assert {profile.backdate for profile in BUILT_IN.values()} == {timedelta(minutes=5)}
+
+
+def test_what_each_role_allows_stands_in_the_readme() -> None:
+    assert f"| Permission | {' | '.join(Role)} |" in _README
+    assert _table("Permission") == [
+        f"| {permission} | {' | '.join('x' if permission in ROLE_PERMISSIONS[role] else ' ' for role in Role)} |"
+        for permission in Permission
+    ]
 
 
 def test_the_limits_stand_in_the_readme() -> None:
