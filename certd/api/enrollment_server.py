@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from certd.api import enrollment as enrollment_methods
 from certd.api import peer
+from certd.api.arrivals import Patience
 from certd.api.credentials import Credentials, ReloadingCredentials
 from certd.api.interceptors import Gate, time_left
 from certd.api.methods import Admission
@@ -32,7 +33,17 @@ METHODS: Final[Mapping[str, Admission]] = {
     "/grpc.health.v1.Health/Watch": Admission.PUBLIC,
 }
 """What there is, by its full name."""
-LIMITS: Final = Limits(unary_workers=8, streams=16, waiting_calls=64, message_bytes=64 << 10, connection_age=60.0)
+LIMITS: Final = Limits(
+    unary_workers=8,
+    streams=16,
+    waiting_calls=64,
+    message_bytes=64 << 10,
+    patience=Patience(seconds=5.0),
+    connections=512,
+    handshake_seconds=5.0,
+    connection_age=60.0,
+    connection_idle=20.0,
+)
 """Strangers get little: a code and a CSR of 32 KiB fit."""
 _ENROLL: Final = access_service_pb2.DESCRIPTOR.services_by_name["AccessService"].methods_by_name["Enroll"]
 _TRUST_BUNDLE: Final = server_service_pb2.DESCRIPTOR.services_by_name["ServerService"].methods_by_name["GetTrustBundle"]
@@ -54,7 +65,7 @@ def serve_enrollment(
 ) -> GrpcServer:
     """Binds and starts the server of the enrollment port; as `server.serve`."""
     slots = StreamSlots(limits.streams)
-    pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls)
+    pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls, patience=limits.patience)
     gate = Gate(access=access, slots=slots, calls=pool, rates=rates, refusals=refusals, rules=METHODS)
     outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + CALLS_BEING_REFUSED
     server = grpc.server(pool, interceptors=[gate], options=options(limits), maximum_concurrent_rpcs=outer_wall)

@@ -5,7 +5,8 @@
 The identity is that of the client certificate; on the port for bearer tokens, which asks for no certificate, that of
 the token.
 
-The request is parsed after all of that: what a stranger sends is not even read as a message. Nothing that a request
+The request is read and parsed after all of that: gRPC would wait for it in the thread that is to answer, so methods are
+registered as ones that read their messages themselves, which is the same on the wire. Nothing that a request
 holds is logged: methods, principals, reasons and field paths are.
 """
 
@@ -219,27 +220,28 @@ class Gate(Interceptor):
         return around
 
     def _refusing(self, method: str) -> Handler:
-        def run(_request: bytes, context: grpc.ServicerContext) -> object:
+        def run(_requests: Iterator[bytes], context: grpc.ServicerContext) -> object:
             with _Told(method, context, self._refusals):
                 raise busy()
 
         # The attribute by which grpc takes another pool for a method.
         run.experimental_thread_pool = self._calls.refusing  # type: ignore[attr-defined]
-        return grpc.unary_unary_rpc_method_handler(run)
+        return grpc.stream_unary_rpc_method_handler(run)
 
     def _around_unary(
         self, method: str, handler: Handler, answer: Callable[[Any, grpc.ServicerContext], Any]
     ) -> Handler:
-        def run(request: bytes, context: grpc.ServicerContext) -> object:
+        def run(requests: Iterator[bytes], context: grpc.ServicerContext) -> object:
             with _Told(method, context, self._refusals) as told, making(self._admit(method, context, told)):
-                return answer(_parsed(handler, request), context)
+                return answer(_parsed(handler, self._calls.arrivals.first(requests, context)), context)
 
-        return grpc.unary_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def _around_stream(self, method: str, handler: Handler) -> Handler:
-        def run(request: Any, context: grpc.ServicerContext) -> Iterator[object]:  # noqa: ANN401  # Bytes, or an iterator.
+        def run(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
             with _Told(method, context, self._refusals) as told:
                 call = self._admit(method, context, told)
+                request = requests if handler.request_streaming else self._calls.arrivals.first(requests, context)
                 with self._slots.slot(context):
                     with making(call):
                         responses = _responses(handler, request, context)
@@ -247,9 +249,7 @@ class Gate(Interceptor):
 
         # The attribute by which grpc takes another pool for a method.
         run.experimental_thread_pool = self._slots.pool  # type: ignore[attr-defined]
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
-        return grpc.unary_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
     def _admit(self, method: str, context: grpc.ServicerContext, told: _Told) -> Call | None:
         """Returns the call that may go on, None for one that needs no caller; raises what refuses it."""

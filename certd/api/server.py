@@ -25,6 +25,7 @@ from certd.api import (
     server_info,
     tenants,
 )
+from certd.api.arrivals import Patience
 from certd.api.call import Methods, current_call
 from certd.api.credentials import Credentials, ReloadingCredentials
 from certd.api.interceptors import Gate
@@ -105,8 +106,18 @@ class Limits:
     message_bytes: int = 16 * _MEBIBYTE
     """Of a message that comes in. Answers have as much room as ever: what was done has to be told."""
     requests: RequestLimits = field(default_factory=RequestLimits)
+    patience: Patience = field(default_factory=Patience)
+    """With messages that are slow to come."""
+    connections: int = 4096
+    """Open at once, from all addresses; further ones are closed before their handshake."""
+    handshake_seconds: float = 10.0
+    """From the first packet of a connection to the end of its handshakes, of TLS and of HTTP/2."""
     connection_age: float = 1800.0
     """Seconds after which a connection is asked to close, so that its certificate is looked at anew."""
+    connection_idle: float = 600.0
+    """Seconds without a call after which a connection is asked to close; the next call opens another."""
+    metadata_bytes: int = 16 * 1024
+    """Of the headers of a call, a bearer token included."""
 
 
 class GrpcServer:
@@ -183,7 +194,7 @@ def serve(
     """
     limits = limits or Limits()
     slots = StreamSlots(limits.streams)
-    pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls)
+    pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls, patience=limits.patience)
     gate = Gate(
         access=services.access,
         slots=slots,
@@ -289,6 +300,11 @@ def options(limits: Limits) -> list[tuple[str, Any]]:
         # TLS is looked at in the handshake only, so connections end.
         "grpc.max_connection_age_ms": int(limits.connection_age * _SECOND),
         "grpc.max_connection_age_grace_ms": 2 * _MINUTE,
-        "grpc.server_handshake_timeout_ms": 20 * _SECOND,
+        "grpc.max_connection_idle_ms": int(limits.connection_idle * _SECOND),
+        "grpc.server_handshake_timeout_ms": int(limits.handshake_seconds * _SECOND),
+        "grpc.max_allowed_incoming_connections": limits.connections,
+        # No gap between the two: in it gRPC refuses at random.
+        "grpc.max_metadata_size": limits.metadata_bytes,
+        "grpc.absolute_max_metadata_size": limits.metadata_bytes,
     }
     return list(chosen.items())

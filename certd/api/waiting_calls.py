@@ -9,6 +9,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from certd.api.arrivals import Arrivals, Patience
 from certd.errors import CertdError, Reason
 
 _REFUSING_THREADS: Final = 1
@@ -21,10 +22,13 @@ class WaitingCalls(ThreadPoolExecutor):
     Args:
         workers: calls worked on at once.
         most_waiting: calls that may wait for their turn; more are to be refused.
+        patience: seconds that a message may take; None for what `Arrivals` thinks right.
     """
 
-    def __init__(self, workers: int, *, most_waiting: int) -> None:
+    def __init__(self, workers: int, *, most_waiting: int, patience: Patience | None = None) -> None:
         super().__init__(max_workers=workers, thread_name_prefix="grpc")
+        self.arrivals = Arrivals(lambda: not self._work_queue.empty(), patience or Patience())
+        """How the messages of calls are waited for."""
         self._most_waiting = max(1, most_waiting)
         self.refusing = ThreadPoolExecutor(max_workers=_REFUSING_THREADS, thread_name_prefix="grpc-refuse")
         """Where calls are refused."""
@@ -36,9 +40,10 @@ class WaitingCalls(ThreadPoolExecutor):
         return self._work_queue.qsize() >= self._most_waiting
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  # As in the base.
-        """Ends both pools."""
+        """Ends both pools, and what watches them."""
         self.refusing.shutdown(wait, cancel_futures=cancel_futures)
         super().shutdown(wait, cancel_futures=cancel_futures)
+        self.arrivals.stop()
 
 
 def busy() -> CertdError:
