@@ -492,8 +492,8 @@ trust_domain = {tls.trust_domain}
 # principal_claim = "sub"
 # Roots that vouch for jwks_url, where the machine's do not.
 # ca_file = "/etc/certd/gitlab-root.pem"
-# [oidc.required_claims]
-# namespace_path = "infrastructure"
+# Claims that must have just these values.
+# required_claims = { namespace_path = "infrastructure" }
 
 [limits]
 # Calls worked on at once, and calls that may wait for their turn; more are refused.

@@ -11,13 +11,16 @@ from certd.config import (
     Config,
     Limits,
     Listen,
+    Oidc,
     load,
+    oidc_providers,
     render,
     request_limits,
     require_files,
     token_settings,
 )
 from certd.errors import CertdError, Reason
+from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.services.issuing_refusals import QUEUE_LENGTH
 
@@ -60,6 +63,13 @@ def _violations(folder: Path, text: str) -> dict[str, str]:
     return {violation.field: violation.description for violation in caught.value.violations}
 
 
+def _keys(section: str) -> set[str]:
+    """Returns the keys that a section has."""
+    annotation = Oidc if section == "oidc" else Config.model_fields[section].annotation
+    assert annotation is not None
+    return set(annotation.model_fields)
+
+
 def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     config = load(_write(tmp_path, _COMPLETE))
     assert config.listen == Listen()
@@ -98,6 +108,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     grpc = "[::1]:0"
     http = "0.0.0.0:80"
     metrics = "metrics.internal:9000"
+    bearer = "[::1]:8445"
     [database]
     url = "postgresql+psycopg://certd@db/certd?passfile=/etc/certd/pgpass"
     [token]
@@ -117,6 +128,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     trust_domain = "example.org"
     [web]
     base_url = "http://pki.example.org/"
+    [[oidc]]
+    name = "ci"
+    issuer = "https://ci.example.org"
+    audience = "certd"
+    jwks_url = "https://ci.example.org/keys"
+    algorithms = ["EdDSA"]
+    principal_claim = "job"
+    required_claims = { "group" = "infrastructure" }
+    ca_file = "ci.pem"
     [limits]
     concurrent_calls = 4
     maximum_waiting_calls = 0
@@ -144,6 +164,18 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.token.exports_per_minute == 5
     assert (config.prepare.processes, config.prepare.known_weak_keys) == (3, tmp_path / "blocklist.dat")
     assert config.web.base_url == "http://pki.example.org"
+    assert oidc_providers(config) == (
+        OidcProvider(
+            name="ci",
+            issuer="https://ci.example.org",
+            audience="certd",
+            jwks_url="https://ci.example.org/keys",
+            algorithms=("EdDSA",),
+            principal_claim="job",
+            required_claims={"group": "infrastructure"},
+            ca_file=tmp_path / "ci.pem",
+        ),
+    )
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert not config.limits.one_processor
     assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (65536, 64 << 20)
@@ -155,9 +187,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     # The text above names every key that there is.
     document = tomllib.loads(text)
-    for section, field in Config.model_fields.items():
-        assert field.annotation is not None
-        assert set(document[section]) == set(field.annotation.model_fields), section
+    for section in Config.model_fields:
+        written = document[section]
+        assert set(written[0] if section == "oidc" else written) == _keys(section), section
 
 
 @pytest.mark.parametrize(
@@ -230,6 +262,41 @@ def test_a_bad_value_is_named_by_its_key_path(tmp_path: Path, key: str, literal:
 def test_unknown_keys_and_sections_stop_the_start(tmp_path: Path) -> None:
     violations = _violations(tmp_path, "colour = 1\n[tokens]\n" + _with("token.soft_hsm", "1"))
     assert set(violations) == {"colour", "tokens", "token.soft_hsm"} or set(violations) == {"colour", "token.soft_hsm"}
+
+
+_ISSUER = """
+[[oidc]]
+name = "ci"
+issuer = "https://ci.example.org"
+audience = "certd"
+jwks_url = "https://ci.example.org/keys"
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "instead", "field", "part"),
+    [
+        ('"https://ci.example.org/keys"', '"http://ci.example.org/keys"', "oidc.0.jwks_url", "https URL"),
+        ('"https://ci.example.org/keys"', '"https:///keys"', "oidc.0.jwks_url", "https URL"),
+        ('"ci"', '"CI"', "oidc.0.name", "pattern"),
+        ('audience = "certd"', "", "oidc.0.audience", "required"),
+        ('audience = "certd"', 'audience = ""', "oidc.0.audience", "at least 1"),
+        ('audience = "certd"', 'audience = "certd"\nalgorithms = ["none"]', "oidc.0.algorithms.0", "RS256"),
+        ('audience = "certd"', 'audience = "certd"\nalgorithms = ["HS256"]', "oidc.0.algorithms.0", "RS256"),
+        ('audience = "certd"', 'audience = "certd"\nalgorithms = []', "oidc.0.algorithms", "at least 1"),
+        ("[[oidc]]", _ISSUER + "[[oidc]]", "oidc", "the same name"),
+        ("[[oidc]]", _ISSUER.replace('"ci"', '"other"') + "[[oidc]]", "oidc", "the same issuer"),
+    ],
+)
+def test_a_bad_issuer_of_tokens_is_named(tmp_path: Path, given: str, instead: str, field: str, part: str) -> None:
+    text = _with("listen.bearer", '"127.0.0.1:0"') + _ISSUER
+    load(_write(tmp_path, text))
+    assert part in _violations(tmp_path, text.replace(given, instead, 1))[field]
+
+
+def test_issuers_of_tokens_and_their_port_need_each_other(tmp_path: Path) -> None:
+    assert "need each other" in _violations(tmp_path, _COMPLETE + _ISSUER)["oidc"]
+    assert "need each other" in _violations(tmp_path, _with("listen.bearer", '"127.0.0.1:0"'))["oidc"]
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
@@ -323,10 +390,9 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> N
 def test_the_commented_file_shows_every_key() -> None:
     names = ["database.url", "token.module", "token.label", "token.pin_file"]
     text = render(dict.fromkeys([*names, "tls.certificate", "tls.private_key", "tls.trust_domain"], "x"))
-    for section, field in Config.model_fields.items():
+    for section in Config.model_fields:
         assert f"[{section}]" in text
-        assert field.annotation is not None
-        for key in field.annotation.model_fields:
+        for key in _keys(section):
             assert any(line.lstrip("# ").startswith(f"{key} =") for line in text.splitlines()), key
 
 
