@@ -34,8 +34,8 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-_READS: Final = ("Get", "List", "Search", "Check", "WhoAmI", "TestPermissions")
-"""Prefixes of the requests that change nothing."""
+_READS: Final = ("Get", "List", "Search", "Check", "WhoAmI", "TestPermissions", "RenewIdentity")
+"""Prefixes of the requests that change nothing, or when repeated nothing more."""
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -152,6 +152,15 @@ class Client:
             if self._on_wait is not None:
                 self._on_wait(Waiting(failure, delay))
             time.sleep(delay)
+
+    def call_once(
+        self, method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]", request: RequestT, *, timeout: float
+    ) -> ResponseT:
+        """Calls a method once, for at most `timeout` seconds, and returns its answer; raises CallFailed."""
+        try:
+            return method(request, timeout=timeout, metadata=_metadata(self._credentials))
+        except grpc.RpcError as error:
+            raise decode(error) from error
 
     def pages(
         self, method: "grpc.UnaryUnaryMultiCallable[PagedRequestT, PagedResponseT]", request: PagedRequestT

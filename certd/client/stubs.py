@@ -19,8 +19,13 @@ if TYPE_CHECKING:
         CreateGrantRequest,
         DeleteGrantRequest,
         GetGrantRequest,
+        GetIdentityRequest,
         ListGrantsRequest,
         ListGrantsResponse,
+        ListIdentitiesRequest,
+        ListIdentitiesResponse,
+        RenewIdentityRequest,
+        RevokeIdentityRequest,
         TestPermissionsRequest,
         TestPermissionsResponse,
         WhoAmIRequest,
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
         SearchCertificatesResponse,
     )
     from certd.v1.grant_pb2 import Grant
+    from certd.v1.identity_pb2 import Identity, IdentityCredential
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
         ExportManagedCertificateRequest,
@@ -165,6 +171,14 @@ class Stubs:
         self.test_permissions: grpc.UnaryUnaryMultiCallable[TestPermissionsRequest, TestPermissionsResponse] = (
             access.TestPermissions
         )
+        self.renew_identity: grpc.UnaryUnaryMultiCallable[RenewIdentityRequest, IdentityCredential] = (
+            access.RenewIdentity
+        )
+        self.get_identity: grpc.UnaryUnaryMultiCallable[GetIdentityRequest, Identity] = access.GetIdentity
+        self.list_identities: grpc.UnaryUnaryMultiCallable[ListIdentitiesRequest, ListIdentitiesResponse] = (
+            access.ListIdentities
+        )
+        self.revoke_identity: grpc.UnaryUnaryMultiCallable[RevokeIdentityRequest, Identity] = access.RevokeIdentity
         self.create_tenant: grpc.UnaryUnaryMultiCallable[CreateTenantRequest, Tenant] = tenants.CreateTenant
         self.get_tenant: grpc.UnaryUnaryMultiCallable[GetTenantRequest, Tenant] = tenants.GetTenant
         self.list_tenants: grpc.UnaryUnaryMultiCallable[ListTenantsRequest, ListTenantsResponse] = tenants.ListTenants

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from certd import __version__
-from certd.cli.certctl import authority_changes, grant, issue_batch, managed, output, profile, server, tenant
+from certd.cli.certctl import authority_changes, grant, identity, issue_batch, managed, output, profile, server, tenant
 from certd.cli.certctl.invocation import Invocation, connection_options, example_text, shared_options
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
@@ -47,6 +47,7 @@ cli.add_command(authority_changes.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
+cli.add_command(identity.identity)
 cli.add_command(managed.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)

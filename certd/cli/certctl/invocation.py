@@ -16,13 +16,19 @@ import click
 from certd.cli.certctl import settings
 from certd.cli.certctl.output import Format, note
 from certd.cli.certctl.parameters import DURATION
+from certd.client.failure import CallFailed
+from certd.errors import CertdError, Reason
 
 if TYPE_CHECKING:
     from certd.client.connection import Client, Waiting
     from certd.client.credentials import Credentials, TokenCredentials
+    from certd.credential_files import CredentialFiles
+    from certd.v1.identity_pb2 import IdentityCredential
 
 SLOW: Final = 1.0
 """Seconds after which a call shows that it still runs."""
+RENEWAL_TIMEOUT: Final = 5.0
+"""Seconds that a renewal in passing may take."""
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -48,26 +54,67 @@ class Invocation:
 
     @contextmanager
     def connect(self) -> Iterator["Client"]:
-        """Yields a connection; raises CertdError when settings or credentials are missing or do not fit."""
+        """Yields a connection; raises CertdError when settings or credentials are missing or do not fit.
+
+        A certificate of which less than a third of the lifetime is left is renewed after what the caller does.
+        """
+        with self._connection() as (client, files, trust_bundle):
+            yield client
+            if files is not None:
+                self._renew_when_due(client, files, trust_bundle)
+
+    def renew(self) -> tuple["IdentityCredential", "CredentialFiles"]:
+        """Renews the certificate that certctl connects with; returns what was answered, and the files it stands in.
+
+        Raises CertdError, also for a caller with a token, which has no certificate.
+        """
+        from certd.client.renewal import renew
+
+        with self._connection() as (client, files, _):
+            if files is None:
+                raise CertdError(
+                    Reason.FIELD_INVALID, "a caller with a token has no certificate to renew; take a new token instead"
+                )
+            return renew(files, lambda request: client.call(client.stubs.renew_identity, request)), files
+
+    @contextmanager
+    def _connection(self) -> Iterator[tuple["Client", "CredentialFiles | None", Path]]:
+        """Yields a connection, the files of the certificate that it shows, None with a token, and the trust bundle."""
         # Late, so that --help and completion start without loading gRPC, which takes a quarter of a second.
         from certd.client.connection import Client
-        from certd.client.credentials import read_credentials, read_token_credentials
+        from certd.client.credentials import read_token_credentials
+        from certd.client.renewal import read_settled
+        from certd.credential_files import CredentialFiles
 
         sources = (self.flags, os.environ, self._file(), self._file_path())
         by_token = settings.resolve_token(*sources)
         credentials: Credentials | TokenCredentials
+        files = None
         if by_token is not None:
-            address = by_token.address
-            credentials = read_token_credentials(token_file=by_token.token_file, trust_bundle=by_token.trust_bundle)
+            address, trust_bundle = by_token.address, by_token.trust_bundle
+            credentials = read_token_credentials(token_file=by_token.token_file, trust_bundle=trust_bundle)
         else:
             chosen = settings.resolve(*sources)
-            address = chosen.address
-            credentials = read_credentials(
-                certificate=chosen.certificate, private_key=chosen.private_key, trust_bundle=chosen.trust_bundle
-            )
+            address, trust_bundle = chosen.address, chosen.trust_bundle
+            files = CredentialFiles(certificate=chosen.certificate, private_key=chosen.private_key)
+            credentials = read_settled(files, trust_bundle=trust_bundle)
         seconds = None if self.timeout is None else self.timeout.total_seconds()
         with Client(address, credentials, timeout=seconds, on_wait=self._tell_waiting) as client:
-            yield client
+            yield client, files, trust_bundle
+
+    def _renew_when_due(self, client: "Client", files: "CredentialFiles", trust_bundle: Path) -> None:
+        """Renews in passing; what fails is tried again by the next run, and the certificate is good until then."""
+        from certd.client.renewal import renew_when_due
+
+        try:
+            renew_when_due(
+                files,
+                lambda request: client.call_once(client.stubs.renew_identity, request, timeout=RENEWAL_TIMEOUT),
+                trust_bundle=trust_bundle,
+            )
+        except (CallFailed, CertdError, OSError) as error:
+            if self.verbose:
+                self.tell(f"the certificate {files.certificate} could not be renewed: {error}")
 
     @contextmanager
     def progress(self, doing: str) -> Iterator[None]:

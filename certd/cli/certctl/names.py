@@ -29,6 +29,11 @@ def grant_name(text: str, tenant: str) -> str:
     return text if text.startswith("grants/") else _long(text, tenant, "grants")
 
 
+def identity_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/identities/{identity}`; `identities/{identity}`, of the server, passes as it is."""
+    return text if text.startswith("identities/") else _long(text, tenant, "identities")
+
+
 def certificate_name(text: str, tenant: str, authority: str | None) -> str:
     """Returns `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
 
