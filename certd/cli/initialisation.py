@@ -91,7 +91,7 @@ def validity_text(certificates: Sequence[Path]) -> str:
     lines = [f"  {end:%Y-%m-%d %H:%M} UTC  {path}" for end, path in zip(ends, certificates, strict=True)]
     return "\n".join(
         [
-            "Valid until (with the daemon stopped, certd init renews what has less than a third of its life left):",
+            "Valid until (the daemon renews its own in time; certd init renews both, with the daemon stopped):",
             *lines,
         ]
     )
