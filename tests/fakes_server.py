@@ -25,19 +25,23 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from certd.v1 import (
+    access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
+    tenant_service_pb2,
 )
 
 _FILES = (
+    access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
+    tenant_service_pb2,
 )
 
 

@@ -9,6 +9,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     authority_pb2,
     authority_service_pb2,
     authority_service_pb2_grpc,
@@ -32,6 +34,7 @@ PROFILE_NAME = "tenants/default/profiles/end-entity"
 REQUEST_ID = "1F6E5B0A-6f0e-4d3b-9f55-2f0c6f1f8a11"
 
 _SERVICES: dict[str, tuple[Any, Any]] = {
+    "AccessService": (access_service_pb2, access_service_pb2_grpc),
     "AuthorityService": (authority_service_pb2, authority_service_pb2_grpc),
     "CertificateService": (certificate_service_pb2, certificate_service_pb2_grpc),
     "ManagedCertificateService": (managed_certificate_service_pb2, managed_certificate_service_pb2_grpc),
