@@ -64,7 +64,7 @@ def serve_enrollment(
     limits: Limits = LIMITS,
 ) -> GrpcServer:
     """Binds and starts the server of the enrollment port; as `server.serve`."""
-    slots = StreamSlots(limits.streams)
+    slots = StreamSlots(limits.streams, patience=limits.patience)
     pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls, patience=limits.patience)
     gate = Gate(access=access, slots=slots, calls=pool, rates=rates, refusals=refusals, rules=METHODS)
     outer_wall = limits.unary_workers + limits.waiting_calls + limits.streams + CALLS_BEING_REFUSED

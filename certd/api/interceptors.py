@@ -241,7 +241,7 @@ class Gate(Interceptor):
         def run(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
             with _Told(method, context, self._refusals) as told:
                 call = self._admit(method, context, told)
-                request = requests if handler.request_streaming else self._calls.arrivals.first(requests, context)
+                request = requests if handler.request_streaming else self._slots.arrivals.first(requests, context)
                 with self._slots.slot(context):
                     with making(call):
                         responses = _responses(handler, request, context)

@@ -193,7 +193,7 @@ def serve(
     Raises FIELD_INVALID when the address cannot be bound or the credentials cannot work.
     """
     limits = limits or Limits()
-    slots = StreamSlots(limits.streams)
+    slots = StreamSlots(limits.streams, patience=limits.patience)
     pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls, patience=limits.patience)
     gate = Gate(
         access=services.access,

@@ -8,6 +8,7 @@ from typing import Final
 
 import grpc
 
+from certd.api.arrivals import Arrivals, Patience
 from certd.errors import CertdError, Reason
 
 _REFUSING_THREADS: Final = 4
@@ -20,14 +21,18 @@ class StreamSlots:
 
     Args:
         number: streams that may be open at once.
+        patience: seconds that the message of a stream may take; None for what `Arrivals` thinks right.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, patience: Patience | None = None) -> None:
         self._number = number
         self._lock = threading.Lock()
         self._open: set[grpc.ServicerContext] = set()
         self._closed = False
         self.pool = ThreadPoolExecutor(max_workers=number + _REFUSING_THREADS, thread_name_prefix="grpc-stream")
+        queue = self.pool._work_queue  # noqa: SLF001  # The pool does not tell otherwise what waits for its threads.
+        self.arrivals = Arrivals(lambda: not queue.empty(), patience or Patience())
+        """How the messages of streams are waited for."""
 
     @contextlib.contextmanager
     def slot(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -55,3 +60,4 @@ class StreamSlots:
             still_open = list(self._open)
         for context in still_open:
             context.cancel()  # type: ignore[no-untyped-call]  # The stubs leave it untyped.
+        self.arrivals.stop()
