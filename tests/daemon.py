@@ -61,6 +61,8 @@ class RunningDaemon:
     enrollment: str
     pid: int
     token_pid: int
+    bearer: str
+    """host:port for callers with tokens; empty where nobody listens for them."""
 
     def certctl(self, *arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
         """Runs certctl as the first administrator and returns how it ended."""
@@ -144,6 +146,7 @@ def start(installation: Installation) -> RunningDaemon:
         enrollment=ready["enrollment"],
         pid=ready["daemon_pid"],
         token_pid=ready["token_pid"],
+        bearer=ready["bearer"] or "",
     )
 
 

@@ -9,6 +9,7 @@ from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Permission
 from certd.model.certificate import CertificateState
 from certd.model.names import serial_text
+from certd.model.oidc import COLLECTION
 from certd.pki import description
 from certd.pki.names import parse_spiffe_id
 from certd.services.remembered import Remembered
@@ -113,5 +114,9 @@ def _identity_of(certificate_der: bytes, trust_domain: str) -> tuple[str, str]:
         raise CertdError(
             Reason.CREDENTIAL_INVALID,
             f"the client certificate is of the trust domain {spiffe_id.trust_domain}, this server of {trust_domain}",
+        )
+    if spiffe_id.path.split("/")[1:2] == [COLLECTION]:
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID, "the client certificate names a caller by token, and certificates name no such"
         )
     return uris[0], serial_text(int(parsed.serial_number, 16))
