@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from certd.config_template import TEMPLATE
 from certd.errors import CertdError, Reason, Violation
 from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
@@ -428,103 +429,6 @@ def require_files(config: Config) -> None:
         raise CertdError(Reason.FIELD_INVALID, summary, violations=violations)
 
 
-_TEMPLATE: Final = """\
-# Configuration of certd. Unknown keys stop the start; `certd check-config` tells what is wrong.
-# Relative paths start at this file's folder. Secrets stand in files of their own, never here.
-
-[listen]
-# The API: gRPC over mutual TLS.
-grpc = {listen.grpc}
-# Where those enroll, by codes, who have no certificate yet: gRPC over TLS, nothing else than that.
-enrollment = {listen.enrollment}
-# Authority certificates and health, plain HTTP.
-http = {listen.http}
-# Prometheus metrics.
-metrics = {listen.metrics}
-# The API for callers with tokens of the issuers in [[oidc]], over TLS without client certificates.
-# bearer = "0.0.0.0:8445"
-
-[database]
-# SQLite, one daemon; or PostgreSQL: "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
-url = {database.url}
-
-[token]
-# The PKCS#11 module and the token that keeps authority keys and wrapping keys.
-module = {token.module}
-label = {token.label}
-pin_file = {token.pin_file}
-# The configuration of SoftHSM, where the module is SoftHSM's.
-{token.softhsm_conf}
-# Socket of a token process under its own user (`certd token serve`). Without it the daemon starts the token process.
-# socket = "/run/certd/token.sock"
-# Users that `certd token serve` answers to, beside its own.
-# allowed_users = ["certd"]
-# Private keys that may leave the token process in any minute.
-exports_per_minute = 600
-
-[prepare]
-# Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of
-# anything worth stealing. Default: one for each core but one, 4 at most. 0: the daemon does it itself.
-# processes = 1
-# Keys that anybody can use, among them Debian's of 2006 to 2008: the file `blocklist.dat` that `badkeys --update-bl`
-# fetches. Keys that can be broken by their form alone are refused without it.
-# known_weak_keys = "/var/lib/certd/blocklist.dat"
-
-[tls]
-# The server certificate of the API and its key, written by `certd init`.
-certificate = {tls.certificate}
-private_key = {tls.private_key}
-# The SPIFFE trust domain of callers' identities. It stands in every credential: choose it once.
-trust_domain = {tls.trust_domain}
-
-[web]
-# Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
-# base_url = "http://pki.example.internal"
-
-# People and CI jobs may call with tokens of issuers of OpenID Connect, on listen.bearer. A token's caller is
-# spiffe://TRUST-DOMAIN/oidc/NAME/CLAIM, and may do what grants to that allow.
-# [[oidc]]
-# name = "ci"
-# issuer = "https://gitlab.example.internal"
-# audience = "certd.example.internal"
-# jwks_url = "https://gitlab.example.internal/oauth/discovery/keys"
-# algorithms = ["RS256"]
-# principal_claim = "sub"
-# Roots that vouch for jwks_url, where the machine's do not.
-# ca_file = "/etc/certd/gitlab-root.pem"
-# Claims that must have just these values.
-# required_claims = { namespace_path = "infrastructure" }
-
-[limits]
-# Calls worked on at once, and calls that may wait for their turn; more are refused.
-concurrent_calls = 32
-maximum_waiting_calls = 1024
-# Calls of one caller in a second, and at once after a pause; more are refused. Quotas of tenants come on top.
-calls_per_second = 2000
-calls_burst = 4000
-# The daemon's threads take turns, which is quicker on one processor; its children use the others. false: on any.
-one_processor = true
-# Certificates on their way to the token and back (16 to 65536); more are refused.
-signing_queue = 1024
-# Bytes of a request (65536 to 67108864).
-maximum_message_bytes = 16777216
-# What one request may hold. These are the highest values; lower ones refuse more.
-maximum_csr_bytes = 32768
-maximum_names = 100
-maximum_labels = 50
-# certctl sends batches of 100 and asks for pages of 500.
-maximum_batch_items = 1000
-maximum_page_size = 1000
-maximum_passphrase_bytes = 1024
-
-[log]
-# debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.
-level = "info"
-# text or json.
-format = "text"
-"""
-
-
 def render(values: Mapping[str, object]) -> str:
     """Returns the text of a commented certd.toml, as `certd init` writes it.
 
@@ -535,7 +439,7 @@ def render(values: Mapping[str, object]) -> str:
     literals = {key: _toml(value) for key, value in {**defaults, **values}.items()}
     softhsm_conf = literals.get("token.softhsm_conf")
     literals["token.softhsm_conf"] = "# softhsm_conf =" if softhsm_conf is None else f"softhsm_conf = {softhsm_conf}"
-    return re.sub(r"\{([a-z_.]+)\}", lambda found: literals[found[1]], _TEMPLATE)
+    return re.sub(r"\{([a-z_.]+)\}", lambda found: literals[found[1]], TEMPLATE)
 
 
 def _toml(value: object) -> str:
