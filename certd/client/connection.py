@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from certd.client.credentials import Credentials, TokenCredentials
+from certd.client.credentials import Credentials, ServerRoots, TokenCredentials
 from certd.client.failure import CallFailed, decode, explain
 from certd.client.retry import RetryPolicy, delay_before_retry
 from certd.client.stubs import Stubs
@@ -81,7 +81,7 @@ class Client:
     def __init__(
         self,
         address: str,
-        credentials: Credentials | TokenCredentials,
+        credentials: Credentials | TokenCredentials | ServerRoots,
         *,
         timeout: float | None = None,
         on_wait: Callable[[Waiting], None] | None = None,
@@ -119,7 +119,7 @@ class Client:
         message, request_id = _with_request_id(request)
         repeatable = bool(request_id) or message.DESCRIPTOR.name.startswith(_READS)
         credentials = self._credentials
-        not_after = None if isinstance(credentials, TokenCredentials) else credentials.not_after
+        not_after = credentials.not_after if isinstance(credentials, Credentials) else None
         began = time.monotonic()
         tries = 0
         while True:
@@ -134,6 +134,7 @@ class Client:
                     address=self.address,
                     limit=limit,
                     not_after=not_after,
+                    listener=_listener(credentials),
                 )
             if request_id:
                 failure = failure.with_metadata(request_id=request_id)
@@ -174,12 +175,19 @@ class Client:
             request.page_token = page.next_page_token
 
 
-def _metadata(credentials: Credentials | TokenCredentials) -> tuple[tuple[str, str], ...] | None:
+def _metadata(credentials: Credentials | TokenCredentials | ServerRoots) -> tuple[tuple[str, str], ...] | None:
     return credentials.metadata() if isinstance(credentials, TokenCredentials) else None
 
 
-def _channel_credentials(credentials: Credentials | TokenCredentials) -> grpc.ChannelCredentials:
-    if isinstance(credentials, TokenCredentials):
+def _listener(credentials: Credentials | TokenCredentials | ServerRoots) -> str:
+    """Returns what certd.toml calls the address that takes such credentials."""
+    if isinstance(credentials, Credentials):
+        return "listen.grpc"
+    return "listen.bearer" if isinstance(credentials, TokenCredentials) else "listen.enrollment"
+
+
+def _channel_credentials(credentials: Credentials | TokenCredentials | ServerRoots) -> grpc.ChannelCredentials:
+    if not isinstance(credentials, Credentials):
         return grpc.ssl_channel_credentials(root_certificates=credentials.trust_bundle)
     return grpc.ssl_channel_credentials(
         root_certificates=credentials.trust_bundle,

@@ -47,6 +47,14 @@ class TokenCredentials:
         return (("authorization", f"Bearer {token}"),)
 
 
+@dataclass(frozen=True, slots=True)
+class ServerRoots:
+    """What calls need that are made by nobody yet: whom to trust."""
+
+    trust_bundle: bytes
+    """PEM of the roots that vouch for the server."""
+
+
 def read_token_credentials(*, token_file: Path, trust_bundle: Path) -> TokenCredentials:
     """Reads the trust bundle, and the token once, to tell early what is missing.
 

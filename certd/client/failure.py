@@ -111,7 +111,9 @@ def _details(error: "grpc.RpcError") -> list[AnyMessage]:
     return []
 
 
-def explain(failure: CallFailed, *, address: str, limit: float, not_after: datetime | None) -> CallFailed:
+def explain(
+    failure: CallFailed, *, address: str, limit: float, not_after: datetime | None, listener: str = "listen.grpc"
+) -> CallFailed:
     """Returns a failure of the transport in words that name the remedy; one that the server gave, as it is.
 
     Args:
@@ -119,6 +121,7 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
         address: of the server.
         limit: seconds that the try had.
         not_after: end of the client certificate's validity; None without one.
+        listener: what certd.toml calls the address that takes such calls.
     """
     if failure.answered or failure.code not in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}:
         return failure
@@ -142,7 +145,7 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
         )
     elif "WRONG_VERSION_NUMBER" in cause:
         reason = failure.code
-        message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls listen.grpc"
+        message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls {listener}"
     elif not_after is not None and not_after < datetime.now(UTC):
         message = (
             f"the client certificate expired at {not_after.isoformat()}; get a new one (for the first administrator: "
@@ -150,7 +153,7 @@ def explain(failure: CallFailed, *, address: str, limit: float, not_after: datet
         )
     else:
         reason = failure.code
-        known = "it is that of listen.bearer" if not_after is None else "it knows your client certificate"
+        known = f"it is that of {listener}" if not_after is None else "it knows your client certificate"
         message = (
             f"no connection to {address}; check that the daemon runs, that the address is right and that "
             f"{known} ({cause})"

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from google.protobuf.empty_pb2 import Empty
 
     from certd.v1.access_service_pb2 import (
+        CreateEnrollmentCodeRequest,
         CreateGrantRequest,
         DeleteGrantRequest,
+        EnrollmentCode,
+        EnrollRequest,
         GetGrantRequest,
         GetIdentityRequest,
         ListGrantsRequest,
@@ -163,6 +166,10 @@ class Stubs:
         self.check_profile: grpc.UnaryUnaryMultiCallable[CheckProfileRequest, CheckProfileResponse] = (
             profiles.CheckProfile
         )
+        self.create_enrollment_code: grpc.UnaryUnaryMultiCallable[CreateEnrollmentCodeRequest, EnrollmentCode] = (
+            access.CreateEnrollmentCode
+        )
+        self.enroll: grpc.UnaryUnaryMultiCallable[EnrollRequest, IdentityCredential] = access.Enroll
         self.who_am_i: grpc.UnaryUnaryMultiCallable[WhoAmIRequest, WhoAmIResponse] = access.WhoAmI
         self.create_grant: grpc.UnaryUnaryMultiCallable[CreateGrantRequest, Grant] = access.CreateGrant
         self.get_grant: grpc.UnaryUnaryMultiCallable[GetGrantRequest, Grant] = access.GetGrant

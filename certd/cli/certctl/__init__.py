@@ -10,7 +10,18 @@ import click
 from click.shell_completion import get_completion_class
 
 from certd import __version__
-from certd.cli.certctl import authority_changes, grant, identity, issue_batch, managed, output, profile, server, tenant
+from certd.cli.certctl import (
+    authority_changes,
+    enrollment,
+    grant,
+    identity,
+    issue_batch,
+    managed,
+    output,
+    profile,
+    server,
+    tenant,
+)
 from certd.cli.certctl.invocation import Invocation, connection_options, example_text, shared_options
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
@@ -45,6 +56,8 @@ def cli() -> None:
 
 cli.add_command(authority_changes.authority)
 cli.add_command(issue_batch.certificate)
+cli.add_command(enrollment.enrollment)
+cli.add_command(enrollment.enroll)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)

@@ -76,12 +76,28 @@ def read_passphrase(path: str) -> tuple[bytes, str | None]:
     """
     passphrase = _read(path, PASSPHRASE_BYTES.stop + 1, "passphrase").removesuffix(b"\n")
     check_passphrase(passphrase, "passphrase-file")
+    return passphrase, _open_to_others(path)
+
+
+def read_secret_line(path: str, *, longest: int, what: str) -> tuple[str, str | None]:
+    """Reads a secret of one line of ASCII from a file, or from standard input for `-`, without blanks around it.
+
+    Returns it with a warning when others can read the file. FIELD_INVALID when it is none, or longer than `longest`.
+    """
+    data = _read(path, longest + 2, what).strip()
+    if not 0 < len(data) <= longest or not data.isascii() or len(data.split()) != 1:
+        raise CertdError(Reason.FIELD_INVALID, f"{path} does not hold one {what}, alone")
+    return data.decode("ascii"), _open_to_others(path)
+
+
+def _open_to_others(path: str) -> str | None:
+    """Returns a warning when others can read a file; None for standard input."""
     if path == STANDARD_STREAM:
-        return passphrase, None
+        return None
     mode = stat.S_IMODE(Path(path).stat().st_mode)
     if mode & 0o077 and stat.S_ISREG(Path(path).stat().st_mode):
-        return passphrase, f"others can read {path} (mode {mode:04o}); chmod 600 {path}"
-    return passphrase, None
+        return f"others can read {path} (mode {mode:04o}); chmod 600 {path}"
+    return None
 
 
 def _read(path: str, limit: int, what: str) -> bytes:

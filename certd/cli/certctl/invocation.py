@@ -99,7 +99,7 @@ class Invocation:
             files = CredentialFiles(certificate=chosen.certificate, private_key=chosen.private_key)
             credentials = read_settled(files, trust_bundle=trust_bundle)
         seconds = None if self.timeout is None else self.timeout.total_seconds()
-        with Client(address, credentials, timeout=seconds, on_wait=self._tell_waiting) as client:
+        with Client(address, credentials, timeout=seconds, on_wait=self.tell_waiting) as client:
             yield client, files, trust_bundle
 
     def _renew_when_due(self, client: "Client", files: "CredentialFiles", trust_bundle: Path) -> None:
@@ -132,7 +132,8 @@ class Invocation:
         if self.output is not Format.JSON:
             note(text)
 
-    def _tell_waiting(self, waiting: "Waiting") -> None:
+    def tell_waiting(self, waiting: "Waiting") -> None:
+        """Shows people that a call failed and will be tried again."""
         if waiting.delay < SLOW and not self.verbose:
             return
         # The same words again and again would only bury them.
