@@ -8,13 +8,14 @@ from certd.clock import Clock, rfc3339
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Permission
 from certd.model.certificate import CertificateState
+from certd.model.identity import IdentityState
 from certd.model.names import serial_text
 from certd.model.oidc import COLLECTION
 from certd.pki import description
 from certd.pki.names import parse_spiffe_id
 from certd.services.remembered import Remembered
 from certd.services.system import SystemAuthority
-from certd.store import certificates, grants
+from certd.store import certificates, grants, identities
 from certd.store.store import Store, Transaction
 
 
@@ -84,6 +85,10 @@ class Access:
             )
         if row.state is not CertificateState.ISSUED:
             raise CertdError(Reason.CREDENTIAL_REVOKED, f"the client certificate {serial} was revoked; enroll again")
+        # No certificate counts while its identity is revoked, however it came to be.
+        owner = identities.of_spiffe_id(tx, principal)
+        if owner is not None and owner.state is IdentityState.REVOKED:
+            raise CertdError(Reason.CREDENTIAL_REVOKED, f"{owner.name} was revoked; enroll again")
         return _Identity(Caller(principal=principal, serial=serial, not_after=row.not_after), row.not_after)
 
 

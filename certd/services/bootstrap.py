@@ -4,8 +4,10 @@ import uuid
 from dataclasses import dataclass
 
 from certd.clock import Clock
+from certd.errors import CertdError, Reason
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
-from certd.model.identity import spiffe_id_of
+from certd.model.identity import IdentityState, spiffe_id_of
+from certd.model.names import IdentityName
 from certd.model.tenant import Tenant
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
@@ -14,7 +16,7 @@ from certd.services.authorities import Authorities
 from certd.services.identities import Identities
 from certd.services.steps import StepHook
 from certd.services.tenants import DEFAULT_TENANT
-from certd.store import tenants
+from certd.store import identities, tenants
 from certd.store.store import Store, Transaction
 
 
@@ -63,6 +65,7 @@ class Bootstrap:
         self._step("bootstrap.3.server")
         administrator_identity = administrator_name(administrator_id)
         principal = spiffe_id_of(administrator_identity, trust_domain)
+        self._refuse_revoked(administrator_identity)
         administrator = self._identities.ensure_identity(principal, administrator_csr)
         self._step("bootstrap.4.administrator")
         now = self._clock.now()
@@ -75,6 +78,16 @@ class Bootstrap:
             administrator_certificate=administrator.certificate,
             created=administrator.created,
         )
+
+    def _refuse_revoked(self, name: IdentityName) -> None:
+        with self._store.read("bootstrap.identity") as tx:
+            found = identities.get(tx, name)
+        if found is not None and found.state is IdentityState.REVOKED:
+            raise CertdError(
+                Reason.STATE_FORBIDS,
+                f"{name} was revoked, and does not come back by this; run `certd recover-admin`",
+                resource=str(name),
+            )
 
     def _ensure_tenant(self, tx: Transaction) -> None:
         if tenants.get(tx, DEFAULT_TENANT) is not None:

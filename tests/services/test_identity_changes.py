@@ -13,6 +13,7 @@ from certd.model.event import EventType
 from certd.model.identity import IdentityState, spiffe_id_of
 from certd.model.names import IdentityName, TenantName
 from certd.pki.credential_request import new_credential_request
+from certd.pki.names import SubjectAlternativeNames
 from certd.services import identity_changes
 from certd.services.idempotency import RequestKey
 from certd.services.identities import IdentityCredential
@@ -140,6 +141,31 @@ def test_a_revoked_identity_is_refused_at_its_next_call_with_every_certificate(w
     # Nothing is left to do, and nothing is told twice.
     core.identity_changes.revoke(ADMINISTRATOR, WEB, key=None, validate_only=False)
     assert world.events() == events
+
+
+def test_no_certificate_counts_while_its_identity_is_revoked(world: World) -> None:
+    _, certificate = enrolled(world)
+    now = world.clock.now()
+    world.core.store.write("test", lambda tx: identities.set_state(tx, WEB, IdentityState.REVOKED, now))
+    with pytest.raises(CertdError) as caught:
+        world.core.access.authenticate(certificate)
+    assert caught.value.reason is Reason.CREDENTIAL_REVOKED
+    world.core.store.write("test", lambda tx: identities.set_state(tx, WEB, IdentityState.ACTIVE, now))
+    world.core.access.authenticate(certificate)
+
+
+def test_a_repeated_first_start_does_not_let_a_revoked_administrator_in(world: World) -> None:
+    now, admin = world.clock.now(), IdentityName(None, "admin")
+    world.core.store.write("test", lambda tx: identities.set_state(tx, admin, IdentityState.REVOKED, now))
+    with pytest.raises(CertdError) as caught:
+        world.core.bootstrap.run(
+            trust_domain=TRUST_DOMAIN,
+            server_names=SubjectAlternativeNames(dns_names=("localhost",)),
+            server_csr=new_credential_request().csr,
+            administrator_id="admin",
+            administrator_csr=new_credential_request().csr,
+        )
+    assert (caught.value.reason, "recover-admin" in caught.value.message) == (Reason.STATE_FORBIDS, True)
 
 
 def test_who_is_revoked_while_renewing_gets_nothing(world: World) -> None:
