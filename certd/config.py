@@ -265,6 +265,8 @@ class Limits(_Section):
     """Of each caller; those of a tenant have its quota together, too."""
     calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 4000
     """Calls that a caller may make at once after a pause."""
+    maximum_connections: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+    """Open at once on a port of the API; more are closed."""
     one_processor: bool = True
     """Whether the daemon's threads stay on one processor (`ipc.processor`)."""
     signing_queue: Annotated[int, Field(ge=16, le=65_536)] = 1024

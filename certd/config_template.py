@@ -76,6 +76,8 @@ maximum_waiting_calls = 1024
 # Calls of one caller in a second, and at once after a pause; more are refused. Quotas of tenants come on top.
 calls_per_second = 2000
 calls_burst = 4000
+# Connections at once to a port of the API, from all addresses; more are closed.
+maximum_connections = 4096
 # The daemon's threads take turns, which is quicker on one processor; its children use the others. false: on any.
 one_processor = true
 # Certificates on their way to the token and back (16 to 65536); more are refused.

@@ -15,6 +15,7 @@ from certd.config import Config, oidc_providers, request_limits, token_settings
 from certd.credential_files import CredentialFiles
 from certd.errors import CertdError, field_invalid
 from certd.ipc.garbage import spare_what_lives
+from certd.ipc.open_files import allow_open_files
 from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
 from certd.model.job import JobKind
 from certd.outbound.jwks import KeySet
@@ -67,6 +68,8 @@ _log = logging.getLogger("certd.main")
 _TOKEN_START_SECONDS = 20.0
 _PREPARE_START_SECONDS = 20.0
 _GRACE_SECONDS = 10.0
+_OTHER_FILES = 2048
+"""Open beside the connections to the ports of the API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +367,7 @@ class Daemon:
         if self._config.limits.one_processor:
             keep_on_one_processor()
         interrupt_nobody()
+        allow_open_files(2 * self._config.limits.maximum_connections + _OTHER_FILES)
         spare_what_lives()
 
     def _listen(self, credentials: Credentials) -> Ready:
@@ -403,6 +407,7 @@ class Daemon:
                 unary_workers=limits.concurrent_calls,
                 waiting_calls=limits.maximum_waiting_calls,
                 message_bytes=limits.maximum_message_bytes,
+                connections=limits.maximum_connections,
                 requests=request_limits(self._config),
             ),
         )

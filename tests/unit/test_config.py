@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from certd.api.server import Limits as ServerLimits
 from certd.config import (
     Address,
     Config,
@@ -23,6 +24,7 @@ from certd.errors import CertdError, Reason
 from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.services.issuing_refusals import QUEUE_LENGTH
+from certd.services.rates import DEFAULT_BURST, DEFAULT_CALLS_PER_SECOND
 
 _COMPLETE = """
 [database]
@@ -82,6 +84,8 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert config.tls.private_key == tmp_path / "server.key"
     assert config.web.base_url is None
     assert config.limits.concurrent_calls == 32
+    assert (config.limits.calls_per_second, config.limits.calls_burst) == (DEFAULT_CALLS_PER_SECOND, DEFAULT_BURST)
+    assert config.limits.maximum_connections == ServerLimits().connections
     assert config.limits.one_processor
     assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (QUEUE_LENGTH, 16 << 20)
     assert request_limits(config) == RequestLimits()
@@ -140,6 +144,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [limits]
     concurrent_calls = 4
     maximum_waiting_calls = 0
+    calls_per_second = 1
+    calls_burst = 2
+    maximum_connections = 16
     one_processor = false
     signing_queue = 65536
     maximum_message_bytes = 67108864
@@ -177,6 +184,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ),
     )
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
+    assert (config.limits.calls_per_second, config.limits.calls_burst) == (1, 2)
+    assert config.limits.maximum_connections == 16
     assert not config.limits.one_processor
     assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (65536, 64 << 20)
     assert request_limits(config) == RequestLimits(
@@ -230,6 +239,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ("limits.concurrent_calls", "0", "greater than or equal to 1"),
         ("limits.concurrent_calls", "true", "integer"),
         ("limits.maximum_waiting_calls", "-1", "greater than or equal to 0"),
+        ("limits.calls_per_second", "0", "greater than or equal to 1"),
+        ("limits.calls_burst", "0", "greater than or equal to 1"),
+        ("limits.maximum_connections", "15", "greater than or equal to 16"),
         ("limits.signing_queue", "15", "greater than or equal to 16"),
         ("limits.signing_queue", "65537", "less than or equal to 65536"),
         ("limits.maximum_message_bytes", "65535", "greater than or equal to 65536"),
