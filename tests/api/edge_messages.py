@@ -23,6 +23,8 @@ from certd.v1 import (
     profile_service_pb2_grpc,
     server_service_pb2,
     server_service_pb2_grpc,
+    tenant_service_pb2,
+    tenant_service_pb2_grpc,
     x509_pb2,
 )
 from tests.api.edge_failure import Failure, failure_of
@@ -40,6 +42,7 @@ _SERVICES: dict[str, tuple[Any, Any]] = {
     "ManagedCertificateService": (managed_certificate_service_pb2, managed_certificate_service_pb2_grpc),
     "ProfileService": (profile_service_pb2, profile_service_pb2_grpc),
     "ServerService": (server_service_pb2, server_service_pb2_grpc),
+    "TenantService": (tenant_service_pb2, tenant_service_pb2_grpc),
 }
 
 
