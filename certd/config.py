@@ -421,6 +421,8 @@ def require_files(config: Config) -> None:
         "tls.private_key": (config.tls.private_key, made),
         "prepare.known_weak_keys": (config.prepare.known_weak_keys, "fetch it, or leave the key out"),
     }
+    for number, issuer in enumerate(config.oidc):
+        needed[f"oidc.{number}.ca_file"] = (issuer.ca_file, "put it there, or leave the key out")
     violations = tuple(
         Violation(key, f"{path} does not exist; {remedy}")
         for key, (path, remedy) in needed.items()

@@ -61,7 +61,7 @@ class RunningDaemon:
     enrollment: str
     pid: int
     token_pid: int
-    bearer: str
+    bearer: str = ""
     """host:port for callers with tokens; empty where nobody listens for them."""
 
     def certctl(self, *arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":

@@ -113,6 +113,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     http = "0.0.0.0:80"
     metrics = "metrics.internal:9000"
     bearer = "[::1]:8445"
+    enrollment = "[::1]:8444"
     [database]
     url = "postgresql+psycopg://certd@db/certd?passfile=/etc/certd/pgpass"
     [token]
@@ -309,6 +310,17 @@ def test_a_bad_issuer_of_tokens_is_named(tmp_path: Path, given: str, instead: st
 def test_issuers_of_tokens_and_their_port_need_each_other(tmp_path: Path) -> None:
     assert "need each other" in _violations(tmp_path, _COMPLETE + _ISSUER)["oidc"]
     assert "need each other" in _violations(tmp_path, _with("listen.bearer", '"127.0.0.1:0"'))["oidc"]
+
+
+def test_the_roots_of_an_issuer_must_be_there_where_they_are_named(tmp_path: Path) -> None:
+    text = _with("listen.bearer", '"127.0.0.1:0"') + _ISSUER
+    for name in ("server.pem", "server.key"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o600)
+    require_files(load(_write(tmp_path, text)))
+    config = load(_write(tmp_path, text + 'ca_file = "ci.pem"\n'))
+    with pytest.raises(CertdError, match="ci.pem does not exist"):
+        require_files(config)
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
