@@ -319,7 +319,7 @@ def test_the_roots_of_an_issuer_must_be_there_where_they_are_named(tmp_path: Pat
         (tmp_path / name).chmod(0o600)
     require_files(load(_write(tmp_path, text)))
     config = load(_write(tmp_path, text + 'ca_file = "ci.pem"\n'))
-    with pytest.raises(CertdError, match="ci.pem does not exist"):
+    with pytest.raises(CertdError, match=r"ci\.pem does not exist"):
         require_files(config)
 
 
