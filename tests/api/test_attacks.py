@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from sqlalchemy import delete
@@ -48,7 +49,7 @@ def _certificate(
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(
-            x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]),
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
             critical=False,
         )
     )
@@ -67,9 +68,9 @@ def test_an_authority_with_the_names_of_the_system_authority_makes_no_callers(in
         issuer=root.subject,
         signed_by=ec.generate_private_key(ec.SECP256R1()),
     )
-    with installed.channel(_request_of(key), forged.public_bytes(Encoding.PEM)) as channel:
-        with pytest.raises(grpc.RpcError) as raised:
-            call(channel, named("GetServerInfo"), _INFO)
+    pem = forged.public_bytes(Encoding.PEM)
+    with installed.channel(_request_of(key), pem) as channel, pytest.raises(grpc.RpcError) as raised:
+        call(channel, named("GetServerInfo"), _INFO)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -200,7 +201,7 @@ _CASES = sorted(
 )
 
 
-@pytest.mark.parametrize(("method", "path"), _CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("method", "path"), _CASES, ids=str)
 def test_no_field_reaches_or_tells_of_another_tenant(installed: Installed, method: str, path: str) -> None:
     name = "deputy"
     caller = installed.caller(name, *(grant_of(name, role, _OWN) for role in Role))
