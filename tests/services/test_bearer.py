@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from certd.errors import CertdError, Reason
 from certd.model.oidc import OidcProvider, principal_of
 from certd.outbound.jwks import KeySet
+from certd.pki.credential_request import new_credential_request
 from certd.pki.names import parse_spiffe_id
 from certd.services.bearer import LEEWAY, LONGEST_LIFE, LONGEST_TOKEN, Bearer
 from tests.fakes import FakeClock
 from tests.oidc import AUDIENCE, EC_KEY, ED_KEY, RSA_KEY, Issuer, jwk, running_issuer, token
+from tests.services.conftest import TRUST_DOMAIN, World
 
 _CLOCK = FakeClock()
 _NOW = _CLOCK.now()
@@ -286,3 +288,11 @@ def test_different_claims_are_different_callers(claim: str) -> None:
     assert _claim_of(principal.removeprefix(prefix)) == claim
     if len(principal) <= 2048:
         parse_spiffe_id(principal)
+
+
+def test_a_certificate_names_no_caller_by_token(world: World) -> None:
+    claimed = principal_of(TRUST_DOMAIN, "ci", "alice")
+    certificate = world.core.identities.ensure_identity(claimed, new_credential_request().csr).certificate
+    with pytest.raises(CertdError) as raised:
+        world.core.access.authenticate(certificate)
+    assert raised.value.reason is Reason.CREDENTIAL_INVALID
