@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from certd.errors import Reason
+from certd.errors import CertdError, Reason
 from certd.model.event import Event, EventType
 from certd.services.refusals import OTHERS, UNKNOWN, Refusals
 from certd.store import events
 from certd.store.migration import migrate
 from certd.store.store import Store
+from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
+from tests.services.conftest import World, configuration, running_world
+from tests.waiting import eventually
 
 ALICE = "spiffe://certd.test/identities/alice"
 WEB = "spiffe://certd.test/tenants/acme/identities/web"
@@ -111,3 +114,39 @@ def test_what_cannot_be_written_is_written_later(tmp_path: Path, store: Store, c
         assert [event.details["count"] for event in written(again)] == ["2"]
     finally:
         again.close()
+
+
+def test_a_running_server_writes_them_when_their_minute_is_over(world: World) -> None:
+    note(world.core.refusals, ALICE)
+
+    def told() -> list[Event]:
+        return [event for event in world.events() if event.type is EventType.CALL_REFUSED]
+
+    world.clock.advance(timedelta(seconds=61))
+    world.core.scheduler.wake()
+    (event,) = eventually(told)
+    assert (event.principal, event.details["count"]) == (ALICE, "1")
+
+
+def test_a_server_that_stops_writes_what_it_has(tmp_path: Path, token_settings: TokenSettings) -> None:
+    config = configuration(tmp_path, token_settings)
+    with running_world(config, FakeClock()) as world:
+        note(world.core.refusals, ALICE)
+    opened = Store.open(config.database.url, clock=FakeClock())
+    try:
+        assert [event.principal for event in written(opened) if event.type is EventType.CALL_REFUSED] == [ALICE]
+    finally:
+        opened.close()
+
+
+def test_a_running_server_counts_by_the_quota_of_the_tenant(world: World) -> None:
+    allowed = world.core.tenants.calls_per_second("acme")
+    callers = [f"spiffe://certd.test/tenants/acme/identities/c{number}" for number in range(8)]
+    refused = 0
+    for call in range(4 * allowed):
+        try:
+            world.core.rates.take(callers[call % 8])
+        except CertdError as error:
+            assert (error.reason, error.resource) == (Reason.RATE_LIMITED, "tenants/acme")  # noqa: PT017  # Some pass.
+            refused += 1
+    assert refused > 0
