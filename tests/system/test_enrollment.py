@@ -46,9 +46,8 @@ def _code(daemon: RunningDaemon, folder: Path, identity: str, *options: str | Pa
 
 
 def _enroll(address: str, code: Path, credentials: Path, *options: str | Path) -> tuple[int, str, str]:
-    ended = run_program(
-        *("certctl", "enroll", "--address", address, "--code-file", code, "--credentials-dir", credentials, *options)
-    )
+    arguments: tuple[str | Path, ...] = ("--address", address, "--code-file", code, "--credentials-dir", credentials)
+    ended = run_program("certctl", "enroll", *arguments, *options)
     return ended.returncode, ended.stdout, ended.stderr
 
 
@@ -134,9 +133,9 @@ def test_the_api_port_is_no_enrollment_port(daemon: RunningDaemon, tmp_path: Pat
 def test_codes_are_no_arguments(daemon: RunningDaemon, tmp_path: Path) -> None:
     shown = daemon.certctl("enrollment", "create-code", "web-5", "-o", "json")
     code = json.loads(shown.stdout)["code"]
-    arguments = ("certctl", "enroll", "--address", daemon.enrollment, "--credentials-dir", tmp_path / "web")
-    assert run_program(*arguments, code).returncode == 2
-    ended = run_program(*arguments, stdin=f"{code}\n".encode())
+    arguments: tuple[str | Path, ...] = ("--address", daemon.enrollment, "--credentials-dir", tmp_path / "web")
+    assert run_program("certctl", "enroll", *arguments, code).returncode == 2
+    ended = run_program("certctl", "enroll", *arguments, stdin=f"{code}\n".encode())
     assert ended.returncode == 0, ended.stderr
     assert code not in daemon.installation.log.read_text()
     assert code.split("-")[1] not in daemon.installation.log.read_text()
@@ -149,7 +148,7 @@ def _stranger(daemon: RunningDaemon) -> grpc.Channel:
 
 def test_the_enrollment_port_has_exactly_its_methods(daemon: RunningDaemon) -> None:
     with _stranger(daemon) as channel:
-        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        health = health_pb2_grpc.HealthStub(channel)
         assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
         for service in SERVICES:
             for method in service.methods:
@@ -160,7 +159,7 @@ def test_the_enrollment_port_has_exactly_its_methods(daemon: RunningDaemon) -> N
                 with pytest.raises(grpc.RpcError) as refused:
                     call(b"", timeout=10)
                 assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED, path
-        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         with pytest.raises(grpc.RpcError) as refused:
             list(reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -105,7 +105,7 @@ def create_code(
     epilog=example_text(
         """
         certctl enroll --address ca.example.internal:8444 --code-file web-1.code
-        certctl enroll --address ca.example.internal:8444 --api-address ca.example.internal:8443 < web-1.code
+        certctl enroll --address ca.example.internal:8444 --code-file web-1.code --api-address ca.example.internal:8443
         certctl enroll --address [::1]:8444 --code-file - --credentials-dir /etc/web-1/certd
         """
     ),
