@@ -220,7 +220,7 @@ def serve(
 
 def add_service(server: grpc.Server, descriptor: ServiceDescriptor, methods: Methods) -> None:
     """Registers the functions that answer a service."""
-    if not set(methods) <= set(descriptor.methods_by_name):
+    if set(methods) != set(descriptor.methods_by_name):
         raise TypeError(f"{descriptor.full_name}: the functions are not those of the proto")
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
