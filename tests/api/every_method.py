@@ -171,9 +171,8 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "CreateGrant": access_service_pb2.CreateGrantRequest(
             parent=tenant,
             grant_id=f"{to.grant}-more",
-            grant=grant_pb2.Grant(
-                principal=f"spiffe://{TRUST_DOMAIN}/{identity}", role=grant_pb2.ISSUER, profiles=["end-entity"]
-            ),
+            # Nobody grants what they do not hold, and only administrators grant.
+            grant=grant_pb2.Grant(principal=f"spiffe://{TRUST_DOMAIN}/{identity}", role=grant_pb2.ADMINISTRATOR),
             validate_only=True,
         ),
         "GetGrant": access_service_pb2.GetGrantRequest(name=grant),

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from sqlalchemy import delete
 
@@ -20,7 +21,7 @@ from certd.model.access import Role
 from certd.pki.credential_request import CredentialRequest, new_credential_request
 from certd.pki.encoding import certificate_pem
 from certd.store import schema
-from certd.v1 import access_service_pb2, grant_pb2, server_service_pb2
+from certd.v1 import access_service_pb2, grant_pb2, profile_pb2, server_service_pb2, x509_pb2
 from tests.api.every_method import METHODS_OF_SERVICES, TRUST_DOMAIN, Resources, named, requests_to
 from tests.api.whole_daemon import Installed, call, failure_to, grant_of, whole_daemon
 from tests.fakes import FakeClock
@@ -220,7 +221,7 @@ def test_no_field_reaches_or_tells_of_another_tenant(installed: Installed, metho
             shown.append(_without_words(repr(answer.results[0]), target))
             continue
         assert failure is not None, (method, path)
-        assert failure.reason in {"PERMISSION_MISSING", "FIELD_INVALID"}, failure
+        assert failure.reason in {"PERMISSION_MISSING", "FIELD_INVALID", "PROFILE_NOT_FOUND"}, failure
         shown.append(_without_words(repr(failure), target))
     assert shown[0] == shown[1]
 
@@ -285,11 +286,16 @@ def test_a_profile_of_ones_own_making_yields_no_authority(installed: Installed) 
     requests = requests_to(installed.there)
     create: Any = requests["CreateProfile"]
     create.profile_id, create.request_id = "mighty", ""
-    create.profile.authority = True
-    failure = failure_to(caller, named("CreateProfile"), create)
-    if failure is None:
-        issue: Any = requests["IssueCertificate"]
-        issue.profile, issue.request_id = f"{_OWN}/profiles/mighty", ""
-        failure = failure_to(caller, named("IssueCertificate"), issue)
+    create.profile.CopyFrom(
+        profile_pb2.Profile(
+            longest_lifetime=Duration(seconds=86400),
+            authority=True,
+            key_usages=[x509_pb2.KEY_CERT_SIGN, x509_pb2.CRL_SIGN],
+        )
+    )
+    assert failure_to(caller, named("CreateProfile"), create) is None
+    issue: Any = requests["IssueCertificate"]
+    issue.profile, issue.request_id = f"{_OWN}/profiles/mighty", ""
+    failure = failure_to(caller, named("IssueCertificate"), issue)
     assert failure is not None
     assert failure.reason == "PERMISSION_MISSING"

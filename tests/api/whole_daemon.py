@@ -15,11 +15,14 @@ from certd import administration, main
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
 from certd.model.access import EVERYTHING, Grant, Role
+from certd.model.identity import IdentityState
+from certd.model.names import IdentityName
 from certd.pki.credential_request import CredentialRequest, new_credential_request
 from certd.pki.encoding import certificate_pem
 from certd.services.identities import Identities
 from certd.services.steps import no_step
 from certd.store import grants
+from certd.store import identities as rows
 from tests.api.edge_failure import Failure, failure_of
 from tests.api.every_method import TRUST_DOMAIN, Resources, full_name, named, requests_to
 from tests.softhsm import make_token
@@ -49,6 +52,11 @@ class Installed:
             core, made = self.core, new_credential_request()
             principal = f"spiffe://{TRUST_DOMAIN}/identities/{name}"
             certificate = self.identities.ensure_identity(principal, made.csr).certificate
+            identity = IdentityName(None, name)
+            core.store.write(
+                "test.identity",
+                lambda tx: rows.ensure(tx, identity, principal, IdentityState.ACTIVE, core.clock.now()),
+            )
             for grant in held:
                 assert grant.principal == principal
                 core.store.write("test.grant", lambda tx, grant=grant: grants.insert(tx, grant))  # type: ignore[misc]
