@@ -149,7 +149,7 @@ def test_a_refused_renewal_leaves_the_old_pair_and_nothing_else(tmp_path: Path, 
         raise CertdError(Reason.STATE_FORBIDS, "refused")
 
     with pytest.raises(CertdError, match="refused"):
-        renew(files, refuse)
+        renew(files, refuse, trust_bundle=tmp_path / "root.pem")
     assert contents(files) == before
     assert not files.staged_key.exists()
 
@@ -160,7 +160,7 @@ def test_a_certificate_for_another_key_is_not_taken(tmp_path: Path, server: Serv
     other = _answer(server.certificate(new_credential_request().csr))
     for answer in (other, IdentityCredential()):
         with pytest.raises(CertdError) as caught:
-            renew(files, lambda _, answer=answer: answer)  # type: ignore[misc]
+            renew(files, lambda _, answer=answer: answer, trust_bundle=tmp_path / "root.pem")  # type: ignore[misc]
         assert caught.value.reason is Reason.CREDENTIAL_INVALID
     assert contents(files) == before
     assert not files.staged_key.exists()
@@ -172,7 +172,7 @@ def test_nothing_is_asked_for_where_nothing_can_be_written(tmp_path: Path, serve
     files.staged_key.mkdir()
     (files.staged_key / "file").touch()
     with pytest.raises(CertdError) as caught:
-        renew(files, server.renew)
+        renew(files, server.renew, trust_bundle=tmp_path / "folder" / "root.pem")
     assert caught.value.reason is Reason.FIELD_INVALID
     assert server.requests == []
     assert fit(files)
@@ -181,7 +181,7 @@ def test_nothing_is_asked_for_where_nothing_can_be_written(tmp_path: Path, serve
 def test_a_renewal_gives_a_new_key(tmp_path: Path, server: Server) -> None:
     files = filled(tmp_path, server)
     before = contents(files)
-    renew(files, server.renew)
+    renew(files, server.renew, trust_bundle=tmp_path / "root.pem")
     after = contents(files)
     assert after[0] != before[0]
     assert after[1] != before[1]
