@@ -1,6 +1,7 @@
 """What is done on the machine itself, without listeners: the first start, and a way back in for an administrator."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare
@@ -58,7 +59,7 @@ def initialise(
     return Initialised(
         server_certificate=certificate_pem(made.server_certificate).encode(),
         administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
-        system_root=certificate_pem(made.system_root).encode(),
+        system_root="".join(certificate_pem(root) for root in made.system_roots).encode(),
         created=made.created,
     )
 
@@ -100,8 +101,37 @@ def recover_administrator(
         core.stop()
     return RecoveredAdministrator(
         certificate=certificate_pem(recovered.certificate).encode(),
-        system_root=certificate_pem(recovered.system_root).encode(),
+        system_root="".join(certificate_pem(root) for root in recovered.system_roots).encode(),
         spiffe_id=recovered.spiffe_id,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatedSystemAuthority:
+    """What `certd rotate-system-authority` tells."""
+
+    system_root: bytes
+    """PEM of the new root."""
+    issues_from: datetime
+
+
+def rotate_system_authority(
+    config: Config, *, clock: Clock | None = None, step: StepHook = no_step
+) -> RotatedSystemAuthority:
+    """Makes the next system authority, which is trusted at once and issues a month later.
+
+    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init` and while a rotation is under way, and
+    what the token and the store raise when they cannot be had.
+    """
+    config = config.model_copy(update={"prepare": Prepare(processes=0)})
+    core = assemble(config, clock=clock or SystemClock(), step=step)
+    try:
+        core.start()
+        rotated = core.system_rotation.rotate()
+    finally:
+        core.stop()
+    return RotatedSystemAuthority(
+        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from
     )
 
 

@@ -55,6 +55,7 @@ from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
 from certd.services.steps import StepHook, no_step
 from certd.services.system import SystemAuthority
+from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store.store import Store
@@ -108,6 +109,7 @@ class Core:
     administrator_recovery: AdministratorRecovery
     server: Server
     server_certificate: ServerCertificate
+    system_rotation: SystemRotation
     health: Health
     rates: Rates
     refusals: Refusals
@@ -156,7 +158,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     trust_domain = config.tls.trust_domain
     limits = request_limits(config)
 
-    system_authority = SystemAuthority(store)
+    system_authority = SystemAuthority(store, clock)
     access = Access(store, clock, system_authority=system_authority, trust_domain=trust_domain)
     issuers = tuple(
         (provider, KeySet(provider.jwks_url, provider.ca_file, clock=clock)) for provider in oidc_providers(config)
@@ -212,6 +214,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         system_authority=system_authority,
         trust_domain=trust_domain,
     )
+    system_rotation = SystemRotation(
+        clock=clock, authorities=authorities, system_authority=system_authority, trust_domain=trust_domain
+    )
     server_certificate = ServerCertificate(
         CredentialFiles(certificate=config.tls.certificate, private_key=config.tls.private_key),
         store=store,
@@ -234,6 +239,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             RequestRecords(store=store, clock=clock).forget_old,
             refusals.flush,
             enrollment.tidy,
+            system_rotation.look,
             server_certificate.look,
         ),
         step=step,
@@ -290,7 +296,15 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             system_authority=system_authority,
             trust_domain=trust_domain,
         ),
-        bootstrap=Bootstrap(store=store, clock=clock, authorities=authorities, identities=identities, step=step),
+        bootstrap=Bootstrap(
+            store=store,
+            clock=clock,
+            authorities=authorities,
+            identities=identities,
+            system_authority=system_authority,
+            step=step,
+        ),
+        system_rotation=system_rotation,
         server=Server(
             store=store,
             token=token,
@@ -467,11 +481,11 @@ class Daemon:
 
     def _credentials(self) -> Credentials:
         tls = self._config.tls
-        root = self._core.system_authority.get().certificate or b""
+        roots = self._core.system_authority.roots()
         return Credentials(
             certificate_chain=_content("tls.certificate", tls.certificate),
             private_key=_content("tls.private_key", tls.private_key),
-            client_roots=certificate_pem(root).encode(),
+            client_roots="".join(certificate_pem(root) for root in roots).encode(),
         )
 
 

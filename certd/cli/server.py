@@ -24,6 +24,7 @@ from certd import __version__, config, log
 from certd.cli import initialisation
 from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, composition, config_option
 from certd.cli.recovery import recover_admin
+from certd.cli.system_authority import rotate_system_authority
 from certd.cli.units import install_units
 from certd.config import Config
 from certd.credential_files import CredentialFiles, settle, write
@@ -468,4 +469,5 @@ def completion(shell: str) -> None:
 
 
 main.add_command(recover_admin)
+main.add_command(rotate_system_authority)
 main.add_command(install_units)

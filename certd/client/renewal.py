@@ -6,7 +6,8 @@ what one that died had begun is ended or undone by the next that takes the lock.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 
 from certd.client.credentials import Credentials, read_credentials
-from certd.credential_files import CredentialFiles, install, settle, stage_key
+from certd.credential_files import CredentialFiles, install, settle, stage_key, write
 from certd.errors import CertdError, Reason
 from certd.pki.credential_request import new_credential_request
 from certd.v1.access_service_pb2 import RenewIdentityRequest
@@ -53,7 +54,7 @@ def is_due(credentials: Credentials, now: datetime) -> bool:
     return now < end <= now + (end - begin) / 3 and _is_identity(certificate)
 
 
-def renew(files: CredentialFiles, call: Renew) -> IdentityCredential:
+def renew(files: CredentialFiles, call: Renew, *, trust_bundle: Path) -> IdentityCredential:
     """Renews the certificate in the files, and returns what was answered.
 
     Waits for another program that renews the same one. FIELD_INVALID when the files cannot be written, which is found
@@ -61,7 +62,7 @@ def renew(files: CredentialFiles, call: Renew) -> IdentityCredential:
     """
     try:
         with _alone(files):
-            return _renew(files, call)
+            return _renew(files, call, trust_bundle)
     except OSError as error:
         raise CertdError(
             Reason.FIELD_INVALID,
@@ -83,11 +84,11 @@ def renew_when_due(
             certificate=files.certificate, private_key=files.private_key, trust_bundle=trust_bundle
         )
         if is_due(credentials, now or datetime.now(UTC)):
-            return _renew(files, call)
+            return _renew(files, call, trust_bundle)
     return None
 
 
-def _renew(files: CredentialFiles, call: Renew) -> IdentityCredential:
+def _renew(files: CredentialFiles, call: Renew, trust_bundle: Path) -> IdentityCredential:
     settle(files)
     made = new_credential_request()
     stage_key(files, made.private_key)
@@ -98,7 +99,23 @@ def _renew(files: CredentialFiles, call: Renew) -> IdentityCredential:
     finally:
         # After a failure the key that was made is in nobody's way.
         settle(files)
+    _learn(trust_bundle, [root.pem for root in answer.system_roots])
     return answer
+
+
+def _learn(trust_bundle: Path, roots: Sequence[str]) -> None:
+    """Adds the roots (PEM) that the server names and the trust bundle lacks: those of the next system authority.
+
+    What stands in it stays, for it may hold roots from elsewhere. The server is trusted with this: it was reached by a
+    root that is in there.
+    """
+    content = trust_bundle.read_bytes()
+    known = set(x509.load_pem_x509_certificates(content))
+    new = [root for root in roots if x509.load_pem_x509_certificate(root.encode()) not in known]
+    if new:
+        path = trust_bundle.resolve()
+        parts = (content.rstrip(), *(root.strip().encode() for root in new), b"")
+        write(path, b"\n".join(parts), mode=stat.S_IMODE(path.stat().st_mode))
 
 
 def _check(answer: IdentityCredential, csr: bytes) -> None:

@@ -15,7 +15,7 @@ from certd.pki import description
 from certd.pki.names import parse_spiffe_id
 from certd.services.remembered import Remembered
 from certd.services.system import SystemAuthority
-from certd.store import certificates, grants, identities
+from certd.store import grants, identities
 from certd.store.store import Store, Transaction
 
 
@@ -73,7 +73,7 @@ class Access:
 
     def _known(self, tx: Transaction, certificate_der: bytes) -> "_Identity":
         principal, serial = _identity_of(certificate_der, self._trust_domain)
-        row = certificates.get(tx, self._system_authority.uid, serial)
+        row = self._system_authority.certificate(tx, serial)
         if (
             row is None
             or row.der is None

@@ -58,7 +58,7 @@ class Recovered:
     """What the recovered administrator calls with, in DER."""
 
     certificate: bytes
-    system_root: bytes
+    system_roots: tuple[bytes, ...]
     spiffe_id: str
 
 
@@ -95,7 +95,7 @@ class AdministratorRecovery:
         """
         name = administrator_name(administrator_id)
         spiffe_id = spiffe_id_of(name, trust_domain)
-        root = self._system_authority.get().certificate or b""
+        roots = self._system_authority.roots()
         certificate = self._identities.ensure_identity(spiffe_id, administrator_csr).certificate
         self._step("recover-administrator.1.certificate")
         serial = describe(certificate).serial_number
@@ -103,7 +103,7 @@ class AdministratorRecovery:
             "administrators.recover", lambda tx: self._recover(tx, name, spiffe_id=spiffe_id, serial=serial)
         )
         self._step("recover-administrator.2.grants")
-        return Recovered(certificate=certificate, system_root=root, spiffe_id=spiffe_id)
+        return Recovered(certificate=certificate, system_roots=roots, spiffe_id=spiffe_id)
 
     def _recover(self, tx: Transaction, name: IdentityName, *, spiffe_id: str, serial: str) -> None:
         now = self._clock.now()

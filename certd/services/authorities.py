@@ -157,14 +157,14 @@ class Authorities:
             views = [self._views.read(tx, authority, now) for authority in rows]
         return page_of(views, request, query, key=lambda view: [view.authority.authority_id])
 
-    def ensure_system(self, trust_domain: str, subject: bytes) -> Authority:
-        """Makes the system authority, or finishes one that a crash left unfinished, and returns it."""
+    def ensure_system(self, trust_domain: str, subject: bytes, *, authority_id: str = SYSTEM_AUTHORITY_ID) -> Authority:
+        """Makes a system authority, or finishes one that a crash left unfinished, and returns it."""
         with self._store.read("authorities.system") as tx:
-            found = authorities.get(tx, None, SYSTEM_AUTHORITY_ID)
+            found = authorities.get(tx, None, authority_id)
         if found is None:
             now = self._clock.now()
             new = NewAuthority(
-                name=AuthorityName("system", SYSTEM_AUTHORITY_ID),
+                name=AuthorityName("system", authority_id),
                 type=AuthorityType.ROOT,
                 subject=subject,
                 lifetime=_SYSTEM_LIFETIME,

@@ -15,6 +15,7 @@ from certd.services.administrators import administrator_name, ensure_administrat
 from certd.services.authorities import Authorities
 from certd.services.identities import Identities
 from certd.services.steps import StepHook
+from certd.services.system import SystemAuthority
 from certd.services.tenants import DEFAULT_TENANT
 from certd.store import identities, tenants
 from certd.store.store import Store, Transaction
@@ -24,7 +25,7 @@ from certd.store.store import Store, Transaction
 class Bootstrapped:
     """What the first start made, in DER."""
 
-    system_root: bytes
+    system_roots: tuple[bytes, ...]
     server_certificate: bytes
     administrator_certificate: bytes
     created: bool
@@ -35,12 +36,20 @@ class Bootstrap:
     """Makes an empty database into a server that its first administrator can call."""
 
     def __init__(
-        self, *, store: Store, clock: Clock, authorities: Authorities, identities: Identities, step: StepHook
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        authorities: Authorities,
+        identities: Identities,
+        system_authority: SystemAuthority,
+        step: StepHook,
     ) -> None:
         self._store = store
         self._clock = clock
         self._authorities = authorities
         self._identities = identities
+        self._system_authority = system_authority
         self._step = step
 
     def run(
@@ -59,7 +68,7 @@ class Bootstrap:
         self._store.write("bootstrap.tenant", self._ensure_tenant)
         self._step("bootstrap.1.tenant")
         subject = distinguished_name.parse_text(f"CN=certd system authority,O={trust_domain}")
-        system = self._authorities.ensure_system(trust_domain, subject)
+        self._authorities.ensure_system(trust_domain, subject)
         self._step("bootstrap.2.system-authority")
         server = self._identities.ensure_server(server_names, server_csr)
         self._step("bootstrap.3.server")
@@ -73,7 +82,7 @@ class Bootstrap:
             "bootstrap.grants", lambda tx: ensure_administrator(tx, administrator_identity, principal, now)
         )
         return Bootstrapped(
-            system_root=system.certificate or b"",
+            system_roots=self._system_authority.roots(),
             server_certificate=server.certificate,
             administrator_certificate=administrator.certificate,
             created=administrator.created,

@@ -31,7 +31,7 @@ from certd.services.enrollment_guesses import Guesses, Refused
 from certd.services.identities import Identities, IdentityCredential
 from certd.services.system import SystemAuthority
 from certd.services.tenants import check_quota, existing_tenant
-from certd.store import certificates, enrollment_codes, grants, identities
+from certd.store import enrollment_codes, grants, identities
 from certd.store.enrollment_codes import EnrollmentCodeRow
 from certd.store.store import Store, Transaction
 
@@ -231,14 +231,14 @@ class Enrollment:
             identity = identities.get(tx, row.identity)
             if code is None or identity is None or code.serial is None or code.used_public_key_sha256 != key:
                 raise code_invalid()
-            made = certificates.get(tx, self._system_authority.uid, code.serial)
+            made = self._system_authority.certificate(tx, code.serial)
             if made is None or made.der is None or made.state is not CertificateState.ISSUED:
                 raise code_invalid()
             return self._identities.credential(tx, identity, made.der)
 
     def system_roots(self) -> tuple[bytes, ...]:
         """Returns the roots (DER) that vouch for the server and for identities, as anybody may know them."""
-        return (self._system_authority.get().certificate or b"",)
+        return self._system_authority.roots()
 
     def tidy(self) -> None:
         """Tells refusals as events and deletes codes that expired; called by the scheduler every few seconds."""

@@ -17,7 +17,7 @@ from certd.pki.profiles import SYSTEM, Profile
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import Issued, IssuingLoop
 from certd.services.system import SystemAuthority
-from certd.store import certificates, identities
+from certd.store import identities
 from certd.store.store import Store, Transaction
 
 MOST_SHOWN = 16
@@ -84,9 +84,10 @@ class Identities:
         authority = self._system_authority.get()
         public_key = csr.parse_csr(certification_request).public_key
         with self._store.read("identities.of-key") as tx:
-            found = certificates.latest_of_key(tx, authority.uid, hashlib.sha256(public_key).digest())
+            found = self._system_authority.latest_of_key(tx, hashlib.sha256(public_key).digest())
         if (
             found is not None
+            and found.authority_uid == authority.uid
             and found.der is not None
             and found.state is CertificateState.ISSUED
             and found.profile == profile.profile_id
@@ -122,10 +123,16 @@ class Identities:
 
     def view(self, tx: Transaction, identity: Identity) -> IdentityView:
         """Returns an identity with its certificates that are neither expired nor revoked."""
-        live = identities.live_certificates(
-            tx, self._system_authority.uid, identity.spiffe_id, now=self._clock.now(), limit=MOST_SHOWN
-        )
-        return IdentityView(identity, tuple(live))
+        return IdentityView(identity, tuple(self.live(tx, identity.spiffe_id, now=self._clock.now(), limit=MOST_SHOWN)))
+
+    def live(self, tx: Transaction, spiffe_id: str, *, now: datetime, limit: int) -> list[Certificate]:
+        """Returns up to `limit` certificates of an identity that are neither expired nor revoked, the newest first."""
+        found = [
+            row
+            for authority in self._system_authority.trusted()
+            for row in identities.live_certificates(tx, authority.uid, spiffe_id, now=now, limit=limit)
+        ]
+        return sorted(found, key=lambda row: row.create_time, reverse=True)[:limit]
 
     def credential(self, tx: Transaction, identity: Identity, certificate: bytes) -> IdentityCredential:
         """Returns what an identity is given with its certificate (DER)."""
@@ -134,7 +141,7 @@ class Identities:
         return IdentityCredential(
             view=self.view(tx, identity),
             certificate=certificate,
-            system_roots=(self._system_authority.get().certificate or b"",),
+            system_roots=self._system_authority.roots(),
             renew_time=described.not_after_time - lifetime / 3,
         )
 

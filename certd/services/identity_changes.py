@@ -18,7 +18,7 @@ from certd.services.identities import Identities, IdentityCredential, IdentityVi
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
-from certd.store import certificates, enrollment_codes, grants, identities, request_records, revocations
+from certd.store import enrollment_codes, grants, identities, request_records, revocations
 from certd.store.store import Store, Transaction
 
 MOST_LIVE_CERTIFICATES = 100
@@ -85,11 +85,10 @@ class IdentityChanges:
             )
         public_key = csr.parse_csr(certification_request).public_key
         key_sha256 = hashlib.sha256(public_key).digest()
-        uid = self._system_authority.uid
         with self._store.read("identities.renew") as tx:
             _check_active(self._own(tx, name, caller))
-            own = certificates.get(tx, uid, caller.serial)
-            found = certificates.latest_of_key(tx, uid, key_sha256)
+            own = self._system_authority.certificate(tx, caller.serial)
+            found = self._system_authority.latest_of_key(tx, key_sha256)
             if found is not None:
                 if not _is_repeated(found, own, caller.principal, self._clock.now()):
                     raise field_invalid("csr", "is for a key that has been certified before; make a new key and a CSR")
@@ -100,7 +99,7 @@ class IdentityChanges:
             # Who renews while it is revoked comes after the revocation, or its new certificate is revoked with it.
             identity = identities.ensure(tx, name, caller.principal, IdentityState.ACTIVE, now)
             _check_active(identity)
-            live = identities.live_certificates(tx, uid, caller.principal, now=now, limit=MOST_LIVE_CERTIFICATES + 1)
+            live = self._identities.live(tx, caller.principal, now=now, limit=MOST_LIVE_CERTIFICATES + 1)
             if len(live) > MOST_LIVE_CERTIFICATES:
                 raise _too_many(name)
             described = describe(certificate)
@@ -156,12 +155,16 @@ class IdentityChanges:
         return self._store.write("identities.revoke", work)
 
     def _revoke(self, tx: Transaction, caller: Caller, found: Identity, now: datetime) -> None:
-        authority = self._system_authority.get()
+        names = {authority.uid: authority.name for authority in self._system_authority.trusted()}
         revoked = 0
-        while live := identities.live_certificates(tx, authority.uid, found.spiffe_id, now=now, limit=_BATCH):
+        while live := self._identities.live(tx, found.spiffe_id, now=now, limit=_BATCH):
             for row in live:
-                revocations.revoke(tx, authority.uid, row.serial, revoke_time=now, reason=_REASON, invalidity_time=None)
-                tx.event(_certificate_event(f"{authority.name}/certificates/{row.serial}", row, found, caller, now))
+                revocations.revoke(
+                    tx, row.authority_uid, row.serial, revoke_time=now, reason=_REASON, invalidity_time=None
+                )
+                tx.event(
+                    _certificate_event(f"{names[row.authority_uid]}/certificates/{row.serial}", row, found, caller, now)
+                )
             revoked += len(live)
         codes = enrollment_codes.delete_of(tx, found.name)
         if found.state is IdentityState.REVOKED and not revoked and not codes:

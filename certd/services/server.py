@@ -86,7 +86,7 @@ class Server:
 
     def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
         """Returns the system root, for every identified caller, and the roots of a tenant, for its readers."""
-        system = self._system_authority.get()
+        system = self._system_authority.roots()
         roots: list[bytes] = []
         if tenant is not None:
             self._access.require(caller, Permission.AUTHORITY_READ, f"{tenant}/authorities")
@@ -95,7 +95,7 @@ class Server:
                 # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each.
                 chains = [authority.full_chain for authority in every_authority(tx, tenant.tenant)]
                 roots = list(dict.fromkeys(chain[-1] for chain in chains if chain))
-        return TrustBundle((system.certificate or b"",), tuple(roots))
+        return TrustBundle(system, tuple(roots))
 
 
 class Health:

@@ -14,7 +14,6 @@ from certd.pki.description import Description, describe
 from certd.pki.encoding import certificate_pem, parse_certificates
 from certd.services.identities import Identities
 from certd.services.system import SystemAuthority
-from certd.store import certificates
 from certd.store.store import Store
 
 _log = logging.getLogger("certd.server-certificate")
@@ -48,9 +47,11 @@ class ServerCertificate:
         self._reload: Callable[[], None] | None = None
         self._next_look = clock.now()
         self._next_notice = clock.now()
+        self._trusted: tuple[str, ...] = ()
 
     def settle(self) -> None:
         """Ends a renewal that was interrupted; raises FIELD_INVALID. To be called before the files are used."""
+        self._trusted = self._uids()
         try:
             settle(self._files)
         except OSError as error:
@@ -68,9 +69,20 @@ class ServerCertificate:
         """Looks at the file when it is time to; to be called every few seconds, by one thread."""
         now = self._clock.now()
         reload = self._reload
-        if reload is None or now < self._next_look:
+        if reload is None:
+            return
+        trusted = self._uids()
+        if trusted != self._trusted:
+            # Callers come with certificates of the next system authority before the server has one.
+            reload()
+            self._trusted = trusted
+            self._next_look = now
+        if now < self._next_look:
             return
         self._next_look = now + _LOOK_PAUSE
+        self._look(now, reload)
+
+    def _look(self, now: datetime, reload: Callable[[], None]) -> None:
         path = self._files.certificate
         try:
             chain = parse_certificates(path.read_bytes())
@@ -80,7 +92,8 @@ class ServerCertificate:
             return
         end = found.not_after_time
         verb, at = "ends" if end >= now else "ended", rfc3339(end)
-        if not self._is_ours(chain[0], found):
+        issuer = self._issuer_of(chain[0], found)
+        if issuer is None:
             if end - now <= NOTICE:
                 self._notice(
                     now,
@@ -88,7 +101,7 @@ class ServerCertificate:
                     "its key, then send SIGHUP to the daemon",
                 )
             return
-        if end - now > (end - found.not_before_time) / 3:
+        if issuer == self._system_authority.uid and end - now > (end - found.not_before_time) / 3:
             return
         try:
             self._renew(found, chain, reload)
@@ -100,19 +113,23 @@ class ServerCertificate:
                 "every hour; the daemon's user must be able to write both files of [tls] and their folders",
             )
 
-    def _is_ours(self, certificate: bytes, found: Description) -> bool:
-        """Returns whether the books have this very certificate as one of the system authority."""
-        authority = self._system_authority.get()
+    def _issuer_of(self, certificate: bytes, found: Description) -> str | None:
+        """Returns the uid of the system authority by which the books have this very certificate; None without one."""
         with self._store.read("server-certificate.of-key") as tx:
-            row = certificates.latest_of_key(tx, authority.uid, hashlib.sha256(found.public_key).digest())
-        return row is not None and row.der == certificate
+            row = self._system_authority.latest_of_key(tx, hashlib.sha256(found.public_key).digest())
+        return row.authority_uid if row is not None and row.der == certificate else None
+
+    def _uids(self) -> tuple[str, ...]:
+        return tuple(authority.uid for authority in self._system_authority.trusted())
 
     def _renew(self, old: Description, chain: list[bytes], reload: Callable[[], None]) -> None:
         request = new_credential_request()
         # First what may fail for want of rights, so that nothing is issued in vain hour after hour.
         stage_key(self._files, request.private_key)
         issued = self._identities.ensure_server(old.subject_alternative_names, request.csr).certificate
-        install(self._files, "".join(certificate_pem(one) for one in (issued, *chain[1:])).encode())
+        # Whoever shows the root beside it has that of its issuer shown.
+        above = (self._system_authority.roots()[0],) if chain[1:] else ()
+        install(self._files, "".join(certificate_pem(one) for one in (issued, *above)).encode())
         reload()
         new = describe(issued)
         event = Event(

@@ -1,40 +1,123 @@
-"""The system authority: it belongs to no tenant, and issues identities and server certificates alone."""
+"""The system authority: it belongs to no tenant, and issues identities and server certificates alone.
+
+When it is replaced, there are two for a while. The new one is trusted from its beginning, and issues once every
+identity certificate of before has ended: whoever still calls then has renewed, and was told of the new root. The old
+one is trusted until the last certificate that it issued has ended.
+"""
 
 import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from certd.clock import Clock, SystemClock
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority
-from certd.store import authorities
-from certd.store.store import Store
+from certd.model.certificate import Certificate
+from certd.pki.description import describe
+from certd.pki.profiles import IDENTITY, LISTENER
+from certd.store import authorities, certificates
+from certd.store.store import Store, Transaction
 
 SYSTEM_AUTHORITY_ID = "system"
 
+_MARGIN = timedelta(days=1)
+LEAD = IDENTITY.longest_lifetime + _MARGIN
+"""How long a new system authority is trusted before it issues."""
+_TAIL = max(IDENTITY.longest_lifetime, LISTENER.longest_lifetime) + _MARGIN
+"""How long an old one is trusted after it issued last."""
+
+
+def successor_id(number: int) -> str:
+    """Returns the id of the first (1), second, third… system authority."""
+    return SYSTEM_AUTHORITY_ID if number == 1 else f"{SYSTEM_AUTHORITY_ID}-{number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemGeneration:
+    """One of the system authorities, which follow upon each other."""
+
+    authority: Authority
+    issues_from: datetime
+    """The first one: since its beginning."""
+    ends: datetime
+
 
 class SystemAuthority:
-    """Finds the system authority once and keeps what never changes of it."""
+    """Finds the system authorities and keeps them, for any number of threads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Clock | None = None) -> None:
         self._store = store
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._found: Authority | None = None
+        self._found: tuple[SystemGeneration, ...] = ()
 
     def find(self) -> Authority | None:
-        """Returns the system authority once it has its certificate, else None."""
-        with self._lock:
-            if self._found is None:
-                with self._store.read("system.authority") as tx:
-                    found = authorities.get(tx, None, SYSTEM_AUTHORITY_ID)
-                self._found = found if found is not None and found.certificate is not None else None
-            return self._found
+        """Returns the one that issues, once it has its certificate, else None."""
+        trusted = self._trusted()
+        return trusted[0] if trusted else None
 
     def get(self) -> Authority:
-        """Returns the system authority; raises STATE_FORBIDS before `certd init` has made it."""
+        """Returns the one that issues; raises STATE_FORBIDS before `certd init` has made it."""
         found = self.find()
         if found is None:
             raise CertdError(Reason.STATE_FORBIDS, "this server has no system authority yet; run `certd init`")
         return found
 
+    def trusted(self) -> tuple[Authority, ...]:
+        """Returns those that vouch for callers and for the server, the one that issues first; raises as `get` does."""
+        self.get()
+        return self._trusted()
+
+    def roots(self) -> tuple[bytes, ...]:
+        """Returns the certificates (DER) of those that are trusted; raises as `get` does."""
+        return tuple(authority.certificate or b"" for authority in self.trusted())
+
     @property
     def uid(self) -> str:
-        """Its uid."""
+        """The uid of the one that issues."""
         return self.get().uid
+
+    def certificate(self, tx: Transaction, serial: str) -> Certificate | None:
+        """Returns a certificate that one that is trusted has issued; None when there is none."""
+        found = (certificates.get(tx, authority.uid, serial) for authority in self.trusted())
+        return next((row for row in found if row is not None), None)
+
+    def latest_of_key(self, tx: Transaction, public_key_sha256: bytes) -> Certificate | None:
+        """Returns the newest certificate for a key, of the one that issues before that of others; None without one."""
+        found = (certificates.latest_of_key(tx, authority.uid, public_key_sha256) for authority in self.trusted())
+        return next((row for row in found if row is not None), None)
+
+    def refresh(self) -> None:
+        """Reads them again, for another program may have made one; called by the scheduler every few seconds."""
+        found: list[SystemGeneration] = []
+        with self._store.read("system.authorities") as tx:
+            while (row := authorities.get(tx, None, successor_id(len(found) + 1))) is not None and row.certificate:
+                described = describe(row.certificate)
+                start = described.not_before_time
+                found.append(
+                    SystemGeneration(
+                        authority=row, issues_from=start + LEAD if found else start, ends=described.not_after_time
+                    )
+                )
+        with self._lock:
+            self._found = tuple(found)
+
+    def generations(self) -> tuple[SystemGeneration, ...]:
+        """Returns all of them, the oldest first; read again until there is one."""
+        if not self._found:
+            self.refresh()
+        return self._found
+
+    def _trusted(self) -> tuple[Authority, ...]:
+        found = self.generations()
+        if len(found) <= 1:
+            return tuple(one.authority for one in found)
+        now = self._clock.now()
+        issuing = max((n for n, one in enumerate(found) if n == 0 or one.issues_from <= now), default=0)
+        # Those after it are trusted already, those before it until what they issued has ended.
+        others = [
+            one.authority
+            for n, one in enumerate(found)
+            if n > issuing or (n < issuing and now < found[n + 1].issues_from + _TAIL)
+        ]
+        return (found[issuing].authority, *others)

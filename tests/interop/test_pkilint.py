@@ -43,16 +43,16 @@ def test_pkilint_finds_nothing_in_any_certificate(hierarchy: Hierarchy) -> None:
 
 def test_pkilint_finds_nothing_in_the_certificates_of_the_server(system: System) -> None:
     made = system.bootstrapped
-    for der in (made.system_root, made.server_certificate, made.administrator_certificate):
+    for der in (made.system_roots[0], made.server_certificate, made.administrator_certificate):
         assert _unexplained(lint(der)) == set()
-        assert _unexplained(lint_pair(made.system_root, der)) == set()
+        assert _unexplained(lint_pair(made.system_roots[0], der)) == set()
 
 
 def test_pkilint_is_heard(system: System) -> None:
     made = system.bootstrapped
     server = made.server_certificate
     other_signature = server[:-1] + bytes([server[-1] ^ 1])
-    assert _unexplained(lint_pair(made.system_root, other_signature))
+    assert _unexplained(lint_pair(made.system_roots[0], other_signature))
     assert _unexplained(lint_pair(made.administrator_certificate, server))
     # An issuer alternative name, which holds no octets, where the subject key identifier was.
     other_extension = server.replace(bytes.fromhex("0603551d0e"), bytes.fromhex("0603551d12"))

@@ -96,7 +96,7 @@ class Books:
 def open_books(url: str) -> Iterator[Books]:
     clock = FakeClock()
     store = Store.open(url, clock=clock)
-    access = Access(store, clock, system_authority=SystemAuthority(store), trust_domain=TRUST_DOMAIN)
+    access = Access(store, clock, system_authority=SystemAuthority(store, clock), trust_domain=TRUST_DOMAIN)
     try:
         yield Books(
             store=store,

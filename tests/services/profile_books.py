@@ -124,7 +124,7 @@ def open_books(url: str) -> Iterator[Books]:
     migrate(url)
     clock = FakeClock()
     store = Store.open(url, clock=clock)
-    access = Access(store, clock, system_authority=SystemAuthority(store), trust_domain=TRUST_DOMAIN)
+    access = Access(store, clock, system_authority=SystemAuthority(store, clock), trust_domain=TRUST_DOMAIN)
     books = Books(
         store=store,
         clock=clock,

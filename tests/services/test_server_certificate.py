@@ -44,6 +44,7 @@ def looked_after(world: World, files: CredentialFiles) -> tuple[ServerCertificat
     looks = ServerCertificate(
         files, store=core.store, clock=world.clock, identities=identities, system_authority=core.system_authority
     )
+    looks.settle()
     looks.begin(lambda: reloads.append(files.certificate.read_bytes()))
     return looks, reloads
 
@@ -124,6 +125,7 @@ def test_before_the_listeners_stand_it_does_nothing(world: World, files: Credent
         ),
         system_authority=core.system_authority,
     )
+    looks.settle()
     world.clock.advance(timedelta(days=80))
     looks.look()
     assert files.certificate.read_bytes() == before

@@ -92,7 +92,7 @@ def _serving(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
     "command",
     [
         *((), ("init",), ("serve",), ("token",), ("token", "serve"), ("check-config",), ("migrate",), ("completion",)),
-        *(("recover-admin",), ("install-units",)),
+        *(("recover-admin",), ("rotate-system-authority",), ("install-units",)),
     ],
 )
 def test_every_command_has_help_with_an_example(tmp_path: Path, command: tuple[str, ...]) -> None:

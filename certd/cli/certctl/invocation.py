@@ -70,12 +70,17 @@ class Invocation:
         """
         from certd.client.renewal import renew
 
-        with self._connection() as (client, files, _):
+        with self._connection() as (client, files, trust_bundle):
             if files is None:
                 raise CertdError(
                     Reason.FIELD_INVALID, "a caller with a token has no certificate to renew; take a new token instead"
                 )
-            return renew(files, lambda request: client.call(client.stubs.renew_identity, request)), files
+            answer = renew(
+                files,
+                lambda request: client.call(client.stubs.renew_identity, request),
+                trust_bundle=trust_bundle,
+            )
+            return answer, files
 
     @contextmanager
     def _connection(self) -> Iterator[tuple["Client", "CredentialFiles | None", Path]]:
