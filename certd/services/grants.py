@@ -7,7 +7,8 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING, Caller, Grant, Permission, Role, lacking
 from certd.model.event import Event, EventType
-from certd.model.names import GrantName, ProfileName, TenantName
+from certd.model.identity import IdentityState
+from certd.model.names import GrantName, IdentityName, ProfileName, TenantName
 from certd.model.tenant import Quota
 from certd.pki.names import parse_spiffe_id
 from certd.services.access import Access
@@ -16,7 +17,7 @@ from certd.services.idempotency import RequestKey, record_of, replay, same_reque
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import existing_profile
 from certd.services.tenants import check_quota, existing_tenant
-from certd.store import grants, request_records
+from certd.store import grants, identities, request_records
 from certd.store.store import Store, Transaction
 
 MOST_SHOWN = 1000
@@ -182,9 +183,23 @@ class Grants:
                 return [_foreign(each, principal, self._trust_domain) for each in questions]
             with self._store.read("grants.test") as tx:
                 held = tuple(grants.of_caller(tx, principal))
+                revoked = self._known_as_revoked(tx, caller, principal)
+            if revoked:
+                return [_revoked(each, principal) for each in questions]
             shown = frozenset(grant for grant in held if self._access.may(caller, Permission.GRANT_READ, grant.name))
         holder = _Holder(principal=caller.principal if own else principal, held=held, shown=shown)
         return [self._verdict(each, holder, resource, profile) for each in questions]
+
+    def _known_as_revoked(self, tx: Transaction, caller: Caller, principal: str) -> bool:
+        """Returns whether a principal is a revoked identity that the caller may read."""
+        try:
+            name = IdentityName.parse("principal", parse_spiffe_id(principal).path.removeprefix("/"))
+        except CertdError:
+            return False
+        if not self._access.may(caller, Permission.IDENTITY_READ, str(name)):
+            return False
+        identity = identities.get(tx, name)
+        return identity is not None and identity.state is IdentityState.REVOKED
 
     def _verdict(self, question: Question, holder: "_Holder", resource: str, profile: str | None) -> Verdict:
         permission = question.permission
@@ -244,6 +259,15 @@ def _is_restricted(tx: Transaction, resource: str, profile: str) -> bool:
                 return False
         case _:
             return False
+
+
+def _revoked(question: Question, principal: str) -> Verdict:
+    return Verdict(
+        asked=question.asked,
+        allowed=False,
+        grants=(),
+        explanation=f"{principal} is revoked, so it cannot call at all; a new enrollment code lets it in again",
+    )
 
 
 def _foreign(question: Question, principal: str, trust_domain: str) -> Verdict:

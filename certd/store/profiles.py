@@ -210,4 +210,5 @@ def grants_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Se
         "below": f"tenants/{tenant}/%",
         "most": most,
     }
-    return list(tx.execute(_GRANTS_OF, parameters).scalars())
+    # The tenant need not be told that it is the tenant.
+    return [grant_id.removeprefix(f"{tenant}/") for grant_id in tx.execute(_GRANTS_OF, parameters).scalars()]

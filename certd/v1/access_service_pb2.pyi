@@ -531,7 +531,7 @@ class TestPermissionsResponse(_message.Message):
         """Why it is refused, grant by grant, and the remedy; empty when it is allowed."""
         @_builtins.property
         def grants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Names of the grants that allow it; empty when it is refused."""
+            """Names of the grants that allow it, of those that the caller may read; empty when it is refused."""
 
         def __init__(
             self,

@@ -84,14 +84,16 @@ class Grant(_message.Message):
     role: Global___Role.ValueType
     """Required. Immutable. What it may do."""
     scope: _builtins.str
-    """Optional. Immutable. A resource name, which holds everything below it. Default the tenant of the grant; `*` is everything,
-    for a grant of the server alone.
+    """Optional. Immutable. The name of a tenant or of something in it, which holds everything below it. Default the tenant of the
+    grant. A grant of the server has no default, and may say `*`, which is everything.
     """
     creator: _builtins.str
     """Output only. Principal who made the grant."""
     @_builtins.property
     def profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Immutable. Ids of the profiles that may be used. Required for ISSUER and REQUESTER; `*` alone is every one."""
+        """Optional. Immutable. Ids of the profiles that may be used, 100 at most. Required for ISSUER and REQUESTER; `*` alone is
+        every one. Other roles have none.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -15,7 +15,7 @@ from certd.model.names import GrantName, TenantName
 from certd.services.grants import Question
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
-from certd.store import grants
+from certd.store import grants, profiles
 from certd.store.migration import migrate
 from tests.services.conftest import ADMINISTRATOR
 from tests.services.grant_books import BUILD, CA, OWNER, Books, caller, fill, open_books, refused, spiffe
@@ -70,7 +70,7 @@ def test_a_prefix_stands_for_all_below_it_and_nobody_else(
 
 def test_nobody_grants_what_they_do_not_hold(books: Books) -> None:
     books.give(OWNER, Role.ISSUER, CA, tenant="default", profiles=frozenset({"server", "client"}))
-    for role, scope, profiles in (
+    for role, scope, listed in (
         (Role.EXPORTER, "tenants/default", None),
         (Role.CONSUMER, "tenants/default", None),
         (Role.AUTHORITY_OPERATOR, CA, None),
@@ -80,8 +80,8 @@ def test_nobody_grants_what_they_do_not_hold(books: Books) -> None:
         (Role.ISSUER, f"{CA}2", frozenset({"server"})),
     ):
         error = refused(
-            lambda role=role, scope=scope, profiles=profiles: books.create(  # type: ignore[misc]  # mypy infers no type for a default.
-                OWNER, BUILD.principal, role, scope, profiles=profiles
+            lambda role=role, scope=scope, listed=listed: books.create(  # type: ignore[misc]  # mypy infers no type for a default.
+                OWNER, BUILD.principal, role, scope, profiles=listed
             ),
             Reason.PERMISSION_MISSING,
             "nobody grants what they do not hold",
@@ -297,6 +297,24 @@ def test_who_asks_of_another_is_told_no_grant_that_they_may_not_read(books: Book
     assert (allowed.allowed, allowed.grants) == (True, ())
     _, known = books.grants.test_permissions(ADMINISTRATOR, CA, [issue, read], principal=BUILD.principal, profile=None)
     assert known.grants == (server_wide.name,)
+
+
+def test_a_revoked_identity_passes_nowhere_and_only_who_may_know_is_told(books: Books) -> None:
+    books.give(BUILD, Role.AUDITOR)
+    books.identity(BUILD, IdentityState.REVOKED)
+    read = Question(asked="certificate.read", permission=Permission.CERTIFICATE_READ)
+    (known,) = books.grants.test_permissions(ADMINISTRATOR, CA, [read], principal=BUILD.principal, profile=None)
+    assert not known.allowed
+    assert "revoked" in known.explanation
+    (unknown,) = books.grants.test_permissions(OWNER, CA, [read], principal=BUILD.principal, profile=None)
+    assert unknown.allowed
+
+
+def test_a_profile_that_a_grant_names_is_not_deleted(books: Books) -> None:
+    books.give(BUILD, Role.ISSUER, CA, tenant="default", grant_id="web", profiles=frozenset({"own"}))
+    with books.store.read("test.profiles") as tx:
+        assert profiles.grants_of(tx, "default", "own", most=2) == ["web"]
+        assert profiles.grants_of(tx, "other", "own", most=2) == []
 
 
 def test_a_restricted_profile_needs_who_operates_authorities(books: Books) -> None:

@@ -106,10 +106,11 @@ type Grant struct {
 	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
 	// Required. Immutable. What it may do.
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=certd.v1.Role" json:"role,omitempty"`
-	// Optional. Immutable. A resource name, which holds everything below it. Default the tenant of the grant; `*` is everything,
-	// for a grant of the server alone.
+	// Optional. Immutable. The name of a tenant or of something in it, which holds everything below it. Default the tenant of the
+	// grant. A grant of the server has no default, and may say `*`, which is everything.
 	Scope string `protobuf:"bytes,4,opt,name=scope,proto3" json:"scope,omitempty"`
-	// Optional. Immutable. Ids of the profiles that may be used. Required for ISSUER and REQUESTER; `*` alone is every one.
+	// Optional. Immutable. Ids of the profiles that may be used, 100 at most. Required for ISSUER and REQUESTER; `*` alone is
+	// every one. Other roles have none.
 	Profiles []string `protobuf:"bytes,5,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	// Output only. Principal who made the grant.
 	Creator string `protobuf:"bytes,6,opt,name=creator,proto3" json:"creator,omitempty"`
