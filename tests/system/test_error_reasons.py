@@ -33,6 +33,12 @@ from certd.services.issuing_refusals import QUEUE_LENGTH
 from certd.store import owners, profiles, schema
 from certd.store.transaction import Transaction
 from certd.token.policy import SignatureKind, authority_key_policy
+from certd.v1.access_service_pb2 import (
+    CreateGrantRequest,
+    GetGrantRequest,
+    GetIdentityRequest,
+    RevokeIdentityRequest,
+)
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import GetAuthorityRequest, UpdateAuthorityRequest
 from certd.v1.certificate_service_pb2 import (
@@ -41,9 +47,11 @@ from certd.v1.certificate_service_pb2 import (
     ListCertificatesRequest,
     RevokeCertificateRequest,
 )
+from certd.v1.grant_pb2 import AUDITOR, Grant
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import RequestManagedCertificateRequest
 from certd.v1.profile_service_pb2 import DeleteProfileRequest
+from certd.v1.tenant_service_pb2 import CreateTenantRequest
 from certd.v1.x509_pb2 import SubjectAlternativeNames
 from tests.system.calls import NAME, Caller, make_csr
 from tests.system.reason_server import (
@@ -112,6 +120,13 @@ def _managed(managed_id: str, **changes: object) -> RequestManagedCertificateReq
     return RequestManagedCertificateRequest(
         parent=TENANT, managed_certificate_id=managed_id, managed_certificate=managed
     )
+
+
+def _granted_twice(server: Server) -> Told:
+    grant = Grant(principal="spiffe://certd.internal/identities/admin", role=AUDITOR, scope=TENANT)
+    request = CreateGrantRequest(parent=TENANT, grant_id="twice", grant=grant)
+    server.ask(request)
+    return server.refused(request)
 
 
 def _managed_twice(server: Server) -> Told:
@@ -350,6 +365,19 @@ RAISED: dict[Reason, Raised] = {
     Reason.AUTHORITY_EXISTS: Raised(
         by=lambda it: it.refused(create_authority("ca")), remedy="choose another authority_id"
     ),
+    Reason.TENANT_EXISTS: Raised(
+        by=lambda it: it.refused(CreateTenantRequest(tenant_id="default")), remedy="choose another tenant_id"
+    ),
+    Reason.IDENTITY_NOT_FOUND: Raised(
+        by=lambda it: it.refused(GetIdentityRequest(name="identities/nobody")), remedy="ListIdentities shows"
+    ),
+    Reason.GRANT_NOT_FOUND: Raised(
+        by=lambda it: it.refused(GetGrantRequest(name="grants/none")), remedy="ListGrants shows"
+    ),
+    Reason.GRANT_EXISTS: Raised(by=_granted_twice, remedy="choose another grant_id"),
+    Reason.LAST_ADMINISTRATOR: Raised(
+        by=lambda it: it.refused(RevokeIdentityRequest(name="identities/admin")), remedy="administrator"
+    ),
     Reason.PROFILE_EXISTS: Raised(by=lambda it: it.refused(create_profile("web")), remedy="choose another profile_id"),
     Reason.MANAGED_CERTIFICATE_EXISTS: Raised(by=_managed_twice, remedy="choose another"),
     Reason.PROFILE_IN_USE: Raised(by=_profile_in_use, remedy="delete these, or have them name another profile"),
@@ -414,6 +442,7 @@ ELSEWHERE: dict[Reason, str] = {
     Reason.RATE_LIMITED: "of exports",
     Reason.MANAGED_CERTIFICATE_NOT_FOUND: "of managed certificates that are read or exported",
     Reason.TOO_MANY_WATCHERS: "of streams",
+    Reason.ENROLLMENT_CODE_INVALID: "of those who enroll, on a port of their own",
     Reason.CREDENTIAL_MISSING: "of callers without a certificate, whom the handshake of this port sends away",
 }
 """Reasons that these calls never answer, and why not."""
