@@ -91,8 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report["failures"] or books["missing"] or books["twice"] else 0
 
 
+def let_callers_hurry(installation: Installation) -> None:
+    """Has the daemon limit no caller's rate: all callers here are one identity, and the server is what is measured."""
+    text = installation.config.read_text()
+    changed = text.replace("calls_per_second = 2000", "calls_per_second = 1000000")
+    if changed == text:
+        raise SystemExit("bench: certd.toml does not say how often a caller may call")
+    installation.config.write_text(changed)
+
+
 def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     installation = initialise(folder)
+    let_callers_hurry(installation)
     with ExitStack() as stack:
         daemon = stack.enter_context(running(installation))
         key_id = make_authorities(daemon, options.key)

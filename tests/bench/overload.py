@@ -15,7 +15,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.issue import AUTHORITY, Repetition, Workload, generator, make_authorities, run_workload
+from tests.bench.issue import (
+    AUTHORITY,
+    Repetition,
+    Workload,
+    generator,
+    let_callers_hurry,
+    make_authorities,
+    run_workload,
+)
 from tests.bench.load.messages import Kind, Target
 from tests.daemon import Installation, initialise, running
 
@@ -46,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     installation = initialise(folder)
+    let_callers_hurry(installation)
     _bound(installation)
     peaks: list[Repetition] = []
     overloads: list[Repetition] = []
