@@ -99,11 +99,11 @@ def _renew(files: CredentialFiles, call: Renew, trust_bundle: Path) -> IdentityC
     finally:
         # After a failure the key that was made is in nobody's way.
         settle(files)
-    _learn(trust_bundle, [root.pem for root in answer.system_roots])
+    learn_roots(trust_bundle, [root.pem for root in answer.system_roots])
     return answer
 
 
-def _learn(trust_bundle: Path, roots: Sequence[str]) -> None:
+def learn_roots(trust_bundle: Path, roots: Sequence[str]) -> None:
     """Adds the roots (PEM) that the server names and the trust bundle lacks: those of the next system authority.
 
     What stands in it stays, for it may hold roots from elsewhere. The server is trusted with this: it was reached by a

@@ -202,9 +202,13 @@ class _Place:
 
     def install(self, credential: IdentityCredential, trust_bundle: bytes) -> None:
         """Writes what was got."""
+        from certd.client.renewal import learn_roots
+
         try:
             if not self.trust_bundle.exists():
                 write(self.trust_bundle, trust_bundle, mode=0o644)
+            # The server, known by now, may have another root from which it will issue next.
+            learn_roots(self.trust_bundle, [root.pem for root in credential.system_roots])
             install(self.files, certificate_pem(credential.certificate.der).encode())
         except OSError as error:
             raise _unwritable(self._folder, error) from error
