@@ -2,6 +2,8 @@
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -9,18 +11,24 @@ from typing import Any
 
 import pytest
 
-from certd.errors import Reason
+from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission, Role
 from certd.model.event import EventType
 from certd.model.names import TenantName
 from certd.model.tenant import DEFAULT_EXPIRY_NOTICE_DAYS, DEFAULT_QUOTAS, Quota, Quotas, Tenant
+from certd.services.access import Access
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
+from certd.services.system import SystemAuthority
 from certd.services.tenants import GivenTenant, TenantChange, Tenants, check_quota
 from certd.store import profiles, tenants
-from certd.store.store import Transaction
+from certd.store.store import Store, Transaction
+from tests.fakes import FakeClock
+from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN
 from tests.services.profile_books import Books, key, open_books, refused
+
+__all__ = ["postgres_server", "postgres_url"]
 
 GIVEN = GivenTenant(display_name="Acme", expiry_notice_days=(30, 7), quotas=Quotas(authorities=7))
 MANAGER = Caller(principal=f"spiffe://{TRUST_DOMAIN}/tenants/other/identities/manager", serial="03")
@@ -44,7 +52,7 @@ class Accounts:
     ) -> Tenant:
         return self.tenants.create(caller, tenant_id, GIVEN, key=request, validate_only=validate_only)
 
-    def update(  # Each is one thing that a test bends.
+    def update(
         self,
         *changes: str,
         tenant: str = "other",
@@ -77,26 +85,35 @@ class Accounts:
         return [(one.type, one.tenant, dict(one.details)) for one in self.books.events() if one.type in kinds]
 
 
+def tenants_of(books: Books) -> Tenants:
+    authority = SystemAuthority(books.store, books.clock)
+    access = Access(books.store, books.clock, system_authority=authority, trust_domain=TRUST_DOMAIN)
+    return Tenants(store=books.store, clock=books.clock, access=access)
+
+
+@contextmanager
+def reopened(url: str) -> Iterator[Store]:
+    store = Store.open(url, clock=FakeClock())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
 @pytest.fixture
 def accounts(tmp_path: Path) -> Iterator[Accounts]:
     with open_books(f"sqlite:///{tmp_path}/certd.db") as books:
         books.grant(MANAGER.principal, Role.ADMINISTRATOR, scope="tenants/other")
         books.grant(MANAGER.principal, Role.AUDITOR, scope="tenants/other")
-        yield Accounts(
-            books=books, tenants=Tenants(store=books.store, clock=books.clock, access=books.profiles._access)
-        )  # The same as theirs.
+        yield Accounts(books=books, tenants=tenants_of(books))
 
 
 def test_a_tenant_is_made_and_read_again(accounts: Accounts) -> None:
     assert accounts.create(validate_only=True).tenant_id == "acme"
     refused(lambda: accounts.get("acme"), Reason.TENANT_NOT_FOUND, "does not exist")
     made = accounts.create()
-    assert (made.name, made.display_name, made.expiry_notice_days, made.etag) == (
-        "tenants/acme",
-        "Acme",
-        (30, 7),
-        "acme-1",
-    )
+    assert (made.name, made.display_name, made.etag) == ("tenants/acme", "Acme", "acme-1")
+    assert made.expiry_notice_days == (30, 7)
     assert made.quotas == Quotas(authorities=7)
     assert made.create_time == accounts.books.clock.now()
     assert accounts.get("acme") == made
@@ -247,3 +264,29 @@ def test_a_rate_holds_from_the_next_call_on(accounts: Accounts) -> None:
     accounts.update(quotas=Quotas(calls_per_second=7))
     assert accounts.tenants.calls_per_second("other") == 7
     assert accounts.tenants.calls_per_second("default") == 1000
+
+
+def test_two_daemons_do_not_both_make_the_last(postgres_url: str) -> None:
+    """On PostgreSQL works of two daemons run at once: whoever counted too early counts again."""
+    with open_books(postgres_url) as first, reopened(postgres_url) as second:
+        change = TenantChange(name=TenantName("other"), given=GivenTenant(quotas=Quotas(profiles=3)))
+        tenants_of(first).update(ADMINISTRATOR, change, key=None, validate_only=False)
+
+        def insert(number: int) -> Reason | None:
+            store = (first.store, second)[number % 2]
+            now = first.clock.now()
+
+            def work(tx: Transaction) -> None:
+                check_quota(tx, "other", Quota.PROFILES)
+                profiles.insert(tx, "other", f"p{number}", document="{}", now=now)
+
+            try:
+                store.write("test.insert", work)
+            except CertdError as error:
+                return error.reason
+            return None
+
+        with ThreadPoolExecutor(8) as threads:
+            ended = list(threads.map(insert, range(16)))
+        assert ended.count(None) == 3
+        assert set(ended) == {None, Reason.QUOTA_EXCEEDED}
