@@ -49,7 +49,7 @@ class Tenant(_message.Message):
 
     @_builtins.property
     def quotas(self) -> Global___Quotas:
-        """Optional. How much it may have."""
+        """Optional. How much it may have. They bound its own administrators: only who administers everything changes them."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -81,7 +81,7 @@ Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
 
 @_typing.final
 class Quotas(_message.Message):
-    """How much a tenant may have, and how fast it may call. 0 stands for the default."""
+    """How much a tenant may have, and how fast it may call. 0 stands for the default; answers have the numbers that hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -36,7 +36,7 @@ type Tenant struct {
 	// Optional. Days before the end of a certificate on which its expiry is told, 1 to 365, each once, 16 at most. Default 45, 30,
 	// 15, 7, 3 and 1.
 	ExpiryNoticeDays []int32 `protobuf:"varint,4,rep,packed,name=expiry_notice_days,json=expiryNoticeDays,proto3" json:"expiry_notice_days,omitempty"`
-	// Optional. How much it may have.
+	// Optional. How much it may have. They bound its own administrators: only who administers everything changes them.
 	Quotas *Quotas `protobuf:"bytes,5,opt,name=quotas,proto3" json:"quotas,omitempty"`
 	// Output only. When it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -134,7 +134,7 @@ func (x *Tenant) GetEtag() string {
 	return ""
 }
 
-// How much a tenant may have, and how fast it may call. 0 stands for the default.
+// How much a tenant may have, and how fast it may call. 0 stands for the default; answers have the numbers that hold.
 type Quotas struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Optional. Authorities, deleted ones included until their keys are destroyed. Default 200.
