@@ -39,7 +39,7 @@ class Enrolled:
 
     credential: IdentityCredential
     trust_bundle: bytes
-    """PEM of the root that the code names."""
+    """PEM of the root that the code names, and of the others that the server names over the connection to it."""
 
 
 def enroll(
@@ -52,7 +52,9 @@ def enroll(
     roots = pinned_root(address, code, timeout=timeout, on_wait=on_wait)
     with Client(address, roots, timeout=timeout, on_wait=on_wait) as client:
         credential = client.call(client.stubs.enroll, EnrollRequest(code=code.text(), csr=csr))
-    return Enrolled(credential, roots.trust_bundle)
+    # The next system authority may issue before this certificate is renewed, so its root is needed from now on.
+    others = (_pem(root.der) for root in credential.system_roots)
+    return Enrolled(credential, b"".join(dict.fromkeys((roots.trust_bundle, *others))))
 
 
 def pinned_root(

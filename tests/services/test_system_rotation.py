@@ -12,6 +12,7 @@ from certd.client.credentials import read_credentials
 from certd.clock import SystemClock
 from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState
+from certd.model.identity import Identity, IdentityState
 from certd.model.names import IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.services.identities import Identities
@@ -100,6 +101,25 @@ def test_what_a_crash_left_is_completed(world: World) -> None:
     assert len(roots(world)) == 2
     world.core.system_rotation.rotate()
     assert len(roots(world)) == 3
+
+
+def test_who_is_given_a_certificate_is_told_both_roots(world: World) -> None:
+    """The next one may issue before the certificate is renewed."""
+    world.core.system_rotation.rotate()
+    certificate = enroll(world, "told")
+    name = IdentityName(None, "told")
+    identity = Identity(
+        name=name,
+        spiffe_id=f"spiffe://{TRUST_DOMAIN}/{name}",
+        state=IdentityState.ACTIVE,
+        create_time=world.clock.now(),
+        update_time=world.clock.now(),
+    )
+    with world.core.store.read("test.credential") as tx:
+        credential = identities(world).credential(tx, identity, certificate)
+    assert credential.system_roots == world.core.system_authority.roots()
+    assert len(credential.system_roots) == 2
+    assert world.core.enrollment.system_roots() == credential.system_roots
 
 
 def test_an_identity_is_revoked_with_its_certificates_of_both(world: World) -> None:
