@@ -84,6 +84,7 @@ def test_only_these_methods_need_no_permission() -> None:
     assert public == {f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")}
     authenticated = {method for method, rule in METHODS.items() if rule is Admission.AUTHENTICATED}
     assert authenticated == {
+        *(f"/certd.v1.AccessService/{name}" for name in ("WhoAmI", "Enroll", "RenewIdentity", "TestPermissions")),
         "/certd.v1.ServerService/GetTrustBundle",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
