@@ -29,7 +29,10 @@ class Access:
         self._clock = clock
         self._system_authority = system_authority
         self._trust_domain = trust_domain
-        self._identities: Remembered[bytes, _Identity] = Remembered(store, "access.authenticate", self._known)
+        # Revocations too: for who was revoked and goes on calling nothing is read either.
+        self._identities: Remembered[bytes, _Identity | CertdError] = Remembered(
+            store, "access.authenticate", self._known_or_revoked
+        )
         self._grants: Remembered[str, tuple[Grant, ...]] = Remembered(
             store, "access.grants", lambda tx, principal: tuple(grants.of_caller(tx, principal))
         )
@@ -41,6 +44,8 @@ class Access:
         Raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED.
         """
         identity = self._identities.get(certificate_der)
+        if isinstance(identity, CertdError):
+            raise identity.another()
         if self._clock.now() > identity.not_after:
             raise CertdError(
                 Reason.CREDENTIAL_INVALID,
@@ -70,6 +75,14 @@ class Access:
     def may(self, caller: Caller, permission: Permission, resource: str) -> bool:
         """Returns whether a grant of the caller holds the permission on the resource."""
         return any(grant.allows(permission, resource) for grant in self.held(caller))
+
+    def _known_or_revoked(self, tx: Transaction, certificate_der: bytes) -> "_Identity | CertdError":
+        try:
+            return self._known(tx, certificate_der)
+        except CertdError as error:
+            if error.reason is Reason.CREDENTIAL_REVOKED:
+                return error.another()
+            raise
 
     def _known(self, tx: Transaction, certificate_der: bytes) -> "_Identity":
         principal, serial = _identity_of(certificate_der, self._trust_domain)
