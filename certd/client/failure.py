@@ -148,8 +148,8 @@ def explain(
         message = f"{address} does not speak TLS, so it is not the API; name what certd.toml calls {listener}"
     elif not_after is not None and not_after < datetime.now(UTC):
         message = (
-            f"the client certificate expired at {not_after.isoformat()}; get a new one (for the first administrator: "
-            "`certd init` on the server, while the daemon is stopped)"
+            f"the client certificate expired at {not_after.isoformat()}; get a new one (for an administrator: "
+            "`certd recover-admin` on the server)"
         )
     else:
         reason = failure.code
