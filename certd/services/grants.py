@@ -146,7 +146,7 @@ class Grants:
 
         def plan(tx: Transaction) -> Grant:
             found = _existing(tx, name)
-            _check_administrated_without(tx, found)
+            _check_administrated_without(tx, found, now)
             return found
 
         def delete(tx: Transaction) -> None:
@@ -314,14 +314,15 @@ def _check_room(tx: Transaction, name: GrantName, wanted: Grant) -> None:
     check_quota(tx, name.tenant, Quota.GRANTS)
 
 
-def _check_administrated_without(tx: Transaction, grant: Grant) -> None:
+def _check_administrated_without(tx: Transaction, grant: Grant, now: datetime) -> None:
     """Raises LAST_ADMINISTRATOR when without this grant nobody would administer the server."""
     if grant.role is not Role.ADMINISTRATOR or grant.scope != EVERYTHING:
         return
-    if not any(other.name != grant.name for other in grants.administrators(tx)):
+    if not any(other.name != grant.name for other in grants.administrators(tx, now)):
         raise CertdError(
             Reason.LAST_ADMINISTRATOR,
-            f"without {grant.name} no active identity would administer the server; make another administrator first",
+            f"without {grant.name} no active identity with a certificate would administer the server; make another "
+            "administrator first",
             resource=grant.name,
         )
 

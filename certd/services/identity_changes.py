@@ -138,7 +138,7 @@ class IdentityChanges:
         if validate_only:
             with self._store.read("identities.revoke") as tx:
                 found = _existing(tx, name)
-                _check_not_last(tx, found)
+                _check_not_last(tx, found, now)
             return IdentityView(_revoked(found, now), ())
 
         def work(tx: Transaction) -> IdentityView:
@@ -148,7 +148,7 @@ class IdentityChanges:
                 if earlier is not None:
                     same_request(earlier, key.request_sha256)
                     return self._identities.view(tx, found)
-            _check_not_last(tx, found)
+            _check_not_last(tx, found, now)
             self._revoke(tx, caller, found, now)
             return self._identities.view(tx, _existing(tx, name))
 
@@ -240,9 +240,9 @@ def _too_many(name: IdentityName) -> CertdError:
     )
 
 
-def _check_not_last(tx: Transaction, found: Identity) -> None:
+def _check_not_last(tx: Transaction, found: Identity, now: datetime) -> None:
     """Raises LAST_ADMINISTRATOR when this identity alone administers everything."""
-    administrators = {grant.principal for grant in grants.administrators(tx)}
+    administrators = {grant.principal for grant in grants.administrators(tx, now)}
     if administrators == {found.spiffe_id}:
         raise CertdError(
             Reason.LAST_ADMINISTRATOR,

@@ -2,20 +2,24 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Row, Select, and_, bindparam, exists, select
 from sqlalchemy import delete as delete_from
 
 from certd.model.access import EVERYTHING, Grant, Role, principals_of
+from certd.model.certificate import CertificateState
 from certd.model.names import GrantName
 from certd.store import schema
+from certd.store.certificate_names import NameKind
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import json_text, microseconds, time_of
 
 _grants = schema.grants
 _identities = schema.identities
+_authorities, _certificates, _names = schema.authorities, schema.certificates, schema.certificate_names
 _ACTIVE = "ACTIVE"
 _SERVER = ""
 _INSERT = insert_if_absent(_grants)
@@ -28,8 +32,27 @@ _PAGE = _SELECT.where(_grants.c.tenant == bindparam("of_tenant"), _grants.c.gran
 )
 _PAGE_OF_PRINCIPAL = _PAGE.where(_grants.c.principal == bindparam("of_principal"))
 _DELETE = delete_from(_grants).where(_grants.c.grant_id == bindparam("id"), _grants.c.tenant == bindparam("of_tenant"))
+_HAS_CERTIFICATE = exists(
+    select(_names.c.serial)
+    .join_from(
+        _names,
+        _certificates,
+        and_(_certificates.c.authority_uid == _names.c.authority_uid, _certificates.c.serial == _names.c.serial),
+    )
+    .where(
+        # Of a system authority: what a tenant's authority issues lets nobody in.
+        _names.c.authority_uid.in_(select(_authorities.c.uid).where(_authorities.c.tenant.is_(None))),
+        _names.c.kind == NameKind.URI.value,
+        _names.c.name == _grants.c.principal,
+        _certificates.c.state == CertificateState.ISSUED.value,
+        _certificates.c.not_after >= bindparam("now"),
+    )
+)
 _ADMINISTRATORS = _SELECT.join(_identities, _identities.c.spiffe_id == _grants.c.principal).where(
-    _grants.c.role == Role.ADMINISTRATOR.value, _grants.c.scope == EVERYTHING, _identities.c.state == _ACTIVE
+    _grants.c.role == Role.ADMINISTRATOR.value,
+    _grants.c.scope == EVERYTHING,
+    _identities.c.state == _ACTIVE,
+    _HAS_CERTIFICATE,
 )
 
 
@@ -82,9 +105,12 @@ def delete(tx: Transaction, name: GrantName) -> bool:
     return tx.execute(_DELETE, _key(name)).rowcount == 1
 
 
-def administrators(tx: Transaction) -> list[Grant]:
-    """Returns the grants by which somebody administers everything: an exact principal whose identity is ACTIVE."""
-    return [_grant(row) for row in tx.execute(_ADMINISTRATORS)]
+def administrators(tx: Transaction, now: datetime) -> list[Grant]:
+    """Returns the grants by which somebody administers everything.
+
+    That is an exact principal whose identity is ACTIVE and has a certificate that is neither expired nor revoked.
+    """
+    return [_grant(row) for row in tx.execute(_ADMINISTRATORS, {"now": microseconds(now)})]
 
 
 def _key(name: GrantName) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,16 +14,19 @@ from certd.model.event import Event
 from certd.model.identity import IdentityState
 from certd.model.names import GrantName, IdentityName
 from certd.model.tenant import Tenant
+from certd.pki.names import SubjectAlternativeNames
 from certd.services.access import Access
 from certd.services.grants import GivenGrant, Grants
 from certd.services.idempotency import RequestKey
 from certd.services.system import SystemAuthority
-from certd.store import events, grants, identities, tenants
+from certd.store import authorities, certificates, events, grants, identities, tenants
 from certd.store.store import Store
 from tests.fakes import FakeClock
 from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN
+from tests.store.samples import authority, completion, intent
 
 CA = "tenants/default/authorities/ca"
+_SYSTEM = "system-authority"
 _NUMBERS = iter(range(1, 1000))
 
 
@@ -78,12 +82,23 @@ class Books:
         return any(grant.allows(permission, resource, profile) for grant in self.access.held(who))
 
     def identity(self, who: Caller, state: IdentityState) -> None:
+        """Writes an identity in this state, with a certificate that it has not yet used up."""
         tenant, _, own = who.principal.removeprefix(spiffe("")).rpartition("identities/")
         name = IdentityName(tenant.removeprefix("tenants/").rstrip("/") or None, own)
 
+        now = FakeClock().now()
+        issued = intent(
+            authority_uid=_SYSTEM,
+            names=SubjectAlternativeNames(uris=(who.principal,)),
+            not_after=now + timedelta(days=30),
+            owner_epoch=0,
+        )
+
         def work(tx: Any) -> None:
-            identities.ensure(tx, name, who.principal, state, FakeClock().now())
-            identities.set_state(tx, name, state, FakeClock().now())
+            certificates.insert_intents(tx, [issued])
+            certificates.complete(tx, [completion(issued)])
+            identities.ensure(tx, name, who.principal, state, now)
+            identities.set_state(tx, name, state, now)
 
         self.store.write("test.identity", work)
 
@@ -112,6 +127,8 @@ def fill(books: Books) -> None:
     for tenant_id in ("default", "other"):
         tenant = Tenant(tenant_id=tenant_id, uid=f"uid-of-{tenant_id}", create_time=FakeClock().now())
         books.store.write("test.tenant", lambda tx, tenant=tenant: tenants.insert(tx, tenant))  # type: ignore[misc]  # mypy infers no type for a default.
+    system = authority("system", uid=_SYSTEM, tenant=None)
+    books.store.write("test.authority", lambda tx: authorities.insert(tx, system))
     for role in Role:
         books.give(ADMINISTRATOR, role)
     books.give(OWNER, Role.ADMINISTRATOR, "tenants/default", tenant="default")

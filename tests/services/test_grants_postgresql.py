@@ -11,6 +11,7 @@ from certd.model.access import Permission, Role
 from certd.model.identity import IdentityState
 from certd.store import grants
 from certd.store.migration import migrate
+from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import ADMINISTRATOR
 from tests.services.grant_books import BUILD, OWNER, Books, fill, open_books, spiffe
@@ -50,7 +51,7 @@ def test_two_daemons_do_not_withdraw_the_last_two_administrators(daemons: tuple[
     # Who withdraws is neither of the two, and is not counted.
     first.give(spiffe("tenants/default/*"), Role.ADMINISTRATOR)
     with first.store.read("test.administrators") as tx:
-        names = [grant.name for grant in grants.administrators(tx)]
+        names = [grant.name for grant in grants.administrators(tx, FakeClock().now())]
     assert len(names) == 2
     eventually(lambda: second.may(OWNER, Permission.GRANT_DELETE, "grants/a"), within=SOON)
     start = threading.Barrier(2)
@@ -74,4 +75,4 @@ def test_two_daemons_do_not_withdraw_the_last_two_administrators(daemons: tuple[
         thread.join()
     assert sorted(map(str, ended)) == [str(Reason.LAST_ADMINISTRATOR), "None"], ended
     with first.store.read("test.administrators") as tx:
-        assert len(grants.administrators(tx)) == 1
+        assert len(grants.administrators(tx, FakeClock().now())) == 1
