@@ -6,8 +6,9 @@ The identity is that of the client certificate; on the port for bearer tokens, w
 the token.
 
 The request is read and parsed after all of that: gRPC would wait for it in the thread that is to answer, so methods are
-registered as ones that read their messages themselves, which is the same on the wire. Nothing that a request
-holds is logged: methods, principals, reasons and field paths are.
+registered as ones that read their messages themselves, which is the same on the wire. When it was long in coming, the
+identity is looked at once more. Nothing that a request holds is logged: methods, principals, reasons and field paths
+are.
 """
 
 import logging
@@ -25,6 +26,7 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Histogram
 
 from certd.api import peer, status
+from certd.api.arrivals import Arrivals
 from certd.api.call import Call, making
 from certd.api.methods import METHODS, Admission
 from certd.api.streams import StreamSlots
@@ -36,6 +38,8 @@ from certd.model.access import Caller, Permission
 from certd.services.rates import Rates
 from certd.services.refusals import Refusals
 
+AT_ONCE: Final = 0.05
+"""Seconds after its admission within which the message of a call is there, as a rule."""
 LONGEST_CALL: Final = 120.0
 """Seconds after which the server gives up on a call whose caller set no deadline, or a later one."""
 
@@ -232,8 +236,11 @@ class Gate(Interceptor):
         self, method: str, handler: Handler, answer: Callable[[Any, grpc.ServicerContext], Any]
     ) -> Handler:
         def run(requests: Iterator[bytes], context: grpc.ServicerContext) -> object:
-            with _Told(method, context, self._refusals) as told, making(self._admit(method, context, told)):
-                return answer(_parsed(handler, self._calls.arrivals.first(requests, context)), context)
+            with _Told(method, context, self._refusals) as told:
+                call = self._admit(method, context, told)
+                request = self._first(self._calls.arrivals, requests, context, call)
+                with making(call):
+                    return answer(_parsed(handler, request), context)
 
         return grpc.stream_unary_rpc_method_handler(run, response_serializer=handler.response_serializer)
 
@@ -241,7 +248,8 @@ class Gate(Interceptor):
         def run(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
             with _Told(method, context, self._refusals) as told:
                 call = self._admit(method, context, told)
-                request = requests if handler.request_streaming else self._slots.arrivals.first(requests, context)
+                arrivals = self._slots.arrivals
+                request = requests if handler.request_streaming else self._first(arrivals, requests, context, call)
                 with self._slots.slot(context):
                     with making(call):
                         responses = _responses(handler, request, context)
@@ -262,15 +270,30 @@ class Gate(Interceptor):
         rule = self._rules.get(method)
         if rule is Admission.PUBLIC:
             return None
-        if self._bearer is None:
-            caller = self._access.authenticate(peer.certificate_of(connection))
-        else:
-            caller = self._bearer.authenticate(peer.token_of(context.invocation_metadata()))
+        caller = self._caller(context, connection)
         told.principal = caller.principal
         self._rates.take(caller.principal)
         if rule is None:
             raise CertdError(Reason.PERMISSION_MISSING, f"no permission exists for {method}, so nobody holds it")
         return Call(caller=caller, timeout=timeout)
+
+    def _caller(self, context: grpc.ServicerContext, connection: Any) -> Caller:  # noqa: ANN401  # As in `_admit`.
+        if self._bearer is None:
+            return self._access.authenticate(peer.certificate_of(connection))
+        return self._bearer.authenticate(peer.token_of(context.invocation_metadata()))
+
+    def _first(
+        self, arrivals: Arrivals, requests: Iterator[bytes], context: grpc.ServicerContext, call: Call | None
+    ) -> bytes:
+        """Returns the message of a call; its caller must be good still when it was long in coming.
+
+        Who is about to be revoked could otherwise keep calls open, and have them done afterwards.
+        """
+        since = time.monotonic()
+        request: bytes = arrivals.first(requests, context)
+        if call is not None and time.monotonic() - since > AT_ONCE:
+            self._caller(context, context.auth_context())
+        return request
 
 
 def time_left(context: grpc.ServicerContext) -> float:

@@ -5,6 +5,9 @@
 3. issue: with the completion of the certificate the code is used and the identity ACTIVE, so that of two callers with
    one code the second gets nothing.
 
+A code holds while who made it could make it: not past their revocation, nor for an identity that was granted more than
+they hold.
+
 The same code with the same key gets the certificate that was made, until the code expires.
 """
 
@@ -154,6 +157,16 @@ class Enrollment:
                     resource=str(name),
                 )
 
+    def _could_be_made(self, tx: Transaction, row: EnrollmentCodeRow) -> bool:
+        """Whether who made a code could make it now; what they may no longer do, their codes do not do for them."""
+        maker = identities.of_spiffe_id(tx, row.creator)
+        if maker is not None and maker.state is IdentityState.REVOKED:
+            return False
+        held = tuple(grants.of_caller(tx, row.creator))
+        given = grants.of_caller(tx, spiffe_id_of(row.identity, self._trust_domain))
+        may_enroll = any(grant.allows(Permission.IDENTITY_ENROLL, str(row.identity)) for grant in held)
+        return may_enroll and all(lacking(held, grant) is None for grant in given)
+
     def enroll(
         self, code: str, certification_request: bytes, *, address: str, timeout: float = _TIMEOUT
     ) -> IdentityCredential:
@@ -177,7 +190,8 @@ class Enrollment:
         now = self._clock.now()
         with self._store.read("enrollment.code") as tx:
             row = enrollment_codes.get(tx, code.secret_sha256)
-        if row is None or now >= row.expire_time or not _comes_from(row.source_networks, address):
+            stands = row is not None and (row.serial is not None or self._could_be_made(tx, row))
+        if row is None or not stands or now >= row.expire_time or not _comes_from(row.source_networks, address):
             raise code_invalid()
         # 2. Prepare.
         public_key = csr.parse_csr(certification_request).public_key
@@ -206,6 +220,8 @@ class Enrollment:
         now = self._clock.now()
         serial = serial_text(int(describe(certificate).serial_number, 16))
         if not enrollment_codes.use(tx, row.code_sha256, key, serial=serial, now=now):
+            raise code_invalid()
+        if not self._could_be_made(tx, row):
             raise code_invalid()
         identities.set_state(tx, row.identity, IdentityState.ACTIVE, now)
         tx.event(

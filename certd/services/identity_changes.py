@@ -72,9 +72,9 @@ class IdentityChanges:
 
         A repeated call with the same CSR returns the same certificate, so that a lost answer costs nothing.
 
-        Raises STATE_FORBIDS for a caller without a certificate and for an identity that is not ACTIVE, FIELD_INVALID
-        for a key that was certified before, QUOTA_EXCEEDED past a hundred live certificates, and what
-        `Identities.issue_identity` and `csr.parse_csr` raise.
+        Raises STATE_FORBIDS for a caller without a certificate and for an identity that is not ACTIVE,
+        CREDENTIAL_REVOKED for one whose own was revoked meanwhile, FIELD_INVALID for a key that was certified before,
+        QUOTA_EXCEEDED past a hundred live certificates, and what `Identities.issue_identity` and `csr.parse_csr` raise.
         """
         name = None if not caller.serial else name_of(caller.principal, self._trust_domain)
         if name is None:
@@ -87,7 +87,7 @@ class IdentityChanges:
         key_sha256 = hashlib.sha256(public_key).digest()
         with self._store.read("identities.renew") as tx:
             _check_active(self._own(tx, name, caller))
-            own = self._system_authority.certificate(tx, caller.serial)
+            own = _still_good(self._system_authority.certificate(tx, caller.serial), caller)
             found = self._system_authority.latest_of_key(tx, key_sha256)
             if found is not None:
                 if not _is_repeated(found, own, caller.principal, self._clock.now()):
@@ -99,6 +99,8 @@ class IdentityChanges:
             # Who renews while it is revoked comes after the revocation, or its new certificate is revoked with it.
             identity = identities.ensure(tx, name, caller.principal, IdentityState.ACTIVE, now)
             _check_active(identity)
+            # It may be ACTIVE again, for those who enrolled anew.
+            _still_good(self._system_authority.certificate(tx, caller.serial), caller)
             live = self._identities.live(tx, caller.principal, now=now, limit=MOST_LIVE_CERTIFICATES + 1)
             if len(live) > MOST_LIVE_CERTIFICATES:
                 raise _too_many(name)
@@ -128,7 +130,9 @@ class IdentityChanges:
     def revoke(
         self, caller: Caller, name: IdentityName, *, key: RequestKey | None, validate_only: bool
     ) -> IdentityView:
-        """Revokes every certificate of an identity and deletes its enrollment codes; its next call is refused.
+        """Revokes every certificate of an identity; its next call is refused.
+
+        Its enrollment codes are deleted, and those that it made for others and nobody has used.
 
         Repeated, it revokes what has come since. Raises IDENTITY_NOT_FOUND, TENANT_NOT_FOUND, REQUEST_ID_REUSED, and
         LAST_ADMINISTRATOR when nobody would be left who administers everything.
@@ -166,7 +170,7 @@ class IdentityChanges:
                     _certificate_event(f"{names[row.authority_uid]}/certificates/{row.serial}", row, found, caller, now)
                 )
             revoked += len(live)
-        codes = enrollment_codes.delete_of(tx, found.name)
+        codes = enrollment_codes.delete_of(tx, found.name) + enrollment_codes.delete_made_by(tx, found.spiffe_id)
         if found.state is IdentityState.REVOKED and not revoked and not codes:
             return
         # Says that the configuration changed, so that certificates that daemons remember are looked at anew.
@@ -207,11 +211,17 @@ def _existing(tx: Transaction, name: IdentityName) -> Identity:
     return found
 
 
-def _is_repeated(found: Certificate, own: Certificate | None, spiffe_id: str, now: datetime) -> bool:
+def _still_good(own: Certificate | None, caller: Caller) -> Certificate:
+    """Returns the certificate that a caller showed; raises CREDENTIAL_REVOKED when it has been revoked since."""
+    if own is None or own.state is not CertificateState.ISSUED:
+        raise CertdError(Reason.CREDENTIAL_REVOKED, f"the client certificate {caller.serial} was revoked; enroll again")
+    return own
+
+
+def _is_repeated(found: Certificate, own: Certificate, spiffe_id: str, now: datetime) -> bool:
     """Returns whether a certificate is what an earlier call with the same CSR made, and still good."""
     return (
-        own is not None
-        and found.der is not None
+        found.der is not None
         and found.state is CertificateState.ISSUED
         and found.not_after > now
         and found.create_time > own.create_time

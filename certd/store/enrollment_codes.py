@@ -26,6 +26,7 @@ _USE = (
 _DELETE_OF = delete(_codes).where(
     _codes.c.tenant == bindparam("of_tenant"), _codes.c.identity_id == bindparam("of_identity")
 )
+_DELETE_MADE_BY = delete(_codes).where(_codes.c.creator == bindparam("by_creator"), _codes.c.serial.is_(None))
 _SOME_OLD = select(_codes.c.code_sha256).where(_codes.c.expire_time <= bindparam("before")).limit(bindparam("most"))
 _DELETE_OLD = delete(_codes).where(_codes.c.code_sha256.in_(_SOME_OLD))
 
@@ -88,6 +89,11 @@ def delete_of(tx: Transaction, identity: IdentityName) -> int:
     """Deletes every code of an identity, used or not; returns how many there were."""
     parameters = {"of_tenant": identity.tenant or _SERVER, "of_identity": identity.identity}
     return tx.execute(_DELETE_OF, parameters).rowcount
+
+
+def delete_made_by(tx: Transaction, creator: str) -> int:
+    """Deletes every code that a principal made and nobody has used; returns how many there were."""
+    return tx.execute(_DELETE_MADE_BY, {"by_creator": creator}).rowcount
 
 
 def delete_expired(tx: Transaction, before: datetime, most: int) -> int:

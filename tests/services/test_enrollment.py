@@ -14,7 +14,7 @@ from certd.errors import CertdError, Reason
 from certd.model.access import Grant, Permission, Role, new_grant_id
 from certd.model.event import EventType
 from certd.model.identity import IdentityState
-from certd.model.names import IdentityName
+from certd.model.names import GrantName, IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.pki.description import describe
 from certd.pki.enrollment_code import code_invalid, key_sha256, parse_code
@@ -185,6 +185,32 @@ def test_revoking_the_identity_takes_its_codes(world: World) -> None:
     _refused(world, used, csr)
     # A new code lets it in again.
     assert _enroll(world, _code(world).code.text()).view.identity.state is IdentityState.ACTIVE
+
+
+def test_codes_end_with_the_rights_of_who_made_them(world: World) -> None:
+    _give(world, STRANGER.principal, Role.ADMINISTRATOR, "tenants/default")
+    made = world.core.enrollment.create_code(STRANGER, NewCode(identity=WEB)).code.text()
+    (held,) = world.core.access.held(STRANGER)
+    world.core.grants.delete(ADMINISTRATOR, GrantName(None, held.grant_id), key=None, validate_only=False)
+    _refused(world, made)
+
+
+def test_codes_end_with_the_revocation_of_who_made_them(world: World) -> None:
+    name = IdentityName("default", "helper")
+    helper = world.core.access.authenticate(
+        _enroll(world, world.core.enrollment.create_code(ADMINISTRATOR, NewCode(identity=name)).code.text()).certificate
+    )
+    _give(world, helper.principal, Role.ADMINISTRATOR, "tenants/default")
+    made = world.core.enrollment.create_code(helper, NewCode(identity=WEB)).code.text()
+    world.core.identity_changes.revoke(ADMINISTRATOR, name, key=None, validate_only=False)
+    _refused(world, made)
+
+
+def test_a_code_gives_no_more_than_who_made_it_holds(world: World) -> None:
+    _give(world, STRANGER.principal, Role.ADMINISTRATOR, "tenants/default")
+    made = world.core.enrollment.create_code(STRANGER, NewCode(identity=WEB))
+    _give(world, made.spiffe_id, Role.ISSUER, "tenants/default")
+    _refused(world, made.code.text())
 
 
 def test_guessing_is_limited_by_address(world: World) -> None:

@@ -15,6 +15,7 @@ from certd.model.names import IdentityName, TenantName
 from certd.pki.credential_request import new_credential_request
 from certd.pki.names import SubjectAlternativeNames
 from certd.services import identity_changes
+from certd.services.enrollment import NewCode
 from certd.services.idempotency import RequestKey
 from certd.services.identities import IdentityCredential
 from certd.services.paging import PageRequest
@@ -245,3 +246,16 @@ def test_identities_are_read_by_those_who_may(world: World) -> None:
         with pytest.raises(CertdError) as caught:
             asked()
         assert caught.value.reason is Reason.PERMISSION_MISSING
+
+
+def test_who_was_revoked_does_not_renew_after_the_identity_enrolled_anew(world: World) -> None:
+    # Their call began before: it was let in, and comes to its turn after both.
+    caller, _ = enrolled(world)
+    core = world.core
+    core.identity_changes.revoke(ADMINISTRATOR, WEB, key=None, validate_only=False)
+    code = core.enrollment.create_code(ADMINISTRATOR, NewCode(identity=WEB)).code.text()
+    core.enrollment.enroll(code, new_credential_request().csr, address="192.0.2.7")
+    assert refusal(world, caller).reason is Reason.CREDENTIAL_REVOKED
+    with core.store.read("test") as tx:
+        live = core.identities.live(tx, caller.principal, now=world.clock.now(), limit=10)
+    assert len(live) == 1
