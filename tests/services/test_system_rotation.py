@@ -17,6 +17,7 @@ from certd.model.names import IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.services.identities import Identities
 from certd.services.system import LEAD
+from certd.store import identities as identity_rows
 from certd.token.settings import TokenSettings
 from certd.v1.server_service_pb2 import GetServerInfoRequest
 from tests.fakes import FakeClock
@@ -134,8 +135,9 @@ def test_an_identity_is_revoked_with_its_certificates_of_both(world: World) -> N
     with world.core.store.read("test.live") as tx:
         live = identities(world).live(tx, spiffe_id, now=world.clock.now(), limit=9)
     assert [row.der for row in live] == [new, old]
-    world.core.administrator_recovery.run(
-        trust_domain=TRUST_DOMAIN, administrator_id="both", administrator_csr=new_credential_request().csr
+    world.core.store.write(
+        "test.identity",
+        lambda tx: identity_rows.ensure(tx, name, spiffe_id, IdentityState.ACTIVE, world.clock.now()),
     )
     world.core.identity_changes.revoke(ADMINISTRATOR, name, key=None, validate_only=False)
     for certificate in (old, new):
