@@ -232,8 +232,8 @@ class Oidc(_Section):
     jwks_url: Annotated[str, BeforeValidator(_https_url)]
     algorithms: Annotated[tuple[_Algorithm, ...], BeforeValidator(_listed), Field(min_length=1)] = ("RS256", "ES256")
     principal_claim: Annotated[str, Field(min_length=1, max_length=64)] = "sub"
-    required_claims: dict[str, str] = Field(default_factory=dict)
-    """Claims that must have just these values."""
+    required_claims: dict[str, str | bool] = Field(default_factory=dict)
+    """Claims that must have just these values, `email_verified = true` beside a principal_claim of `email`."""
     ca_file: _File | None = None
     """PEM of the roots that vouch for `jwks_url`; None: those of the machine."""
 

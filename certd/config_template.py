@@ -66,7 +66,7 @@ trust_domain = {tls.trust_domain}
 # principal_claim = "sub"
 # Roots that vouch for jwks_url, where the machine's do not.
 # ca_file = "/etc/certd/gitlab-root.pem"
-# Claims that must have just these values.
+# Claims that must have just these values. With principal_claim = "email" also: email_verified = true
 # required_claims = { namespace_path = "infrastructure" }
 
 [limits]

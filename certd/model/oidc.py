@@ -29,7 +29,7 @@ class OidcProvider:
     """Signature algorithms of RFC 7518 and RFC 8037 that are taken, asymmetric ones alone."""
     principal_claim: str = "sub"
     """Claim that names the caller, a text."""
-    required_claims: Mapping[str, str] = field(default_factory=dict)
+    required_claims: Mapping[str, str | bool] = field(default_factory=dict)
     """Claims that must have just these values."""
     ca_file: Path | None = None
     """PEM of the roots that vouch for `jwks_url`; None: those of the machine."""

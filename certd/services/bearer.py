@@ -20,6 +20,8 @@ LEEWAY: Final = timedelta(seconds=30)
 """By which clocks may differ."""
 LONGEST_LIFE: Final = timedelta(hours=24)
 """From `iat` to `exp`: tokens cannot be withdrawn, so they must end soon."""
+_TYPES: Final = frozenset({"jwt", "at+jwt"})
+"""Of tokens that tell who somebody is (RFC 7519, RFC 9068); an issuer also signs others, of a logout for example."""
 _LONGEST_KEY_ID: Final = 256
 _LAST_MOMENT: Final = 253_402_300_799
 """The end of the year 9999."""
@@ -69,7 +71,9 @@ class Bearer:
         ends = _check_times(claims, self._clock.now())
         _check_audience(claims, provider)
         for claim, value in provider.required_claims.items():
-            if claims.get(claim) != value:
+            shown = claims.get(claim)
+            # 1 is no True.
+            if shown != value or type(shown) is not type(value):
                 raise _invalid(f"its claim {claim} is not what [[oidc]] {provider.name} requires")
         name = claims.get(provider.principal_claim)
         if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= LONGEST_CLAIM:
@@ -107,6 +111,9 @@ def _verified(token: str, header: Mapping[str, Any], provider: OidcProvider, key
         raise _invalid(f"its algorithm is none of {', '.join(provider.algorithms)}")
     if "crit" in header or "b64" in header:
         raise _invalid("its header has extensions that must be understood, and certd understands none")
+    kind = header.get("typ", "JWT")
+    if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
+        raise _invalid("its header says that it is of another type (typ) than JWT or at+jwt")
     if not isinstance(key_id, str) or not 0 < len(key_id) <= _LONGEST_KEY_ID:
         raise _invalid("its header names no key (kid)")
     key = keys.key(key_id)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm
 
 from certd.errors import CertdError, Reason
 from certd.model.oidc import OidcProvider, principal_of
@@ -170,6 +171,37 @@ def test_extensions_are_not_understood(bearer: Bearer, issuer: Issuer) -> None:
 )
 def test_claims_are_checked(bearer: Bearer, issuer: Issuer, changed: dict[str, object], part: str) -> None:
     assert part in _refusal(bearer, token(issuer.claims(_NOW, **changed), EC_KEY, "ES256", "ec"))
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "secevent+jwt", "dpop+jwt", "", None, 7, ["JWT"]])
+def test_a_token_of_another_type_is_no_credential(bearer: Bearer, issuer: Issuer, typ: object) -> None:
+    header = _part({"alg": "ES256", "kid": "ec", "typ": typ})
+    signed = f"{header}.{_part(issuer.claims(_NOW))}"
+    assert "type" in _refusal(bearer, f"{signed}.{_signature(signed)}")
+
+
+@pytest.mark.parametrize(
+    "header", [{"typ": "JWT"}, {"typ": "jwt"}, {"typ": "at+jwt"}, {"typ": "application/at+jwt"}, {}]
+)
+def test_a_token_for_access_or_identity_is_one(bearer: Bearer, issuer: Issuer, header: dict[str, str]) -> None:
+    signed = f"{_part({'alg': 'ES256', 'kid': 'ec', **header})}.{_part(issuer.claims(_NOW))}"
+    bearer.authenticate(f"{signed}.{_signature(signed)}")
+
+
+def _signature(signed: str) -> str:
+    return base64.urlsafe_b64encode(ECAlgorithm(ECAlgorithm.SHA256).sign(signed.encode(), EC_KEY)).rstrip(b"=").decode()
+
+
+def test_required_claims_may_be_truths(provider: OidcProvider, keys: KeySet, issuer: Issuer) -> None:
+    strict = replace(provider, required_claims={"email_verified": True}, principal_claim="email")
+    bearer = Bearer([(strict, keys)], clock=_CLOCK, trust_domain="certd.test")
+
+    def shown(**more: object) -> str:
+        return token(issuer.claims(_NOW, email="bob@certd.test", **more), EC_KEY, "ES256", "ec")
+
+    assert bearer.authenticate(shown(email_verified=True)).principal.endswith("/oidc/ci/bob_40certd.test")
+    for value in (False, None, 1, "true", [True]):
+        assert "email_verified" in _refusal(bearer, shown(email_verified=value))
 
 
 def test_clocks_may_differ_by_the_leeway(bearer: Bearer, issuer: Issuer) -> None:

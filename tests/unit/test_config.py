@@ -140,7 +140,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     jwks_url = "https://ci.example.org/keys"
     algorithms = ["EdDSA"]
     principal_claim = "job"
-    required_claims = { "group" = "infrastructure" }
+    required_claims = { "group" = "infrastructure", "email_verified" = true }
     ca_file = "ci.pem"
     [limits]
     concurrent_calls = 4
@@ -180,7 +180,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             jwks_url="https://ci.example.org/keys",
             algorithms=("EdDSA",),
             principal_claim="job",
-            required_claims={"group": "infrastructure"},
+            required_claims={"group": "infrastructure", "email_verified": True},
             ca_file=tmp_path / "ci.pem",
         ),
     )
