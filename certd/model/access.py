@@ -205,7 +205,7 @@ def lacking(held: tuple[Grant, ...], wanted: Grant) -> Permission | Role | None:
     permissions = ROLE_PERMISSIONS[wanted.role]
     if not permissions:
         return wanted.role
-    profiles: list[str | None] = [None] if wanted.profiles is None else [*sorted(wanted.profiles)]
+    profiles: list[str | None] = [*sorted(wanted.profiles or ())] or [None]
     for permission in sorted(permissions):
         for profile in profiles:
             if not any(grant.covers(permission, wanted.scope, profile) for grant in held):

@@ -148,14 +148,19 @@ class Enrollment:
         held = self._access.held(caller)
         for grant in grants.of_caller(tx, spiffe_id):
             missing = lacking(held, grant)
-            if missing is not None:
-                raise CertdError(
-                    Reason.PERMISSION_MISSING,
-                    f"{caller.principal} lacks {missing} on {grant.scope}, which {name} holds; only who holds as much "
-                    "as an identity makes enrollment codes for it",
-                    metadata={"permission": str(missing), "principal": caller.principal},
-                    resource=str(name),
-                )
+            if missing is None:
+                continue
+            # As TestPermissions: what it holds somewhere is told to those who may read the grants there.
+            known = self._access.may(caller, Permission.GRANT_READ, grant.scope)
+            lacks = f"{missing} on {grant.scope}, which {name} holds" if known else f"something that {name} holds"
+            permission = str(missing) if known else str(Permission.IDENTITY_ENROLL)
+            raise CertdError(
+                Reason.PERMISSION_MISSING,
+                f"{caller.principal} lacks {lacks}; only who holds as much as an identity makes enrollment codes for "
+                "it, as does an administrator of the server",
+                metadata={"permission": permission, "principal": caller.principal},
+                resource=str(name),
+            )
 
     def _could_be_made(self, tx: Transaction, row: EnrollmentCodeRow) -> bool:
         """Whether who made a code could make it now; what they may no longer do, their codes do not do for them."""

@@ -1,7 +1,7 @@
 """Profiles: what may be issued. The built-in ones belong to every tenant; a tenant adds its own, in versions."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.event import Event, EventType
-from certd.model.names import ProfileName, TenantName
+from certd.model.names import GrantName, ProfileName, TenantName
 from certd.model.tenant import Quota
 from certd.pki.profile_document import from_document, to_document
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
@@ -26,6 +26,8 @@ DEFAULT_PROFILE = "end-entity"
 _CREATE, _UPDATE, _DELETE = "CreateProfile", "UpdateProfile", "DeleteProfile"
 _NAMED = 3
 """How many of those who name a profile are told."""
+_OF_OTHERS = "some of the server"
+"""Stands for grants that the caller may not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,7 @@ class Profiles:
             existing_tenant(tx, name.tenant)
             found = _existing(tx, name, None)
             _check_etag(found, etag)
-            _check_unused(tx, name)
+            _check_unused(tx, name, lambda grant: self._access.may(caller, Permission.GRANT_READ, str(grant)))
             return found
 
         def delete(tx: Transaction) -> None:
@@ -338,12 +340,17 @@ def _mismatch(found: ProfileView) -> CertdError:
     )
 
 
-def _check_unused(tx: Transaction, name: ProfileName) -> None:
-    """Raises PROFILE_IN_USE, naming the first few who name a profile."""
+def _check_unused(tx: Transaction, name: ProfileName, may_read: Callable[[GrantName], bool]) -> None:
+    """Raises PROFILE_IN_USE, naming the first few who name a profile, as far as the caller may know of them."""
     managed = profiles.managed_certificates_of(tx, name.tenant, name.profile, most=_NAMED + 1)
     granted = profiles.grants_of(tx, name.tenant, name.profile, most=_NAMED + 1)
-    kinds = {"managed_certificates": ("managed certificates", managed), "grants": ("grants", granted)}
-    told = {key: (kind, _some(ids)) for key, (kind, ids) in kinds.items() if ids}
+    # The tenant need not be told that it is the tenant.
+    known = [one.grant for one in granted if may_read(one)]
+    grants = [_some(known)] if known else []
+    if len(known) < len(granted):
+        grants.append(_OF_OTHERS)
+    kinds = {"managed_certificates": ("managed certificates", _some(managed)), "grants": ("grants", ", ".join(grants))}
+    told = {key: (kind, some) for key, (kind, some) in kinds.items() if some}
     if told:
         raise CertdError(
             Reason.PROFILE_IN_USE,

@@ -12,7 +12,7 @@ from sqlalchemy import update as update_of
 
 from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING
-from certd.model.names import ProfileName
+from certd.model.names import GrantName, ProfileName
 from certd.store import schema
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
@@ -82,7 +82,7 @@ _MANAGED_OF: Select[Any] = (
     .limit(bindparam("most"))
 )
 _GRANTS_OF: Select[Any] = (
-    select(_grants.c.grant_id)
+    select(_grants.c.tenant, _grants.c.grant_id)
     .where(
         # A JSON list of ids, which have no character that LIKE or JSON would take for another.
         _grants.c.profiles.like(bindparam("pattern")),
@@ -202,13 +202,15 @@ def managed_certificates_of(tx: Transaction, tenant: str, profile_id: str, *, mo
     return list(tx.execute(_MANAGED_OF, {"of_tenant": tenant, "id": profile_id, "most": most}).scalars())
 
 
-def grants_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Sequence[str]:
-    """Returns ids of grants within a tenant, or over all of them, that list a profile, the first `most` of them."""
+def grants_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Sequence[GrantName]:
+    """Returns names of grants within a tenant, or over all of them, that list a profile, the first `most` of them."""
     parameters = {
         "pattern": f"%{json_text([profile_id])[1:-1]}%",
         "scope": f"tenants/{tenant}",
         "below": f"tenants/{tenant}/%",
         "most": most,
     }
-    # The tenant need not be told that it is the tenant.
-    return [grant_id.removeprefix(f"{tenant}/") for grant_id in tx.execute(_GRANTS_OF, parameters).scalars()]
+    return [
+        GrantName(row.tenant or None, row.grant_id.removeprefix(f"{row.tenant}/"))
+        for row in tx.execute(_GRANTS_OF, parameters)
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from certd.errors import Reason
-from certd.model.access import Caller, Grant, Permission, Role
+from certd.model.access import Caller, Grant, Permission, Role, lacking
 from certd.model.event import EventType
 from certd.model.identity import IdentityState
 from certd.model.names import GrantName, TenantName
@@ -313,7 +313,7 @@ def test_a_revoked_identity_passes_nowhere_and_only_who_may_know_is_told(books: 
 def test_a_profile_that_a_grant_names_is_not_deleted(books: Books) -> None:
     books.give(BUILD, Role.ISSUER, CA, tenant="default", grant_id="web", profiles=frozenset({"own"}))
     with books.store.read("test.profiles") as tx:
-        assert profiles.grants_of(tx, "default", "own", most=2) == ["web"]
+        assert profiles.grants_of(tx, "default", "own", most=2) == [GrantName("default", "web")]
         assert profiles.grants_of(tx, "other", "own", most=2) == []
 
 
@@ -331,3 +331,10 @@ def test_a_restricted_profile_needs_who_operates_authorities(books: Books) -> No
     assert "restricted" in ask().explanation
     books.give(BUILD, Role.AUTHORITY_OPERATOR, CA, tenant="default", grant_id="operate")
     assert ask().grants == ("tenants/default/grants/all", "tenants/default/grants/operate")
+
+
+def test_what_lists_no_profile_is_not_held_by_everybody(books: Books) -> None:
+    (nothing,) = [held for held in books.access.held(OWNER) if held.role is Role.ADMINISTRATOR]
+    listed = books.give(BUILD, Role.ISSUER, CA, profiles=frozenset())
+    assert lacking((nothing,), listed) is Permission.AUTHORITY_READ
+    assert lacking(books.access.held(ADMINISTRATOR), listed) is None

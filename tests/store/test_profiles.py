@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from certd.errors import CertdError, Reason
+from certd.model.names import GrantName
 from certd.store import grants, managed_certificates, profiles
 from certd.store.profiles import ProfileRow
 from certd.store.store import Store, Transaction
@@ -150,8 +151,8 @@ def test_who_names_a_profile_is_found(store: Store) -> None:
 
     store.write("test", work)
     with store.read("test") as tx:
-        assert profiles.grants_of(tx, "default", "web", most=9) == ["below", "everywhere", "tenant"]
-        assert profiles.grants_of(tx, "default", "web", most=2) == ["below", "everywhere"]
+        assert profiles.grants_of(tx, "default", "web", most=9) == [GrantName(None, each) for each in sorted(named)]
+        assert profiles.grants_of(tx, "default", "web", most=2) == [GrantName(None, each) for each in sorted(named)[:2]]
         assert profiles.grants_of(tx, "default", "we", most=9) == []
         assert profiles.managed_certificates_of(tx, "default", "web", most=9) == ["m0", "m1", "m2"]
         assert profiles.managed_certificates_of(tx, "default", "web", most=2) == ["m0", "m1"]
