@@ -1,5 +1,7 @@
 """The keys of an issuer, fetched from a real one over HTTPS."""
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
@@ -170,6 +172,26 @@ def test_a_dripping_answer_is_left(issuer: Issuer, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(jwks, "LONGEST_SET", 1 << 30)
     with pytest.raises(TimeoutError):
         fetch(issuer.jwks_url, issuer.ca_file)
+
+
+def test_dripping_headers_are_left(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "LONGEST_FETCH", 0.2)
+    went = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        deadline = time.monotonic() + 10
+        try:
+            while time.monotonic() < deadline:
+                handler.wfile.write(b"a")
+                went.wait(0.02)
+        except OSError:
+            went.set()
+
+    issuer.answer = drip
+    with pytest.raises(TimeoutError):
+        fetch(issuer.jwks_url, issuer.ca_file)
+    assert went.wait(5)
 
 
 def test_a_silent_issuer_is_left(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
