@@ -46,18 +46,18 @@ def config_option(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def composition() -> ModuleType:
-    """Imports the composition root, which the commands that run no server do without."""
+def daemon() -> ModuleType:
+    """Imports what `certd serve` runs, which the commands that run no server do without."""
     # grpc reads this at import. Its fork handlers may hang a child; children are started by exec only.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-    from certd import main
+    from certd import daemon as found
 
-    return main
+    return found
 
 
 def administration() -> ModuleType:
     """Imports what the commands do that work on the machine itself, without listeners."""
-    composition()
+    daemon()
     from certd import administration as found
 
     return found

@@ -22,7 +22,8 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__, config, log
 from certd.cli import initialisation
-from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, composition, config_option
+from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, config_option
+from certd.cli.configuration import daemon as daemon_module
 from certd.cli.recovery import recover_admin
 from certd.cli.system_authority import rotate_system_authority
 from certd.cli.units import install_units
@@ -298,7 +299,7 @@ def serve(config_file: Path) -> None:
     settings = config.load(config_file)
     config.require_files(settings)
     log.configure(level=settings.log.level, style=settings.log.format)
-    daemon = composition().build(settings)
+    daemon = daemon_module().build(settings)
     _on_signals(stop=daemon.request_stop, reload=lambda: _reload(config_file, daemon.reload))
     try:
         ready = daemon.start()

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from certd import administration, main
+from certd import daemon as serving
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
 from certd.model.access import EVERYTHING, Grant, Role
@@ -33,7 +34,7 @@ class Installed:
     """A daemon that serves two tenants."""
 
     core: main.Core
-    ready: main.Ready
+    ready: serving.Ready
     system_root: bytes
     administrator: grpc.Channel
     callers: dict[str, grpc.Channel]
@@ -126,7 +127,7 @@ def whole_daemon(folder: Path, *, clock: Clock | None = None) -> Iterator[Instal
     config.tls.private_key.write_bytes(server.private_key)
     config.tls.certificate.write_bytes(made.server_certificate)
     core = main.assemble(config, clock=clock or SystemClock(), step=no_step)
-    daemon = main.Daemon(core)
+    daemon = serving.Daemon(core)
     channels: list[grpc.Channel] = []
     try:
         world = Installed(

@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc reads it at its import.
 
 from certd import config, log, main
+from certd import daemon as serving
 from certd.clock import SystemClock
 
 
@@ -62,7 +63,7 @@ def run(config_file: Path) -> None:
     killer = Killer()
     core = main.assemble(settings, clock=SystemClock(), step=killer)
     killer.core = core
-    daemon = main.Daemon(core)
+    daemon = serving.Daemon(core)
     signal.signal(signal.SIGTERM, lambda *_: daemon.request_stop())
     try:
         ready = daemon.start()

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certd import administration, main
+from certd import administration
+from certd import daemon as serving
 from certd.clock import SystemClock
 from certd.credential_files import CredentialFiles, stage_key
 from certd.model.event import EventType
@@ -222,7 +223,7 @@ def test_a_client_that_trusts_the_root_never_notices(tmp_path: Path, token_setti
     config.tls.private_key.write_bytes(server.private_key)
     config.tls.certificate.write_bytes(made.server_certificate)
     today = FakeClock(now)
-    daemon = main.build(config, clock=today)
+    daemon = serving.build(config, clock=today)
     try:
         host, _, port = daemon.start().grpc.rpartition(":")
 

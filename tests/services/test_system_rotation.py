@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from certd import administration, main
+from certd import administration
+from certd import daemon as serving
 from certd.client.connection import Client
 from certd.client.credentials import read_credentials
 from certd.clock import SystemClock
@@ -190,7 +191,7 @@ def test_a_daemon_takes_over_from_one_to_the_other(tmp_path: Path, token_setting
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)
     today = FakeClock(now)
-    daemon = main.build(config, clock=today)
+    daemon = serving.build(config, clock=today)
     try:
         address = daemon.start().grpc
         credentials = read_credentials(

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import Message
 
+from certd import daemon as daemons
 from certd import main
 from certd.client.failure import CallFailed, decode
 from certd.clock import SystemClock
@@ -84,7 +85,7 @@ class Server:
 
     installation: Installation
     core: main.Core
-    daemon: main.Daemon
+    daemon: daemons.Daemon
     hold: Hold
     address: str
     caller: Caller
@@ -196,7 +197,7 @@ def serving(folder: Path, *, limits: Limits | None = None) -> Iterator[Server]:
         config = config.model_copy(update={"limits": limits})
     hold = Hold()
     core = main.assemble(config, clock=SystemClock(), step=hold)
-    daemon = main.Daemon(core)
+    daemon = daemons.Daemon(core)
     try:
         ready = daemon.start()
         caller = Caller(
