@@ -22,6 +22,10 @@ from certd.store.store import Store, Transaction
 
 MOST_SHOWN = 1000
 """Grants in the answer of WhoAmI."""
+MOST_OF_PRINCIPAL = 200
+"""Grants of one tenant to the same principal, all of which are looked at with its every call, wherever it calls."""
+_TOLD = 20
+"""Grants that an explanation names."""
 _CREATE, _DELETE = "CreateGrant", "DeleteGrant"
 _USE_OF_PROFILES = frozenset({Permission.CERTIFICATE_ISSUE, Permission.MANAGED_CERTIFICATE_REQUEST})
 
@@ -75,7 +79,7 @@ class Grants:
         """Makes a grant.
 
         Raises FIELD_INVALID, PERMISSION_MISSING for what the caller does not hold, GRANT_EXISTS, TENANT_NOT_FOUND,
-        PROFILE_NOT_FOUND, REQUEST_ID_REUSED.
+        PROFILE_NOT_FOUND, QUOTA_EXCEEDED, REQUEST_ID_REUSED.
         """
         self._access.require(caller, Permission.GRANT_CREATE, _collection(name.tenant))
         now = self._clock.now()
@@ -233,14 +237,15 @@ class _Holder:
         """Returns whether they have a permission."""
         allowing = [grant for grant in self.held if grant.allows(permission, resource, profile)]
         if allowing:
-            named = tuple(grant.name for grant in allowing if grant in self.shown)
+            named = tuple(grant.name for grant in allowing if grant in self.shown)[:_TOLD]
             return Verdict(asked=asked, allowed=True, grants=named, explanation="")
         with_profile = f" with profile {profile}" if profile else ""
+        shown = [grant for grant in self.held if grant in self.shown]
         causes = [
-            f"{grant.name} {', and '.join(grant.misses(permission, resource, profile))}"
-            for grant in self.held
-            if grant in self.shown
+            f"{grant.name} {', and '.join(grant.misses(permission, resource, profile))}" for grant in shown[:_TOLD]
         ]
+        if len(shown) > _TOLD:
+            causes.append(f"and {len(shown) - _TOLD} more grants do not either")
         sentences = [
             f"{self.principal} lacks {permission} on {resource}{with_profile}",
             *(causes or ["no grant that you may read names them or a beginning of their SPIFFE id"]),
@@ -312,6 +317,16 @@ def _check_room(tx: Transaction, name: GrantName, wanted: Grant) -> None:
             resource=str(name),
         )
     check_quota(tx, name.tenant, Quota.GRANTS)
+    if name.tenant is not None and grants.count(tx, name.tenant, wanted.principal, most=MOST_OF_PRINCIPAL) >= (
+        MOST_OF_PRINCIPAL
+    ):
+        raise CertdError(
+            Reason.QUOTA_EXCEEDED,
+            f"tenants/{name.tenant} has {MOST_OF_PRINCIPAL} grants to {wanted.principal}, as many as it may have; make "
+            "one with a wider scope or more profiles in place of some",
+            metadata={"limit": str(MOST_OF_PRINCIPAL), "quota": Quota.GRANTS.value},
+            resource=f"tenants/{name.tenant}",
+        )
 
 
 def _check_administrated_without(tx: Transaction, grant: Grant, now: datetime) -> None:

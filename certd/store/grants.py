@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, exists, select
+from sqlalchemy import Row, Select, and_, bindparam, exists, func, select
 from sqlalchemy import delete as delete_from
 
 from certd.model.access import EVERYTHING, Grant, Role, principals_of
@@ -31,6 +31,12 @@ _PAGE = _SELECT.where(_grants.c.tenant == bindparam("of_tenant"), _grants.c.gran
     bindparam("most")
 )
 _PAGE_OF_PRINCIPAL = _PAGE.where(_grants.c.principal == bindparam("of_principal"))
+_COUNT: Select[Any] = select(func.count()).select_from(
+    select(_grants.c.grant_id)
+    .where(_grants.c.tenant == bindparam("of_tenant"), _grants.c.principal == bindparam("of_principal"))
+    .limit(bindparam("most"))
+    .subquery()
+)
 _DELETE = delete_from(_grants).where(_grants.c.grant_id == bindparam("id"), _grants.c.tenant == bindparam("of_tenant"))
 _HAS_CERTIFICATE = exists(
     select(_names.c.serial)
@@ -97,6 +103,11 @@ def page(tx: Transaction, tenant: str | None, *, principal: str | None, after: s
     if principal is None:
         return [_grant(row) for row in tx.execute(_PAGE, parameters)]
     return [_grant(row) for row in tx.execute(_PAGE_OF_PRINCIPAL, {**parameters, "of_principal": principal})]
+
+
+def count(tx: Transaction, tenant: str, principal: str, *, most: int) -> int:
+    """Returns how many grants of a tenant have exactly this principal, without counting past `most`."""
+    return int(tx.execute(_COUNT, {"of_tenant": tenant, "of_principal": principal, "most": most}).scalar_one())
 
 
 def delete(tx: Transaction, name: GrantName) -> bool:

@@ -528,10 +528,10 @@ class TestPermissionsResponse(_message.Message):
         allowed: _builtins.bool
         """Whether the principal has it."""
         explanation: _builtins.str
-        """Why it is refused, grant by grant, and the remedy; empty when it is allowed."""
+        """Why it is refused, by each of the first 20 grants, and the remedy; empty when it is allowed."""
         @_builtins.property
         def grants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """Names of the grants that allow it, of those that the caller may read; empty when it is refused."""
+            """Names of grants that allow it, 20 at most, of those that the caller may read; empty when it is refused."""
 
         def __init__(
             self,

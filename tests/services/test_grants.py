@@ -12,6 +12,7 @@ from certd.model.access import Caller, Grant, Permission, Role, lacking
 from certd.model.event import EventType
 from certd.model.identity import IdentityState
 from certd.model.names import GrantName, TenantName
+from certd.services import grants as services_grants
 from certd.services.grants import Question
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
@@ -338,3 +339,35 @@ def test_what_lists_no_profile_is_not_held_by_everybody(books: Books) -> None:
     listed = books.give(BUILD, Role.ISSUER, CA, profiles=frozenset())
     assert lacking((nothing,), listed) is Permission.AUTHORITY_READ
     assert lacking(books.access.held(ADMINISTRATOR), listed) is None
+
+
+def test_what_is_explained_stays_short_however_many_grants_there_are(books: Books) -> None:
+    for _ in range(60):
+        books.give(BUILD, Role.AUDITOR, "tenants/default", tenant="default")
+    read = Question(asked="r", permission=Permission.CERTIFICATE_READ)
+    issue = Question(asked="i", permission=Permission.CERTIFICATE_ISSUE)
+    allowed, refused_ = books.grants.test_permissions(BUILD, CA, [read, issue], principal="", profile=None)
+    assert allowed.allowed
+    assert len(allowed.grants) == 20
+    assert not refused_.allowed
+    assert "and 40 more grants do not either" in refused_.explanation
+    assert len(refused_.explanation) < 5000
+
+
+def test_a_tenant_gives_one_principal_so_many_grants_and_no_more(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    # They are looked at with every call of the principal, which may be one of the server.
+    monkeypatch.setattr(services_grants, "MOST_OF_PRINCIPAL", 2)
+    for number in range(2):
+        books.create(OWNER, ADMINISTRATOR.principal, Role.ADMINISTRATOR, f"tenants/default/profiles/p{number}")
+    last = "tenants/default/profiles/p2"
+    for validate_only in (True, False):
+        refused(
+            lambda only=validate_only: books.create(  # type: ignore[misc]  # mypy infers no type for a default.
+                OWNER, ADMINISTRATOR.principal, Role.ADMINISTRATOR, last, validate_only=only
+            ),
+            Reason.QUOTA_EXCEEDED,
+            "one with a wider scope",
+        )
+    books.create(OWNER, BUILD.principal, Role.ADMINISTRATOR, last)
+    # The server bounds itself.
+    books.create(ADMINISTRATOR, ADMINISTRATOR.principal, Role.AUDITOR, last, tenant=None)

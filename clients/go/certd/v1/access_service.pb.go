@@ -1069,9 +1069,9 @@ type TestPermissionsResponse_Result struct {
 	Permission string `protobuf:"bytes,1,opt,name=permission,proto3" json:"permission,omitempty"`
 	// Whether the principal has it.
 	Allowed bool `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	// Names of the grants that allow it, of those that the caller may read; empty when it is refused.
+	// Names of grants that allow it, 20 at most, of those that the caller may read; empty when it is refused.
 	Grants []string `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
-	// Why it is refused, grant by grant, and the remedy; empty when it is allowed.
+	// Why it is refused, by each of the first 20 grants, and the remedy; empty when it is allowed.
 	Explanation   string `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
