@@ -44,6 +44,8 @@ DEFAULT_LIFETIME: Final = timedelta(hours=1)
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)
 LONGEST_LIFETIME: Final = timedelta(days=7)
 MOST_NETWORKS: Final = 16
+MOST_CODES: Final = 100
+"""Of one identity that nobody has used, so that nobody fills the books with them."""
 _LONGEST_NETWORK: Final = 64
 _SHA256_BYTES: Final = 32
 _BATCH: Final = 1000
@@ -99,8 +101,8 @@ class Enrollment:
     def create_code(self, caller: Caller, new: NewCode) -> MadeCode:
         """Makes a code, and the identity where it does not exist.
 
-        Raises FIELD_INVALID, TENANT_NOT_FOUND, and PERMISSION_MISSING also for an identity that holds more than the
-        caller: whoever makes a code can use it themselves.
+        Raises FIELD_INVALID, TENANT_NOT_FOUND, QUOTA_EXCEEDED, and PERMISSION_MISSING also for an identity that holds
+        more than the caller: whoever makes a code can use it themselves.
         """
         self._access.require(caller, Permission.IDENTITY_ENROLL, str(new.identity))
         lifetime, networks = _checked(new)
@@ -126,6 +128,14 @@ class Enrollment:
         self._require_as_much(tx, caller, name, spiffe_id)
         if identities.get(tx, name) is None:
             check_quota(tx, name.tenant, Quota.IDENTITIES)
+        if enrollment_codes.count_unused(tx, name, now=row.create_time, most=MOST_CODES) >= MOST_CODES:
+            raise CertdError(
+                Reason.QUOTA_EXCEEDED,
+                f"{name} has {MOST_CODES} enrollment codes that nobody has used, as many as it may have; use one of "
+                "them, or wait until they end",
+                metadata={"limit": str(MOST_CODES)},
+                resource=str(name),
+            )
         identities.ensure(tx, name, spiffe_id, IdentityState.INVITED, row.create_time)
         enrollment_codes.insert_code(tx, row)
         details = {"spiffe_id": spiffe_id, "expire_time": rfc3339(row.expire_time)}

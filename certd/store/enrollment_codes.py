@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, select, update
 
 from certd.model.names import IdentityName
 from certd.store import schema
@@ -22,6 +22,17 @@ _USE = (
         _codes.c.code_sha256 == bindparam("of_code"), _codes.c.expire_time > bindparam("now"), _codes.c.serial.is_(None)
     )
     .values(serial=bindparam("new_serial"), used_public_key_sha256=bindparam("by_key"))
+)
+_COUNT_UNUSED: Select[Any] = select(func.count()).select_from(
+    select(_codes.c.code_sha256)
+    .where(
+        _codes.c.tenant == bindparam("of_tenant"),
+        _codes.c.identity_id == bindparam("of_identity"),
+        _codes.c.expire_time > bindparam("now"),
+        _codes.c.serial.is_(None),
+    )
+    .limit(bindparam("most"))
+    .subquery()
 )
 _DELETE_OF = delete(_codes).where(
     _codes.c.tenant == bindparam("of_tenant"), _codes.c.identity_id == bindparam("of_identity")
@@ -83,6 +94,17 @@ def use(tx: Transaction, code_sha256: bytes, public_key_sha256: bytes, *, serial
         "now": microseconds(now),
     }
     return tx.execute(_USE, parameters).rowcount == 1
+
+
+def count_unused(tx: Transaction, identity: IdentityName, *, now: datetime, most: int) -> int:
+    """Returns how many codes of an identity might still be used, without counting past `most`."""
+    parameters = {
+        "of_tenant": identity.tenant or _SERVER,
+        "of_identity": identity.identity,
+        "now": microseconds(now),
+        "most": most,
+    }
+    return int(tx.execute(_COUNT_UNUSED, parameters).scalar_one())
 
 
 def delete_of(tx: Transaction, identity: IdentityName) -> int:

@@ -18,6 +18,7 @@ from certd.model.names import GrantName, IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.pki.description import describe
 from certd.pki.enrollment_code import code_invalid, key_sha256, parse_code
+from certd.services import enrollment
 from certd.services.enrollment import MadeCode, NewCode
 from certd.services.enrollment_guesses import FROM_AN_ADDRESS
 from certd.services.identities import IdentityCredential
@@ -211,6 +212,21 @@ def test_a_code_gives_no_more_than_who_made_it_holds(world: World) -> None:
     made = world.core.enrollment.create_code(STRANGER, NewCode(identity=WEB))
     _give(world, made.spiffe_id, Role.ISSUER, "tenants/default")
     _refused(world, made.code.text())
+
+
+def test_an_identity_has_so_many_codes_that_nobody_used_and_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrollment, "MOST_CODES", 2)
+    first, _ = (_code(world).code.text() for _ in range(2))
+    with pytest.raises(CertdError) as refused:
+        _code(world)
+    assert (refused.value.reason, refused.value.metadata["limit"]) == (Reason.QUOTA_EXCEEDED, "2")
+    _enroll(world, first)
+    _code(world)
+    # Those that ended do not count, whether they are deleted already or not.
+    world.clock.advance(HOUR)
+    _code(world)
 
 
 def test_guessing_is_limited_by_address(world: World) -> None:
