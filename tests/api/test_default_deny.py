@@ -14,8 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from certd.api.methods import METHODS, Admission
+from certd.api.server import SERVICES
 from certd.errors import Reason
 from certd.model.access import ROLE_PERMISSIONS, Permission, Role
 from certd.pki.credential_request import CredentialRequest
@@ -264,3 +267,20 @@ def test_pages_follow_one_another(installed: Installed) -> None:
         listing.page_token = page.next_page_token
     assert names == [each.name for each in whole.certificates]
     assert len(names) == len(set(names)) > 3
+
+
+@pytest.mark.parametrize("role", [None, *Role])
+def test_reflection_and_the_stream_of_health_answer_every_known_caller_and_show_no_resource(
+    installed: Installed, role: Role | None
+) -> None:
+    name = f"only-{role}" if role else "stranger"
+    caller = installed.caller(name, *([grant_of(name, role, "tenants/default")] if role else []))
+    reflected = reflection_pb2_grpc.ServerReflectionStub(caller).ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=20
+    )
+    shown = {service.name for service in next(reflected).list_services_response.service}
+    assert {service.full_name for service in SERVICES} <= shown
+    reflected.cancel()
+    watched = health_pb2_grpc.HealthStub(caller).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+    assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+    watched.cancel()
