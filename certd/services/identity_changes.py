@@ -8,7 +8,7 @@ from certd.errors import CertdError, Reason, field_invalid
 from certd.model.access import Caller, Permission
 from certd.model.certificate import Certificate, CertificateState, RevocationReason
 from certd.model.event import Event, EventType
-from certd.model.identity import Identity, IdentityState, name_of
+from certd.model.identity import Identity, IdentityState, name_of, spiffe_id_of
 from certd.model.names import IdentityName, TenantName
 from certd.pki import csr
 from certd.pki.description import describe
@@ -141,18 +141,19 @@ class IdentityChanges:
         now = self._clock.now()
         if validate_only:
             with self._store.read("identities.revoke") as tx:
-                found = _existing(tx, name)
+                found = self._calling(tx, name, now)
                 _check_not_last(tx, found, now)
             return IdentityView(_revoked(found, now), ())
 
         def work(tx: Transaction) -> IdentityView:
-            found = _existing(tx, name)
+            found = self._calling(tx, name, now)
             if key is not None:
                 earlier = request_records.claim(tx, record_of(caller, _REVOKE, key, resource=str(name), now=now))
                 if earlier is not None:
                     same_request(earlier, key.request_sha256)
                     return self._identities.view(tx, found)
             _check_not_last(tx, found, now)
+            identities.ensure(tx, name, found.spiffe_id, found.state, now)
             self._revoke(tx, caller, found, now)
             return self._identities.view(tx, _existing(tx, name))
 
@@ -189,6 +190,15 @@ class IdentityChanges:
                 },
             )
         )
+
+    def _calling(self, tx: Transaction, name: IdentityName, now: datetime) -> Identity:
+        """Returns an identity; one of before identities had rows is there while it has a certificate."""
+        spiffe_id = spiffe_id_of(name, self._trust_domain)
+        if identities.get(tx, name) is None and self._identities.live(tx, spiffe_id, now=now, limit=1):
+            return Identity(
+                name=name, spiffe_id=spiffe_id, state=IdentityState.ACTIVE, create_time=now, update_time=now
+            )
+        return _existing(tx, name)
 
     def _own(self, tx: Transaction, name: IdentityName, caller: Caller) -> Identity:
         """Returns the caller's identity; one of before identities had rows is as ACTIVE as its certificate."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, exists, func, select
+from sqlalchemy import Row, Select, and_, bindparam, exists, func, or_, select
 from sqlalchemy import delete as delete_from
 
 from certd.model.access import EVERYTHING, Grant, Role, principals_of
@@ -54,10 +54,11 @@ _HAS_CERTIFICATE = exists(
         _certificates.c.not_after >= bindparam("now"),
     )
 )
-_ADMINISTRATORS = _SELECT.join(_identities, _identities.c.spiffe_id == _grants.c.principal).where(
+_ADMINISTRATORS = _SELECT.outerjoin(_identities, _identities.c.spiffe_id == _grants.c.principal).where(
     _grants.c.role == Role.ADMINISTRATOR.value,
     _grants.c.scope == EVERYTHING,
-    _identities.c.state == _ACTIVE,
+    # Who has a certificate of before identities had rows calls as others do.
+    or_(_identities.c.state == _ACTIVE, _identities.c.state.is_(None)),
     _HAS_CERTIFICATE,
 )
 

@@ -63,3 +63,34 @@ def test_with_a_certificate_they_could(world: World, other: Grant) -> None:
     certify(world, OTHER)
     revoke(world, ADMIN)
     assert other.principal != ADMINISTRATOR.principal
+
+
+def test_who_calls_since_before_identities_had_rows_counts_and_can_be_revoked(world: World) -> None:
+    old, core = IdentityName(None, "old"), world.core
+    spiffe_id = spiffe_id_of(old, TRUST_DOMAIN)
+    csr = new_credential_request().csr
+    certificate = core.identities.ensure_identity(spiffe_id, csr).certificate
+    caller = core.access.authenticate(certificate)
+    grant = Grant(grant_id="old", principal=spiffe_id, role=Role.ADMINISTRATOR, scope=EVERYTHING, profiles=None)
+    core.store.write("test", lambda tx: grants.insert(tx, grant))
+    assert core.identity_changes.revoke(ADMINISTRATOR, old, key=None, validate_only=True).identity.name == old
+    revoke(world, ADMIN)
+    for validate_only in (True, False):
+        with pytest.raises(CertdError) as refused:
+            core.identity_changes.revoke(caller, old, key=None, validate_only=validate_only)
+        assert refused.value.reason is Reason.LAST_ADMINISTRATOR
+    core.administrator_recovery.run(
+        trust_domain=TRUST_DOMAIN, administrator_id="admin", administrator_csr=new_credential_request().csr
+    )
+    revoke(world, old)
+    with pytest.raises(CertdError) as refused:
+        core.access.authenticate(certificate)
+    assert refused.value.reason is Reason.CREDENTIAL_REVOKED
+    with core.store.read("test") as tx:
+        found = identities.get(tx, old)
+    assert found is not None
+    assert found.state is IdentityState.REVOKED
+    # Who never was is not made by this.
+    with pytest.raises(CertdError) as refused:
+        revoke(world, IdentityName(None, "nobody"))
+    assert refused.value.reason is Reason.IDENTITY_NOT_FOUND
