@@ -26,7 +26,6 @@ from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Warning as PreparationWarning
-from certd.prepare.client import PreparerState
 from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import Activation, AuthorityActivation
@@ -45,14 +44,11 @@ from certd.services.managed_certificates import (
 )
 from certd.services.paging import Page, PageRequest
 from certd.services.rates import Rates
-from certd.services.refusals import Refusals
-from certd.services.server import Server, ServerDescription, TrustBundle
-from certd.token.client import Isolation
-from certd.token.description import TokenDescription
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
+from tests.api.edge_server_info import FakeRefusals, FakeServer
 from tests.api.edge_tenants import FakeTenants
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -393,48 +389,6 @@ class FakeManagedCertificates(ManagedCertificates):
         )
 
 
-class FakeServer(Server):
-    def __init__(self, told: Told) -> None:
-        self._told = told
-        self.description = ServerDescription(
-            version="1.2.3",
-            token=TokenDescription(
-                module="/usr/lib/softhsm/libsofthsm2.so",
-                label="certd",
-                serial_number="0001",
-                manufacturer="SoftHSM project",
-                model="SoftHSM v2",
-                mechanisms=("CKM_ECDSA",),
-                missing=("CKM_EDDSA is missing: no Ed25519 authorities",),
-                authority_key_specs=(KeySpec.EC_P256,),
-            ),
-            token_ready=False,
-            token_problem="gone",
-            preparer=PreparerState(configured=2, ready=1, problem="The prepare process is starting."),
-            isolation=Isolation.SEPARATE_USER,
-            database_engine="sqlite",
-            start_time=NOW,
-            trust_domain="certd.test",
-        )
-
-    def describe(self, caller: Caller) -> ServerDescription:
-        self._told.take(caller)
-        return self.description
-
-    def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
-        self._told.take(caller, tenant)
-        return TrustBundle((SYSTEM_ROOT.der,), (TENANT_ROOT.der,) if tenant else ())
-
-
-class FakeRefusals(Refusals):
-    def __init__(self) -> None:
-        self.noted: list[tuple[str, str, Reason, str]] = []
-        """Principal, method, reason, peer."""
-
-    def note(self, *, principal: str, method: str, reason: Reason, peer: str) -> None:
-        self.noted.append((principal, method, reason, peer))
-
-
 @dataclass
 class Edge:
     """A running edge and what stands behind it."""
@@ -481,7 +435,10 @@ def running_edge(
 ) -> Iterator[Edge]:
     told = Told()
     access, authorities, certificates = FakeAccess(), FakeAuthorities(told), FakeCertificates(told)
-    managed, description = FakeManagedCertificates(told), FakeServer(told)
+    managed, description = (
+        FakeManagedCertificates(told),
+        FakeServer(told, start_time=NOW, system_root=SYSTEM_ROOT.der, tenant_root=TENANT_ROOT.der),
+    )
     profiles, profile_checks = FakeProfiles(told), FakeProfileChecks(told)
     refusals = FakeRefusals()
     services = Services(

@@ -44,10 +44,10 @@ from tests.api.edge_server import (
     UNKNOWN_CLIENT,
     Edge,
     FakeAccess,
-    FakeRefusals,
     Identity,
     issue,
 )
+from tests.api.edge_server_info import FakeRefusals
 
 _HEALTH: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION: ServiceDescriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
