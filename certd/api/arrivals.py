@@ -19,6 +19,8 @@ from certd.errors import field_invalid
 _LOOKS: Final = 4
 """How often a wait is looked at in the time that it may last."""
 _LONGEST_PAUSE: Final = 1.0
+_SILENCE: Final = 0.1
+"""Seconds after which a message is late."""
 
 _log = structlog.get_logger("certd.api")
 
@@ -30,6 +32,40 @@ class Patience:
     seconds: float = 30.0
     when_others_wait: float = 2.0
     """The same, while calls wait for a thread."""
+
+
+class Strangers:
+    """Calls of those who are nobody, while their message is on its way: a few at once.
+
+    A message comes with its call, as a rule, so one that does not makes room for the next.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._since: dict[grpc.ServicerContext, float] = {}
+
+    def enter(self, context: grpc.ServicerContext) -> bool:
+        """Takes a place, and ends the call that waited longest where there is none; False when all have just come."""
+        now = time.monotonic()
+        with self._lock:
+            oldest = next(iter(self._since.items())) if len(self._since) >= self._most else None
+            if oldest is not None:
+                if now - oldest[1] < _SILENCE:
+                    return False
+                del self._since[oldest[0]]
+            self._since[context] = now
+        if oldest is not None:
+            oldest[0].cancel()  # type: ignore[no-untyped-call]  # As below.
+        return True
+
+    def leave(self, context: grpc.ServicerContext) -> None:
+        """Gives the place back."""
+        with self._lock:
+            self._since.pop(context, None)
 
 
 class Arrivals:

@@ -290,9 +290,21 @@ class Gate(Interceptor):
         Who is about to be revoked could otherwise keep calls open, and have them done afterwards.
         """
         since = time.monotonic()
+        if call is None and self._bearer is not None:
+            return self._first_of_stranger(arrivals, requests, context)
         request: bytes = arrivals.first(requests, context)
         if call is not None and time.monotonic() - since > AT_ONCE:
             self._caller(context, context.auth_context())
+        return request
+
+    def _first_of_stranger(self, arrivals: Arrivals, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """Returns the message of a public call; those who send none may not hold every thread."""
+        if not self._calls.strangers.enter(context):
+            raise busy()
+        try:
+            request: bytes = arrivals.first(requests, context)
+        finally:
+            self._calls.strangers.leave(context)
         return request
 
 

@@ -9,10 +9,11 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from certd.api.arrivals import Arrivals, Patience
+from certd.api.arrivals import Arrivals, Patience, Strangers
 from certd.errors import CertdError, Reason
 
 _REFUSING_THREADS: Final = 1
+_SHARE_OF_STRANGERS: Final = 4
 _RETRY_AFTER: Final = 1.0
 
 
@@ -30,6 +31,8 @@ class WaitingCalls(ThreadPoolExecutor):
         self.arrivals = Arrivals(lambda: not self._work_queue.empty(), patience or Patience())
         """How the messages of calls are waited for."""
         self._most_waiting = max(1, most_waiting)
+        self.strangers = Strangers(max(1, workers // _SHARE_OF_STRANGERS))
+        """Whose messages threads wait for though they are nobody, where others are somebody."""
         self.refusing = ThreadPoolExecutor(max_workers=_REFUSING_THREADS, thread_name_prefix="grpc-refuse")
         """Where calls are refused."""
 
