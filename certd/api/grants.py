@@ -195,13 +195,17 @@ def _questions(asked: Sequence[str]) -> list[Question]:
     return questions
 
 
+_BY_SHORT_NAME = {method.rpartition("/")[2]: rule for method, rule in METHODS.items() if method.startswith("/certd.")}
+"""No two services of certd have a method of one name."""
+
+
 def _question(field: str, text: str) -> Question:
     """Returns what stands for a permission, or for the one that a method needs."""
     if text in _PERMISSIONS:
         return Question(asked=text, permission=Permission(text))
-    needed = METHODS.get(f"/{text.removeprefix('/')}")
+    needed = METHODS.get(f"/{text.removeprefix('/')}", _BY_SHORT_NAME.get(text))
     if needed is None:
         raise field_invalid(
-            field, "must be a permission, as certificate.issue, or a method, as certd.v1.ProfileService/GetProfile"
+            field, "must be a permission, as certificate.issue, or a method, as GetProfile or its full name"
         )
     return Question(asked=text, permission=None if isinstance(needed, Admission) else needed)

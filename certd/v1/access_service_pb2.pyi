@@ -487,8 +487,8 @@ class TestPermissionsRequest(_message.Message):
     """Optional. Id of the profile that would be used. Default none."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required. Permissions, as `certificate.issue`, or full names of methods, as `certd.v1.CertificateService/IssueCertificate`;
-        100 at most.
+        """Required. Permissions, as `certificate.issue`, or methods, as `IssueCertificate` or
+        `certd.v1.CertificateService/IssueCertificate`; 100 at most.
         """
 
     def __init__(

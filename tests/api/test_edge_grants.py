@@ -6,6 +6,7 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
+from certd.api.methods import METHODS
 from certd.model.access import Permission, Role
 from certd.model.names import GrantName, TenantName
 from certd.services.grants import GivenGrant, Question
@@ -112,8 +113,18 @@ def test_who_calls_is_told_who_they_are(edge: Edge) -> None:
     assert answer.serial_number
 
 
+def test_a_method_may_be_said_without_its_service() -> None:
+    names = [method.rpartition("/")[2] for method in METHODS if method.startswith("/certd.")]
+    assert len(names) == len(set(names))
+
+
 def test_permissions_may_be_asked_for_by_method(edge: Edge) -> None:
-    asked = ["certificate.issue", "certd.v1.CertificateService/IssueCertificate", "/certd.v1.AccessService/WhoAmI"]
+    asked = [
+        "certificate.issue",
+        "certd.v1.CertificateService/IssueCertificate",
+        "/certd.v1.AccessService/WhoAmI",
+        "GetProfile",
+    ]
     answer = call(edge, ask(permissions=asked, principal=BOB, profile="server"))
     assert [result.permission for result in answer.results] == asked
     assert edge.told.last[1:] == (
@@ -122,6 +133,7 @@ def test_permissions_may_be_asked_for_by_method(edge: Edge) -> None:
             Question(asked=asked[0], permission=Permission.CERTIFICATE_ISSUE),
             Question(asked=asked[1], permission=Permission.CERTIFICATE_ISSUE),
             Question(asked=asked[2], permission=None),
+            Question(asked=asked[3], permission=Permission.PROFILE_READ),
         ],
         BOB,
         "server",

@@ -156,7 +156,7 @@ def enroll(
     with run.progress("enrolling"):
         enrolled = call_enroll(address, code, request.csr, timeout=seconds, on_wait=run.tell_waiting)
     place.install(enrolled.credential, enrolled.trust_bundle)
-    place.write_settings(api_address)
+    place.write_settings(api_address, identity=enrolled.credential.identity.name)
     _print(run, enrolled.credential, place)
 
 
@@ -213,7 +213,7 @@ class _Place:
         except OSError as error:
             raise _unwritable(self._folder, error) from error
 
-    def write_settings(self, address: str | None) -> None:
+    def write_settings(self, address: str | None, *, identity: str) -> None:
         """Writes certctl.toml where there is none."""
         if self.settings.exists():
             return
@@ -222,6 +222,8 @@ class _Place:
             "certificate": self.files.certificate.name,
             "private_key": self.files.private_key.name,
             "trust_bundle": self.trust_bundle.name,
+            # Who belongs to a tenant means its resources by short names.
+            "tenant": identity.split("/")[1] if identity.startswith("tenants/") else None,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items() if value is not None]
         text = "\n".join(

@@ -947,8 +947,8 @@ type TestPermissionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. Name of the resource; it need not exist.
 	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
-	// Required. Permissions, as `certificate.issue`, or full names of methods, as `certd.v1.CertificateService/IssueCertificate`;
-	// 100 at most.
+	// Required. Permissions, as `certificate.issue`, or methods, as `IssueCertificate` or
+	// `certd.v1.CertificateService/IssueCertificate`; 100 at most.
 	Permissions []string `protobuf:"bytes,2,rep,name=permissions,proto3" json:"permissions,omitempty"`
 	// Optional. A SPIFFE id. Default the caller; another's needs the permission to read grants on the resource.
 	Principal string `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
