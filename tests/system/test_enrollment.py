@@ -2,6 +2,7 @@
 
 import json
 import stat
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -64,6 +65,7 @@ def test_a_machine_enrolls_and_calls(daemon: RunningDaemon, tmp_path: Path) -> N
         "certctl.toml": 0o600,
     }
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert tomllib.loads((place / "certctl.toml").read_text())["tenant"] == "default"
     who = run_program("certctl", "--config", place / "certctl.toml", "whoami", "-o", "json")
     assert who.returncode == 0, who.stderr
     assert json.loads(who.stdout)["principal"] == "spiffe://certd.internal/tenants/default/identities/web-1"
