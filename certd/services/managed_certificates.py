@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from certd.clock import Clock
-from certd.errors import CertdError, Reason
+from certd.errors import CertdError, Reason, Violation
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority
 from certd.model.event import Event, EventType
@@ -40,6 +40,7 @@ from certd.services.tenants import check_quota, existing_tenant
 from certd.store import (
     authorities,
     certificates,
+    grants,
     jobs,
     managed_certificates,
     request_records,
@@ -308,8 +309,16 @@ class ManagedCertificates:
         """Step 1. Returns the uid that an earlier call with the same request id made, if there is one."""
         if record is not None and request_records.claim(tx, record) is not None:
             return replay(tx, caller, _METHOD, RequestKey(record.request_id, record.request_sha256))
-        # It may have been deleted since it was read; from here on its deletion is refused.
-        leaf_profile(tx, ProfileName(declared.tenant, declared.profile), declared.tenant)
+        # It may have been deleted since it was read, or restricted; from here on its deletion is refused.
+        profile = leaf_profile(tx, ProfileName(declared.tenant, declared.profile), declared.tenant)
+        if profile.restricted and not any(
+            grant.allows(Permission.AUTHORITY_CREATE, declared.authority_name)
+            for grant in grants.of_caller(tx, caller.principal)
+        ):
+            name = declared.profile
+            rule = f"the profile {name} was restricted while this was requested, and needs an authority operator"
+            violation = Violation("managed_certificate.profile", rule)
+            raise CertdError(Reason.PROFILE_FORBIDS, f"{rule}; have one request it", violations=(violation,))
         check_quota(tx, declared.tenant, Quota.MANAGED_CERTIFICATES)
         managed_certificates.insert(tx, declared)
         jobs.put(tx, Job(kind=JobKind.ADVANCE_MANAGED_CERTIFICATE, subject=declared.uid, due_time=now))

@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
@@ -152,7 +152,7 @@ class Profiles:
                 name.profile,
                 expected_version=found.profile.version,
                 document=to_document(planned),
-                now=now,
+                now=_after_requests(tx, name, now) if planned.restricted else now,
             )
             if row is None:
                 raise _mismatch(found)
@@ -338,6 +338,15 @@ def _mismatch(found: ProfileView) -> CertdError:
         metadata={"etag": found.etag},
         resource=str(found.name),
     )
+
+
+def _after_requests(tx: Transaction, name: ProfileName, now: datetime) -> datetime:
+    """Returns a time after every request under a profile, by whichever daemon's clock it was made.
+
+    By it those are told apart who asked for a managed certificate before the profile was restricted.
+    """
+    last = profiles.last_request_of(tx, name.tenant, name.profile)
+    return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
 def _check_unused(tx: Transaction, name: ProfileName, may_read: Callable[[GrantName], bool]) -> None:

@@ -81,6 +81,9 @@ _MANAGED_OF: Select[Any] = (
     .order_by(_managed.c.managed_certificate_id)
     .limit(bindparam("most"))
 )
+_LAST_REQUEST: Select[Any] = select(func.max(_managed.c.create_time)).where(
+    _managed.c.tenant == bindparam("of_tenant"), _managed.c.profile == bindparam("id")
+)
 _GRANTS_OF: Select[Any] = (
     select(_grants.c.tenant, _grants.c.grant_id)
     .where(
@@ -200,6 +203,12 @@ def delete(tx: Transaction, tenant: str, profile_id: str) -> bool:
 def managed_certificates_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Sequence[str]:
     """Returns ids of managed certificates that name a profile, the first `most` of them."""
     return list(tx.execute(_MANAGED_OF, {"of_tenant": tenant, "id": profile_id, "most": most}).scalars())
+
+
+def last_request_of(tx: Transaction, tenant: str, profile_id: str) -> datetime | None:
+    """Returns when the newest managed certificate under a profile was requested; None when there is none."""
+    moment = tx.execute(_LAST_REQUEST, {"of_tenant": tenant, "id": profile_id}).scalar_one()
+    return None if moment is None else time_of(moment)
 
 
 def grants_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Sequence[GrantName]:

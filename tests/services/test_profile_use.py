@@ -138,6 +138,42 @@ def test_no_managed_certificate_gets_what_was_restricted_since_its_request(ca: W
     assert condition.reason == ("Issued" if is_before else Reason.PROFILE_FORBIDS)
 
 
+@pytest.mark.parametrize("earlier", [timedelta(0), timedelta(seconds=5)])
+def test_nor_when_the_clock_of_who_restricts_is_slow(ca: World, earlier: timedelta) -> None:
+    """That of another daemon may be, and two things may be of one moment."""
+
+    def restrict() -> None:
+        ca.clock.advance(-earlier)
+        update(ca, GivenProfile(extended_key_usages=("1.3.6.1.5.5.7.3.9",)), "extended_key_usages")
+
+    ca.steps.at["managed.3.key-sealed"] = restrict
+    ca.request(profile=WEB)
+    view = settled(ca)
+    assert view.state is ManagedCertificateState.FAILED
+    (condition,) = view.managed_certificate.conditions
+    assert condition.reason == Reason.PROFILE_FORBIDS
+
+
+def test_nor_when_it_is_restricted_while_it_is_requested(ca: World) -> None:
+    requester, core = grant(ca, "requester", Role.REQUESTER), ca.core
+    operator = grant(ca, "operator", Role.REQUESTER, Role.AUTHORITY_OPERATOR)
+    new = NewManagedCertificate(
+        name=MANAGED,
+        authority=CA,
+        subject=distinguished_name.EMPTY,
+        names=SubjectAlternativeNames(dns_names=("www.example.internal",)),
+    )
+    now, requests = ca.clock.now(), core.managed_certificates
+    declared, _ = requests._rehearse(requester, new, WEB, now)
+    update(ca, GivenProfile(extended_key_usages=("1.3.6.1.5.5.7.3.9",)), "extended_key_usages")
+
+    def declare(caller: Caller) -> Callable[[], object]:
+        return lambda: core.store.write("test", lambda tx: requests._declare(tx, caller, declared, None, now))
+
+    refused(declare(requester), Reason.PROFILE_FORBIDS, "while this was requested")
+    declare(operator)()
+
+
 def test_a_profile_in_use_is_not_deleted(ca: World) -> None:
     ca.request(profile=WEB)
     settled(ca)
