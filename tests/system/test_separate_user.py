@@ -5,6 +5,7 @@ outside of pytest's folder, which only its own user may enter.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -15,12 +16,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tests.daemon import Installation, RunningDaemon, initialise
 from tests.system.calls import must
+from tests.token.material import make_certificate
 from tests.waiting import eventually
 
 TOKEN_USER, DAEMON_USER, STRANGER = 61001, 61002, 61003
@@ -351,3 +355,65 @@ def test_the_socket_serves_the_daemon_s_user_and_no_third(separated: Separated, 
         assert reason == "TOKEN_UNAVAILABLE"
     # The daemon goes on as before.
     assert json.loads(must(separated.daemon, "server", "info", "-o", "json"))["token"]["ready"] is True
+
+
+_SIGN = """
+import sqlite3, sys
+from pathlib import Path
+from certd.errors import CertdError
+from certd.pki.key_spec import SignatureAlgorithm
+from certd.token.client import SignItem, connect
+from certd.token.policy import SignatureKind
+
+socket, database, *asked = sys.argv[1:]
+books = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+key_id, policy = books.execute(
+    "SELECT k.key_id, k.policy FROM authorities a JOIN authority_keys k ON k.authority_uid = a.uid "
+    "WHERE a.authority_id = 'signing-ca'"
+).fetchone()
+client = connect(Path(socket))
+assert client.wait_ready(30), client.problem
+for to_be_signed in asked:
+    item = SignItem(
+        key_id=key_id,
+        policy=policy,
+        kind=SignatureKind.CERTIFICATE,
+        signature_algorithm=SignatureAlgorithm.ECDSA_WITH_SHA256,
+        to_be_signed=bytes.fromhex(to_be_signed),
+    )
+    (result,) = client.sign([item], timeout=30)
+    print(result.reason if isinstance(result, CertdError) else "signed")
+client.stop()
+"""
+
+
+def test_code_in_the_daemon_gets_no_authority_and_no_foreign_issuer_signed(
+    separated: Separated, python: Python
+) -> None:
+    """As its user, with all that its books hold, past all of its own checks."""
+    daemon = separated.daemon
+    must(daemon, "authority", "create", "signing-root", "--type", "root", "--subject", "CN=Signing Root")
+    must(
+        daemon,
+        *("authority", "create", "signing-ca", "--type", "subordinate", "--issuer", "signing-root"),
+        *("--subject", "CN=Signing CA"),
+    )
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Signing CA")])
+    foreign = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Apart CA")])
+    asked = [
+        make_certificate(issuer=issuer),
+        make_certificate(issuer=issuer, authority=True, path_length=0),
+        make_certificate(issuer=issuer, certificate_sign=True),
+        make_certificate(issuer=foreign),
+        make_certificate(issuer=issuer, lifetime=timedelta(days=40 * 365)),
+        hashlib.sha256(b"anything").digest(),
+    ]
+    database = daemon.installation.data / "certd.db"
+    ended = python.run(DAEMON_USER, _SIGN, separated.socket, database, *(each.hex() for each in asked))
+    assert ended.returncode == 0, ended.stderr
+    first, *others = ended.stdout.split()
+    # Within the policy of the key it signs, and this is what is left to an attacker.
+    assert first == "signed"
+    assert len(others) == len(asked) - 1
+    assert "signed" not in others
+    assert set(others[:4]) == {"TOKEN_POLICY_FORBIDS"}
