@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# grpc reads it at its import, and its fork handlers may hang a child that is started while a server of a test serves.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _processors() -> Iterator[None]:
