@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol, TypeVar, cast
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -31,6 +32,9 @@ _END_OF_TIME: Final = 253_402_300_799
 _TOLD: Final = 3
 _MOST_ERRORS: Final = 1000
 """Gathered of one request, whose list of wrong values may be as long as a message."""
+
+_EVERY_FIELD: Final = "*"
+"""Of a mask (AIP-134)."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -200,3 +204,32 @@ def choice(field: str, wrapper: object, number: int, kind: Callable[[str], E]) -
         return kind(cast("_EnumDescriptor", wrapper).Name(number))
     except ValueError as error:
         raise field_invalid(field, f"has the value {number}, which this server does not know") from error
+
+
+def changed(resource: Message, mask: FieldMask, *, changeable: frozenset[str], example: str) -> frozenset[str]:
+    """Returns the names of the fields to change (AIP-134); raises FIELD_INVALID with every path that is none.
+
+    Args:
+        resource: as the request has it.
+        mask: empty for every field that is set; `*` alone is all.
+        changeable: fields of the first level that may change; the others may be named, and the server decides them.
+        example: one of them, to be told.
+    """
+    paths = frozenset(mask.paths)
+    if not paths:
+        return frozenset(field.name for field, _ in resource.ListFields()) & changeable
+    if paths == {_EVERY_FIELD}:
+        return changeable
+    known = {field.name for field in resource.DESCRIPTOR.fields}
+    violations = Violations()
+    for index, path in enumerate(mask.paths):
+        if path == _EVERY_FIELD:
+            violations.add(f"update_mask.paths[{index}]", "stands for every field, so it stands alone")
+        elif path not in known:
+            violations.add(
+                f"update_mask.paths[{index}]",
+                f"{path[:64]!a} is no field of the first level of a {resource.DESCRIPTOR.name.lower()}, as"
+                f" `{example}` is",
+            )
+    violations.check()
+    return paths & changeable

@@ -4,7 +4,6 @@ from datetime import timedelta
 from functools import partial
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from certd.api import fields, profile_fields, x509
 from certd.api.call import Call, Methods
@@ -19,9 +18,6 @@ from certd.v1 import certificate_pb2, profile_pb2, profile_service_pb2
 
 _LONGEST_ETAG = 128
 _HIGHEST_VERSION_RULE = "must be the number of a version, or 0 for the newest"
-_ALL = "*"
-_DECIDED_BY_THE_SERVER = frozenset(field.name for field in profile_pb2.Profile.DESCRIPTOR.fields) - FIELDS
-"""The name, which never changes, and output-only fields: in a mask they change nothing (AIP-203)."""
 
 
 def methods(profiles: Profiles, checks: ProfileChecks, limits: RequestLimits) -> Methods:
@@ -109,28 +105,13 @@ def update_profile(
 
 def _change(request: profile_service_pb2.UpdateProfileRequest) -> tuple[frozenset[str], GivenProfile]:
     """Returns the names of the fields to change, and what these say; what is not to change is not looked at."""
-    changes = _changes(request.profile, request.update_mask)
+    changes = fields.changed(
+        request.profile,
+        request.update_mask,
+        changeable=FIELDS,
+        example="names",
+    )
     return changes, profile_fields.given_profile(request.profile, changes)
-
-
-def _changes(profile: profile_pb2.Profile, mask: FieldMask) -> frozenset[str]:
-    """Returns the names of the fields to change (AIP-134); raises FIELD_INVALID with every path that is none."""
-    paths = frozenset(mask.paths)
-    if not paths:
-        return frozenset(field.name for field, _ in profile.ListFields()) & FIELDS
-    if paths == {_ALL}:
-        return FIELDS
-    violations = fields.Violations()
-    for index, path in enumerate(mask.paths):
-        if path == _ALL:
-            violations.add(f"update_mask.paths[{index}]", "stands for every field, so it stands alone")
-        elif path not in FIELDS | _DECIDED_BY_THE_SERVER:
-            shown = ascii(path[:64])
-            violations.add(
-                f"update_mask.paths[{index}]", f"{shown} is no field of the first level of a profile, as `names` is"
-            )
-    violations.check()
-    return paths & FIELDS
 
 
 def delete_profile(profiles: Profiles, request: profile_service_pb2.DeleteProfileRequest, call: Call) -> Empty:

@@ -3,8 +3,6 @@
 from functools import partial
 from typing import Final
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
 from certd.api import fields, x509
 from certd.api.call import Call, Methods
 from certd.model.names import TenantName, check_id
@@ -19,9 +17,6 @@ _LONGEST_DISPLAY_NAME: Final = 128
 _MOST_NOTICES: Final = 16
 _EARLIEST_NOTICE: Final = 365
 _HIGHEST_QUOTA: Final = 1_000_000
-_ALL: Final = "*"
-_DECIDED_BY_THE_SERVER: Final = frozenset(field.name for field in tenant_pb2.Tenant.DESCRIPTOR.fields) - FIELDS
-"""The name, which never changes, the etag and output-only fields: in a mask they change nothing (AIP-203)."""
 _QUOTAS: Final = tuple(field.name for field in tenant_pb2.Quotas.DESCRIPTOR.fields)
 
 
@@ -86,28 +81,13 @@ def update_tenant(tenants: Tenants, request: tenant_service_pb2.UpdateTenantRequ
 
 def _change(request: tenant_service_pb2.UpdateTenantRequest) -> tuple[frozenset[str], GivenTenant]:
     """Returns the names of the fields to change, and what these say; what is not to change is not looked at."""
-    changes = _changes(request.tenant, request.update_mask)
+    changes = fields.changed(
+        request.tenant,
+        request.update_mask,
+        changeable=FIELDS,
+        example="quotas",
+    )
     return changes, _given(request.tenant, changes)
-
-
-def _changes(tenant: tenant_pb2.Tenant, mask: FieldMask) -> frozenset[str]:
-    """Returns the names of the fields to change (AIP-134); raises FIELD_INVALID with every path that is none."""
-    paths = frozenset(mask.paths)
-    if not paths:
-        return frozenset(field.name for field, _ in tenant.ListFields()) & FIELDS
-    if paths == {_ALL}:
-        return FIELDS
-    violations = fields.Violations()
-    for index, path in enumerate(mask.paths):
-        if path == _ALL:
-            violations.add(f"update_mask.paths[{index}]", "stands for every field, so it stands alone")
-        elif path not in FIELDS | _DECIDED_BY_THE_SERVER:
-            shown = ascii(path[:64])
-            violations.add(
-                f"update_mask.paths[{index}]", f"{shown} is no field of the first level of a tenant, as `quotas` is"
-            )
-    violations.check()
-    return paths & FIELDS
 
 
 def _given(tenant: tenant_pb2.Tenant, chosen: frozenset[str]) -> GivenTenant:
