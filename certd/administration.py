@@ -1,11 +1,13 @@
 """What is done on the machine itself, without listeners: the first start, and a way back in for an administrator."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare
-from certd.main import assemble
+from certd.main import Core, assemble
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
 from certd.services.steps import StepHook, no_step
@@ -42,11 +44,7 @@ def initialise(
     Raises what the token and the store raise when they cannot be had.
     """
     migrate(config.database.url)
-    # Nothing here comes from strangers, and two certificates need no process of their own.
-    config = config.model_copy(update={"prepare": Prepare(processes=0)})
-    core = assemble(config, clock=clock or SystemClock(), step=step)
-    try:
-        core.start()
+    with _running(config, clock, step) as core:
         made = core.bootstrap.run(
             trust_domain=config.tls.trust_domain,
             server_names=parse_server_names(server_names),
@@ -54,8 +52,6 @@ def initialise(
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
         )
-    finally:
-        core.stop()
     return Initialised(
         server_certificate=certificate_pem(made.server_certificate).encode(),
         administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
@@ -88,17 +84,12 @@ def recover_administrator(
     Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for an id that is none, and
     what the token and the store raise when they cannot be had.
     """
-    config = config.model_copy(update={"prepare": Prepare(processes=0)})
-    core = assemble(config, clock=clock or SystemClock(), step=step)
-    try:
-        core.start()
+    with _running(config, clock, step) as core:
         recovered = core.administrator_recovery.run(
             trust_domain=config.tls.trust_domain,
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
         )
-    finally:
-        core.stop()
     return RecoveredAdministrator(
         certificate=certificate_pem(recovered.certificate).encode(),
         system_root="".join(certificate_pem(root) for root in recovered.system_roots).encode(),
@@ -123,16 +114,24 @@ def rotate_system_authority(
     Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init` and while a rotation is under way, and
     what the token and the store raise when they cannot be had.
     """
+    with _running(config, clock, step) as core:
+        rotated = core.system_rotation.rotate()
+    return RotatedSystemAuthority(
+        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from
+    )
+
+
+@contextmanager
+def _running(config: Config, clock: Clock | None, step: StepHook) -> Iterator[Core]:
+    """Runs the core for one command."""
+    # Nothing here comes from strangers, and two certificates need no process of their own.
     config = config.model_copy(update={"prepare": Prepare(processes=0)})
     core = assemble(config, clock=clock or SystemClock(), step=step)
     try:
         core.start()
-        rotated = core.system_rotation.rotate()
+        yield core
     finally:
         core.stop()
-    return RotatedSystemAuthority(
-        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from
-    )
 
 
 def parse_server_names(names: tuple[str, ...]) -> SubjectAlternativeNames:
