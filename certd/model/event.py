@@ -40,6 +40,7 @@ class EventType(enum.StrEnum):
     TENANT_UPDATED = "tenant.updated"
     ENROLLMENT_CODE_CREATED = "enrollment-code.created"
     ENROLLMENT_REFUSED = "enrollment.refused"
+    IDENTITY_CREATED = "identity.created"
     IDENTITY_ENROLLED = "identity.enrolled"
     IDENTITY_RENEWED = "identity.renewed"
     IDENTITY_REVOKED = "identity.revoked"

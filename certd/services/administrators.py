@@ -23,7 +23,18 @@ def administrator_name(administrator_id: str) -> IdentityName:
 
 def ensure_administrator(tx: Transaction, name: IdentityName, spiffe_id: str, now: datetime) -> None:
     """Writes the identity, ACTIVE when it is new, and grants it every role that it lacks on everything."""
-    identities.ensure(tx, name, spiffe_id, IdentityState.ACTIVE, now)
+    if identities.get(tx, name) is None:
+        identities.ensure(tx, name, spiffe_id, IdentityState.ACTIVE, now)
+        tx.event(
+            Event(
+                time=now,
+                type=EventType.IDENTITY_CREATED,
+                tenant=None,
+                principal=SYSTEM_PRINCIPAL,
+                resource=str(name),
+                details={"spiffe_id": spiffe_id},
+            )
+        )
     held = {
         grant.role
         for grant in grants.of_principal(tx, spiffe_id)
