@@ -40,11 +40,6 @@ NAME = "tenants/default/authorities/web-ca"
 
 
 @pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
-
-
-@pytest.fixture(scope="module")
 def server_leaf(root: Issued) -> Issued:
     return make_leaf(root, "localhost", "127.0.0.1")
 

@@ -22,14 +22,9 @@ from certd.v1.certificate_service_pb2 import ListCertificatesResponse
 from certd.v1.server_service_pb2 import PreparationInfo, ServerInfo, TokenInfo, TrustBundle
 from certd.v1.x509_pb2 import AttributeTypeAndValue, DistinguishedName, KeySpec, RelativeDistinguishedName
 from certd.v1.x509_pb2 import Warning as ApiWarning
-from tests.certctl import CA, Certctl, described, encoded, settle
+from tests.certctl import CA, Certctl, described, encoded
 from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
 from tests.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +36,6 @@ def server_leaf(root: Issued) -> Issued:
 def fake(root: Issued, server_leaf: Issued) -> Iterator[FakeServer]:
     with running(FakeServer(), server_leaf, root) as server:
         yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def test_create_authority_sends_what_the_examples_say(fake: FakeServer, certctl: Certctl) -> None:

@@ -17,16 +17,11 @@ from certd.v1.x509_pb2 import (
     Subtrees,
 )
 from certd.v1.x509_pb2 import Warning as ApiWarning
-from tests.certctl import CA, Certctl, encoded, settle
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import CA, Certctl, encoded
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, running
 
 CSR = AuthorityCsr(der=b"der", pem="-----BEGIN CERTIFICATE REQUEST-----\nZGVy\n-----END CERTIFICATE REQUEST-----\n")
 REQUEST_ID = "0b2f3e0a-6f0c-4c8e-9d53-0f3f4d6f7a11"
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +33,6 @@ def server_leaf(root: Issued) -> Issued:
 def fake(root: Issued, server_leaf: Issued) -> Iterator[FakeServer]:
     with running(FakeServer(), server_leaf, root) as server:
         yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def named(organization: str) -> DistinguishedName:

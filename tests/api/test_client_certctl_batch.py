@@ -1,7 +1,6 @@
 """certctl certificate issue-batch against a server of our own: what it asks, what it writes, what a second run does."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,18 +23,7 @@ from certd.v1.certificate_service_pb2 import (
 from certd.v1.x509_pb2 import CertificateDescription
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, Ended, encoded, settle
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
-
-
-@pytest.fixture
-def fake(root: Issued) -> Iterator[FakeServer]:
-    with running(FakeServer(), make_leaf(root, "localhost"), root) as server:
-        yield server
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf
 
 
 class Batch:

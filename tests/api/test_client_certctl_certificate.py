@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,11 @@ from certd.v1.certificate_pb2 import CESSATION_OF_OPERATION, KEY_COMPROMISE, SUP
 from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesResponse
 from certd.v1.x509_pb2 import AttributeTypeAndValue, CertificateDescription, Extension, KeySpec, SubjectAlternativeNames
 from certd.v1.x509_pb2 import Warning as ApiWarning
-from tests.certctl import CA, Certctl, described, encoded, settle
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import CA, Certctl, described, encoded
+from tests.fakes_server import Failing, FakeServer, Issued
 
 LEAF = f"{CA}/certificates/0a1b"
 SINCE = datetime(2026, 11, 3, 7, 0, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
-
-
-@pytest.fixture
-def fake(root: Issued) -> Iterator[FakeServer]:
-    with running(FakeServer(), make_leaf(root, "localhost"), root) as server:
-        yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 class Terminal(io.StringIO):

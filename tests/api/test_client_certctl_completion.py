@@ -17,12 +17,7 @@ from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesResp
 from certd.v1.profile_pb2 import Profile
 from certd.v1.profile_service_pb2 import ListProfilesResponse
 from tests.certctl import settle
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, running
 
 
 @pytest.fixture

@@ -1,17 +1,13 @@
 """certctl grant and whoami against a server of our own: what they ask, what they print, how they end."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from google.protobuf.empty_pb2 import Empty
 
 from certd.client.messages import timestamp
 from certd.v1 import access_service_pb2
 from certd.v1.access_service_pb2 import ListGrantsResponse, WhoAmIResponse
 from certd.v1.grant_pb2 import Grant, Role
-from tests.certctl import CA, Certctl, settle
-from tests.fakes_server import FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import CA, Certctl
+from tests.fakes_server import FakeServer
 from tests.store.samples import NOW
 
 TD = "spiffe://example.internal"
@@ -24,29 +20,6 @@ GRANT = Grant(
     creator=f"{TD}/identities/admin",
     create_time=timestamp(NOW),
 )
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
-
-
-@pytest.fixture
-def fake(root: Issued) -> Iterator[FakeServer]:
-    with running(FakeServer(), make_leaf(root, "localhost"), root) as server:
-        yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def test_create_sends_what_is_said_and_completes_the_principal(fake: FakeServer, certctl: Certctl) -> None:

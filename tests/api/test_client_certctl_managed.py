@@ -13,15 +13,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from certd.v1.managed_certificate_pb2 import Condition, ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesResponse
 from tests.api.test_client_export import UID, exporting
-from tests.certctl import CA, Certctl, described, encoded, settle
-from tests.fakes_server import FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import CA, Certctl, described, encoded
+from tests.fakes_server import FakeServer, Issued, make_leaf, running
 
 WEB = "tenants/default/managedCertificates/web"
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +28,6 @@ def server_leaf(root: Issued) -> Issued:
 def fake(root: Issued, server_leaf: Issued) -> Iterator[FakeServer]:
     with running(FakeServer(), server_leaf, root) as server:
         yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def pending(reason: str = "") -> ManagedCertificate:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -26,34 +25,11 @@ from certd.v1.profile_pb2 import (
 from certd.v1.profile_service_pb2 import CheckProfileResponse, ListProfilesResponse
 from certd.v1.x509_pb2 import KeySpec, KeyUsage
 from certd.v1.x509_pb2 import Warning as ApiWarning
-from tests.certctl import CA, Certctl, described, encoded, settle
-from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import CA, Certctl, described, encoded
+from tests.fakes_server import Failing, FakeServer, Issued, make_leaf
 from tests.store.samples import NOW
 
 WEB = "tenants/default/profiles/web"
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
-
-
-@pytest.fixture
-def fake(root: Issued) -> Iterator[FakeServer]:
-    with running(FakeServer(), make_leaf(root, "localhost"), root) as server:
-        yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def web(**changes: object) -> Profile:

@@ -2,25 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from certd.client.messages import timestamp
 from certd.v1.tenant_pb2 import Quotas, Tenant
 from certd.v1.tenant_service_pb2 import ListTenantsResponse
-from tests.certctl import Certctl, settle
-from tests.fakes_server import FakeServer, Issued, make_leaf, make_root, running
+from tests.certctl import Certctl
+from tests.fakes_server import FakeServer, Issued, make_leaf, running
 from tests.store.samples import NOW
 
 QUOTAS = Quotas(
     authorities=7, managed_certificates=2500, profiles=1000, identities=10_000, grants=10_000, calls_per_second=20
 )
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
 
 
 @pytest.fixture
@@ -29,18 +23,6 @@ def fake(root: Issued) -> Iterator[FakeServer]:
         for method in ("CreateTenant", "GetTenant", "UpdateTenant"):
             server.answer(method, acme())
         yield server
-
-
-@pytest.fixture
-def certctl(
-    fake: FakeServer,
-    root: Issued,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Certctl:
-    settle(tmp_path / "home", fake, root, monkeypatch)
-    return Certctl(capsys)
 
 
 def acme(name: str = "tenants/acme") -> Tenant:

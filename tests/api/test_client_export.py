@@ -19,15 +19,10 @@ from certd.pki.sealing import Purpose, SealContext, export_info, hpke_encrypt
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import ExportManagedCertificateResponse
 from certd.v1.x509_pb2 import EncodedCertificate
-from tests.fakes_server import FakeServer, Issued, make_leaf, make_root, running, write_credentials
+from tests.fakes_server import FakeServer, Issued, make_leaf, running, write_credentials
 
 NAME = "tenants/acme/managedCertificates/web"
 UID = "uid-of-web"
-
-
-@pytest.fixture(scope="module")
-def root() -> Issued:
-    return make_root()
 
 
 @pytest.fixture(scope="module")
