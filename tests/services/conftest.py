@@ -150,6 +150,15 @@ def configuration(folder: Path, token: TokenSettings, *, database_url: str = "")
 
 
 @contextmanager
+def two_worlds(folder: Path, token: TokenSettings, postgres_url: str) -> Iterator[tuple[World, World]]:
+    """Two daemons on one PostgreSQL, each with a token process of its own on the same token."""
+    url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
+    config, clock = configuration(folder, token, database_url=url), FakeClock()
+    with running_world(config, clock) as first, running_world(config, clock) as second:
+        yield first, second
+
+
+@contextmanager
 def running_world(config: Config, clock: FakeClock) -> Iterator[World]:
     """Runs a core on the database of `config`; several may share one PostgreSQL."""
     migrate(config.database.url)

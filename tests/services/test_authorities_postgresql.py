@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,9 @@ from certd.model.names import TenantName
 from certd.services.authority_changes import Change
 from certd.services.idempotency import RequestKey
 from certd.token.settings import TokenSettings
-from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
 from tests.services.awaiting import SUB, activate, certified, create_awaiting, csr_of, parents
-from tests.services.conftest import ADMINISTRATOR, World, configuration, running_world
+from tests.services.conftest import ADMINISTRATOR, World, two_worlds
 from tests.waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -27,12 +25,7 @@ __all__ = ["postgres_server", "postgres_url"]
 @pytest.fixture
 def daemons(postgres_url: str, tmp_path: Path, token_settings: TokenSettings) -> Iterator[tuple[World, World]]:
     """Two daemons, each with a token process of its own on the same token."""
-    config = configuration(
-        tmp_path, token_settings, database_url=postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    )
-    clock = FakeClock()
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(running_world(config, clock)) for _ in range(2))
+    with two_worlds(tmp_path, token_settings, postgres_url) as (first, second):
         yield first, second
 
 

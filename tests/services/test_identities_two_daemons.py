@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from certd.model.names import IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.store import grants, identities
 from certd.token.settings import TokenSettings
-from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
-from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, configuration, running_world
+from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, two_worlds
 from tests.waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -28,11 +26,7 @@ SOON = 2.0
 
 @pytest.fixture
 def daemons(postgres_url: str, tmp_path: Path, token_settings: TokenSettings) -> Iterator[tuple[World, World]]:
-    url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    config = configuration(tmp_path, token_settings, database_url=url)
-    clock = FakeClock()
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(running_world(config, clock)) for _ in range(2))
+    with two_worlds(tmp_path, token_settings, postgres_url) as (first, second):
         yield first, second
 
 

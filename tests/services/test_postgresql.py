@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,8 @@ from certd.services.paging import PageRequest
 from certd.services.revocation import NewRevocation
 from certd.store import events, owners
 from certd.token.settings import TokenSettings
-from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
-from tests.services.conftest import ADMINISTRATOR, World, configuration, running_world
+from tests.services.conftest import ADMINISTRATOR, World, two_worlds
 from tests.waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -33,12 +31,7 @@ CA = AuthorityName("default", "ca")
 @pytest.fixture
 def daemons(postgres_url: str, tmp_path: Path, token_settings: TokenSettings) -> Iterator[tuple[World, World]]:
     """Two daemons, each with a token process of its own on the same token."""
-    config = configuration(
-        tmp_path, token_settings, database_url=postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    )
-    clock = FakeClock()
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(running_world(config, clock)) for _ in range(2))
+    with two_worlds(tmp_path, token_settings, postgres_url) as (first, second):
         first.create_root()
         first.create_subordinate()
         yield first, second

@@ -1,7 +1,6 @@
 """What one daemon keeps in memory, and another one changes: seen within a second."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from certd.services.profiles import ProfileChange
 from certd.store import schema
 from certd.store.store import Transaction
 from certd.token.settings import TokenSettings
-from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
 from tests.services.batches import CA, batch_item, grant, issue_batch, key, made, outcomes
-from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, configuration, running_world
+from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, two_worlds
 from tests.services.profile_books import DAY, GIVEN, WEB
 from tests.waiting import eventually
 
@@ -38,11 +36,7 @@ SOON = 2.0
 @pytest.fixture
 def daemons(postgres_url: str, tmp_path: Path, token_settings: TokenSettings) -> Iterator[tuple[World, World]]:
     """One that changes things, and one that has them in memory."""
-    url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    config = configuration(tmp_path, token_settings, database_url=url)
-    clock = FakeClock()
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(running_world(config, clock)) for _ in range(2))
+    with two_worlds(tmp_path, token_settings, postgres_url) as (first, second):
         first.create_root()
         first.create_subordinate()
         yield first, second
