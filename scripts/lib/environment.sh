@@ -81,6 +81,12 @@ ensure_openssl() {
 
 ensure_ps() { ensure_command ps procps procps-ng ""; }
 
+# Judges the units that certd writes; macOS has none.
+ensure_systemd_analyze() {
+  if [ "$(package_manager)" = brew ]; then return 0; fi
+  ensure_command systemd-analyze systemd systemd ""
+}
+
 ensure_softhsm() { ensure_command softhsm2-util softhsm2 softhsm softhsm; }
 
 ensure_gnutls() {
