@@ -16,7 +16,7 @@ from certd.services.access import Access
 from certd.services.idempotency import RequestKey, record_of, same_request
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.remembered import Remembered
-from certd.store import request_records, tenants
+from certd.store import request_records, tenant_counts, tenants
 from certd.store.store import Store, Transaction
 
 DEFAULT_TENANT = "default"
@@ -69,7 +69,7 @@ def check_quota(tx: Transaction, tenant_id: str | None, quota: Quota) -> None:
     if tenant_id is None:
         return
     limit = existing_tenant(tx, tenant_id).quotas.of(quota)
-    if tenants.count(tx, tenant_id, quota, most=limit) >= limit:
+    if tenant_counts.get(tx, tenant_id, quota) >= limit:
         kind = quota.value.replace("_", " ")
         raise CertdError(
             Reason.QUOTA_EXCEEDED,

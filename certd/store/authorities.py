@@ -9,8 +9,9 @@ from sqlalchemy import insert as insert_into
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.store import schema
+from certd.store import schema, tenant_counts
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import (
@@ -89,7 +90,7 @@ _ACTIVATE = (
 )
 # Not one that has its key and awaits the certificate of an outside parent: its creation is over.
 _UNFINISHED = (
-    select(_authorities.c.uid)
+    select(_authorities.c.uid, _authorities.c.tenant)
     .join_from(
         _authorities,
         _keys,
@@ -175,6 +176,7 @@ def insert(tx: Transaction, authority: Authority) -> None:
         raise CertdError(
             Reason.AUTHORITY_EXISTS, f"{authority.name} exists already: choose another id", resource=authority.name
         )
+    tenant_counts.add(tx, authority.tenant, Quota.AUTHORITIES)
     tx.execute(
         _INSERT_KEY,
         {
@@ -265,8 +267,10 @@ def delete_unfinished(tx: Transaction, uid: str) -> bool:
 
     Rows of certificates that were intended for it stay on record.
     """
-    if tx.execute(_UNFINISHED, {"key": uid}).first() is None:
+    unfinished = tx.execute(_UNFINISHED, {"key": uid}).first()
+    if unfinished is None:
         return False
+    tenant_counts.add(tx, unfinished.tenant, Quota.AUTHORITIES, -1)
     tx.execute(_DELETE_KEYS, {"key": uid})
     tx.execute(_DELETE, {"key": uid})
     return True

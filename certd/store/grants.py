@@ -11,7 +11,8 @@ from sqlalchemy import delete as delete_from
 from certd.model.access import EVERYTHING, Grant, Role, principals_of
 from certd.model.certificate import CertificateState
 from certd.model.names import GrantName
-from certd.store import schema
+from certd.model.tenant import Quota
+from certd.store import schema, tenant_counts
 from certd.store.certificate_names import NameKind
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
@@ -76,7 +77,10 @@ def insert(tx: Transaction, grant: Grant) -> bool:
         "create_time": 0 if grant.create_time is None else microseconds(grant.create_time),
     }
     tx.configuration_changed()
-    return tx.execute(_INSERT, columns).rowcount == 1
+    is_new = tx.execute(_INSERT, columns).rowcount == 1
+    if is_new:
+        tenant_counts.add(tx, grant.tenant, Quota.GRANTS)
+    return is_new
 
 
 def get(tx: Transaction, name: GrantName) -> Grant | None:
@@ -114,7 +118,10 @@ def count(tx: Transaction, tenant: str, principal: str, *, most: int) -> int:
 def delete(tx: Transaction, name: GrantName) -> bool:
     """Deletes a grant; returns False when there is none."""
     tx.configuration_changed()
-    return tx.execute(_DELETE, _key(name)).rowcount == 1
+    is_deleted = tx.execute(_DELETE, _key(name)).rowcount == 1
+    if is_deleted:
+        tenant_counts.add(tx, name.tenant, Quota.GRANTS, -1)
+    return is_deleted
 
 
 def administrators(tx: Transaction, now: datetime) -> list[Grant]:

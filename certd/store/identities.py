@@ -9,7 +9,8 @@ from sqlalchemy import update as update_of
 from certd.model.certificate import Certificate, CertificateState
 from certd.model.identity import Identity, IdentityState
 from certd.model.names import IdentityName
-from certd.store import schema
+from certd.model.tenant import Quota
+from certd.store import schema, tenant_counts
 from certd.store.certificate_names import NameKind
 from certd.store.certificates import CERTIFICATE_COLUMNS, certificate_of
 from certd.store.dialect import insert_if_absent
@@ -65,6 +66,7 @@ def ensure(tx: Transaction, name: IdentityName, spiffe_id: str, state: IdentityS
     }
     if tx.execute(_INSERT, columns).rowcount == 1:
         tx.configuration_changed()
+        tenant_counts.add(tx, name.tenant, Quota.IDENTITIES)
     return _identity(tx.execute(_GET, _key(name)).one())
 
 
@@ -84,11 +86,6 @@ def page(tx: Transaction, tenant: str | None, *, after: str, limit: int) -> list
     """Returns up to `limit` identities of a tenant, or of the server, in the order of their ids from behind `after`."""
     parameters = {"of_tenant": tenant or _SERVER, "after": after, "most": limit}
     return [_identity(row) for row in tx.execute(_PAGE, parameters)]
-
-
-def count(tx: Transaction, tenant: str | None, *, most: int) -> int:
-    """Returns how many identities a tenant has, or the server, without counting past `most`."""
-    return int(tx.execute(_COUNT, {"of_tenant": tenant or _SERVER, "most": most}).scalar_one())
 
 
 def set_state(tx: Transaction, name: IdentityName, state: IdentityState, now: datetime) -> bool:

@@ -16,9 +16,10 @@ from certd.model.managed_certificate import (
     ManagedCertificateState,
     ManagedCertificateVersion,
 )
+from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.store import schema
+from certd.store import schema, tenant_counts
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import (
@@ -190,6 +191,7 @@ def insert(tx: Transaction, managed: ManagedCertificate) -> None:
             f"{managed.name} exists already: choose another id",
             resource=str(managed.name),
         )
+    tenant_counts.add(tx, managed.tenant, Quota.MANAGED_CERTIFICATES)
 
 
 def get(tx: Transaction, tenant: str, managed_certificate_id: str) -> ManagedCertificate | None:

@@ -13,7 +13,8 @@ from sqlalchemy import update as update_of
 from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING
 from certd.model.names import GrantName, ProfileName
-from certd.store import schema
+from certd.model.tenant import Quota
+from certd.store import schema, tenant_counts
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import json_text, microseconds, optional_time_of, time_of
@@ -128,6 +129,7 @@ def insert(tx: Transaction, tenant: str, profile_id: str, *, document: str, now:
     if tx.execute(_INSERT, columns).rowcount != 1:
         name = str(ProfileName(tenant, profile_id))
         raise CertdError(Reason.PROFILE_EXISTS, f"{name} exists already: choose another id", resource=name)
+    tenant_counts.add(tx, tenant, Quota.PROFILES)
     _insert_version(tx, tenant, profile_id, version=version, document=document, now=now)
     return ProfileRow(
         tenant=tenant,
@@ -197,7 +199,10 @@ def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list
 
 def delete(tx: Transaction, tenant: str, profile_id: str) -> bool:
     """Deletes a profile; its versions stay on record. Returns False when there is none."""
-    return tx.execute(_DELETE, {"of_tenant": tenant, "id": profile_id}).rowcount == 1
+    is_deleted = tx.execute(_DELETE, {"of_tenant": tenant, "id": profile_id}).rowcount == 1
+    if is_deleted:
+        tenant_counts.add(tx, tenant, Quota.PROFILES, -1)
+    return is_deleted
 
 
 def managed_certificates_of(tx: Transaction, tenant: str, profile_id: str, *, most: int) -> Sequence[str]:

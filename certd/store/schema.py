@@ -80,6 +80,16 @@ tenants = Table(
     UniqueConstraint("uid", name="tenants_uid"),
 )
 
+# How many of something each tenant has, by the names of its quotas.
+tenant_counts = Table(
+    "tenant_counts",
+    metadata,
+    _text("tenant", ForeignKey("tenants.tenant_id", name="tenant_counts_tenant")),
+    _text("kind"),
+    _number("number"),
+    PrimaryKeyConstraint("tenant", "kind", name="tenant_counts_key"),
+)
+
 authorities = Table(
     "authorities",
     metadata,

@@ -1,14 +1,14 @@
 """Rows of tenants. What differs from the defaults is one document, so that a later default holds for all."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, func, select
+from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy import update as update_of
 
-from certd.model.tenant import DEFAULT_EXPIRY_NOTICE_DAYS, DEFAULT_QUOTAS, Quota, Quotas, Tenant
+from certd.model.tenant import DEFAULT_EXPIRY_NOTICE_DAYS, DEFAULT_QUOTAS, Quotas, Tenant
 from certd.store import schema
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
@@ -23,19 +23,6 @@ _PAGE_AMONG = _PAGE.where(_tenants.c.tenant_id.in_(bindparam("among", expanding=
 _UPDATE = update_of(_tenants).where(
     _tenants.c.tenant_id == bindparam("key"), _tenants.c.revision == bindparam("expected_revision")
 )
-_COUNTED = {
-    Quota.AUTHORITIES: schema.authorities,
-    Quota.MANAGED_CERTIFICATES: schema.managed_certificates,
-    Quota.PROFILES: schema.profiles,
-    Quota.IDENTITIES: schema.identities,
-    Quota.GRANTS: schema.grants,
-}
-_COUNTS: Mapping[Quota, Select[Any]] = {
-    quota: select(func.count()).select_from(
-        select(table.c.tenant).where(table.c.tenant == bindparam("of_tenant")).limit(bindparam("most")).subquery()
-    )
-    for quota, table in _COUNTED.items()
-}
 _NOTICE_DAYS = "expiry_notice_days"
 
 
@@ -80,11 +67,6 @@ def update(tx: Transaction, tenant: Tenant) -> Tenant | None:
     values = {**_mutable_columns(tenant), "revision": tenant.revision + 1}
     changed = tx.execute(_UPDATE, {"key": tenant.tenant_id, "expected_revision": tenant.revision, **values})
     return get(tx, tenant.tenant_id) if changed.rowcount == 1 else None
-
-
-def count(tx: Transaction, tenant_id: str, quota: Quota, *, most: int) -> int:
-    """Returns how many of something a tenant has, without counting past `most`."""
-    return int(tx.execute(_COUNTS[quota], {"of_tenant": tenant_id, "most": most}).scalar_one())
 
 
 def _mutable_columns(tenant: Tenant) -> dict[str, object]:

@@ -178,6 +178,9 @@ def make_authorities(daemon: RunningDaemon, key_spec: str) -> bytes:
         ended = daemon.certctl("authority", "create", *arguments, "-o", "json")
         if ended.returncode != 0:
             raise SystemExit(f"bench issue: the authority could not be made: {ended.stderr}")
+    raised = daemon.certctl("tenant", "update", "default", "--quota", "managed-certificates=1000000")
+    if raised.returncode != 0:
+        raise SystemExit(f"bench issue: the quota of the tenant could not be raised: {raised.stderr}")
     return bytes.fromhex(json.loads(ended.stdout)["key"]["keyId"])
 
 

@@ -8,10 +8,11 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from certd.clock import SystemClock
 from certd.errors import CertdError, Reason
-from certd.store import dialect, schema
+from certd.model.tenant import Quota
+from certd.store import authorities, dialect, profiles, schema, tenant_counts
 from certd.store.migration import migrate
 from certd.store.store import Store
-from tests.store.samples import add_tenant
+from tests.store.samples import NOW, add_tenant, authority
 from tests.store.waiting import run_together
 
 
@@ -73,6 +74,50 @@ def test_migrating_twice_changes_nothing(database_url: str, open_store: Callable
     with engine.connect() as connection:
         assert shape(connection) == before
         assert connection.execute(text("SELECT tenant_id FROM tenants")).scalars().all() == ["default"]
+
+
+_BACK_TO_2 = (
+    "DROP TABLE tenant_counts",
+    "DROP TABLE enrollment_codes",
+    "DROP TABLE identities",
+    *(f"ALTER TABLE tenants DROP COLUMN {name}" for name in ("display_name", "settings", "update_time", "revision")),
+    *(f"ALTER TABLE grants DROP COLUMN {name}" for name in ("tenant", "creator", "create_time")),
+    "UPDATE alembic_version SET version_num = '0002'",
+    "UPDATE schema_compatibility SET schema_number = 2",
+)
+
+
+def test_what_tenants_had_before_there_were_quotas_is_counted(
+    database_url: str, open_store: Callable[[str], Store], engine: Engine
+) -> None:
+    migrate(database_url)
+    store = open_store(database_url)
+    for tenant_id, ids in (("default", ("a", "b")), ("other", ("a",))):
+        add_tenant(store, tenant_id)
+        for authority_id in ids:
+            made = authority(authority_id, tenant=tenant_id)
+            store.write("test", lambda tx, made=made: authorities.insert(tx, made))  # type: ignore[misc]  # Of lambdas.
+    system = authority("system", tenant=None)
+    store.write("test", lambda tx: authorities.insert(tx, system))
+    store.write("test", lambda tx: profiles.insert(tx, "default", "own", document="{}", now=NOW))
+    store.close()
+    with engine.connect() as connection:
+        for statement in _BACK_TO_2:
+            connection.execute(text(statement))
+        connection.commit()
+    migrate(database_url)
+    with open_store(database_url).read("test") as tx:
+        found = {
+            (tenant_id, quota): number
+            for tenant_id in ("default", "other")
+            for quota in Quota
+            if (number := tenant_counts.get(tx, tenant_id, quota))
+        }
+    assert found == {
+        ("default", Quota.AUTHORITIES): 2,
+        ("default", Quota.PROFILES): 1,
+        ("other", Quota.AUTHORITIES): 1,
+    }
 
 
 def test_migrations_beside_each_other_wait(postgres_url: str) -> None:

@@ -1,6 +1,7 @@
 """Migration 3: identities, enrollment codes, grants with their makers, tenants with settings.
 
-Code of migration 2 may go on using the database: what it does not write has defaults.
+Code of migration 2 may go on using the database: what it does not write has defaults. What it makes meanwhile is not
+counted against the quotas of its tenant, which that code does not know.
 """
 
 from typing import Any
@@ -51,6 +52,19 @@ def upgrade() -> None:
     )
     op.create_index("enrollment_codes_identity", "enrollment_codes", ["tenant", "identity_id"])
     op.create_index("enrollment_codes_expire_time", "enrollment_codes", ["expire_time"])
+    op.create_table(
+        "tenant_counts",
+        _text("tenant"),
+        _text("kind"),
+        _number("number"),
+        sa.PrimaryKeyConstraint("tenant", "kind", name="tenant_counts_key"),
+        sa.ForeignKeyConstraint(["tenant"], ["tenants.tenant_id"], name="tenant_counts_tenant"),
+    )
+    for table in ("authorities", "managed_certificates", "profiles"):
+        op.execute(
+            f"INSERT INTO tenant_counts (tenant, kind, number) "  # noqa: S608  # Three names of our own.
+            f"SELECT tenant, '{table}', count(*) FROM {table} WHERE tenant IS NOT NULL GROUP BY tenant"
+        )
     op.execute("UPDATE schema_compatibility SET schema_number = 3 WHERE id = 1")
 
 
