@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import psutil
 
+from certd.config import Limits
 from tests.daemon import RunningDaemon
 
 _MEBIBYTE = 1 << 20
 MORE_DESCRIPTORS = 16
 """Connections to the database that are opened when two callers read at once."""
-MORE_THREADS = 4
+MORE_THREADS = Limits().concurrent_calls + 4
+"""The pool's, which start when one more is needed for a moment, and some of gRPC's; far fewer than there are calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
