@@ -12,9 +12,10 @@ from certd.outbound.jwks import KeySet
 from certd.pki.weak_keys import use_known_keys
 from certd.prepare.client import Preparer, default_workers
 from certd.prepare.known_keys import known_keys_of
-from certd.scheduler import Scheduler
+from certd.scheduler import Scheduler, Waker
 from certd.services.access import Access
 from certd.services.administrators import AdministratorRecovery
+from certd.services.associations import Associations
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
@@ -28,16 +29,23 @@ from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
 from certd.services.identity_changes import IdentityChanges
+from certd.services.import_keys import ImportKeys
 from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
+from certd.services.leases import Leases
+from certd.services.managed_certificate_changes import ManagedCertificateChanges
+from certd.services.managed_certificate_search import ManagedCertificateSearches
 from certd.services.managed_certificate_steps import ManagedCertificateSteps
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.managed_import import ManagedImport
+from certd.services.managed_revocation import ManagedRevocation
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
 from certd.services.rates import Rates
 from certd.services.recovery import Ownership, Recovery
 from certd.services.refusals import Refusals
+from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
@@ -46,6 +54,7 @@ from certd.services.steps import StepHook
 from certd.services.system import SystemAuthority
 from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
+from certd.services.wrapping_key_rotation import WrappingKeyRotation
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store.store import Store
 from certd.token.client import TokenClient, connect, start_child
@@ -81,6 +90,14 @@ class Core:
     certificate_searches: CertificateSearches
     revocation: Revocation
     managed_certificates: ManagedCertificates
+    managed_import: ManagedImport
+    managed_certificate_changes: ManagedCertificateChanges
+    managed_revocation: ManagedRevocation
+    managed_certificate_searches: ManagedCertificateSearches
+    associations: Associations
+    leases: Leases
+    renewal_campaigns: RenewalCampaigns
+    wrapping_key_rotation: WrappingKeyRotation
     profiles: Profiles
     profile_checks: ProfileChecks
     tenants: Tenants
@@ -207,12 +224,25 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         identities=identities,
         system_authority=system_authority,
     )
+    waker = Waker()
+    campaigns = RenewalCampaigns(store=store, clock=clock, access=access, wake_scheduler=waker, step=step)
+    rotation = WrappingKeyRotation(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        wrapping_keys=wrapping_keys,
+        wake_scheduler=waker,
+        step=step,
+    )
     scheduler = Scheduler(
         store=store,
         clock=clock,
         runs={
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance,
+            JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
+            JobKind.RESEAL_KEYS: rotation.reseal,
         },
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
         epoch=ownership.epoch,
@@ -225,7 +255,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             system_rotation.look,
             server_certificate.look,
         ),
+        waker=waker,
         step=step,
+    )
+    import_keys = ImportKeys(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        wrapping_keys=wrapping_keys,
+        system_authority=system_authority,
     )
     managed_certificates = ManagedCertificates(
         store=store,
@@ -234,7 +273,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         access=access,
         signers=signers,
         issuing=issuing,
-        wake_scheduler=scheduler.wake,
+        wake_scheduler=waker,
         step=step,
     )
     return Core(
@@ -262,6 +301,26 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         certificate_searches=CertificateSearches(store=store, access=access),
         revocation=Revocation(store=store, clock=clock, access=access, step=step),
         managed_certificates=managed_certificates,
+        managed_import=ManagedImport(
+            store=store,
+            token=token,
+            clock=clock,
+            access=access,
+            wrapping_keys=wrapping_keys,
+            import_keys=import_keys,
+            step=step,
+        ),
+        managed_certificate_changes=ManagedCertificateChanges(
+            store=store, clock=clock, access=access, wake_scheduler=waker, step=step
+        ),
+        managed_revocation=ManagedRevocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
+        managed_certificate_searches=ManagedCertificateSearches(store=store, clock=clock, access=access),
+        associations=Associations(
+            store=store, token=token, clock=clock, access=access, wrapping_keys=wrapping_keys, step=step
+        ),
+        leases=Leases(store=store, token=token, clock=clock, access=access, wrapping_keys=wrapping_keys, step=step),
+        renewal_campaigns=campaigns,
+        wrapping_key_rotation=rotation,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
         tenants=tenants,

@@ -31,6 +31,17 @@ Blocked = Callable[[str, CertdError, datetime], None]
 """Writes into the subject why it waits, and until when."""
 
 
+class Waker:
+    """Wakes the scheduler; what gives it work is made before it."""
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+
+    def __call__(self) -> None:
+        """Says that a job was put that may be due."""
+        self.woken.set()
+
+
 class Scheduler:
     """One thread that claims what is due, and a few that do it.
 
@@ -41,6 +52,7 @@ class Scheduler:
         blocked: what to tell the subject of a job that failed.
         epoch: returns the owner epoch of this daemon.
         beats: called every few seconds: leases, recovery.
+        waker: wakes it.
         step: is called with the name of each step when it is done.
     """
 
@@ -53,6 +65,7 @@ class Scheduler:
         blocked: Mapping[JobKind, Blocked],
         epoch: Callable[[], int],
         beats: tuple[Callable[[], object], ...],
+        waker: Waker,
         step: StepHook,
     ) -> None:
         self._store = store
@@ -62,7 +75,7 @@ class Scheduler:
         self._epoch = epoch
         self._beats = beats
         self._step = step
-        self._woken = threading.Event()
+        self._woken = waker.woken
         self._stopping = threading.Event()
         self._free = threading.Semaphore(WORKERS)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scheduler")

@@ -12,9 +12,9 @@ from certd.model.request_limits import RequestLimits
 from certd.pki import distinguished_name, pkcs8
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
+from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import (
     ManagedCertificates,
-    ManagedCertificateView,
     NewManagedCertificate,
     PassphraseExport,
     RecipientExport,
@@ -158,7 +158,7 @@ def managed_certificate_message(view: ManagedCertificateView) -> managed_certifi
     message = kind(
         name=str(managed.name),
         uid=managed.uid,
-        type=kind.PRIVATE,
+        type=kind.Type.Value(managed.type),
         state=kind.State.Value(view.state),
         authority=managed.authority_name,
         profile=view.profile_name,
@@ -172,7 +172,7 @@ def managed_certificate_message(view: ManagedCertificateView) -> managed_certifi
         labels=managed.labels,
         create_time=x509.timestamp(managed.create_time),
         update_time=x509.timestamp(managed.update_time),
-        etag=f"{managed.uid}-{managed.revision}",
+        etag=managed.etag,
         warnings=x509.warning_messages(view.warnings),
     )
     if managed.lifetime is not None:

@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from certd.api import (
+    associations,
     authorities,
     authority_changes,
     certificate_search,
@@ -19,11 +20,18 @@ from certd.api import (
     grants,
     identities,
     issuance,
+    leases,
+    managed_certificate_changes,
+    managed_certificate_search,
     managed_certificates,
+    managed_import,
+    managed_revocation,
     profiles,
+    renewal_campaigns,
     revocation,
     server_info,
     tenants,
+    wrapping_keys,
 )
 from certd.api.arrivals import Patience
 from certd.api.call import Methods, current_call
@@ -34,6 +42,7 @@ from certd.api.waiting_calls import WaitingCalls
 from certd.errors import field_invalid
 from certd.model.request_limits import RequestLimits
 from certd.services.access import Access
+from certd.services.associations import Associations
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
@@ -43,14 +52,21 @@ from certd.services.certificates import Certificates
 from certd.services.enrollment import Enrollment
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
+from certd.services.leases import Leases
+from certd.services.managed_certificate_changes import ManagedCertificateChanges
+from certd.services.managed_certificate_search import ManagedCertificateSearches
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.managed_import import ManagedImport
+from certd.services.managed_revocation import ManagedRevocation
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.rates import Rates
 from certd.services.refusals import Refusals
+from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
 from certd.services.server import Server
 from certd.services.tenants import Tenants
+from certd.services.wrapping_key_rotation import WrappingKeyRotation
 from certd.v1 import (
     access_service_pb2,
     authority_service_pb2,
@@ -59,6 +75,7 @@ from certd.v1 import (
     profile_service_pb2,
     server_service_pb2,
     tenant_service_pb2,
+    wrapping_key_service_pb2,
 )
 
 CALLS_BEING_REFUSED: Final = 4096
@@ -82,6 +99,14 @@ class Services:
     certificate_searches: CertificateSearches
     revocation: Revocation
     managed_certificates: ManagedCertificates
+    managed_import: ManagedImport
+    managed_certificate_changes: ManagedCertificateChanges
+    managed_revocation: ManagedRevocation
+    managed_certificate_searches: ManagedCertificateSearches
+    associations: Associations
+    leases: Leases
+    renewal_campaigns: RenewalCampaigns
+    wrapping_key_rotation: WrappingKeyRotation
     profiles: Profiles
     profile_checks: ProfileChecks
     tenants: Tenants
@@ -170,6 +195,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     authority_service_pb2.DESCRIPTOR.services_by_name["AuthorityService"],
     certificate_service_pb2.DESCRIPTOR.services_by_name["CertificateService"],
     managed_certificate_service_pb2.DESCRIPTOR.services_by_name["ManagedCertificateService"],
+    wrapping_key_service_pb2.DESCRIPTOR.services_by_name["WrappingKeyService"],
     profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"],
     tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"],
     access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
@@ -253,7 +279,17 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **certificate_search.methods(services.certificate_searches, limits),
             **revocation.methods(services.revocation),
         },
-        managed_certificates.methods(services.managed_certificates, limits),
+        {
+            **managed_certificates.methods(services.managed_certificates, limits),
+            **managed_import.methods(services.managed_import, limits),
+            **managed_certificate_changes.methods(services.managed_certificate_changes, limits),
+            **managed_revocation.methods(services.managed_revocation, limits),
+            **managed_certificate_search.methods(services.managed_certificate_searches, limits),
+            **associations.methods(services.associations, limits),
+            **leases.methods(services.leases, limits),
+            **renewal_campaigns.methods(services.renewal_campaigns, limits),
+        },
+        wrapping_keys.methods(services.wrapping_key_rotation, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),
         tenants.methods(services.tenants, limits),
         {

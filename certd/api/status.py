@@ -75,6 +75,14 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.GRANT_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.TENANT_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.LAST_ADMINISTRATOR: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CERTIFICATE_IN_USE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.NOT_RENEWABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.ASSOCIATION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.ASSOCIATION_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.WRAPPING_KEY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.RENEWAL_CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.RENEWAL_CAMPAIGN_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.LEASE_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 

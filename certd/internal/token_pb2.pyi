@@ -69,6 +69,11 @@ class TokenRequest(_message.Message):
     GENERATE_SUBSCRIBER_KEY_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
     SET_PIN_FIELD_NUMBER: _builtins.int
+    GENERATE_IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    RESEAL_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -97,6 +102,26 @@ class TokenRequest(_message.Message):
     def set_pin(self) -> Global___SetPinRequest:
         """Change a PIN of the token."""
 
+    @_builtins.property
+    def generate_import_key(self) -> Global___GenerateImportKeyRequest:
+        """Make a key to which clients seal what they import."""
+
+    @_builtins.property
+    def import_key(self) -> Global___ImportKeyRequest:
+        """Verify a private key against its certificate's key and seal it."""
+
+    @_builtins.property
+    def reseal(self) -> Global___ResealRequest:
+        """Seal keys anew, under another wrapping key or for a consumer."""
+
+    @_builtins.property
+    def lease(self) -> Global___LeaseRequest:
+        """Open a key that is sealed for a consumer and encrypt it to the consumer, who signed for it."""
+
+    @_builtins.property
+    def destroy_wrapping_key(self) -> Global___DestroyWrappingKeyRequest:
+        """Destroy a wrapping key."""
+
     def __init__(
         self,
         *,
@@ -107,12 +132,17 @@ class TokenRequest(_message.Message):
         generate_subscriber_key: Global___GenerateSubscriberKeyRequest | None = ...,
         export: Global___ExportRequest | None = ...,
         set_pin: Global___SetPinRequest | None = ...,
+        generate_import_key: Global___GenerateImportKeyRequest | None = ...,
+        import_key: Global___ImportKeyRequest | None = ...,
+        reseal: Global___ResealRequest | None = ...,
+        lease: Global___LeaseRequest | None = ...,
+        destroy_wrapping_key: Global___DestroyWrappingKeyRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_subscriber_key", b"generate_subscriber_key", "operation", b"operation", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "operation", b"operation", "reseal", b"reseal", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_subscriber_key", b"generate_subscriber_key", "operation", b"operation", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "operation", b"operation", "reseal", b"reseal", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -131,6 +161,11 @@ class TokenResponse(_message.Message):
     GENERATE_SUBSCRIBER_KEY_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
     SET_PIN_FIELD_NUMBER: _builtins.int
+    GENERATE_IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    RESEAL_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -159,6 +194,26 @@ class TokenResponse(_message.Message):
     def set_pin(self) -> Global___SetPinResponse:
         """Result of set_pin."""
 
+    @_builtins.property
+    def generate_import_key(self) -> Global___GenerateImportKeyResponse:
+        """Result of generate_import_key."""
+
+    @_builtins.property
+    def import_key(self) -> Global___ImportKeyResponse:
+        """Result of import_key."""
+
+    @_builtins.property
+    def reseal(self) -> Global___ResealResponse:
+        """Result of reseal."""
+
+    @_builtins.property
+    def lease(self) -> Global___LeaseResponse:
+        """Result of lease."""
+
+    @_builtins.property
+    def destroy_wrapping_key(self) -> Global___DestroyWrappingKeyResponse:
+        """Result of destroy_wrapping_key."""
+
     def __init__(
         self,
         *,
@@ -169,12 +224,17 @@ class TokenResponse(_message.Message):
         generate_subscriber_key: Global___GenerateSubscriberKeyResponse | None = ...,
         export: Global___ExportResponse | None = ...,
         set_pin: Global___SetPinResponse | None = ...,
+        generate_import_key: Global___GenerateImportKeyResponse | None = ...,
+        import_key: Global___ImportKeyResponse | None = ...,
+        reseal: Global___ResealResponse | None = ...,
+        lease: Global___LeaseResponse | None = ...,
+        destroy_wrapping_key: Global___DestroyWrappingKeyResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_subscriber_key", b"generate_subscriber_key", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "reseal", b"reseal", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_subscriber_key", b"generate_subscriber_key", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "reseal", b"reseal", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -531,7 +591,7 @@ class SealContext(_message.Message):
     version: _builtins.int
     """Number of the version."""
     purpose: _builtins.str
-    """`custody` or `association`."""
+    """`custody`, `association` or `import`."""
     consumer: _builtins.str
     """Identity that may lease it; empty for custody."""
     exportable: _builtins.bool
@@ -626,6 +686,8 @@ class ExportRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     PASSPHRASE_FIELD_NUMBER: _builtins.int
     RECIPIENT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     wrapping_key_id: _builtins.bytes
     """CKA_ID of the wrapping key."""
     sealed_key: _builtins.bytes
@@ -634,9 +696,15 @@ class ExportRequest(_message.Message):
     """Under a passphrase, as PKCS#8."""
     recipient_public_key: _builtins.bytes
     """To a raw X25519 public key with HPKE."""
+    format: _builtins.str
+    """Name of the form under a passphrase: `PKCS8` (also when empty), `PKCS12_MODERN`, `PKCS12_LEGACY`, `ACM_COMPATIBLE`."""
     @_builtins.property
     def context(self) -> Global___SealContext:
         """What it is bound to."""
+
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER of the certificate and of those above it, for PKCS#12. The first one must hold the key."""
 
     def __init__(
         self,
@@ -646,10 +714,12 @@ class ExportRequest(_message.Message):
         context: Global___SealContext | None = ...,
         passphrase: _builtins.bytes = ...,
         recipient_public_key: _builtins.bytes = ...,
+        format: _builtins.str = ...,
+        certificates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key", "sealed_key", b"sealed_key", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "context", b"context", "format", b"format", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key", "sealed_key", b"sealed_key", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_protection: _TypeAlias = _typing.Literal["passphrase", "recipient_public_key"]  # noqa: Y015
     _WhichOneofArgType_protection: _TypeAlias = _typing.Literal["protection", b"protection"]  # noqa: Y015
@@ -665,7 +735,7 @@ class ExportResponse(_message.Message):
 
     ENCRYPTED_KEY_FIELD_NUMBER: _builtins.int
     encrypted_key: _builtins.bytes
-    """DER of the EncryptedPrivateKeyInfo, or the HPKE message."""
+    """DER of the EncryptedPrivateKeyInfo, the PKCS#12, or the HPKE message."""
     def __init__(
         self,
         *,
@@ -748,3 +818,429 @@ class SetPinResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetPinResponse: _TypeAlias = SetPinResponse  # noqa: Y015
+
+@_typing.final
+class GenerateImportKeyRequest(_message.Message):
+    """Request of generate_import_key. The statement that the key is one of the token process is signed by an authority's key, which
+    signs no other statement of this kind.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    AUTHORITY_KEY_ID_FIELD_NUMBER: _builtins.int
+    AUTHORITY_POLICY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the tenant's wrapping key."""
+    expire_time: _builtins.int
+    """End of its use, in microseconds since 1970."""
+    authority_key_id: _builtins.bytes
+    """CKA_ID of the authority key that signs the statement."""
+    authority_policy: _builtins.bytes
+    """The policy that was sealed with that key."""
+    signature_algorithm: _builtins.str
+    """Name of the signature algorithm."""
+    @_builtins.property
+    def context(self) -> Global___SealContext:
+        """What the key is bound to: the tenant, `certificate` is the id of the import key, version 1, purpose `import`."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        context: Global___SealContext | None = ...,
+        expire_time: _builtins.int = ...,
+        authority_key_id: _builtins.bytes = ...,
+        authority_policy: _builtins.bytes = ...,
+        signature_algorithm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_key_id", b"authority_key_id", "authority_policy", b"authority_policy", "context", b"context", "expire_time", b"expire_time", "signature_algorithm", b"signature_algorithm", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateImportKeyRequest: _TypeAlias = GenerateImportKeyRequest  # noqa: Y015
+
+@_typing.final
+class GenerateImportKeyResponse(_message.Message):
+    """Result of generate_import_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SEALED_KEY_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """Raw X25519 public key, 32 bytes."""
+    sealed_key: _builtins.bytes
+    """The sealed private key."""
+    statement: _builtins.bytes
+    """The statement, see `pki.import_key`."""
+    signature: _builtins.bytes
+    """Signature of the statement."""
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.bytes = ...,
+        sealed_key: _builtins.bytes = ...,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key", "sealed_key", b"sealed_key", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateImportKeyResponse: _TypeAlias = GenerateImportKeyResponse  # noqa: Y015
+
+@_typing.final
+class ImportKeyRequest(_message.Message):
+    """Request of import_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PLAIN_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key under which the key is to be sealed."""
+    public_key: _builtins.bytes
+    """DER of the SubjectPublicKeyInfo that the private key must have."""
+    plain: _builtins.bytes
+    """As it is, in any of the encodings of `pki.private_key`."""
+    @_builtins.property
+    def context(self) -> Global___SealContext:
+        """What the key is to be bound to; `public_key_sha256` is empty, and the token process fills it in."""
+
+    @_builtins.property
+    def sealed(self) -> Global___SealedImport:
+        """Sealed to an import key."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        context: Global___SealContext | None = ...,
+        public_key: _builtins.bytes = ...,
+        plain: _builtins.bytes = ...,
+        sealed: Global___SealedImport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "plain", b"plain", "private_key", b"private_key", "sealed", b"sealed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "plain", b"plain", "private_key", b"private_key", "public_key", b"public_key", "sealed", b"sealed", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_private_key: _TypeAlias = _typing.Literal["plain", "sealed"]  # noqa: Y015
+    _WhichOneofArgType_private_key: _TypeAlias = _typing.Literal["private_key", b"private_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_private_key) -> _WhichOneofReturnType_private_key | None: ...
+
+Global___ImportKeyRequest: _TypeAlias = ImportKeyRequest  # noqa: Y015
+
+@_typing.final
+class SealedImport(_message.Message):
+    """A private key that a client sealed to an import key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key of the import key."""
+    sealed_import_key: _builtins.bytes
+    """The sealed import key."""
+    statement: _builtins.bytes
+    """The statement of the import key, the HPKE info."""
+    ciphertext: _builtins.bytes
+    """HPKE encapsulated key and ciphertext."""
+    @_builtins.property
+    def context(self) -> Global___SealContext:
+        """What that is bound to."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        sealed_import_key: _builtins.bytes = ...,
+        context: Global___SealContext | None = ...,
+        statement: _builtins.bytes = ...,
+        ciphertext: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "context", b"context", "sealed_import_key", b"sealed_import_key", "statement", b"statement", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedImport: _TypeAlias = SealedImport  # noqa: Y015
+
+@_typing.final
+class ImportKeyResponse(_message.Message):
+    """Result of import_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_KEY_FIELD_NUMBER: _builtins.int
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    sealed_key: _builtins.bytes
+    """The sealed PKCS#8 PrivateKeyInfo."""
+    key_spec: _builtins.str
+    """Name of the key spec."""
+    def __init__(
+        self,
+        *,
+        sealed_key: _builtins.bytes = ...,
+        key_spec: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "sealed_key", b"sealed_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportKeyResponse: _TypeAlias = ImportKeyResponse  # noqa: Y015
+
+@_typing.final
+class ResealRequest(_message.Message):
+    """Request of reseal. Each item succeeds or fails alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResealItem]:
+        """The items."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ResealItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealRequest: _TypeAlias = ResealRequest  # noqa: Y015
+
+@_typing.final
+class ResealItem(_message.Message):
+    """A key to be sealed anew. It is never widened: tenant, certificate, version and key stay, custody may become association but
+    never the reverse, a consumer never another, and what is not exportable never becomes so.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_KEY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    NEW_WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    NEW_CONTEXT_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key under which it is sealed."""
+    sealed_key: _builtins.bytes
+    """The sealed key."""
+    new_wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key under which it is to be sealed."""
+    @_builtins.property
+    def context(self) -> Global___SealContext:
+        """What it is bound to."""
+
+    @_builtins.property
+    def new_context(self) -> Global___SealContext:
+        """What it is to be bound to."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        sealed_key: _builtins.bytes = ...,
+        context: Global___SealContext | None = ...,
+        new_wrapping_key_id: _builtins.bytes = ...,
+        new_context: Global___SealContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "new_context", b"new_context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "new_context", b"new_context", "new_wrapping_key_id", b"new_wrapping_key_id", "sealed_key", b"sealed_key", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealItem: _TypeAlias = ResealItem  # noqa: Y015
+
+@_typing.final
+class ResealResponse(_message.Message):
+    """Result of reseal, item by item in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResealResult]:
+        """The results."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ResealResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResealResponse: _TypeAlias = ResealResponse  # noqa: Y015
+
+@_typing.final
+class ResealResult(_message.Message):
+    """One key or failure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_KEY_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    sealed_key: _builtins.bytes
+    """The key, sealed anew."""
+    @_builtins.property
+    def failure(self) -> _ipc_pb2.Failure:
+        """The failure, of this item alone."""
+
+    def __init__(
+        self,
+        *,
+        sealed_key: _builtins.bytes = ...,
+        failure: _ipc_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "sealed_key", b"sealed_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "sealed_key", b"sealed_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["sealed_key", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ResealResult: _TypeAlias = ResealResult  # noqa: Y015
+
+@_typing.final
+class LeaseRequest(_message.Message):
+    """Request of lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_KEY_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    RECIPIENT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key."""
+    sealed_key: _builtins.bytes
+    """The key, sealed for the consumer."""
+    certificate: _builtins.bytes
+    """DER of the consumer's identity certificate."""
+    recipient_public_key: _builtins.bytes
+    """Raw X25519 public key of the consumer, 32 bytes."""
+    sign_time: _builtins.int
+    """When the consumer signed, in microseconds since 1970."""
+    signature: _builtins.bytes
+    """Signature over the lease statement, see `pki.lease`."""
+    @_builtins.property
+    def context(self) -> Global___SealContext:
+        """What it is bound to: purpose `association`, the consumer's SPIFFE id."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        sealed_key: _builtins.bytes = ...,
+        context: Global___SealContext | None = ...,
+        certificate: _builtins.bytes = ...,
+        recipient_public_key: _builtins.bytes = ...,
+        sign_time: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "context", b"context", "recipient_public_key", b"recipient_public_key", "sealed_key", b"sealed_key", "sign_time", b"sign_time", "signature", b"signature", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
+
+@_typing.final
+class LeaseResponse(_message.Message):
+    """Result of lease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCRYPTED_KEY_FIELD_NUMBER: _builtins.int
+    encrypted_key: _builtins.bytes
+    """The HPKE message; its info is the lease statement."""
+    def __init__(
+        self,
+        *,
+        encrypted_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encrypted_key", b"encrypted_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseResponse: _TypeAlias = LeaseResponse  # noqa: Y015
+
+@_typing.final
+class DestroyWrappingKeyRequest(_message.Message):
+    """Request of destroy_wrapping_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyWrappingKeyRequest: _TypeAlias = DestroyWrappingKeyRequest  # noqa: Y015
+
+@_typing.final
+class DestroyWrappingKeyResponse(_message.Message):
+    """Result of destroy_wrapping_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    destroyed: _builtins.bool
+    """False when there was no such key."""
+    def __init__(
+        self,
+        *,
+        destroyed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyWrappingKeyResponse: _TypeAlias = DestroyWrappingKeyResponse  # noqa: Y015

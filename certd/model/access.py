@@ -25,6 +25,20 @@ class Permission(enum.StrEnum):
     MANAGED_CERTIFICATE_REQUEST = "managed-certificate.request"
     MANAGED_CERTIFICATE_READ = "managed-certificate.read"
     MANAGED_CERTIFICATE_EXPORT = "managed-certificate.export"
+    MANAGED_CERTIFICATE_IMPORT = "managed-certificate.import"
+    MANAGED_CERTIFICATE_UPDATE = "managed-certificate.update"
+    MANAGED_CERTIFICATE_RENEW = "managed-certificate.renew"
+    MANAGED_CERTIFICATE_REVOKE = "managed-certificate.revoke"
+    MANAGED_CERTIFICATE_DELETE = "managed-certificate.delete"
+    ASSOCIATION_CREATE = "association.create"
+    ASSOCIATION_READ = "association.read"
+    ASSOCIATION_DELETE = "association.delete"
+    KEY_LEASE = "key.lease"
+    RENEWAL_CAMPAIGN_CREATE = "renewal-campaign.create"
+    RENEWAL_CAMPAIGN_READ = "renewal-campaign.read"
+    WRAPPING_KEY_READ = "wrapping-key.read"
+    WRAPPING_KEY_ROTATE = "wrapping-key.rotate"
+    WRAPPING_KEY_DESTROY = "wrapping-key.destroy"
     SERVER_READ = "server.read"
     TENANT_CREATE = "tenant.create"
     TENANT_READ = "tenant.read"
@@ -64,6 +78,9 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.GRANT_CREATE,
             Permission.GRANT_READ,
             Permission.GRANT_DELETE,
+            Permission.WRAPPING_KEY_READ,
+            Permission.WRAPPING_KEY_ROTATE,
+            Permission.WRAPPING_KEY_DESTROY,
         }
     ),
     Role.AUTHORITY_OPERATOR: frozenset(
@@ -76,6 +93,12 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.CERTIFICATE_READ,
             Permission.CERTIFICATE_REVOKE,
             Permission.PROFILE_READ,
+            # Incidents: what an authority's operator revokes and replaces.
+            Permission.MANAGED_CERTIFICATE_READ,
+            Permission.MANAGED_CERTIFICATE_RENEW,
+            Permission.MANAGED_CERTIFICATE_REVOKE,
+            Permission.RENEWAL_CAMPAIGN_CREATE,
+            Permission.RENEWAL_CAMPAIGN_READ,
         }
     ),
     Role.ISSUER: frozenset(
@@ -89,12 +112,20 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.REQUESTER: frozenset(
         {
             Permission.MANAGED_CERTIFICATE_REQUEST,
+            Permission.MANAGED_CERTIFICATE_IMPORT,
             Permission.MANAGED_CERTIFICATE_READ,
+            Permission.MANAGED_CERTIFICATE_UPDATE,
+            Permission.MANAGED_CERTIFICATE_RENEW,
+            Permission.MANAGED_CERTIFICATE_DELETE,
+            Permission.ASSOCIATION_CREATE,
+            Permission.ASSOCIATION_READ,
+            Permission.ASSOCIATION_DELETE,
             Permission.PROFILE_READ,
         }
     ),
     Role.EXPORTER: frozenset({Permission.MANAGED_CERTIFICATE_EXPORT, Permission.MANAGED_CERTIFICATE_READ}),
-    Role.CONSUMER: frozenset(),
+    # Of what it is associated with, and nothing else.
+    Role.CONSUMER: frozenset({Permission.KEY_LEASE}),
     Role.AUDITOR: frozenset(
         {
             Permission.AUTHORITY_READ,
@@ -105,6 +136,9 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.TENANT_READ,
             Permission.IDENTITY_READ,
             Permission.GRANT_READ,
+            Permission.ASSOCIATION_READ,
+            Permission.RENEWAL_CAMPAIGN_READ,
+            Permission.WRAPPING_KEY_READ,
         }
     ),
 }

@@ -10,6 +10,11 @@ class JobKind(enum.StrEnum):
 
     ADVANCE_AUTHORITY = "advance-authority"
     ADVANCE_MANAGED_CERTIFICATE = "advance-managed-certificate"
+    """The subject is the uid of a managed certificate; the job lives as long as that, for the next renewal."""
+    ADVANCE_RENEWAL_CAMPAIGN = "advance-renewal-campaign"
+    """The subject is the uid of a campaign."""
+    RESEAL_KEYS = "reseal-keys"
+    """The subject is the resource name of a wrapping key that is no longer primary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

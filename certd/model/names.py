@@ -13,6 +13,7 @@ from certd.errors import field_invalid
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _SERIAL = re.compile(r"(?=.*[0-9a-fA-F])[0-9a-fA-F:]{1,128}")
 _GRANT_OF_THE_START = re.compile(r"[0-9a-f]{32}")
+_DIGITS = 18
 WILDCARD = "-"
 
 
@@ -126,10 +127,12 @@ class ManagedCertificateName:
     managed_certificate: str
 
     @classmethod
-    def parse(cls, field: str, text: str) -> Self:
-        """Parses a name; raises FIELD_INVALID."""
+    def parse(cls, field: str, text: str, *, wildcard: bool = False) -> Self:
+        """Parses a name; raises FIELD_INVALID. With `wildcard`, `-` stands for every managed certificate."""
         tenant, managed_certificate = _parts(field, text, "tenants/*/managedCertificates/*")
-        return cls(check_id(field, tenant), check_id(field, managed_certificate))
+        if not (wildcard and managed_certificate == WILDCARD):
+            check_id(field, managed_certificate)
+        return cls(check_id(field, tenant), managed_certificate)
 
     def version(self, number: int) -> str:
         """Returns the name of a version."""
@@ -137,6 +140,77 @@ class ManagedCertificateName:
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/managedCertificates/{self.managed_certificate}"
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationName:
+    """`tenants/{tenant}/managedCertificates/{managed_certificate}/associations/{association}`."""
+
+    managed_certificate: ManagedCertificateName
+    association: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, managed, association = _parts(field, text, "tenants/*/managedCertificates/*/associations/*")
+        parent = ManagedCertificateName(check_id(field, tenant), check_id(field, managed))
+        return cls(parent, check_id(field, association))
+
+    def __str__(self) -> str:
+        return f"{self.managed_certificate}/associations/{self.association}"
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalCampaignName:
+    """`tenants/{tenant}/renewalCampaigns/{renewal_campaign}`."""
+
+    tenant: str
+    renewal_campaign: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, campaign = _parts(field, text, "tenants/*/renewalCampaigns/*")
+        return cls(check_id(field, tenant), check_id(field, campaign))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/renewalCampaigns/{self.renewal_campaign}"
+
+
+@dataclass(frozen=True, slots=True)
+class WrappingKeyName:
+    """`tenants/{tenant}/wrappingKeys/{number}`."""
+
+    tenant: str
+    number: int
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, number = _parts(field, text, "tenants/*/wrappingKeys/*")
+        if not (number.isascii() and number.isdigit() and len(number) <= _DIGITS and int(number) > 0):
+            raise field_invalid(field, "must end in the number of a wrapping key, from 1")
+        return cls(check_id(field, tenant), int(number))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/wrappingKeys/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportKeyName:
+    """`tenants/{tenant}/importKeys/{import_key}`."""
+
+    tenant: str
+    import_key: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, key = _parts(field, text, "tenants/*/importKeys/*")
+        return cls(check_id(field, tenant), check_id(field, key))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/importKeys/{self.import_key}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,10 @@ class WrappingKeyState(enum.StrEnum):
     PRIMARY = "PRIMARY"
     """Seals and opens."""
     DECRYPT_ONLY = "DECRYPT_ONLY"
+    """Opens what is being sealed anew under the primary one."""
     RETIRED = "RETIRED"
+    """Nothing in the database is sealed under it; backups are."""
+    DESTROYED = "DESTROYED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +27,22 @@ class WrappingKey:
     """CKA_ID, 16 random bytes, allocated before the key is generated."""
     state: WrappingKeyState
     create_time: datetime
+    reseal_count: int = 0
+    """How many keys were sealed under it when it stopped being primary."""
+    resealed_count: int = 0
+    """How many of them were sealed anew."""
+    rotate_time: datetime | None = None
+    """When another one became primary."""
+    retire_time: datetime | None = None
+    destroy_time: datetime | None = None
+    revision: int = 1
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"tenants/{self.tenant}/wrappingKeys/{self.number}"
+
+    @property
+    def etag(self) -> str:
+        """Another one for every revision."""
+        return f"{self.key_id.hex()}-{self.revision}"

@@ -13,10 +13,10 @@ from datetime import datetime
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason, Violation
-from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.job import JobKind
 from certd.model.managed_certificate import (
-    Condition,
+    ISSUED,
     ManagedCertificate,
     ManagedCertificateState,
     ManagedCertificateVersion,
@@ -26,22 +26,20 @@ from certd.model.tenant import Tenant
 from certd.model.wrapping_key import WrappingKey
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import Profile
-from certd.pki.sealing import Purpose, SealContext
 from certd.services.issuance import ManagedVersion, Order, issuance_of
 from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
+from certd.services.managed_certificate_records import event_of, observed, seal_context
 from certd.services.profiles import existing_profile
 from certd.services.remembered import Remembered
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
-from certd.store import jobs, managed_certificates, profiles, sealed_keys, wrapping_keys
+from certd.store import jobs, managed_certificates, managed_versions, profiles, sealed_keys, wrapping_keys
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
-ISSUED = "Issued"
-"""The type of the condition that says how far the current version is."""
 _FINAL = {
     Reason.NAME_NOT_ALLOWED,
     Reason.NAME_CONSTRAINT_VIOLATED,
@@ -118,7 +116,7 @@ class ManagedCertificateSteps:
                 managed_certificates.update(
                     tx,
                     replace(
-                        _observed(managed, now, status=False, reason=error.reason, message=error.message),
+                        observed(managed, ISSUED, now, status=False, reason=error.reason, message=error.message),
                         next_attempt_time=next_attempt_time,
                     ),
                     expected_revision=managed.revision,
@@ -153,10 +151,10 @@ class ManagedCertificateSteps:
 
         def keep(tx: Transaction) -> ManagedCertificateVersion:
             # Two daemons may have come here; the first key is the one that stays.
-            earlier = managed_certificates.get_version(tx, managed.uid, number)
+            earlier = managed_versions.get(tx, managed.uid, number)
             if earlier is not None:
                 return earlier
-            managed_certificates.insert_version(tx, version)
+            managed_versions.insert(tx, version)
             sealed_keys.insert(tx, managed.uid, number, wrapping_key.number, generated.sealed_key)
             made = event_of(EventType.MANAGED_CERTIFICATE_KEY_GENERATED, managed, SYSTEM_PRINCIPAL, now)
             tx.event(replace(made, resource=managed.name.version(number)))
@@ -195,11 +193,17 @@ class ManagedCertificateSteps:
             current = managed_certificates.get_by_uid(tx, managed.uid)
             if current is None or current.current_version >= version.number:
                 raise CertdError(Reason.STATE_FORBIDS, f"{managed.name.version(version.number)} is issued already")
-            managed_certificates.set_version_serial(tx, managed.uid, version.number, issuance.intent.serial)
+            managed_versions.set_issued(
+                tx,
+                replace(version, not_before=prepared.not_before, not_after=prepared.not_after),
+                serial=issuance.intent.serial,
+            )
             changed = managed_certificates.update(
                 tx,
                 replace(
-                    _observed(current, now, status=True, reason="Issued", message="The current version is issued."),
+                    observed(
+                        current, ISSUED, now, status=True, reason="Issued", message="The first version is issued."
+                    ),
                     state=ManagedCertificateState.ACTIVE,
                     current_version=version.number,
                     not_after=prepared.not_after,
@@ -228,7 +232,7 @@ class ManagedCertificateSteps:
             managed_certificates.update(
                 tx,
                 replace(
-                    _observed(current, now, status=False, reason=error.reason, message=error.message),
+                    observed(current, ISSUED, now, status=False, reason=error.reason, message=error.message),
                     state=ManagedCertificateState.FAILED,
                     next_attempt_time=None,
                 ),
@@ -255,7 +259,7 @@ class _Standing:
 def _standing(tx: Transaction, managed: ManagedCertificate) -> _Standing:
     return _Standing(
         tenant=existing_tenant(tx, managed.tenant),
-        version=managed_certificates.get_version(tx, managed.uid, managed.current_version + 1),
+        version=managed_versions.get(tx, managed.uid, managed.current_version + 1),
         wrapping_key=wrapping_keys.primary(tx, managed.tenant),
     )
 
@@ -278,41 +282,4 @@ def order_of(managed: ManagedCertificate, profile: Profile, public_key: bytes) -
         profile=profile,
         validity=Validity(lifetime=managed.lifetime, not_after=None),
         labels=managed.labels,
-    )
-
-
-def seal_context(
-    tenant_uid: str, managed: ManagedCertificate, version: int, *, public_key_sha256: bytes
-) -> SealContext:
-    """Returns what the sealed key of a version is bound to."""
-    return SealContext(
-        tenant=tenant_uid,
-        certificate=managed.uid,
-        version=version,
-        purpose=Purpose.CUSTODY,
-        exportable=managed.exportable,
-        public_key_sha256=public_key_sha256,
-    )
-
-
-def _observed(
-    managed: ManagedCertificate, now: datetime, *, status: bool, reason: str, message: str
-) -> ManagedCertificate:
-    """Returns the resource with what was observed of its current version."""
-    before = next((condition for condition in managed.conditions if condition.type == ISSUED), None)
-    since = before.last_transition_time if before is not None and before.status == status else now
-    condition = Condition(type=ISSUED, status=status, reason=reason, message=message, last_transition_time=since)
-    others = tuple(other for other in managed.conditions if other.type != ISSUED)
-    return replace(managed, conditions=(*others, condition), update_time=now)
-
-
-def event_of(type_: EventType, managed: ManagedCertificate, principal: str, now: datetime) -> Event:
-    """Returns the event of something that happened to a managed certificate."""
-    return Event(
-        time=now,
-        type=type_,
-        tenant=managed.tenant,
-        principal=principal,
-        resource=str(managed.name),
-        details={"uid": managed.uid, "authority": managed.authority_name, "profile": managed.profile},
     )

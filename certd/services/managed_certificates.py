@@ -13,6 +13,7 @@ from certd.model.authority import Authority
 from certd.model.event import Event, EventType
 from certd.model.job import Job, JobKind
 from certd.model.managed_certificate import (
+    ISSUED,
     Condition,
     ManagedCertificate,
     ManagedCertificateState,
@@ -23,14 +24,23 @@ from certd.model.tenant import Quota
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.pki.preparation import Prepared, Warning  # noqa: A004  # The API's word.
+from certd.pki.preparation import Prepared  # The API's word.
 from certd.pki.profile import Profile
 from certd.services.access import Access
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import rehearsal_key
 from certd.services.issuing import Issuing
 from certd.services.issuing_refusals import token_unavailable
-from certd.services.managed_certificate_steps import ISSUED, event_of, leaf_profile, order_of, seal_context
+from certd.services.managed_certificate_records import event_of, seal_context
+from certd.services.managed_certificate_steps import leaf_profile, order_of
+from certd.services.managed_certificate_views import (
+    ManagedCertificateView,
+    existing_managed,
+    existing_version,
+    material_of,
+    view_of,
+    view_with,
+)
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE
 from certd.services.remembered import Remembered
@@ -38,8 +48,6 @@ from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import check_quota, existing_tenant
 from certd.store import (
-    authorities,
-    certificates,
     grants,
     jobs,
     managed_certificates,
@@ -69,19 +77,6 @@ class NewManagedCertificate:
     lifetime: timedelta | None = None
     exportable: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManagedCertificateView:
-    """A managed certificate as a caller sees it."""
-
-    managed_certificate: ManagedCertificate
-    state: ManagedCertificateState
-    certificate: bytes | None
-    """DER of the current certificate."""
-    chain: tuple[bytes, ...]
-    profile_name: str
-    warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +164,7 @@ class ManagedCertificates:
             if earlier is None:
                 raise error.another() from error
             return earlier
-        view = replace(_view(declared, None, now, ()), warnings=prepared.warnings)
+        view = replace(view_with(declared, None, now), warnings=prepared.warnings)
         if validate_only:
             with self._store.read("managed-certificates.validate") as tx:
                 if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:
@@ -208,7 +203,7 @@ class ManagedCertificates:
         """Returns a managed certificate; raises MANAGED_CERTIFICATE_NOT_FOUND."""
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_READ, str(name))
         with self._store.read("managed-certificates.get") as tx:
-            return self._with_certificate(tx, _existing(tx, name))
+            return view_of(tx, existing_managed(tx, name), self._clock.now())
 
     def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[ManagedCertificateView]:
         """Returns a page of a tenant's managed certificates by name, without chains."""
@@ -220,7 +215,8 @@ class ManagedCertificates:
             rows = managed_certificates.page(
                 tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1
             )
-            views = [replace(self._with_certificate(tx, row), chain=()) for row in rows]
+            now = self._clock.now()
+            views = [replace(view_of(tx, row, now), chain=()) for row in rows]
         return page_of(views, request, query, key=lambda view: [view.managed_certificate.managed_certificate_id])
 
     def export(
@@ -241,14 +237,13 @@ class ManagedCertificates:
         if isinstance(protection, PassphraseExport):
             pkcs8.check_passphrase(protection.passphrase, "passphrase")
         with self._store.read("managed-certificates.export") as tx:
-            managed = _existing(tx, name)
+            managed = existing_managed(tx, name)
             chosen = _exportable_version(tx, managed, version)
-            authority = authorities.get_by_uid(tx, chosen.authority_uid)
-            issued = None if chosen.serial is None else certificates.get(tx, chosen.authority_uid, chosen.serial)
+            material = material_of(tx, chosen)
             sealed = sealed_keys.get(tx, managed.uid, chosen.number)
             wrapping_key = wrapping_keys.get(tx, managed.tenant, chosen.wrapping_key_number)
             tenant = existing_tenant(tx, managed.tenant)
-        if authority is None or issued is None or issued.der is None or sealed is None or wrapping_key is None:
+        if material is None or sealed is None or wrapping_key is None:
             raise CertdError(
                 Reason.STATE_FORBIDS,
                 f"{name.version(chosen.number)} has no certificate yet; wait until it is ACTIVE",
@@ -292,8 +287,8 @@ class ManagedCertificates:
             info = sealing.export_info(context)
         return Exported(
             version=chosen.number,
-            certificate=issued.der,
-            chain=authority.full_chain,
+            certificate=material.certificate,
+            chain=material.chain,
             encrypted_key=encrypted,
             hpke_info=info,
         )
@@ -331,33 +326,13 @@ class ManagedCertificates:
             raise CertdError(
                 Reason.MANAGED_CERTIFICATE_NOT_FOUND, "what this request_id made is deleted; send a new one"
             )
-        return self._with_certificate(tx, managed)
-
-    def _with_certificate(self, tx: Transaction, managed: ManagedCertificate) -> ManagedCertificateView:
-        now = self._clock.now()
-        version = (
-            managed_certificates.get_version(tx, managed.uid, managed.current_version)
-            if managed.current_version
-            else None
-        )
-        if version is None or version.serial is None:
-            return _view(managed, None, now, ())
-        row = certificates.get(tx, version.authority_uid, version.serial)
-        authority = authorities.get_by_uid(tx, version.authority_uid)
-        return _view(managed, row.der if row else None, now, authority.full_chain if authority else ())
+        return view_of(tx, managed, self._clock.now())
 
 
 def _usable_profile(tx: Transaction, key: tuple[ProfileName, str]) -> Profile:
     name, tenant = key
     existing_tenant(tx, tenant)
     return leaf_profile(tx, name, tenant)
-
-
-def _existing(tx: Transaction, name: ManagedCertificateName) -> ManagedCertificate:
-    found = managed_certificates.get(tx, name.tenant, name.managed_certificate)
-    if found is None:
-        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
-    return found
 
 
 def _exportable_version(tx: Transaction, managed: ManagedCertificate, version: int | None) -> ManagedCertificateVersion:
@@ -374,11 +349,7 @@ def _exportable_version(tx: Transaction, managed: ManagedCertificate, version: i
             f"{managed.name} has no version yet; wait until it is ACTIVE",
             resource=str(managed.name),
         )
-    found = managed_certificates.get_version(tx, managed.uid, number)
-    if found is None:
-        name = managed.name.version(number)
-        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=name)
-    return found
+    return existing_version(tx, managed, number)
 
 
 def _declared(new: NewManagedCertificate, authority: Authority, profile: str, now: datetime) -> ManagedCertificate:
@@ -403,18 +374,6 @@ def _declared(new: NewManagedCertificate, authority: Authority, profile: str, no
         labels=new.labels,
         create_time=now,
         update_time=now,
-    )
-
-
-def _view(
-    managed: ManagedCertificate, certificate: bytes | None, now: datetime, chain: tuple[bytes, ...]
-) -> ManagedCertificateView:
-    return ManagedCertificateView(
-        managed_certificate=managed,
-        state=managed.state_at(now),
-        certificate=certificate,
-        chain=chain,
-        profile_name=str(ProfileName(managed.tenant, managed.profile)),
     )
 
 

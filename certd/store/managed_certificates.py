@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, select
-from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
 from certd.errors import CertdError, Reason
@@ -14,12 +13,13 @@ from certd.model.managed_certificate import (
     Condition,
     ManagedCertificate,
     ManagedCertificateState,
-    ManagedCertificateVersion,
+    ManagedCertificateType,
 )
+from certd.model.renewal import DEFAULT_RENEWAL_POLICY, MaintenanceWindow, RenewalMode, RenewalPolicy
 from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
-from certd.store import schema, tenant_counts
+from certd.store import managed_schema, tenant_counts
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import (
@@ -34,8 +34,7 @@ from certd.store.values import (
     time_of,
 )
 
-_managed = schema.managed_certificates
-_versions = schema.managed_certificate_versions
+_managed = managed_schema.managed_certificates
 
 _SELECT: Select[Any] = select(
     _managed.c.uid,
@@ -58,6 +57,15 @@ _SELECT: Select[Any] = select(
     _managed.c.create_time,
     _managed.c.update_time,
     _managed.c.revision,
+    _managed.c.type,
+    _managed.c.renewal,
+    _managed.c.renewal_window_start,
+    _managed.c.renewal_window_end,
+    _managed.c.forced_version,
+    _managed.c.exported_version,
+    _managed.c.export_time,
+    _managed.c.issue_time,
+    _managed.c.association_count,
 )
 _GET = _SELECT.where(_managed.c.tenant == bindparam("of_tenant"), _managed.c.managed_certificate_id == bindparam("id"))
 _GET_BY_UID = _SELECT.where(_managed.c.uid == bindparam("key"))
@@ -70,21 +78,6 @@ _INSERT = insert_if_absent(_managed)
 _UPDATE = update_of(_managed).where(
     _managed.c.uid == bindparam("key"), _managed.c.revision == bindparam("expected_revision")
 )
-_INSERT_VERSION = insert_into(_versions)
-_VERSION_FITS = (
-    _versions.c.managed_certificate_uid == bindparam("key"),
-    _versions.c.number == bindparam("of_number"),
-)
-_GET_VERSION: Select[Any] = select(
-    _versions.c.managed_certificate_uid,
-    _versions.c.number,
-    _versions.c.public_key,
-    _versions.c.wrapping_key_number,
-    _versions.c.authority_uid,
-    _versions.c.serial,
-    _versions.c.create_time,
-).where(*_VERSION_FITS)
-_SET_SERIAL = update_of(_versions).where(*_VERSION_FITS)
 
 
 def _names_text(names: SubjectAlternativeNames) -> str:
@@ -131,6 +124,35 @@ def _conditions(text: str) -> tuple[Condition, ...]:
     )
 
 
+def _renewal_text(policy: RenewalPolicy) -> str:
+    if policy == DEFAULT_RENEWAL_POLICY:
+        return "{}"
+    return json_text(
+        {
+            "mode": policy.mode,
+            "remaining_percent": policy.remaining_percent,
+            "maintenance_windows": [
+                {"cron": each.cron, "time_zone": each.time_zone, "duration": duration_microseconds(each.duration)}
+                for each in policy.maintenance_windows
+            ],
+        }
+    )
+
+
+def _renewal(text: str) -> RenewalPolicy:
+    if text == "{}":
+        return DEFAULT_RENEWAL_POLICY
+    read = json.loads(text)
+    return RenewalPolicy(
+        mode=RenewalMode(read["mode"]),
+        remaining_percent=read["remaining_percent"],
+        maintenance_windows=tuple(
+            MaintenanceWindow(cron=each["cron"], time_zone=each["time_zone"], duration=duration_of(each["duration"]))
+            for each in read["maintenance_windows"]
+        ),
+    )
+
+
 def _managed_certificate(row: Row[Any]) -> ManagedCertificate:
     return ManagedCertificate(
         uid=row.uid,
@@ -153,6 +175,18 @@ def _managed_certificate(row: Row[Any]) -> ManagedCertificate:
         create_time=time_of(row.create_time),
         update_time=time_of(row.update_time),
         revision=row.revision,
+        type=ManagedCertificateType(row.type),
+        renewal=_renewal(row.renewal),
+        renewal_window=(
+            None
+            if row.renewal_window_start is None
+            else (time_of(row.renewal_window_start), time_of(row.renewal_window_end))
+        ),
+        forced_version=row.forced_version,
+        exported_version=row.exported_version,
+        export_time=optional_time_of(row.export_time),
+        issue_time=optional_time_of(row.issue_time),
+        association_count=row.association_count,
     )
 
 
@@ -173,6 +207,15 @@ def _mutable_columns(managed: ManagedCertificate) -> dict[str, object]:
         "next_attempt_time": optional_microseconds(managed.next_attempt_time),
         "labels": labels_text(managed.labels),
         "update_time": microseconds(managed.update_time),
+        "renewal": _renewal_text(managed.renewal),
+        "renewal_window_start": optional_microseconds(managed.renewal_window and managed.renewal_window[0]),
+        "renewal_window_end": optional_microseconds(managed.renewal_window and managed.renewal_window[1]),
+        "forced_version": managed.forced_version,
+        "exported_version": managed.exported_version,
+        "export_time": optional_microseconds(managed.export_time),
+        "issue_time": optional_microseconds(managed.issue_time),
+        "association_count": managed.association_count,
+        "renewal_blocked": managed.renewal_blocked,
     }
 
 
@@ -184,6 +227,7 @@ def insert(tx: Transaction, managed: ManagedCertificate) -> None:
         "managed_certificate_id": managed.managed_certificate_id,
         "create_time": microseconds(managed.create_time),
         "revision": managed.revision,
+        "type": managed.type.value,
     }
     if tx.execute(_INSERT, columns).rowcount != 1:
         raise CertdError(
@@ -224,41 +268,3 @@ def update(tx: Transaction, managed: ManagedCertificate, expected_revision: int)
         "revision": revision,
     }
     return replace(managed, revision=revision) if tx.execute(_UPDATE, columns).rowcount == 1 else None
-
-
-def insert_version(tx: Transaction, version: ManagedCertificateVersion) -> None:
-    """Inserts a version."""
-    tx.execute(
-        _INSERT_VERSION,
-        {
-            "managed_certificate_uid": version.managed_certificate_uid,
-            "number": version.number,
-            "public_key": version.public_key,
-            "wrapping_key_number": version.wrapping_key_number,
-            "authority_uid": version.authority_uid,
-            "serial": version.serial,
-            "create_time": microseconds(version.create_time),
-        },
-    )
-
-
-def get_version(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCertificateVersion | None:
-    """Returns a version; None when there is none."""
-    row = tx.execute(_GET_VERSION, {"key": managed_certificate_uid, "of_number": number}).first()
-    if row is None:
-        return None
-    return ManagedCertificateVersion(
-        managed_certificate_uid=row.managed_certificate_uid,
-        number=row.number,
-        public_key=row.public_key,
-        wrapping_key_number=row.wrapping_key_number,
-        authority_uid=row.authority_uid,
-        serial=row.serial,
-        create_time=time_of(row.create_time),
-    )
-
-
-def set_version_serial(tx: Transaction, managed_certificate_uid: str, number: int, serial: str) -> bool:
-    """Records the serial of a version's certificate; returns whether there is such a version."""
-    parameters = {"key": managed_certificate_uid, "of_number": number, "serial": serial}
-    return tx.execute(_SET_SERIAL, parameters).rowcount == 1

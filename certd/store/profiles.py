@@ -14,14 +14,14 @@ from certd.errors import CertdError, Reason
 from certd.model.access import EVERYTHING
 from certd.model.names import GrantName, ProfileName
 from certd.model.tenant import Quota
-from certd.store import schema, tenant_counts
+from certd.store import managed_schema, schema, tenant_counts
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import json_text, microseconds, optional_time_of, time_of
 
 _profiles = schema.profiles
 _versions = schema.profile_versions
-_managed = schema.managed_certificates
+_managed = managed_schema.managed_certificates
 _grants = schema.grants
 
 

@@ -5,23 +5,24 @@ from sqlalchemy import insert as insert_into
 
 from certd.errors import CertdError, Reason
 from certd.model.wrapping_key import WrappingKeyState
-from certd.store import schema
+from certd.store import managed_schema
 from certd.store.transaction import Transaction
 
-_sealed = schema.sealed_keys
+_sealed = managed_schema.sealed_keys
 _INSERT = insert_into(_sealed)
 _GET = select(_sealed.c.blob).where(
     _sealed.c.managed_certificate_uid == bindparam("key"), _sealed.c.version == bindparam("of_version")
 )
 _WRAPPING_KEY_STATE = (
-    select(schema.wrapping_keys.c.state)
+    select(managed_schema.wrapping_keys.c.state)
     .join_from(
-        schema.managed_certificates,
-        schema.wrapping_keys,
-        schema.wrapping_keys.c.tenant == schema.managed_certificates.c.tenant,
+        managed_schema.managed_certificates,
+        managed_schema.wrapping_keys,
+        managed_schema.wrapping_keys.c.tenant == managed_schema.managed_certificates.c.tenant,
     )
     .where(
-        schema.managed_certificates.c.uid == bindparam("key"), schema.wrapping_keys.c.number == bindparam("of_number")
+        managed_schema.managed_certificates.c.uid == bindparam("key"),
+        managed_schema.wrapping_keys.c.number == bindparam("of_number"),
     )
 )
 

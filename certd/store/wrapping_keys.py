@@ -5,12 +5,12 @@ from typing import Any
 from sqlalchemy import Row, Select, bindparam, literal_column, select
 
 from certd.model.wrapping_key import WrappingKey, WrappingKeyState
-from certd.store import schema
+from certd.store import managed_schema
 from certd.store.dialect import insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import microseconds, time_of
 
-_keys = schema.wrapping_keys
+_keys = managed_schema.wrapping_keys
 _SELECT: Select[Any] = select(_keys.c.tenant, _keys.c.number, _keys.c.key_id, _keys.c.state, _keys.c.create_time)
 _GET = _SELECT.where(_keys.c.tenant == bindparam("of_tenant"), _keys.c.number == bindparam("of_number"))
 _PRIMARY = _SELECT.where(_keys.c.tenant == bindparam("of_tenant"), _keys.c.state == literal_column("'PRIMARY'"))

@@ -134,6 +134,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The id is taken. ALREADY_EXISTS."""
     LAST_ADMINISTRATOR: _ErrorReason.ValueType  # 53
     """The call would leave the server without an administrator. FAILED_PRECONDITION."""
+    CERTIFICATE_IN_USE: _ErrorReason.ValueType  # 54
+    """Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+    NOT_RENEWABLE: _ErrorReason.ValueType  # 55
+    """It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
+    ASSOCIATION_NOT_FOUND: _ErrorReason.ValueType  # 56
+    """No such association. NOT_FOUND."""
+    ASSOCIATION_EXISTS: _ErrorReason.ValueType  # 57
+    """The id is taken, or the consumer is associated already. ALREADY_EXISTS."""
+    WRAPPING_KEY_NOT_FOUND: _ErrorReason.ValueType  # 58
+    """No such wrapping key. NOT_FOUND."""
+    RENEWAL_CAMPAIGN_NOT_FOUND: _ErrorReason.ValueType  # 59
+    """No such renewal campaign. NOT_FOUND."""
+    RENEWAL_CAMPAIGN_EXISTS: _ErrorReason.ValueType  # 60
+    """The id is taken. ALREADY_EXISTS."""
+    LEASE_REFUSED: _ErrorReason.ValueType  # 61
+    """The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
+    was seen before. PERMISSION_DENIED.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -250,4 +268,22 @@ TENANT_EXISTS: ErrorReason.ValueType  # 52
 """The id is taken. ALREADY_EXISTS."""
 LAST_ADMINISTRATOR: ErrorReason.ValueType  # 53
 """The call would leave the server without an administrator. FAILED_PRECONDITION."""
+CERTIFICATE_IN_USE: ErrorReason.ValueType  # 54
+"""Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+NOT_RENEWABLE: ErrorReason.ValueType  # 55
+"""It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
+ASSOCIATION_NOT_FOUND: ErrorReason.ValueType  # 56
+"""No such association. NOT_FOUND."""
+ASSOCIATION_EXISTS: ErrorReason.ValueType  # 57
+"""The id is taken, or the consumer is associated already. ALREADY_EXISTS."""
+WRAPPING_KEY_NOT_FOUND: ErrorReason.ValueType  # 58
+"""No such wrapping key. NOT_FOUND."""
+RENEWAL_CAMPAIGN_NOT_FOUND: ErrorReason.ValueType  # 59
+"""No such renewal campaign. NOT_FOUND."""
+RENEWAL_CAMPAIGN_EXISTS: ErrorReason.ValueType  # 60
+"""The id is taken. ALREADY_EXISTS."""
+LEASE_REFUSED: ErrorReason.ValueType  # 61
+"""The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
+was seen before. PERMISSION_DENIED.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

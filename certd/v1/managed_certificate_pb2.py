@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from certd.v1 import certificate_pb2 as certd_dot_v1_dot_certificate__pb2
 from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"certd/v1/managed_certificate.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\t\n\x12ManagedCertificate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12/\n\x04type\x18\x03 \x01(\x0e\x32!.certd.v1.ManagedCertificate.Type\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".certd.v1.ManagedCertificate.State\x12\x11\n\tauthority\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12#\n\x08key_spec\x18\x07 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12,\n\x07subject\x18\x08 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x44\n\x19subject_alternative_names\x18\t \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12+\n\x08lifetime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12@\n\rexport_policy\x18\x0b \x01(\x0e\x32).certd.v1.ManagedCertificate.ExportPolicy\x12\x17\n\x0f\x63urrent_version\x18\x0c \x01(\x03\x12\x31\n\x0b\x63\x65rtificate\x18\r \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x0e \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x0f \x01(\x0b\x32 .certd.v1.CertificateDescription\x12\'\n\nconditions\x18\x10 \x03(\x0b\x32\x13.certd.v1.Condition\x12\x35\n\x11next_attempt_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06labels\x18\x12 \x03(\x0b\x32(.certd.v1.ManagedCertificate.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12#\n\x08warnings\x18\x16 \x03(\x0b\x32\x11.certd.v1.Warning\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRIVATE\x10\x01\"P\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\"Q\n\x0c\x45xportPolicy\x12\x1d\n\x19\x45XPORT_POLICY_UNSPECIFIED\x10\x00\x12\x0e\n\nEXPORTABLE\x10\x01\x12\x12\n\x0eNOT_EXPORTABLE\x10\x02\"\xd7\x01\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.certd.v1.Condition.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x38\n\x14last_transition_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x08\n\x04TRUE\x10\x01\x12\t\n\x05\x46\x41LSE\x10\x02\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"certd/v1/managed_certificate.proto\x12\x08\x63\x65rtd.v1\x1a\x1a\x63\x65rtd/v1/certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa3\x0b\n\x12ManagedCertificate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12/\n\x04type\x18\x03 \x01(\x0e\x32!.certd.v1.ManagedCertificate.Type\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".certd.v1.ManagedCertificate.State\x12\x11\n\tauthority\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12#\n\x08key_spec\x18\x07 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12,\n\x07subject\x18\x08 \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x44\n\x19subject_alternative_names\x18\t \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12+\n\x08lifetime\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12@\n\rexport_policy\x18\x0b \x01(\x0e\x32).certd.v1.ManagedCertificate.ExportPolicy\x12\x17\n\x0f\x63urrent_version\x18\x0c \x01(\x03\x12\x31\n\x0b\x63\x65rtificate\x18\r \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x0e \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x0f \x01(\x0b\x32 .certd.v1.CertificateDescription\x12\'\n\nconditions\x18\x10 \x03(\x0b\x32\x13.certd.v1.Condition\x12\x35\n\x11next_attempt_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06labels\x18\x12 \x03(\x0b\x32(.certd.v1.ManagedCertificate.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12#\n\x08warnings\x18\x16 \x03(\x0b\x32\x11.certd.v1.Warning\x12(\n\x07renewal\x18\x17 \x01(\x0b\x32\x17.certd.v1.RenewalPolicy\x12/\n\x0erenewal_window\x18\x18 \x01(\x0b\x32\x17.certd.v1.RenewalWindow\x12\x1e\n\x07used_by\x18\x19 \x03(\x0b\x32\r.certd.v1.Use\x12\x0c\n\x04used\x18\x1a \x01(\x08\x12/\n\x0b\x65xport_time\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bimport_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRIVATE\x10\x01\x12\x0c\n\x08IMPORTED\x10\x02\"]\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\n\n\x06\x41\x43TIVE\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\x0b\n\x07REVOKED\x10\x05\"Q\n\x0c\x45xportPolicy\x12\x1d\n\x19\x45XPORT_POLICY_UNSPECIFIED\x10\x00\x12\x0e\n\nEXPORTABLE\x10\x01\x12\x12\n\x0eNOT_EXPORTABLE\x10\x02\"\xd4\x01\n\rRenewalPolicy\x12*\n\x04mode\x18\x01 \x01(\x0e\x32\x1c.certd.v1.RenewalPolicy.Mode\x12\x19\n\x11remaining_percent\x18\x02 \x01(\x05\x12\x38\n\x13maintenance_windows\x18\x03 \x03(\x0b\x32\x1b.certd.v1.MaintenanceWindow\"B\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41LWAYS\x10\x01\x12\r\n\tWHEN_USED\x10\x02\x12\t\n\x05NEVER\x10\x03\"a\n\x11MaintenanceWindow\x12\x0c\n\x04\x63ron\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"m\n\rRenewalWindow\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9e\x01\n\x03Use\x12\x13\n\x0b\x61ssociation\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x16\n\x0eleased_version\x18\x03 \x01(\x03\x12.\n\nlease_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\ndeployment\x18\x05 \x01(\x0b\x32\x14.certd.v1.Deployment\"\xdf\x01\n\nDeployment\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.certd.v1.Deployment.State\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x03 \x01(\x0c\x12\x0f\n\x07message\x18\x04 \x01(\t\x12/\n\x0breport_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07SERVING\x10\x01\x12\n\n\x06\x46\x41ILED\x10\x02\"\x88\x04\n\x19ManagedCertificateVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x38\n\x05state\x18\x03 \x01(\x0e\x32).certd.v1.ManagedCertificateVersion.State\x12\x31\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x35\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32 .certd.v1.CertificateDescription\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11revocation_reason\x18\x08 \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x15\n\rkey_available\x18\t \x01(\x08\x12\x14\n\x0cwrapping_key\x18\n \x01(\x03\"b\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07\x43URRENT\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x12\x0b\n\x07\x45XPIRED\x10\x04\x12\x0b\n\x07REVOKED\x10\x05\"\xd7\x01\n\tCondition\x12\x0c\n\x04type\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0e\x32\x1a.certd.v1.Condition.Status\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x38\n\x14last_transition_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x08\n\x04TRUE\x10\x01\x12\t\n\x05\x46\x41LSE\x10\x02\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
   _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._loaded_options = None
   _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_MANAGEDCERTIFICATE']._serialized_start=135
-  _globals['_MANAGEDCERTIFICATE']._serialized_end=1316
-  _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._serialized_start=1063
-  _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._serialized_end=1108
-  _globals['_MANAGEDCERTIFICATE_TYPE']._serialized_start=1110
-  _globals['_MANAGEDCERTIFICATE_TYPE']._serialized_end=1151
-  _globals['_MANAGEDCERTIFICATE_STATE']._serialized_start=1153
-  _globals['_MANAGEDCERTIFICATE_STATE']._serialized_end=1233
-  _globals['_MANAGEDCERTIFICATE_EXPORTPOLICY']._serialized_start=1235
-  _globals['_MANAGEDCERTIFICATE_EXPORTPOLICY']._serialized_end=1316
-  _globals['_CONDITION']._serialized_start=1319
-  _globals['_CONDITION']._serialized_end=1534
-  _globals['_CONDITION_STATUS']._serialized_start=1481
-  _globals['_CONDITION_STATUS']._serialized_end=1534
+  _globals['_MANAGEDCERTIFICATE']._serialized_start=163
+  _globals['_MANAGEDCERTIFICATE']._serialized_end=1606
+  _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._serialized_start=1326
+  _globals['_MANAGEDCERTIFICATE_LABELSENTRY']._serialized_end=1371
+  _globals['_MANAGEDCERTIFICATE_TYPE']._serialized_start=1373
+  _globals['_MANAGEDCERTIFICATE_TYPE']._serialized_end=1428
+  _globals['_MANAGEDCERTIFICATE_STATE']._serialized_start=1430
+  _globals['_MANAGEDCERTIFICATE_STATE']._serialized_end=1523
+  _globals['_MANAGEDCERTIFICATE_EXPORTPOLICY']._serialized_start=1525
+  _globals['_MANAGEDCERTIFICATE_EXPORTPOLICY']._serialized_end=1606
+  _globals['_RENEWALPOLICY']._serialized_start=1609
+  _globals['_RENEWALPOLICY']._serialized_end=1821
+  _globals['_RENEWALPOLICY_MODE']._serialized_start=1755
+  _globals['_RENEWALPOLICY_MODE']._serialized_end=1821
+  _globals['_MAINTENANCEWINDOW']._serialized_start=1823
+  _globals['_MAINTENANCEWINDOW']._serialized_end=1920
+  _globals['_RENEWALWINDOW']._serialized_start=1922
+  _globals['_RENEWALWINDOW']._serialized_end=2031
+  _globals['_USE']._serialized_start=2034
+  _globals['_USE']._serialized_end=2192
+  _globals['_DEPLOYMENT']._serialized_start=2195
+  _globals['_DEPLOYMENT']._serialized_end=2418
+  _globals['_DEPLOYMENT_STATE']._serialized_start=2363
+  _globals['_DEPLOYMENT_STATE']._serialized_end=2418
+  _globals['_MANAGEDCERTIFICATEVERSION']._serialized_start=2421
+  _globals['_MANAGEDCERTIFICATEVERSION']._serialized_end=2941
+  _globals['_MANAGEDCERTIFICATEVERSION_STATE']._serialized_start=2843
+  _globals['_MANAGEDCERTIFICATEVERSION_STATE']._serialized_end=2941
+  _globals['_CONDITION']._serialized_start=2944
+  _globals['_CONDITION']._serialized_end=3159
+  _globals['_CONDITION_STATUS']._serialized_start=3106
+  _globals['_CONDITION_STATUS']._serialized_end=3159
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 The managed certificate resource and its versions."""
 
+from certd.v1 import certificate_pb2 as _certificate_pb2
 from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -40,6 +41,8 @@ class ManagedCertificate(_message.Message):
         """Not used."""
         PRIVATE: ManagedCertificate._Type.ValueType  # 1
         """Issued by an authority of this server."""
+        IMPORTED: ManagedCertificate._Type.ValueType  # 2
+        """Made elsewhere, key and certificate, and imported. Never renewed, only announced; import again in time."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """Where the key and the certificate come from."""
@@ -48,6 +51,8 @@ class ManagedCertificate(_message.Message):
     """Not used."""
     PRIVATE: ManagedCertificate.Type.ValueType  # 1
     """Issued by an authority of this server."""
+    IMPORTED: ManagedCertificate.Type.ValueType  # 2
+    """Made elsewhere, key and certificate, and imported. Never renewed, only announced; import again in time."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -62,9 +67,11 @@ class ManagedCertificate(_message.Message):
         ACTIVE: ManagedCertificate._State.ValueType  # 2
         """The current version is issued and within its validity."""
         EXPIRED: ManagedCertificate._State.ValueType  # 3
-        """Computed: the validity of the current version has ended."""
+        """Computed: the validity of the current version has ended. A renewal that was blocked goes on and makes it ACTIVE again."""
         FAILED: ManagedCertificate._State.ValueType  # 4
         """The first version can never be issued as it was asked for; `conditions` says why."""
+        REVOKED: ManagedCertificate._State.ValueType  # 5
+        """Every version that had not ended was revoked. A renewal that follows a compromised key makes it ACTIVE again."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What can be done with it at the moment."""
@@ -76,9 +83,11 @@ class ManagedCertificate(_message.Message):
     ACTIVE: ManagedCertificate.State.ValueType  # 2
     """The current version is issued and within its validity."""
     EXPIRED: ManagedCertificate.State.ValueType  # 3
-    """Computed: the validity of the current version has ended."""
+    """Computed: the validity of the current version has ended. A renewal that was blocked goes on and makes it ACTIVE again."""
     FAILED: ManagedCertificate.State.ValueType  # 4
     """The first version can never be issued as it was asked for; `conditions` says why."""
+    REVOKED: ManagedCertificate.State.ValueType  # 5
+    """Every version that had not ended was revoked. A renewal that follows a compromised key makes it ACTIVE again."""
 
     class _ExportPolicy:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -145,6 +154,12 @@ class ManagedCertificate(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    RENEWAL_FIELD_NUMBER: _builtins.int
+    RENEWAL_WINDOW_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    EXPORT_TIME_FIELD_NUMBER: _builtins.int
+    IMPORT_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
     uid: _builtins.str
@@ -154,7 +169,7 @@ class ManagedCertificate(_message.Message):
     state: Global___ManagedCertificate.State.ValueType
     """Output only. The state."""
     authority: _builtins.str
-    """Required. Immutable. `tenants/{tenant}/authorities/{authority}` that issues it."""
+    """Required, but for an imported one, which has none. Immutable. `tenants/{tenant}/authorities/{authority}` that issues it."""
     profile: _builtins.str
     """Optional. Immutable. `tenants/{tenant}/profiles/{profile}`. Default the built-in profile `end-entity` of the tenant."""
     key_spec: _x509_pb2.KeySpec.ValueType
@@ -162,9 +177,13 @@ class ManagedCertificate(_message.Message):
     export_policy: Global___ManagedCertificate.ExportPolicy.ValueType
     """Optional. Immutable. Whether the key may be exported. Default EXPORTABLE."""
     current_version: _builtins.int
-    """Output only. Number of the current version; 0 while the first is pending."""
+    """Output only. Number of the current version; 0 while the first is pending. Not always the highest: see
+    RollBackManagedCertificate.
+    """
     etag: _builtins.str
     """Output only. Changes with every change of the resource."""
+    used: _builtins.bool
+    """Output only. Whether it is associated with a consumer, or its current version was exported."""
     @_builtins.property
     def subject(self) -> _x509_pb2.DistinguishedName:
         """Optional. Immutable. Subject of its certificates. Default: empty, the names stand in the alternative names alone."""
@@ -195,7 +214,7 @@ class ManagedCertificate(_message.Message):
 
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When the next step is due; absent when none is."""
+        """Output only. When the next step is due, issuing or renewing; absent when none is."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -212,6 +231,26 @@ class ManagedCertificate(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
         """Output only. What the call that returned this dropped, overrode or truncated; empty on reads."""
+
+    @_builtins.property
+    def renewal(self) -> Global___RenewalPolicy:
+        """Optional. When and whether it is renewed. An imported one never is."""
+
+    @_builtins.property
+    def renewal_window(self) -> Global___RenewalWindow:
+        """Output only. Between which moments the next renewal is planned; absent when none is."""
+
+    @_builtins.property
+    def used_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___Use]:
+        """Output only. Who may lease its key, and what each says it serves. Empty in lists, where `used` says whether there is any."""
+
+    @_builtins.property
+    def export_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When a version was last exported; absent when none was."""
+
+    @_builtins.property
+    def import_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the current version of an imported one was imported."""
 
     def __init__(
         self,
@@ -238,14 +277,351 @@ class ManagedCertificate(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
+        renewal: Global___RenewalPolicy | None = ...,
+        renewal_window: Global___RenewalWindow | None = ...,
+        used_by: _abc.Iterable[Global___Use] | None = ...,
+        used: _builtins.bool = ...,
+        export_time: _timestamp_pb2.Timestamp | None = ...,
+        import_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "lifetime", b"lifetime", "next_attempt_time", b"next_attempt_time", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "export_time", b"export_time", "import_time", b"import_time", "lifetime", b"lifetime", "next_attempt_time", b"next_attempt_time", "renewal", b"renewal", "renewal_window", b"renewal_window", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "chain", b"chain", "conditions", b"conditions", "create_time", b"create_time", "current_version", b"current_version", "description", b"description", "etag", b"etag", "export_policy", b"export_policy", "key_spec", b"key_spec", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "next_attempt_time", b"next_attempt_time", "profile", b"profile", "state", b"state", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "type", b"type", "uid", b"uid", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "chain", b"chain", "conditions", b"conditions", "create_time", b"create_time", "current_version", b"current_version", "description", b"description", "etag", b"etag", "export_policy", b"export_policy", "export_time", b"export_time", "import_time", b"import_time", "key_spec", b"key_spec", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "next_attempt_time", b"next_attempt_time", "profile", b"profile", "renewal", b"renewal", "renewal_window", b"renewal_window", "state", b"state", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "type", b"type", "uid", b"uid", "update_time", b"update_time", "used", b"used", "used_by", b"used_by", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ManagedCertificate: _TypeAlias = ManagedCertificate  # noqa: Y015
+
+@_typing.final
+class RenewalPolicy(_message.Message):
+    """When a managed certificate is renewed. Every renewal makes a new key and a new version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RenewalPolicy._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: RenewalPolicy._Mode.ValueType  # 0
+        """Not said: ALWAYS."""
+        ALWAYS: RenewalPolicy._Mode.ValueType  # 1
+        """In every window."""
+        WHEN_USED: RenewalPolicy._Mode.ValueType  # 2
+        """In a window in which it is used: associated with a consumer, or exported since the last renewal."""
+        NEVER: RenewalPolicy._Mode.ValueType  # 3
+        """Only when somebody asks for it (RenewManagedCertificate)."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether."""
+
+    MODE_UNSPECIFIED: RenewalPolicy.Mode.ValueType  # 0
+    """Not said: ALWAYS."""
+    ALWAYS: RenewalPolicy.Mode.ValueType  # 1
+    """In every window."""
+    WHEN_USED: RenewalPolicy.Mode.ValueType  # 2
+    """In a window in which it is used: associated with a consumer, or exported since the last renewal."""
+    NEVER: RenewalPolicy.Mode.ValueType  # 3
+    """Only when somebody asks for it (RenewManagedCertificate)."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    REMAINING_PERCENT_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_WINDOWS_FIELD_NUMBER: _builtins.int
+    mode: Global___RenewalPolicy.Mode.ValueType
+    """Optional. Default ALWAYS."""
+    remaining_percent: _builtins.int
+    """Optional. Around which moment: when so many percent of the lifetime are left, 5 to 80. Default 33. Each certificate has a
+    moment of its own around it, from 1.6 times to 0.4 times so much, at most 30 days from it.
+    """
+    @_builtins.property
+    def maintenance_windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaintenanceWindow]:
+        """Optional. The only times at which it may be renewed, at most 10. Default any time. A window that holds none of them before
+        the certificate ends is not kept to.
+        """
+
+    def __init__(
+        self,
+        *,
+        mode: Global___RenewalPolicy.Mode.ValueType = ...,
+        remaining_percent: _builtins.int = ...,
+        maintenance_windows: _abc.Iterable[Global___MaintenanceWindow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["maintenance_windows", b"maintenance_windows", "mode", b"mode", "remaining_percent", b"remaining_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewalPolicy: _TypeAlias = RenewalPolicy  # noqa: Y015
+
+@_typing.final
+class MaintenanceWindow(_message.Message):
+    """A time that comes again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """Required. When it begins, in the five fields of cron: `0 2 * * SAT`."""
+    time_zone: _builtins.str
+    """Optional. Time zone of `cron`, a name of the IANA database: `Europe/Berlin`. Default `UTC`."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Required. How long it lasts, in whole seconds, from 15 minutes to 7 days."""
+
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "duration", b"duration", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaintenanceWindow: _TypeAlias = MaintenanceWindow  # noqa: Y015
+
+@_typing.final
+class RenewalWindow(_message.Message):
+    """A span of time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it begins."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewalWindow: _TypeAlias = RenewalWindow  # noqa: Y015
+
+@_typing.final
+class Use(_message.Message):
+    """A consumer of a managed certificate, as the managed certificate shows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSOCIATION_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    LEASED_VERSION_FIELD_NUMBER: _builtins.int
+    LEASE_TIME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    association: _builtins.str
+    """`…/associations/{association}`."""
+    consumer: _builtins.str
+    """SPIFFE id of the consumer."""
+    leased_version: _builtins.int
+    """Number of the version that it last leased; 0: none."""
+    @_builtins.property
+    def lease_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def deployment(self) -> Global___Deployment:
+        """What it last reported; absent when it never did."""
+
+    def __init__(
+        self,
+        *,
+        association: _builtins.str = ...,
+        consumer: _builtins.str = ...,
+        leased_version: _builtins.int = ...,
+        lease_time: _timestamp_pb2.Timestamp | None = ...,
+        deployment: Global___Deployment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "lease_time", b"lease_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["association", b"association", "consumer", b"consumer", "deployment", b"deployment", "lease_time", b"lease_time", "leased_version", b"leased_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Use: _TypeAlias = Use  # noqa: Y015
+
+@_typing.final
+class Deployment(_message.Message):
+    """What a consumer says it serves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Deployment._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Deployment._State.ValueType  # 0
+        """Not used."""
+        SERVING: Deployment._State.ValueType  # 1
+        """The consumer serves the version."""
+        FAILED: Deployment._State.ValueType  # 2
+        """The consumer could not take it, and serves what it did before."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How it went."""
+
+    STATE_UNSPECIFIED: Deployment.State.ValueType  # 0
+    """Not used."""
+    SERVING: Deployment.State.ValueType  # 1
+    """The consumer serves the version."""
+    FAILED: Deployment.State.ValueType  # 2
+    """The consumer could not take it, and serves what it did before."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___Deployment.State.ValueType
+    """Required. How it went."""
+    version: _builtins.int
+    """Required. Number of the version."""
+    certificate_sha256: _builtins.bytes
+    """Optional. SHA-256 of the certificate (DER) that it was seen to serve."""
+    message: _builtins.str
+    """Optional. For people, at most 1,024 characters: why it failed."""
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was reported."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Deployment.State.ValueType = ...,
+        version: _builtins.int = ...,
+        certificate_sha256: _builtins.bytes = ...,
+        message: _builtins.str = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report_time", b"report_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_sha256", b"certificate_sha256", "message", b"message", "report_time", b"report_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class ManagedCertificateVersion(_message.Message):
+    """One key and certificate of a managed certificate: `…/versions/{version}`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ManagedCertificateVersion._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: ManagedCertificateVersion._State.ValueType  # 0
+        """Not used."""
+        PENDING: ManagedCertificateVersion._State.ValueType  # 1
+        """Its key is sealed; its certificate is not issued yet."""
+        CURRENT: ManagedCertificateVersion._State.ValueType  # 2
+        """The current one."""
+        SUPERSEDED: ManagedCertificateVersion._State.ValueType  # 3
+        """Another one is current. Its key is kept until it ends."""
+        EXPIRED: ManagedCertificateVersion._State.ValueType  # 4
+        """Its validity has ended; its key is deleted soon after."""
+        REVOKED: ManagedCertificateVersion._State.ValueType  # 5
+        """It was revoked."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What became of it."""
+
+    STATE_UNSPECIFIED: ManagedCertificateVersion.State.ValueType  # 0
+    """Not used."""
+    PENDING: ManagedCertificateVersion.State.ValueType  # 1
+    """Its key is sealed; its certificate is not issued yet."""
+    CURRENT: ManagedCertificateVersion.State.ValueType  # 2
+    """The current one."""
+    SUPERSEDED: ManagedCertificateVersion.State.ValueType  # 3
+    """Another one is current. Its key is kept until it ends."""
+    EXPIRED: ManagedCertificateVersion.State.ValueType  # 4
+    """Its validity has ended; its key is deleted soon after."""
+    REVOKED: ManagedCertificateVersion.State.ValueType  # 5
+    """It was revoked."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    REVOCATION_REASON_FIELD_NUMBER: _builtins.int
+    KEY_AVAILABLE_FIELD_NUMBER: _builtins.int
+    WRAPPING_KEY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Output only. `tenants/{tenant}/managedCertificates/{managed_certificate}/versions/{version}`."""
+    version: _builtins.int
+    """Output only. Its number, from 1."""
+    state: Global___ManagedCertificateVersion.State.ValueType
+    """Output only. What became of it."""
+    revocation_reason: _certificate_pb2.RevocationReason.ValueType
+    """Output only. Why."""
+    key_available: _builtins.bool
+    """Output only. Whether its sealed key is still there."""
+    wrapping_key: _builtins.int
+    """Output only. Number of the wrapping key under which its key is sealed."""
+    @_builtins.property
+    def certificate(self) -> _x509_pb2.EncodedCertificate:
+        """Output only. The certificate; absent while PENDING."""
+
+    @_builtins.property
+    def description(self) -> _x509_pb2.CertificateDescription:
+        """Output only. The certificate, parsed."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When its key was generated or imported."""
+
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was revoked."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        state: Global___ManagedCertificateVersion.State.ValueType = ...,
+        certificate: _x509_pb2.EncodedCertificate | None = ...,
+        description: _x509_pb2.CertificateDescription | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        revocation_reason: _certificate_pb2.RevocationReason.ValueType = ...,
+        key_available: _builtins.bool = ...,
+        wrapping_key: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "revoke_time", b"revoke_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "create_time", b"create_time", "description", b"description", "key_available", b"key_available", "name", b"name", "revocation_reason", b"revocation_reason", "revoke_time", b"revoke_time", "state", b"state", "version", b"version", "wrapping_key", b"wrapping_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ManagedCertificateVersion: _TypeAlias = ManagedCertificateVersion  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
@@ -282,7 +658,7 @@ class Condition(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Output only. What is observed, in CamelCase: `Issued`."""
+    """Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`."""
     status: Global___Condition.Status.ValueType
     """Output only. Whether it holds."""
     reason: _builtins.str

@@ -22,11 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from certd.v1 import association_pb2 as certd_dot_v1_dot_association__pb2
+from certd.v1 import certificate_pb2 as certd_dot_v1_dot_certificate__pb2
 from certd.v1 import managed_certificate_pb2 as certd_dot_v1_dot_managed__certificate__pb2
+from certd.v1 import managed_certificate_filter_pb2 as certd_dot_v1_dot_managed__certificate__filter__pb2
+from certd.v1 import renewal_campaign_pb2 as certd_dot_v1_dot_renewal__campaign__pb2
 from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*certd/v1/managed_certificate_service.proto\x12\x08\x63\x65rtd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\"\xb8\x01\n RequestManagedCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1e\n\x16managed_certificate_id\x18\x02 \x01(\t\x12\x39\n\x13managed_certificate\x18\x03 \x01(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\",\n\x1cGetManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x1eListManagedCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x1fListManagedCertificatesResponse\x12:\n\x14managed_certificates\x18\x01 \x03(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x1f\x45xportManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x34\n\npassphrase\x18\x03 \x01(\x0b\x32\x1e.certd.v1.PassphraseProtectionH\x00\x12\x32\n\trecipient\x18\x04 \x01(\x0b\x32\x1d.certd.v1.RecipientProtectionH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x0c\n\nprotection\"\x8e\x01\n\x14PassphraseProtection\x12\x12\n\npassphrase\x18\x01 \x01(\x0c\x12\x35\n\x06\x66ormat\x18\x02 \x01(\x0e\x32%.certd.v1.PassphraseProtection.Format\"+\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\t\n\x05PKCS8\x10\x01\"\xa1\x01\n\x13RecipientProtection\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x32\n\x05suite\x18\x02 \x01(\x0e\x32#.certd.v1.RecipientProtection.Suite\"B\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\"\n\x1eX25519_HKDF_SHA256_AES_256_GCM\x10\x01\"\xf8\x01\n ExportManagedCertificateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x03 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12#\n\x19\x65ncrypted_private_key_pem\x18\x04 \x01(\tH\x00\x12\x1c\n\x12sealed_private_key\x18\x05 \x01(\x0cH\x00\x12\x11\n\thpke_info\x18\x06 \x01(\x0c\x42\r\n\x0bprivate_key2\xc4\x03\n\x19ManagedCertificateService\x12\x65\n\x19RequestManagedCertificate\x12*.certd.v1.RequestManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12]\n\x15GetManagedCertificate\x12&.certd.v1.GetManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12n\n\x17ListManagedCertificates\x12(.certd.v1.ListManagedCertificatesRequest\x1a).certd.v1.ListManagedCertificatesResponse\x12q\n\x18\x45xportManagedCertificate\x12).certd.v1.ExportManagedCertificateRequest\x1a*.certd.v1.ExportManagedCertificateResponseB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*certd/v1/managed_certificate_service.proto\x12\x08\x63\x65rtd.v1\x1a\x1a\x63\x65rtd/v1/association.proto\x1a\x1a\x63\x65rtd/v1/certificate.proto\x1a\"certd/v1/managed_certificate.proto\x1a)certd/v1/managed_certificate_filter.proto\x1a\x1f\x63\x65rtd/v1/renewal_campaign.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x01\n RequestManagedCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1e\n\x16managed_certificate_id\x18\x02 \x01(\t\x12\x39\n\x13managed_certificate\x18\x03 \x01(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\",\n\x1cGetManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x1eListManagedCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x1fListManagedCertificatesResponse\x12:\n\x14managed_certificates\x18\x01 \x03(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x1f\x45xportManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x34\n\npassphrase\x18\x03 \x01(\x0b\x32\x1e.certd.v1.PassphraseProtectionH\x00\x12\x32\n\trecipient\x18\x04 \x01(\x0b\x32\x1d.certd.v1.RecipientProtectionH\x00\x12\x0e\n\x06reason\x18\x05 \x01(\tB\x0c\n\nprotection\"\xc8\x01\n\x14PassphraseProtection\x12\x12\n\npassphrase\x18\x01 \x01(\x0c\x12\x35\n\x06\x66ormat\x18\x02 \x01(\x0e\x32%.certd.v1.PassphraseProtection.Format\"e\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\t\n\x05PKCS8\x10\x01\x12\x11\n\rPKCS12_MODERN\x10\x02\x12\x11\n\rPKCS12_LEGACY\x10\x03\x12\x12\n\x0e\x41\x43M_COMPATIBLE\x10\x04\"\xa1\x01\n\x13RecipientProtection\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x32\n\x05suite\x18\x02 \x01(\x0e\x32#.certd.v1.RecipientProtection.Suite\"B\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\"\n\x1eX25519_HKDF_SHA256_AES_256_GCM\x10\x01\"\x8a\x02\n ExportManagedCertificateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x03 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12#\n\x19\x65ncrypted_private_key_pem\x18\x04 \x01(\tH\x00\x12\x1c\n\x12sealed_private_key\x18\x05 \x01(\x0cH\x00\x12\x10\n\x06pkcs12\x18\x07 \x01(\x0cH\x00\x12\x11\n\thpke_info\x18\x06 \x01(\x0c\x42\r\n\x0bprivate_key\"\x8d\x01\n SearchManagedCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x32\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\".certd.v1.ManagedCertificateFilter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"x\n!SearchManagedCertificatesResponse\x12:\n\x14managed_certificates\x18\x01 \x03(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xdb\x03\n\x1fImportManagedCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1e\n\x16managed_certificate_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x19\n\x11\x63\x65rtificate_chain\x18\x04 \x01(\x0c\x12\x1b\n\x11plain_private_key\x18\x05 \x01(\x0cH\x00\x12\x38\n\x12sealed_private_key\x18\x06 \x01(\x0b\x32\x1a.certd.v1.SealedPrivateKeyH\x00\x12@\n\rexport_policy\x18\x07 \x01(\x0e\x32).certd.v1.ManagedCertificate.ExportPolicy\x12\x45\n\x06labels\x18\x08 \x03(\x0b\x32\x35.certd.v1.ImportManagedCertificateRequest.LabelsEntry\x12\x0f\n\x07replace\x18\t \x01(\x08\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x15\n\rvalidate_only\x18\x0b \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0bprivate_key\":\n\x10SealedPrivateKey\x12\x12\n\nimport_key\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\"%\n\x13GetImportKeyRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"\xfc\x01\n\tImportKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x11\n\tstatement\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x39\n\x13signature_algorithm\x18\x05 \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12;\n\x15\x61uthority_certificate\x18\x06 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\x1fUpdateManagedCertificateRequest\x12\x39\n\x13managed_certificate\x18\x01 \x01(\x0b\x32\x1c.certd.v1.ManagedCertificate\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"R\n\x1eRenewManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"d\n!RollBackManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\xdb\x01\n\x1fRevokeManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x61ll_versions\x18\x03 \x01(\x08H\x00\x12*\n\x06reason\x18\x04 \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x33\n\x0finvalidity_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\n\n\x08versions\"h\n\x1f\x44\x65leteManagedCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\"\n DeleteManagedCertificateResponse\"^\n%ListManagedCertificateVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"x\n&ListManagedCertificateVersionsResponse\x12\x35\n\x08versions\x18\x01 \x03(\x0b\x32#.certd.v1.ManagedCertificateVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x99\x01\n\x18\x43reateAssociationRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0e\x61ssociation_id\x18\x02 \x01(\t\x12*\n\x0b\x61ssociation\x18\x03 \x01(\x0b\x32\x15.certd.v1.Association\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"%\n\x15GetAssociationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"b\n\x17ListAssociationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"`\n\x18ListAssociationsResponse\x12+\n\x0c\x61ssociations\x18\x01 \x03(\x0b\x32\x15.certd.v1.Association\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x18\x44\x65leteAssociationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1b\n\x19\x44\x65leteAssociationResponse\"\x9b\x01\n\x0fLeaseKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12-\n\tsign_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"\x9f\x01\n\x10LeaseKeyResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12+\n\x05\x63hain\x18\x03 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x1a\n\x12sealed_private_key\x18\x04 \x01(\x0c\"Q\n\x17ReportDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\ndeployment\x18\x02 \x01(\x0b\x32\x14.certd.v1.Deployment\"\xab\x01\n\x1c\x43reateRenewalCampaignRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1b\n\x13renewal_campaign_id\x18\x02 \x01(\t\x12\x33\n\x10renewal_campaign\x18\x03 \x01(\x0b\x32\x19.certd.v1.RenewalCampaign\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\")\n\x19GetRenewalCampaignRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x1bListRenewalCampaignsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"m\n\x1cListRenewalCampaignsResponse\x12\x34\n\x11renewal_campaigns\x18\x01 \x03(\x0b\x32\x19.certd.v1.RenewalCampaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x1c\x43\x61ncelRenewalCampaignRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xcb\x11\n\x19ManagedCertificateService\x12\x65\n\x19RequestManagedCertificate\x12*.certd.v1.RequestManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12]\n\x15GetManagedCertificate\x12&.certd.v1.GetManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12n\n\x17ListManagedCertificates\x12(.certd.v1.ListManagedCertificatesRequest\x1a).certd.v1.ListManagedCertificatesResponse\x12q\n\x18\x45xportManagedCertificate\x12).certd.v1.ExportManagedCertificateRequest\x1a*.certd.v1.ExportManagedCertificateResponse\x12t\n\x19SearchManagedCertificates\x12*.certd.v1.SearchManagedCertificatesRequest\x1a+.certd.v1.SearchManagedCertificatesResponse\x12\x63\n\x18ImportManagedCertificate\x12).certd.v1.ImportManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12\x42\n\x0cGetImportKey\x12\x1d.certd.v1.GetImportKeyRequest\x1a\x13.certd.v1.ImportKey\x12\x63\n\x18UpdateManagedCertificate\x12).certd.v1.UpdateManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12\x61\n\x17RenewManagedCertificate\x12(.certd.v1.RenewManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12g\n\x1aRollBackManagedCertificate\x12+.certd.v1.RollBackManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12\x63\n\x18RevokeManagedCertificate\x12).certd.v1.RevokeManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12q\n\x18\x44\x65leteManagedCertificate\x12).certd.v1.DeleteManagedCertificateRequest\x1a*.certd.v1.DeleteManagedCertificateResponse\x12\x83\x01\n\x1eListManagedCertificateVersions\x12/.certd.v1.ListManagedCertificateVersionsRequest\x1a\x30.certd.v1.ListManagedCertificateVersionsResponse\x12N\n\x11\x43reateAssociation\x12\".certd.v1.CreateAssociationRequest\x1a\x15.certd.v1.Association\x12H\n\x0eGetAssociation\x12\x1f.certd.v1.GetAssociationRequest\x1a\x15.certd.v1.Association\x12Y\n\x10ListAssociations\x12!.certd.v1.ListAssociationsRequest\x1a\".certd.v1.ListAssociationsResponse\x12\\\n\x11\x44\x65leteAssociation\x12\".certd.v1.DeleteAssociationRequest\x1a#.certd.v1.DeleteAssociationResponse\x12\x41\n\x08LeaseKey\x12\x19.certd.v1.LeaseKeyRequest\x1a\x1a.certd.v1.LeaseKeyResponse\x12L\n\x10ReportDeployment\x12!.certd.v1.ReportDeploymentRequest\x1a\x15.certd.v1.Association\x12Z\n\x15\x43reateRenewalCampaign\x12&.certd.v1.CreateRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12T\n\x12GetRenewalCampaign\x12#.certd.v1.GetRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12\x65\n\x14ListRenewalCampaigns\x12%.certd.v1.ListRenewalCampaignsRequest\x1a&.certd.v1.ListRenewalCampaignsResponse\x12Z\n\x15\x43\x61ncelRenewalCampaign\x12&.certd.v1.CancelRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaignB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +40,86 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.v1.managed_certificat
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
-  _globals['_REQUESTMANAGEDCERTIFICATEREQUEST']._serialized_start=114
-  _globals['_REQUESTMANAGEDCERTIFICATEREQUEST']._serialized_end=298
-  _globals['_GETMANAGEDCERTIFICATEREQUEST']._serialized_start=300
-  _globals['_GETMANAGEDCERTIFICATEREQUEST']._serialized_end=344
-  _globals['_LISTMANAGEDCERTIFICATESREQUEST']._serialized_start=346
-  _globals['_LISTMANAGEDCERTIFICATESREQUEST']._serialized_end=433
-  _globals['_LISTMANAGEDCERTIFICATESRESPONSE']._serialized_start=435
-  _globals['_LISTMANAGEDCERTIFICATESRESPONSE']._serialized_end=553
-  _globals['_EXPORTMANAGEDCERTIFICATEREQUEST']._serialized_start=556
-  _globals['_EXPORTMANAGEDCERTIFICATEREQUEST']._serialized_end=756
-  _globals['_PASSPHRASEPROTECTION']._serialized_start=759
-  _globals['_PASSPHRASEPROTECTION']._serialized_end=901
-  _globals['_PASSPHRASEPROTECTION_FORMAT']._serialized_start=858
-  _globals['_PASSPHRASEPROTECTION_FORMAT']._serialized_end=901
-  _globals['_RECIPIENTPROTECTION']._serialized_start=904
-  _globals['_RECIPIENTPROTECTION']._serialized_end=1065
-  _globals['_RECIPIENTPROTECTION_SUITE']._serialized_start=999
-  _globals['_RECIPIENTPROTECTION_SUITE']._serialized_end=1065
-  _globals['_EXPORTMANAGEDCERTIFICATERESPONSE']._serialized_start=1068
-  _globals['_EXPORTMANAGEDCERTIFICATERESPONSE']._serialized_end=1316
-  _globals['_MANAGEDCERTIFICATESERVICE']._serialized_start=1319
-  _globals['_MANAGEDCERTIFICATESERVICE']._serialized_end=1771
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_REQUESTMANAGEDCERTIFICATEREQUEST']._serialized_start=313
+  _globals['_REQUESTMANAGEDCERTIFICATEREQUEST']._serialized_end=497
+  _globals['_GETMANAGEDCERTIFICATEREQUEST']._serialized_start=499
+  _globals['_GETMANAGEDCERTIFICATEREQUEST']._serialized_end=543
+  _globals['_LISTMANAGEDCERTIFICATESREQUEST']._serialized_start=545
+  _globals['_LISTMANAGEDCERTIFICATESREQUEST']._serialized_end=632
+  _globals['_LISTMANAGEDCERTIFICATESRESPONSE']._serialized_start=634
+  _globals['_LISTMANAGEDCERTIFICATESRESPONSE']._serialized_end=752
+  _globals['_EXPORTMANAGEDCERTIFICATEREQUEST']._serialized_start=755
+  _globals['_EXPORTMANAGEDCERTIFICATEREQUEST']._serialized_end=955
+  _globals['_PASSPHRASEPROTECTION']._serialized_start=958
+  _globals['_PASSPHRASEPROTECTION']._serialized_end=1158
+  _globals['_PASSPHRASEPROTECTION_FORMAT']._serialized_start=1057
+  _globals['_PASSPHRASEPROTECTION_FORMAT']._serialized_end=1158
+  _globals['_RECIPIENTPROTECTION']._serialized_start=1161
+  _globals['_RECIPIENTPROTECTION']._serialized_end=1322
+  _globals['_RECIPIENTPROTECTION_SUITE']._serialized_start=1256
+  _globals['_RECIPIENTPROTECTION_SUITE']._serialized_end=1322
+  _globals['_EXPORTMANAGEDCERTIFICATERESPONSE']._serialized_start=1325
+  _globals['_EXPORTMANAGEDCERTIFICATERESPONSE']._serialized_end=1591
+  _globals['_SEARCHMANAGEDCERTIFICATESREQUEST']._serialized_start=1594
+  _globals['_SEARCHMANAGEDCERTIFICATESREQUEST']._serialized_end=1735
+  _globals['_SEARCHMANAGEDCERTIFICATESRESPONSE']._serialized_start=1737
+  _globals['_SEARCHMANAGEDCERTIFICATESRESPONSE']._serialized_end=1857
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST']._serialized_start=1860
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST']._serialized_end=2335
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST_LABELSENTRY']._serialized_start=2275
+  _globals['_IMPORTMANAGEDCERTIFICATEREQUEST_LABELSENTRY']._serialized_end=2320
+  _globals['_SEALEDPRIVATEKEY']._serialized_start=2337
+  _globals['_SEALEDPRIVATEKEY']._serialized_end=2395
+  _globals['_GETIMPORTKEYREQUEST']._serialized_start=2397
+  _globals['_GETIMPORTKEYREQUEST']._serialized_end=2434
+  _globals['_IMPORTKEY']._serialized_start=2437
+  _globals['_IMPORTKEY']._serialized_end=2689
+  _globals['_UPDATEMANAGEDCERTIFICATEREQUEST']._serialized_start=2692
+  _globals['_UPDATEMANAGEDCERTIFICATEREQUEST']._serialized_end=2876
+  _globals['_RENEWMANAGEDCERTIFICATEREQUEST']._serialized_start=2878
+  _globals['_RENEWMANAGEDCERTIFICATEREQUEST']._serialized_end=2960
+  _globals['_ROLLBACKMANAGEDCERTIFICATEREQUEST']._serialized_start=2962
+  _globals['_ROLLBACKMANAGEDCERTIFICATEREQUEST']._serialized_end=3062
+  _globals['_REVOKEMANAGEDCERTIFICATEREQUEST']._serialized_start=3065
+  _globals['_REVOKEMANAGEDCERTIFICATEREQUEST']._serialized_end=3284
+  _globals['_DELETEMANAGEDCERTIFICATEREQUEST']._serialized_start=3286
+  _globals['_DELETEMANAGEDCERTIFICATEREQUEST']._serialized_end=3390
+  _globals['_DELETEMANAGEDCERTIFICATERESPONSE']._serialized_start=3392
+  _globals['_DELETEMANAGEDCERTIFICATERESPONSE']._serialized_end=3426
+  _globals['_LISTMANAGEDCERTIFICATEVERSIONSREQUEST']._serialized_start=3428
+  _globals['_LISTMANAGEDCERTIFICATEVERSIONSREQUEST']._serialized_end=3522
+  _globals['_LISTMANAGEDCERTIFICATEVERSIONSRESPONSE']._serialized_start=3524
+  _globals['_LISTMANAGEDCERTIFICATEVERSIONSRESPONSE']._serialized_end=3644
+  _globals['_CREATEASSOCIATIONREQUEST']._serialized_start=3647
+  _globals['_CREATEASSOCIATIONREQUEST']._serialized_end=3800
+  _globals['_GETASSOCIATIONREQUEST']._serialized_start=3802
+  _globals['_GETASSOCIATIONREQUEST']._serialized_end=3839
+  _globals['_LISTASSOCIATIONSREQUEST']._serialized_start=3841
+  _globals['_LISTASSOCIATIONSREQUEST']._serialized_end=3939
+  _globals['_LISTASSOCIATIONSRESPONSE']._serialized_start=3941
+  _globals['_LISTASSOCIATIONSRESPONSE']._serialized_end=4037
+  _globals['_DELETEASSOCIATIONREQUEST']._serialized_start=4039
+  _globals['_DELETEASSOCIATIONREQUEST']._serialized_end=4099
+  _globals['_DELETEASSOCIATIONRESPONSE']._serialized_start=4101
+  _globals['_DELETEASSOCIATIONRESPONSE']._serialized_end=4128
+  _globals['_LEASEKEYREQUEST']._serialized_start=4131
+  _globals['_LEASEKEYREQUEST']._serialized_end=4286
+  _globals['_LEASEKEYRESPONSE']._serialized_start=4289
+  _globals['_LEASEKEYRESPONSE']._serialized_end=4448
+  _globals['_REPORTDEPLOYMENTREQUEST']._serialized_start=4450
+  _globals['_REPORTDEPLOYMENTREQUEST']._serialized_end=4531
+  _globals['_CREATERENEWALCAMPAIGNREQUEST']._serialized_start=4534
+  _globals['_CREATERENEWALCAMPAIGNREQUEST']._serialized_end=4705
+  _globals['_GETRENEWALCAMPAIGNREQUEST']._serialized_start=4707
+  _globals['_GETRENEWALCAMPAIGNREQUEST']._serialized_end=4748
+  _globals['_LISTRENEWALCAMPAIGNSREQUEST']._serialized_start=4750
+  _globals['_LISTRENEWALCAMPAIGNSREQUEST']._serialized_end=4834
+  _globals['_LISTRENEWALCAMPAIGNSRESPONSE']._serialized_start=4836
+  _globals['_LISTRENEWALCAMPAIGNSRESPONSE']._serialized_end=4945
+  _globals['_CANCELRENEWALCAMPAIGNREQUEST']._serialized_start=4947
+  _globals['_CANCELRENEWALCAMPAIGNREQUEST']._serialized_end=4991
+  _globals['_MANAGEDCERTIFICATESERVICE']._serialized_start=4994
+  _globals['_MANAGEDCERTIFICATESERVICE']._serialized_end=7245
 # @@protoc_insertion_point(module_scope)

@@ -3,11 +3,17 @@
 isort:skip_file
 The service of the managed certificate resource."""
 
+from certd.v1 import association_pb2 as _association_pb2
+from certd.v1 import certificate_pb2 as _certificate_pb2
+from certd.v1 import managed_certificate_filter_pb2 as _managed_certificate_filter_pb2
 from certd.v1 import managed_certificate_pb2 as _managed_certificate_pb2
+from certd.v1 import renewal_campaign_pb2 as _renewal_campaign_pb2
 from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -201,6 +207,14 @@ class PassphraseProtection(_message.Message):
         """Not said: PKCS8."""
         PKCS8: PassphraseProtection._Format.ValueType  # 1
         """PKCS#8 EncryptedPrivateKeyInfo: PBES2, PBKDF2-HMAC-SHA256 with 600,000 rounds, AES-256-CBC (RFC 8018)."""
+        PKCS12_MODERN: PassphraseProtection._Format.ValueType  # 2
+        """PKCS#12 with certificate, chain and key: PBES2 with AES-256-CBC, HMAC-SHA256 (RFC 7292)."""
+        PKCS12_LEGACY: PassphraseProtection._Format.ValueType  # 3
+        """PKCS#12 with certificate, chain and key for old readers: 3DES and SHA-1. Weak: choose it only for what reads nothing else."""
+        ACM_COMPATIBLE: PassphraseProtection._Format.ValueType  # 4
+        """The PKCS#8 of AWS Certificate Manager: PBES2, PBKDF2-HMAC-SHA1 with 2,048 rounds, AES-256-CBC. Weak; the passphrase has 4
+        to 128 bytes.
+        """
 
     class Format(_Format, metaclass=_FormatEnumTypeWrapper):
         """How the key is encoded."""
@@ -209,11 +223,19 @@ class PassphraseProtection(_message.Message):
     """Not said: PKCS8."""
     PKCS8: PassphraseProtection.Format.ValueType  # 1
     """PKCS#8 EncryptedPrivateKeyInfo: PBES2, PBKDF2-HMAC-SHA256 with 600,000 rounds, AES-256-CBC (RFC 8018)."""
+    PKCS12_MODERN: PassphraseProtection.Format.ValueType  # 2
+    """PKCS#12 with certificate, chain and key: PBES2 with AES-256-CBC, HMAC-SHA256 (RFC 7292)."""
+    PKCS12_LEGACY: PassphraseProtection.Format.ValueType  # 3
+    """PKCS#12 with certificate, chain and key for old readers: 3DES and SHA-1. Weak: choose it only for what reads nothing else."""
+    ACM_COMPATIBLE: PassphraseProtection.Format.ValueType  # 4
+    """The PKCS#8 of AWS Certificate Manager: PBES2, PBKDF2-HMAC-SHA1 with 2,048 rounds, AES-256-CBC. Weak; the passphrase has 4
+    to 128 bytes.
+    """
 
     PASSPHRASE_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     passphrase: _builtins.bytes
-    """Required. The passphrase, 8 to 1,024 bytes."""
+    """Required. The passphrase, 8 to 1,024 bytes; with ACM_COMPATIBLE 4 to 128."""
     format: Global___PassphraseProtection.Format.ValueType
     """Optional. The encoding. Default PKCS8."""
     def __init__(
@@ -286,6 +308,7 @@ class ExportManagedCertificateResponse(_message.Message):
     CHAIN_FIELD_NUMBER: _builtins.int
     ENCRYPTED_PRIVATE_KEY_PEM_FIELD_NUMBER: _builtins.int
     SEALED_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    PKCS12_FIELD_NUMBER: _builtins.int
     HPKE_INFO_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Number of the version that was exported."""
@@ -293,6 +316,8 @@ class ExportManagedCertificateResponse(_message.Message):
     """PEM `ENCRYPTED PRIVATE KEY`, when a passphrase was given."""
     sealed_private_key: _builtins.bytes
     """HPKE encapsulated key followed by the ciphertext of the PKCS#8 PrivateKeyInfo DER, when a recipient was given."""
+    pkcs12: _builtins.bytes
+    """PKCS#12 with certificate, chain and key, when one of its formats was asked for."""
     hpke_info: _builtins.bytes
     """HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names the opaque uid of the
     tenant, the uid of the managed certificate, the version and the SHA-256 of the public key. A client compares the last
@@ -314,14 +339,958 @@ class ExportManagedCertificateResponse(_message.Message):
         chain: _abc.Iterable[_x509_pb2.EncodedCertificate] | None = ...,
         encrypted_private_key_pem: _builtins.str = ...,
         sealed_private_key: _builtins.bytes = ...,
+        pkcs12: _builtins.bytes = ...,
         hpke_info: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "encrypted_private_key_pem", b"encrypted_private_key_pem", "private_key", b"private_key", "sealed_private_key", b"sealed_private_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "encrypted_private_key_pem", b"encrypted_private_key_pem", "pkcs12", b"pkcs12", "private_key", b"private_key", "sealed_private_key", b"sealed_private_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "encrypted_private_key_pem", b"encrypted_private_key_pem", "hpke_info", b"hpke_info", "private_key", b"private_key", "sealed_private_key", b"sealed_private_key", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "encrypted_private_key_pem", b"encrypted_private_key_pem", "hpke_info", b"hpke_info", "pkcs12", b"pkcs12", "private_key", b"private_key", "sealed_private_key", b"sealed_private_key", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_private_key: _TypeAlias = _typing.Literal["encrypted_private_key_pem", "sealed_private_key"]  # noqa: Y015
+    _WhichOneofReturnType_private_key: _TypeAlias = _typing.Literal["encrypted_private_key_pem", "sealed_private_key", "pkcs12"]  # noqa: Y015
     _WhichOneofArgType_private_key: _TypeAlias = _typing.Literal["private_key", b"private_key"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_private_key) -> _WhichOneofReturnType_private_key | None: ...
 
 Global___ExportManagedCertificateResponse: _TypeAlias = ExportManagedCertificateResponse  # noqa: Y015
+
+@_typing.final
+class SearchManagedCertificatesRequest(_message.Message):
+    """Request of SearchManagedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    @_builtins.property
+    def filter(self) -> _managed_certificate_filter_pb2.ManagedCertificateFilter:
+        """Optional. What to find. Default everything."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: _managed_certificate_filter_pb2.ManagedCertificateFilter | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchManagedCertificatesRequest: _TypeAlias = SearchManagedCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class SearchManagedCertificatesResponse(_message.Message):
+    """Answer of SearchManagedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANAGED_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty when everything was looked at."""
+    @_builtins.property
+    def managed_certificates(self) -> _containers.RepeatedCompositeFieldContainer[_managed_certificate_pb2.ManagedCertificate]:
+        """The managed certificates, ordered by name, without their chains."""
+
+    def __init__(
+        self,
+        *,
+        managed_certificates: _abc.Iterable[_managed_certificate_pb2.ManagedCertificate] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["managed_certificates", b"managed_certificates", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchManagedCertificatesResponse: _TypeAlias = SearchManagedCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class ImportManagedCertificateRequest(_message.Message):
+    """Request of ImportManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    MANAGED_CERTIFICATE_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _builtins.int
+    PLAIN_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    SEALED_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    EXPORT_POLICY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    managed_certificate_id: _builtins.str
+    """Required. Last part of the name, of a new managed certificate or of an imported one that gets a new version."""
+    certificate: _builtins.bytes
+    """Required. The certificate as PEM or DER, exactly one, at most 32 KiB."""
+    certificate_chain: _builtins.bytes
+    """Optional. The certificates above it as PEM or DER, at most 2 MiB, without the certificate itself; the root may be among them.
+    What is not in order is sorted, with a warning. Required unless the certificate is self-signed.
+    """
+    plain_private_key: _builtins.bytes
+    """As it is; the server sees it for the length of the call."""
+    export_policy: _managed_certificate_pb2.ManagedCertificate.ExportPolicy.ValueType
+    """Optional. Whether the key may be exported. Default NOT_EXPORTABLE for an imported key. A new version must say the same as
+    the ones before, or nothing.
+    """
+    replace: _builtins.bool
+    """Optional. Must be true to make a new version of an existing one, and false for a new one, so that neither happens by mistake."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check but those that need the private key of a sealed one, returns what would be made, changes nothing
+    (AIP-163).
+    """
+    @_builtins.property
+    def sealed_private_key(self) -> Global___SealedPrivateKey:
+        """Sealed to the import key with HPKE base mode, see ImportKey; the server never sees it. certctl does so."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. At most 50; keys to 128 and values to 256 characters. With a new version they take the place of the old ones when
+        there are any.
+        """
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        managed_certificate_id: _builtins.str = ...,
+        certificate: _builtins.bytes = ...,
+        certificate_chain: _builtins.bytes = ...,
+        plain_private_key: _builtins.bytes = ...,
+        sealed_private_key: Global___SealedPrivateKey | None = ...,
+        export_policy: _managed_certificate_pb2.ManagedCertificate.ExportPolicy.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        replace: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plain_private_key", b"plain_private_key", "private_key", b"private_key", "sealed_private_key", b"sealed_private_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "certificate_chain", b"certificate_chain", "export_policy", b"export_policy", "labels", b"labels", "managed_certificate_id", b"managed_certificate_id", "parent", b"parent", "plain_private_key", b"plain_private_key", "private_key", b"private_key", "replace", b"replace", "request_id", b"request_id", "sealed_private_key", b"sealed_private_key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_private_key: _TypeAlias = _typing.Literal["plain_private_key", "sealed_private_key"]  # noqa: Y015
+    _WhichOneofArgType_private_key: _TypeAlias = _typing.Literal["private_key", b"private_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_private_key) -> _WhichOneofReturnType_private_key | None: ...
+
+Global___ImportManagedCertificateRequest: _TypeAlias = ImportManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class SealedPrivateKey(_message.Message):
+    """A private key that is sealed to the import key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_KEY_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    import_key: _builtins.str
+    """Required. `name` of the import key."""
+    ciphertext: _builtins.bytes
+    """Required. HPKE encapsulated key followed by the ciphertext of the private key."""
+    def __init__(
+        self,
+        *,
+        import_key: _builtins.str = ...,
+        ciphertext: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "import_key", b"import_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedPrivateKey: _TypeAlias = SealedPrivateKey  # noqa: Y015
+
+@_typing.final
+class GetImportKeyRequest(_message.Message):
+    """Request of GetImportKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}` whose certificates will be imported."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImportKeyRequest: _TypeAlias = GetImportKeyRequest  # noqa: Y015
+
+@_typing.final
+class ImportKey(_message.Message):
+    """A key to which clients seal the private keys that they import, made and kept by the token process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
+    AUTHORITY_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{tenant}/importKeys/{import_key}`."""
+    public_key: _builtins.bytes
+    """Raw X25519 public key, 32 bytes. HPKE: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode (RFC 9180)."""
+    statement: _builtins.bytes
+    """HPKE `info` to seal with. It is also what is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the
+    public key and the end of its use, each preceded by its length in four bytes.
+    """
+    signature: _builtins.bytes
+    """Signature of the statement by the system authority."""
+    signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType
+    """Algorithm of the signature."""
+    @_builtins.property
+    def authority_certificate(self) -> _x509_pb2.EncodedCertificate:
+        """Certificate of the system authority that signed, which is one of the trust bundle."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it may be used."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType = ...,
+        authority_certificate: _x509_pb2.EncodedCertificate | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authority_certificate", b"authority_certificate", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_certificate", b"authority_certificate", "expire_time", b"expire_time", "name", b"name", "public_key", b"public_key", "signature", b"signature", "signature_algorithm", b"signature_algorithm", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportKey: _TypeAlias = ImportKey  # noqa: Y015
+
+@_typing.final
+class UpdateManagedCertificateRequest(_message.Message):
+    """Request of UpdateManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANAGED_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be made, changes nothing (AIP-163)."""
+    @_builtins.property
+    def managed_certificate(self) -> _managed_certificate_pb2.ManagedCertificate:
+        """Required. The managed certificate, with `name` and what is to change. With an `etag` it changes only as it was read."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`. Default what differs
+        among these is taken whole.
+        """
+
+    def __init__(
+        self,
+        *,
+        managed_certificate: _managed_certificate_pb2.ManagedCertificate | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["managed_certificate", b"managed_certificate", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["managed_certificate", b"managed_certificate", "request_id", b"request_id", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateManagedCertificateRequest: _TypeAlias = UpdateManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewManagedCertificateRequest(_message.Message):
+    """Request of RenewManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    reason: _builtins.str
+    """Optional. Why, for the event; at most 256 characters."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewManagedCertificateRequest: _TypeAlias = RenewManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RollBackManagedCertificateRequest(_message.Message):
+    """Request of RollBackManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    version: _builtins.int
+    """Optional. Number of the version to return to. Default the one before the current."""
+    etag: _builtins.str
+    """Optional. The `etag` as it was read."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackManagedCertificateRequest: _TypeAlias = RollBackManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RevokeManagedCertificateRequest(_message.Message):
+    """Request of RevokeManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALL_VERSIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INVALIDITY_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    version: _builtins.int
+    """Number of one version."""
+    all_versions: _builtins.bool
+    """All versions that have not ended."""
+    reason: _certificate_pb2.RevocationReason.ValueType
+    """Required. Why."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155)."""
+    @_builtins.property
+    def invalidity_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Since when the key is known or thought to be compromised."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        all_versions: _builtins.bool = ...,
+        reason: _certificate_pb2.RevocationReason.ValueType = ...,
+        invalidity_time: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_versions", b"all_versions", "invalidity_time", b"invalidity_time", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_versions", b"all_versions", "invalidity_time", b"invalidity_time", "name", b"name", "reason", b"reason", "request_id", b"request_id", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_versions: _TypeAlias = _typing.Literal["version", "all_versions"]  # noqa: Y015
+    _WhichOneofArgType_versions: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_versions) -> _WhichOneofReturnType_versions | None: ...
+
+Global___RevokeManagedCertificateRequest: _TypeAlias = RevokeManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class DeleteManagedCertificateRequest(_message.Message):
+    """Request of DeleteManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    etag: _builtins.str
+    """Optional. The `etag` as it was read."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteManagedCertificateRequest: _TypeAlias = DeleteManagedCertificateRequest  # noqa: Y015
+
+@_typing.final
+class DeleteManagedCertificateResponse(_message.Message):
+    """Answer of DeleteManagedCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteManagedCertificateResponse: _TypeAlias = DeleteManagedCertificateResponse  # noqa: Y015
+
+@_typing.final
+class ListManagedCertificateVersionsRequest(_message.Message):
+    """Request of ListManagedCertificateVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListManagedCertificateVersionsRequest: _TypeAlias = ListManagedCertificateVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListManagedCertificateVersionsResponse(_message.Message):
+    """Answer of ListManagedCertificateVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_managed_certificate_pb2.ManagedCertificateVersion]:
+        """The versions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_managed_certificate_pb2.ManagedCertificateVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListManagedCertificateVersionsResponse: _TypeAlias = ListManagedCertificateVersionsResponse  # noqa: Y015
+
+@_typing.final
+class CreateAssociationRequest(_message.Message):
+    """Request of CreateAssociation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    ASSOCIATION_ID_FIELD_NUMBER: _builtins.int
+    ASSOCIATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`."""
+    association_id: _builtins.str
+    """Optional. Last part of the name. Default the id of the identity."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be made, changes nothing (AIP-163)."""
+    @_builtins.property
+    def association(self) -> _association_pb2.Association:
+        """Required. The association to make."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        association_id: _builtins.str = ...,
+        association: _association_pb2.Association | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["association", b"association"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["association", b"association", "association_id", b"association_id", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAssociationRequest: _TypeAlias = CreateAssociationRequest  # noqa: Y015
+
+@_typing.final
+class GetAssociationRequest(_message.Message):
+    """Request of GetAssociation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `…/associations/{association}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAssociationRequest: _TypeAlias = GetAssociationRequest  # noqa: Y015
+
+@_typing.final
+class ListAssociationsRequest(_message.Message):
+    """Request of ListAssociations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, or `-` for the managed certificate."""
+    consumer: _builtins.str
+    """Optional. Only those of this consumer: `tenants/{tenant}/identities/{identity}` or `identities/{identity}`."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        consumer: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAssociationsRequest: _TypeAlias = ListAssociationsRequest  # noqa: Y015
+
+@_typing.final
+class ListAssociationsResponse(_message.Message):
+    """Answer of ListAssociations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSOCIATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def associations(self) -> _containers.RepeatedCompositeFieldContainer[_association_pb2.Association]:
+        """The associations, by name."""
+
+    def __init__(
+        self,
+        *,
+        associations: _abc.Iterable[_association_pb2.Association] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["associations", b"associations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAssociationsResponse: _TypeAlias = ListAssociationsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAssociationRequest(_message.Message):
+    """Request of DeleteAssociation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `…/associations/{association}`."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAssociationRequest: _TypeAlias = DeleteAssociationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAssociationResponse(_message.Message):
+    """Answer of DeleteAssociation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAssociationResponse: _TypeAlias = DeleteAssociationResponse  # noqa: Y015
+
+@_typing.final
+class LeaseKeyRequest(_message.Message):
+    """Request of LeaseKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `…/associations/{association}` of the caller."""
+    version: _builtins.int
+    """Required. Number of the version."""
+    public_key: _builtins.bytes
+    """Required. Raw X25519 public key to which the private key is encrypted, 32 bytes. Make a new one for every call; HPKE as in
+    RecipientProtection.
+    """
+    certificate: _builtins.bytes
+    """Required. The caller's identity certificate, as PEM or DER."""
+    signature: _builtins.bytes
+    """Required. Signature by the key of that certificate over the lease statement: `certd.lease.v1`, uid of the tenant, uid of the
+    managed certificate, the version in eight bytes, the SPIFFE id, the public key and `sign_time` as microseconds since 1970 in
+    eight bytes, each preceded by its length in four bytes. ECDSA with the hash of its curve, RSA PKCS#1 v1.5 with SHA-256.
+    """
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """Required. When the statement was signed, to the microsecond; at most five minutes from the time of the token process."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        public_key: _builtins.bytes = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+        certificate: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "name", b"name", "public_key", b"public_key", "sign_time", b"sign_time", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseKeyRequest: _TypeAlias = LeaseKeyRequest  # noqa: Y015
+
+@_typing.final
+class LeaseKeyResponse(_message.Message):
+    """Answer of LeaseKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    SEALED_PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Number of the version."""
+    sealed_private_key: _builtins.bytes
+    """HPKE encapsulated key followed by the ciphertext of the PKCS#8 PrivateKeyInfo DER. Its `info` is the lease statement."""
+    @_builtins.property
+    def certificate(self) -> _x509_pb2.EncodedCertificate:
+        """The certificate."""
+
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.EncodedCertificate]:
+        """Certificates from its issuer up to the root."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        certificate: _x509_pb2.EncodedCertificate | None = ...,
+        chain: _abc.Iterable[_x509_pb2.EncodedCertificate] | None = ...,
+        sealed_private_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "sealed_private_key", b"sealed_private_key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseKeyResponse: _TypeAlias = LeaseKeyResponse  # noqa: Y015
+
+@_typing.final
+class ReportDeploymentRequest(_message.Message):
+    """Request of ReportDeployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `…/associations/{association}` of the caller."""
+    @_builtins.property
+    def deployment(self) -> _managed_certificate_pb2.Deployment:
+        """Required. What it serves."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        deployment: _managed_certificate_pb2.Deployment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDeploymentRequest: _TypeAlias = ReportDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class CreateRenewalCampaignRequest(_message.Message):
+    """Request of CreateRenewalCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    RENEWAL_CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    RENEWAL_CAMPAIGN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    renewal_campaign_id: _builtins.str
+    """Optional. Last part of the name. Default one that the server makes."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, changes nothing (AIP-163)."""
+    @_builtins.property
+    def renewal_campaign(self) -> _renewal_campaign_pb2.RenewalCampaign:
+        """Required. The campaign."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        renewal_campaign_id: _builtins.str = ...,
+        renewal_campaign: _renewal_campaign_pb2.RenewalCampaign | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renewal_campaign", b"renewal_campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "renewal_campaign", b"renewal_campaign", "renewal_campaign_id", b"renewal_campaign_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRenewalCampaignRequest: _TypeAlias = CreateRenewalCampaignRequest  # noqa: Y015
+
+@_typing.final
+class GetRenewalCampaignRequest(_message.Message):
+    """Request of GetRenewalCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/renewalCampaigns/{renewal_campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRenewalCampaignRequest: _TypeAlias = GetRenewalCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ListRenewalCampaignsRequest(_message.Message):
+    """Request of ListRenewalCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRenewalCampaignsRequest: _TypeAlias = ListRenewalCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class ListRenewalCampaignsResponse(_message.Message):
+    """Answer of ListRenewalCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENEWAL_CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def renewal_campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_renewal_campaign_pb2.RenewalCampaign]:
+        """The campaigns, newest first."""
+
+    def __init__(
+        self,
+        *,
+        renewal_campaigns: _abc.Iterable[_renewal_campaign_pb2.RenewalCampaign] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "renewal_campaigns", b"renewal_campaigns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRenewalCampaignsResponse: _TypeAlias = ListRenewalCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class CancelRenewalCampaignRequest(_message.Message):
+    """Request of CancelRenewalCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/renewalCampaigns/{renewal_campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRenewalCampaignRequest: _TypeAlias = CancelRenewalCampaignRequest  # noqa: Y015

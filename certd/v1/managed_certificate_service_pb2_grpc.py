@@ -3,8 +3,10 @@
 import grpc
 import warnings
 
+from certd.v1 import association_pb2 as certd_dot_v1_dot_association__pb2
 from certd.v1 import managed_certificate_pb2 as certd_dot_v1_dot_managed__certificate__pb2
 from certd.v1 import managed_certificate_service_pb2 as certd_dot_v1_dot_managed__certificate__service__pb2
+from certd.v1 import renewal_campaign_pb2 as certd_dot_v1_dot_renewal__campaign__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -27,7 +29,7 @@ if _version_not_supported:
 
 
 class ManagedCertificateServiceStub:
-    """Requests, shows and exports managed certificates.
+    """The whole life of managed certificates: requested or imported, renewed, exported, leased to consumers, revoked, deleted.
     """
 
     def __init__(self, channel):
@@ -56,10 +58,105 @@ class ManagedCertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateResponse.FromString,
                 _registered_method=True)
+        self.SearchManagedCertificates = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/SearchManagedCertificates',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesResponse.FromString,
+                _registered_method=True)
+        self.ImportManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ImportManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ImportManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+                _registered_method=True)
+        self.GetImportKey = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/GetImportKey',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetImportKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ImportKey.FromString,
+                _registered_method=True)
+        self.UpdateManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/UpdateManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.UpdateManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+                _registered_method=True)
+        self.RenewManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/RenewManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.RenewManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+                _registered_method=True)
+        self.RollBackManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/RollBackManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.RollBackManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+                _registered_method=True)
+        self.RevokeManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/RevokeManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.RevokeManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+                _registered_method=True)
+        self.DeleteManagedCertificate = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/DeleteManagedCertificate',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateResponse.FromString,
+                _registered_method=True)
+        self.ListManagedCertificateVersions = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ListManagedCertificateVersions',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsResponse.FromString,
+                _registered_method=True)
+        self.CreateAssociation = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/CreateAssociation',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateAssociationRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_association__pb2.Association.FromString,
+                _registered_method=True)
+        self.GetAssociation = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/GetAssociation',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetAssociationRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_association__pb2.Association.FromString,
+                _registered_method=True)
+        self.ListAssociations = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ListAssociations',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsResponse.FromString,
+                _registered_method=True)
+        self.DeleteAssociation = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/DeleteAssociation',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationResponse.FromString,
+                _registered_method=True)
+        self.LeaseKey = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/LeaseKey',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyResponse.FromString,
+                _registered_method=True)
+        self.ReportDeployment = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ReportDeployment',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_association__pb2.Association.FromString,
+                _registered_method=True)
+        self.CreateRenewalCampaign = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/CreateRenewalCampaign',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateRenewalCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
+                _registered_method=True)
+        self.GetRenewalCampaign = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/GetRenewalCampaign',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetRenewalCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
+                _registered_method=True)
+        self.ListRenewalCampaigns = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ListRenewalCampaigns',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsResponse.FromString,
+                _registered_method=True)
+        self.CancelRenewalCampaign = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/CancelRenewalCampaign',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CancelRenewalCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
+                _registered_method=True)
 
 
 class ManagedCertificateServiceServicer:
-    """Requests, shows and exports managed certificates.
+    """The whole life of managed certificates: requested or imported, renewed, exported, leased to consumers, revoked, deleted.
     """
 
     def RequestManagedCertificate(self, request, context):
@@ -92,6 +189,147 @@ class ManagedCertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchManagedCertificates(self, request, context):
+        """Finds managed certificates of a tenant, by name. A page may hold fewer than asked for, even none, and not be the last: as
+        long as there is a `next_page_token`, there is more to look at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportManagedCertificate(self, request, context):
+        """Imports a certificate with its private key that was made elsewhere. On an existing imported one it makes a new version, which
+        becomes current; the one before is kept until it ends (RollBackManagedCertificate). All of it happens or nothing does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImportKey(self, request, context):
+        """Returns the key to which a client seals what it imports, with a statement that the token process signed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateManagedCertificate(self, request, context):
+        """Changes labels or the renewal policy. Names, keys and the export policy are for life.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewManagedCertificate(self, request, context):
+        """Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
+        NOT_RENEWABLE for an imported one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackManagedCertificate(self, request, context):
+        """Makes an earlier version of an imported one current again, which has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeManagedCertificate(self, request, context):
+        """Revokes one version, or all that have not ended. While another version lives, the managed certificate stays ACTIVE.
+        KEY_COMPROMISE blocks the key for ever and starts a renewal at once, unless the renewal mode is NEVER.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteManagedCertificate(self, request, context):
+        """Deletes a managed certificate with its keys. CERTIFICATE_IN_USE, which names them, while consumers are associated. Its
+        certificates stay in the books, and valid: revoke them first if they should not be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListManagedCertificateVersions(self, request, context):
+        """Lists the versions of a managed certificate, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAssociation(self, request, context):
+        """Lets an identity lease the keys of a managed certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAssociation(self, request, context):
+        """Returns one association. Its consumer may always ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAssociations(self, request, context):
+        """Lists associations by name: of a managed certificate, or with `-` for it, all of a tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAssociation(self, request, context):
+        """Ends an association: the consumer leases no more. What it has leased cannot be called back; renew the certificate, or
+        revoke it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LeaseKey(self, request, context):
+        """Returns certificate, chain and private key to a consumer, the key encrypted to a one-time key of the consumer. The token
+        process itself verifies the consumer's signature and certificate. The event is durable before any byte leaves. Never stored,
+        never replayed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDeployment(self, request, context):
+        """Takes what a consumer says it serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRenewalCampaign(self, request, context):
+        """Renews many managed certificates now, so many in a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRenewalCampaign(self, request, context):
+        """Returns one campaign with its progress.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRenewalCampaigns(self, request, context):
+        """Lists the campaigns of a tenant, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRenewalCampaign(self, request, context):
+        """Ends a campaign; renewals that have begun go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ManagedCertificateServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -115,6 +353,101 @@ def add_ManagedCertificateServiceServicer_to_server(servicer, server):
                     request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateRequest.FromString,
                     response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateResponse.SerializeToString,
             ),
+            'SearchManagedCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchManagedCertificates,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesResponse.SerializeToString,
+            ),
+            'ImportManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ImportManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.SerializeToString,
+            ),
+            'GetImportKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImportKey,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetImportKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ImportKey.SerializeToString,
+            ),
+            'UpdateManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.UpdateManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.SerializeToString,
+            ),
+            'RenewManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.RenewManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.SerializeToString,
+            ),
+            'RollBackManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.RollBackManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.SerializeToString,
+            ),
+            'RevokeManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.RevokeManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.SerializeToString,
+            ),
+            'DeleteManagedCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteManagedCertificate,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateResponse.SerializeToString,
+            ),
+            'ListManagedCertificateVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListManagedCertificateVersions,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsResponse.SerializeToString,
+            ),
+            'CreateAssociation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAssociation,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateAssociationRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_association__pb2.Association.SerializeToString,
+            ),
+            'GetAssociation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAssociation,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetAssociationRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_association__pb2.Association.SerializeToString,
+            ),
+            'ListAssociations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAssociations,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsResponse.SerializeToString,
+            ),
+            'DeleteAssociation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAssociation,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationResponse.SerializeToString,
+            ),
+            'LeaseKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaseKey,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyResponse.SerializeToString,
+            ),
+            'ReportDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDeployment,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_association__pb2.Association.SerializeToString,
+            ),
+            'CreateRenewalCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRenewalCampaign,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateRenewalCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.SerializeToString,
+            ),
+            'GetRenewalCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRenewalCampaign,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.GetRenewalCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.SerializeToString,
+            ),
+            'ListRenewalCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRenewalCampaigns,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsResponse.SerializeToString,
+            ),
+            'CancelRenewalCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRenewalCampaign,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.CancelRenewalCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'certd.v1.ManagedCertificateService', rpc_method_handlers)
@@ -124,7 +457,7 @@ def add_ManagedCertificateServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ManagedCertificateService:
-    """Requests, shows and exports managed certificates.
+    """The whole life of managed certificates: requested or imported, renewed, exported, leased to consumers, revoked, deleted.
     """
 
     @staticmethod
@@ -225,6 +558,519 @@ class ManagedCertificateService:
             '/certd.v1.ManagedCertificateService/ExportManagedCertificate',
             certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateRequest.SerializeToString,
             certd_dot_v1_dot_managed__certificate__service__pb2.ExportManagedCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchManagedCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/SearchManagedCertificates',
+            certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.SearchManagedCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ImportManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ImportManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImportKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/GetImportKey',
+            certd_dot_v1_dot_managed__certificate__service__pb2.GetImportKeyRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.ImportKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/UpdateManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.UpdateManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/RenewManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.RenewManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/RollBackManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.RollBackManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/RevokeManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.RevokeManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__pb2.ManagedCertificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteManagedCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/DeleteManagedCertificate',
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteManagedCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListManagedCertificateVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ListManagedCertificateVersions',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListManagedCertificateVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAssociation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/CreateAssociation',
+            certd_dot_v1_dot_managed__certificate__service__pb2.CreateAssociationRequest.SerializeToString,
+            certd_dot_v1_dot_association__pb2.Association.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAssociation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/GetAssociation',
+            certd_dot_v1_dot_managed__certificate__service__pb2.GetAssociationRequest.SerializeToString,
+            certd_dot_v1_dot_association__pb2.Association.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAssociations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ListAssociations',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListAssociationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAssociation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/DeleteAssociation',
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteAssociationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaseKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/LeaseKey',
+            certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.LeaseKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ReportDeployment',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.SerializeToString,
+            certd_dot_v1_dot_association__pb2.Association.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRenewalCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/CreateRenewalCampaign',
+            certd_dot_v1_dot_managed__certificate__service__pb2.CreateRenewalCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRenewalCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/GetRenewalCampaign',
+            certd_dot_v1_dot_managed__certificate__service__pb2.GetRenewalCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRenewalCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ListRenewalCampaigns',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListRenewalCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRenewalCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/CancelRenewalCampaign',
+            certd_dot_v1_dot_managed__certificate__service__pb2.CancelRenewalCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_renewal__campaign__pb2.RenewalCampaign.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from cryptography import x509
@@ -34,10 +34,10 @@ from certd.services.authority_plan import NewAuthority
 from certd.services.authority_views import AuthorityView
 from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
+from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import (
     Exported,
     ManagedCertificates,
-    ManagedCertificateView,
     NewManagedCertificate,
     PassphraseExport,
     RecipientExport,
@@ -450,6 +450,15 @@ def running_edge(
         certificate_searches=FakeCertificateSearches(told, certificates.view),
         revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
+        # What is not asked here.
+        managed_import=cast("Any", None),
+        managed_certificate_changes=cast("Any", None),
+        managed_revocation=cast("Any", None),
+        managed_certificate_searches=cast("Any", None),
+        associations=cast("Any", None),
+        leases=cast("Any", None),
+        renewal_campaigns=cast("Any", None),
+        wrapping_key_rotation=cast("Any", None),
         profiles=profiles,
         profile_checks=profile_checks,
         tenants=FakeTenants(told),

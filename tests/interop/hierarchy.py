@@ -15,7 +15,8 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
-from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate, PassphraseExport
+from certd.services.managed_certificate_views import ManagedCertificateView
+from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport
 from tests.services.conftest import ADMINISTRATOR
 from tests.waiting import eventually
 

@@ -26,7 +26,8 @@ from certd.services.authority_plan import NewAuthority
 from certd.services.authority_views import AuthorityView
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
-from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate
+from certd.services.managed_certificate_views import ManagedCertificateView
+from certd.services.managed_certificates import NewManagedCertificate
 from certd.store import events
 from certd.store.migration import migrate
 from certd.token.settings import TokenSettings

@@ -23,15 +23,15 @@ from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_changes import Change
 from certd.services.idempotency import RequestKey
+from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import (
     Exported,
-    ManagedCertificateView,
     NewManagedCertificate,
     PassphraseExport,
     RecipientExport,
 )
 from certd.services.paging import PageRequest
-from certd.store import grants, managed_certificates, schema, sealed_keys
+from certd.store import grants, managed_schema, managed_versions, schema, sealed_keys
 from certd.store.store import Transaction
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, CrashError, World, crash
 from tests.waiting import eventually
@@ -251,7 +251,7 @@ def test_its_tenant_has_one_wrapping_key(ca: World) -> None:
     for number in range(6):
         settled(ca, ManagedCertificateName("default", f"web-{number}"))
     with ca.core.store.read("test.wrapping-keys") as tx:
-        assert len(tx.execute(select(schema.wrapping_keys.c.number)).all()) == 1
+        assert len(tx.execute(select(managed_schema.wrapping_keys.c.number)).all()) == 1
 
 
 def test_a_key_that_is_not_exportable_never_leaves(ca: World) -> None:
@@ -261,7 +261,7 @@ def test_a_key_that_is_not_exportable_never_leaves(ca: World) -> None:
         export_to_recipient(ca, X25519PrivateKey.generate())
     assert refused.value.reason is Reason.NOT_EXPORTABLE
     # Nor when a writer of the database says that it may: the flag is in the associated data.
-    widen = update(schema.managed_certificates).values(exportable=True)
+    widen = update(managed_schema.managed_certificates).values(exportable=True)
     ca.core.store.write("test.widen", lambda tx: tx.execute(widen))
     with pytest.raises(CertdError) as still:
         export_to_recipient(ca, X25519PrivateKey.generate())
@@ -275,7 +275,7 @@ def test_a_sealed_key_that_was_moved_to_another_certificate_does_not_open(ca: Wo
 
     def swap(tx: Transaction) -> None:
         foreign = sealed_keys.get(tx, other.managed_certificate.uid, 1)
-        keys = schema.sealed_keys
+        keys = managed_schema.sealed_keys
         rows = update(keys).where(keys.c.managed_certificate_uid == ours.managed_certificate.uid)
         tx.execute(rows, {"blob": foreign})
 
@@ -288,9 +288,9 @@ def test_a_sealed_key_that_was_moved_to_another_version_does_not_open(ca: World)
     uid = settled(ca).managed_certificate.uid
 
     def copy(tx: Transaction) -> None:
-        first = managed_certificates.get_version(tx, uid, 1)
+        first = managed_versions.get(tx, uid, 1)
         assert first is not None
-        managed_certificates.insert_version(tx, replace(first, number=2))
+        managed_versions.insert(tx, replace(first, number=2))
         sealed_keys.insert(tx, uid, 2, first.wrapping_key_number, sealed_keys.get(tx, uid, 1) or b"")
 
     ca.core.store.write("test.copy", copy)

@@ -14,7 +14,8 @@ from certd.model.certificate import CertificateState
 from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName
-from certd.services.managed_certificates import ManagedCertificateView, RecipientExport
+from certd.services.managed_certificate_views import ManagedCertificateView
+from certd.services.managed_certificates import RecipientExport
 from certd.services.paging import PageRequest
 from certd.services.revocation import NewRevocation
 from certd.store import events, owners

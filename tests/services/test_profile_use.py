@@ -15,10 +15,11 @@ from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.certificates import CertificateView, NewCertificate
-from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate
+from certd.services.managed_certificate_views import ManagedCertificateView
+from certd.services.managed_certificates import NewManagedCertificate
 from certd.services.profile_changes import GivenProfile
 from certd.services.profiles import ProfileChange
-from certd.store import certificates, grants, managed_certificates
+from certd.store import certificates, grants, managed_versions
 from certd.store.store import Transaction
 from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
@@ -98,7 +99,7 @@ def test_a_managed_certificate_is_issued_under_the_newest_version(ca: World) -> 
     view = settled(ca)
     assert view.state is ManagedCertificateState.ACTIVE
     with ca.core.store.read("test.rows") as tx:
-        version = managed_certificates.get_version(tx, view.managed_certificate.uid, 1)
+        version = managed_versions.get(tx, view.managed_certificate.uid, 1)
         assert version is not None
         row = certificates.get(tx, version.authority_uid, version.serial or "")
     assert row is not None

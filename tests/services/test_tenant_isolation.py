@@ -29,13 +29,14 @@ from certd.services.authority_changes import Change
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
-from certd.services.managed_certificates import ManagedCertificateView, NewManagedCertificate, PassphraseExport
+from certd.services.managed_certificate_views import ManagedCertificateView
+from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport
 from certd.services.paging import Page, PageRequest
 from certd.services.profile_check import RequestToCheck
 from certd.services.profiles import ProfileChange
 from certd.services.revocation import NewRevocation
 from certd.services.tenants import GivenTenant, TenantChange
-from certd.store import grants, schema, sealed_keys, wrapping_keys
+from certd.store import grants, managed_schema, sealed_keys, wrapping_keys
 from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, csr_for
 from tests.services.profile_books import GIVEN as PROFILE
 from tests.waiting import eventually
@@ -314,7 +315,7 @@ def test_wrapping_keys_are_apart(tenancy: Tenancy) -> None:
         assert theirs is not None
         assert mine.key_id != theirs.key_id
         foreign = sealed_keys.get(tx, tenancy.managed[THEIRS].managed_certificate.uid, 1)
-    keys = schema.sealed_keys
+    keys = managed_schema.sealed_keys
     uid = tenancy.managed[MINE].managed_certificate.uid
     moved = update(keys).where(keys.c.managed_certificate_uid == uid).values(blob=foreign)
     core.store.write("test.move", lambda tx: tx.execute(moved).rowcount)

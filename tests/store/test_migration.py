@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 from certd.clock import SystemClock
 from certd.errors import CertdError, Reason
 from certd.model.tenant import Quota
-from certd.store import authorities, dialect, profiles, schema, tenant_counts
+from certd.store import authorities, dialect, managed_schema, profiles, schema, tenant_counts
+from certd.store.columns import metadata
 from certd.store.migration import migrate
 from certd.store.store import Store
 from tests.store.samples import NOW, add_tenant, authority
@@ -53,11 +54,12 @@ def shape(connection: Connection) -> dict[str, Any]:
 
 def test_the_migrations_make_what_the_schema_says(database_url: str, engine: Engine) -> None:
     with engine.connect() as connection:
-        schema.metadata.create_all(connection)
+        metadata.create_all(connection)
         from_schema = shape(connection)
-        schema.metadata.drop_all(connection)
+        metadata.drop_all(connection)
         connection.commit()
-    assert len(from_schema) == len(schema.metadata.tables) + 1
+    assert len(from_schema) == len(metadata.tables) + 1
+    assert managed_schema.associations.name in from_schema
     migrate(database_url)
     with engine.connect() as connection:
         migrated = shape(connection)
@@ -76,7 +78,55 @@ def test_migrating_twice_changes_nothing(database_url: str, open_store: Callable
         assert connection.execute(text("SELECT tenant_id FROM tenants")).scalars().all() == ["default"]
 
 
+def _new_columns(table: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names)
+
+
+_BACK_TO_3 = (
+    "DROP TABLE renewal_campaign_members",
+    "DROP TABLE renewal_campaigns",
+    "DROP TABLE import_keys",
+    "DROP TABLE association_keys",
+    "DROP TABLE associations",
+    "DROP INDEX managed_certificates_not_after",
+    "DROP INDEX sealed_keys_expire_time",
+    *_new_columns(
+        "wrapping_keys",
+        "reseal_count",
+        "resealed_count",
+        "rotate_time",
+        "retire_time",
+        "destroy_time",
+        "revision",
+    ),
+    *_new_columns(
+        "managed_certificates",
+        "type",
+        "renewal",
+        "renewal_window_start",
+        "renewal_window_end",
+        "forced_version",
+        "exported_version",
+        "export_time",
+        "issue_time",
+        "association_count",
+        "renewal_blocked",
+    ),
+    *_new_columns(
+        "managed_certificate_versions",
+        "certificate",
+        "chain",
+        "not_before",
+        "not_after",
+        "revoke_time",
+        "revocation_reason",
+    ),
+    *_new_columns("sealed_keys", "expire_time"),
+    "UPDATE alembic_version SET version_num = '0003'",
+    "UPDATE schema_compatibility SET schema_number = 3",
+)
 _BACK_TO_2 = (
+    *_BACK_TO_3,
     "DROP TABLE tenant_counts",
     "DROP TABLE enrollment_codes",
     "DROP TABLE identities",

@@ -16,6 +16,7 @@ from certd.store import (
     certificates,
     grants,
     managed_certificates,
+    managed_versions,
     owners,
     request_records,
     sealed_keys,
@@ -261,15 +262,16 @@ def test_versions_and_sealed_keys(store: Store) -> None:
     def work(tx: Transaction) -> None:
         managed_certificates.insert(tx, one)
         wrapping_keys.claim(tx, wrapping_key())
-        managed_certificates.insert_version(tx, version(one))
+        managed_versions.insert(tx, version(one))
         sealed_keys.insert(tx, one.uid, 1, 1, blob)
 
     store.write("test", work)
-    assert store.write("test", lambda tx: managed_certificates.set_version_serial(tx, one.uid, 1, "0a"))
-    assert not store.write("test", lambda tx: managed_certificates.set_version_serial(tx, one.uid, 2, "0a"))
+    bounded = replace(version(one), not_before=NOW, not_after=LATER)
+    issued = store.write("test", lambda tx: managed_versions.set_issued(tx, bounded, serial="0a"))
+    assert issued == replace(bounded, serial="0a")
     with store.read("test") as tx:
-        assert managed_certificates.get_version(tx, one.uid, 1) == replace(version(one), serial="0a")
-        assert managed_certificates.get_version(tx, one.uid, 2) is None
+        assert managed_versions.get(tx, one.uid, 1) == issued
+        assert managed_versions.get(tx, one.uid, 2) is None
         assert sealed_keys.get(tx, one.uid, 1) == blob
         assert sealed_keys.get(tx, one.uid, 2) is None
 
@@ -281,7 +283,7 @@ def test_a_key_is_sealed_only_under_the_primary_wrapping_key_of_its_tenant(store
 
     def prepare(tx: Transaction) -> None:
         managed_certificates.insert(tx, one)
-        managed_certificates.insert_version(tx, version(one))
+        managed_versions.insert(tx, version(one))
         wrapping_keys.claim(tx, wrapping_key(1, "other"))
 
     store.write("test", prepare)

@@ -137,6 +137,23 @@ const (
 	ErrorReason_TENANT_EXISTS ErrorReason = 52
 	// The call would leave the server without an administrator. FAILED_PRECONDITION.
 	ErrorReason_LAST_ADMINISTRATOR ErrorReason = 53
+	// Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION.
+	ErrorReason_CERTIFICATE_IN_USE ErrorReason = 54
+	// It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION.
+	ErrorReason_NOT_RENEWABLE ErrorReason = 55
+	// No such association. NOT_FOUND.
+	ErrorReason_ASSOCIATION_NOT_FOUND ErrorReason = 56
+	// The id is taken, or the consumer is associated already. ALREADY_EXISTS.
+	ErrorReason_ASSOCIATION_EXISTS ErrorReason = 57
+	// No such wrapping key. NOT_FOUND.
+	ErrorReason_WRAPPING_KEY_NOT_FOUND ErrorReason = 58
+	// No such renewal campaign. NOT_FOUND.
+	ErrorReason_RENEWAL_CAMPAIGN_NOT_FOUND ErrorReason = 59
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_RENEWAL_CAMPAIGN_EXISTS ErrorReason = 60
+	// The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
+	// was seen before. PERMISSION_DENIED.
+	ErrorReason_LEASE_REFUSED ErrorReason = 61
 )
 
 // Enum value maps for ErrorReason.
@@ -196,6 +213,14 @@ var (
 		51: "GRANT_EXISTS",
 		52: "TENANT_EXISTS",
 		53: "LAST_ADMINISTRATOR",
+		54: "CERTIFICATE_IN_USE",
+		55: "NOT_RENEWABLE",
+		56: "ASSOCIATION_NOT_FOUND",
+		57: "ASSOCIATION_EXISTS",
+		58: "WRAPPING_KEY_NOT_FOUND",
+		59: "RENEWAL_CAMPAIGN_NOT_FOUND",
+		60: "RENEWAL_CAMPAIGN_EXISTS",
+		61: "LEASE_REFUSED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -252,6 +277,14 @@ var (
 		"GRANT_EXISTS":                  51,
 		"TENANT_EXISTS":                 52,
 		"LAST_ADMINISTRATOR":            53,
+		"CERTIFICATE_IN_USE":            54,
+		"NOT_RENEWABLE":                 55,
+		"ASSOCIATION_NOT_FOUND":         56,
+		"ASSOCIATION_EXISTS":            57,
+		"WRAPPING_KEY_NOT_FOUND":        58,
+		"RENEWAL_CAMPAIGN_NOT_FOUND":    59,
+		"RENEWAL_CAMPAIGN_EXISTS":       60,
+		"LEASE_REFUSED":                 61,
 	}
 )
 
@@ -286,7 +319,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe8\t\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xb2\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -342,7 +375,15 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x0fGRANT_NOT_FOUND\x102\x12\x10\n" +
 	"\fGRANT_EXISTS\x103\x12\x11\n" +
 	"\rTENANT_EXISTS\x104\x12\x16\n" +
-	"\x12LAST_ADMINISTRATOR\x105B/\n" +
+	"\x12LAST_ADMINISTRATOR\x105\x12\x16\n" +
+	"\x12CERTIFICATE_IN_USE\x106\x12\x11\n" +
+	"\rNOT_RENEWABLE\x107\x12\x19\n" +
+	"\x15ASSOCIATION_NOT_FOUND\x108\x12\x16\n" +
+	"\x12ASSOCIATION_EXISTS\x109\x12\x1a\n" +
+	"\x16WRAPPING_KEY_NOT_FOUND\x10:\x12\x1e\n" +
+	"\x1aRENEWAL_CAMPAIGN_NOT_FOUND\x10;\x12\x1b\n" +
+	"\x17RENEWAL_CAMPAIGN_EXISTS\x10<\x12\x11\n" +
+	"\rLEASE_REFUSED\x10=B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (

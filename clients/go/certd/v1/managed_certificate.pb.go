@@ -33,6 +33,8 @@ const (
 	ManagedCertificate_TYPE_UNSPECIFIED ManagedCertificate_Type = 0
 	// Issued by an authority of this server.
 	ManagedCertificate_PRIVATE ManagedCertificate_Type = 1
+	// Made elsewhere, key and certificate, and imported. Never renewed, only announced; import again in time.
+	ManagedCertificate_IMPORTED ManagedCertificate_Type = 2
 )
 
 // Enum value maps for ManagedCertificate_Type.
@@ -40,10 +42,12 @@ var (
 	ManagedCertificate_Type_name = map[int32]string{
 		0: "TYPE_UNSPECIFIED",
 		1: "PRIVATE",
+		2: "IMPORTED",
 	}
 	ManagedCertificate_Type_value = map[string]int32{
 		"TYPE_UNSPECIFIED": 0,
 		"PRIVATE":          1,
+		"IMPORTED":         2,
 	}
 )
 
@@ -84,10 +88,12 @@ const (
 	ManagedCertificate_PENDING ManagedCertificate_State = 1
 	// The current version is issued and within its validity.
 	ManagedCertificate_ACTIVE ManagedCertificate_State = 2
-	// Computed: the validity of the current version has ended.
+	// Computed: the validity of the current version has ended. A renewal that was blocked goes on and makes it ACTIVE again.
 	ManagedCertificate_EXPIRED ManagedCertificate_State = 3
 	// The first version can never be issued as it was asked for; `conditions` says why.
 	ManagedCertificate_FAILED ManagedCertificate_State = 4
+	// Every version that had not ended was revoked. A renewal that follows a compromised key makes it ACTIVE again.
+	ManagedCertificate_REVOKED ManagedCertificate_State = 5
 )
 
 // Enum value maps for ManagedCertificate_State.
@@ -98,6 +104,7 @@ var (
 		2: "ACTIVE",
 		3: "EXPIRED",
 		4: "FAILED",
+		5: "REVOKED",
 	}
 	ManagedCertificate_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
@@ -105,6 +112,7 @@ var (
 		"ACTIVE":            2,
 		"EXPIRED":           3,
 		"FAILED":            4,
+		"REVOKED":           5,
 	}
 )
 
@@ -188,6 +196,181 @@ func (ManagedCertificate_ExportPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{0, 2}
 }
 
+// Whether.
+type RenewalPolicy_Mode int32
+
+const (
+	// Not said: ALWAYS.
+	RenewalPolicy_MODE_UNSPECIFIED RenewalPolicy_Mode = 0
+	// In every window.
+	RenewalPolicy_ALWAYS RenewalPolicy_Mode = 1
+	// In a window in which it is used: associated with a consumer, or exported since the last renewal.
+	RenewalPolicy_WHEN_USED RenewalPolicy_Mode = 2
+	// Only when somebody asks for it (RenewManagedCertificate).
+	RenewalPolicy_NEVER RenewalPolicy_Mode = 3
+)
+
+// Enum value maps for RenewalPolicy_Mode.
+var (
+	RenewalPolicy_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "ALWAYS",
+		2: "WHEN_USED",
+		3: "NEVER",
+	}
+	RenewalPolicy_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"ALWAYS":           1,
+		"WHEN_USED":        2,
+		"NEVER":            3,
+	}
+)
+
+func (x RenewalPolicy_Mode) Enum() *RenewalPolicy_Mode {
+	p := new(RenewalPolicy_Mode)
+	*p = x
+	return p
+}
+
+func (x RenewalPolicy_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RenewalPolicy_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_managed_certificate_proto_enumTypes[3].Descriptor()
+}
+
+func (RenewalPolicy_Mode) Type() protoreflect.EnumType {
+	return &file_certd_v1_managed_certificate_proto_enumTypes[3]
+}
+
+func (x RenewalPolicy_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RenewalPolicy_Mode.Descriptor instead.
+func (RenewalPolicy_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{1, 0}
+}
+
+// How it went.
+type Deployment_State int32
+
+const (
+	// Not used.
+	Deployment_STATE_UNSPECIFIED Deployment_State = 0
+	// The consumer serves the version.
+	Deployment_SERVING Deployment_State = 1
+	// The consumer could not take it, and serves what it did before.
+	Deployment_FAILED Deployment_State = 2
+)
+
+// Enum value maps for Deployment_State.
+var (
+	Deployment_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "SERVING",
+		2: "FAILED",
+	}
+	Deployment_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"SERVING":           1,
+		"FAILED":            2,
+	}
+)
+
+func (x Deployment_State) Enum() *Deployment_State {
+	p := new(Deployment_State)
+	*p = x
+	return p
+}
+
+func (x Deployment_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Deployment_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_managed_certificate_proto_enumTypes[4].Descriptor()
+}
+
+func (Deployment_State) Type() protoreflect.EnumType {
+	return &file_certd_v1_managed_certificate_proto_enumTypes[4]
+}
+
+func (x Deployment_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Deployment_State.Descriptor instead.
+func (Deployment_State) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{5, 0}
+}
+
+// What became of it.
+type ManagedCertificateVersion_State int32
+
+const (
+	// Not used.
+	ManagedCertificateVersion_STATE_UNSPECIFIED ManagedCertificateVersion_State = 0
+	// Its key is sealed; its certificate is not issued yet.
+	ManagedCertificateVersion_PENDING ManagedCertificateVersion_State = 1
+	// The current one.
+	ManagedCertificateVersion_CURRENT ManagedCertificateVersion_State = 2
+	// Another one is current. Its key is kept until it ends.
+	ManagedCertificateVersion_SUPERSEDED ManagedCertificateVersion_State = 3
+	// Its validity has ended; its key is deleted soon after.
+	ManagedCertificateVersion_EXPIRED ManagedCertificateVersion_State = 4
+	// It was revoked.
+	ManagedCertificateVersion_REVOKED ManagedCertificateVersion_State = 5
+)
+
+// Enum value maps for ManagedCertificateVersion_State.
+var (
+	ManagedCertificateVersion_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "PENDING",
+		2: "CURRENT",
+		3: "SUPERSEDED",
+		4: "EXPIRED",
+		5: "REVOKED",
+	}
+	ManagedCertificateVersion_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"PENDING":           1,
+		"CURRENT":           2,
+		"SUPERSEDED":        3,
+		"EXPIRED":           4,
+		"REVOKED":           5,
+	}
+)
+
+func (x ManagedCertificateVersion_State) Enum() *ManagedCertificateVersion_State {
+	p := new(ManagedCertificateVersion_State)
+	*p = x
+	return p
+}
+
+func (x ManagedCertificateVersion_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ManagedCertificateVersion_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_managed_certificate_proto_enumTypes[5].Descriptor()
+}
+
+func (ManagedCertificateVersion_State) Type() protoreflect.EnumType {
+	return &file_certd_v1_managed_certificate_proto_enumTypes[5]
+}
+
+func (x ManagedCertificateVersion_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ManagedCertificateVersion_State.Descriptor instead.
+func (ManagedCertificateVersion_State) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{6, 0}
+}
+
 // Whether the condition holds.
 type Condition_Status int32
 
@@ -225,11 +408,11 @@ func (x Condition_Status) String() string {
 }
 
 func (Condition_Status) Descriptor() protoreflect.EnumDescriptor {
-	return file_certd_v1_managed_certificate_proto_enumTypes[3].Descriptor()
+	return file_certd_v1_managed_certificate_proto_enumTypes[6].Descriptor()
 }
 
 func (Condition_Status) Type() protoreflect.EnumType {
-	return &file_certd_v1_managed_certificate_proto_enumTypes[3]
+	return &file_certd_v1_managed_certificate_proto_enumTypes[6]
 }
 
 func (x Condition_Status) Number() protoreflect.EnumNumber {
@@ -238,7 +421,7 @@ func (x Condition_Status) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Condition_Status.Descriptor instead.
 func (Condition_Status) EnumDescriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{1, 0}
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // A certificate whose private key certd keeps, sealed under the tenant's wrapping key in the token. A name for life,
@@ -253,7 +436,7 @@ type ManagedCertificate struct {
 	Type ManagedCertificate_Type `protobuf:"varint,3,opt,name=type,proto3,enum=certd.v1.ManagedCertificate_Type" json:"type,omitempty"`
 	// Output only. The state.
 	State ManagedCertificate_State `protobuf:"varint,4,opt,name=state,proto3,enum=certd.v1.ManagedCertificate_State" json:"state,omitempty"`
-	// Required. Immutable. `tenants/{tenant}/authorities/{authority}` that issues it.
+	// Required, but for an imported one, which has none. Immutable. `tenants/{tenant}/authorities/{authority}` that issues it.
 	Authority string `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"`
 	// Optional. Immutable. `tenants/{tenant}/profiles/{profile}`. Default the built-in profile `end-entity` of the tenant.
 	Profile string `protobuf:"bytes,6,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -267,7 +450,8 @@ type ManagedCertificate struct {
 	Lifetime *durationpb.Duration `protobuf:"bytes,10,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// Optional. Immutable. Whether the key may be exported. Default EXPORTABLE.
 	ExportPolicy ManagedCertificate_ExportPolicy `protobuf:"varint,11,opt,name=export_policy,json=exportPolicy,proto3,enum=certd.v1.ManagedCertificate_ExportPolicy" json:"export_policy,omitempty"`
-	// Output only. Number of the current version; 0 while the first is pending.
+	// Output only. Number of the current version; 0 while the first is pending. Not always the highest: see
+	// RollBackManagedCertificate.
 	CurrentVersion int64 `protobuf:"varint,12,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
 	// Output only. The current certificate.
 	Certificate *EncodedCertificate `protobuf:"bytes,13,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -277,7 +461,7 @@ type ManagedCertificate struct {
 	Description *CertificateDescription `protobuf:"bytes,15,opt,name=description,proto3" json:"description,omitempty"`
 	// Output only. What is true of it, with reasons; at most one of each type.
 	Conditions []*Condition `protobuf:"bytes,16,rep,name=conditions,proto3" json:"conditions,omitempty"`
-	// Output only. When the next step is due; absent when none is.
+	// Output only. When the next step is due, issuing or renewing; absent when none is.
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
 	// Optional. At most 50; keys to 128 and values to 256 characters.
 	Labels map[string]string `protobuf:"bytes,18,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -288,7 +472,19 @@ type ManagedCertificate struct {
 	// Output only. Changes with every change of the resource.
 	Etag string `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Output only. What the call that returned this dropped, overrode or truncated; empty on reads.
-	Warnings      []*Warning `protobuf:"bytes,22,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,22,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Optional. When and whether it is renewed. An imported one never is.
+	Renewal *RenewalPolicy `protobuf:"bytes,23,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	// Output only. Between which moments the next renewal is planned; absent when none is.
+	RenewalWindow *RenewalWindow `protobuf:"bytes,24,opt,name=renewal_window,json=renewalWindow,proto3" json:"renewal_window,omitempty"`
+	// Output only. Who may lease its key, and what each says it serves. Empty in lists, where `used` says whether there is any.
+	UsedBy []*Use `protobuf:"bytes,25,rep,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	// Output only. Whether it is associated with a consumer, or its current version was exported.
+	Used bool `protobuf:"varint,26,opt,name=used,proto3" json:"used,omitempty"`
+	// Output only. When a version was last exported; absent when none was.
+	ExportTime *timestamppb.Timestamp `protobuf:"bytes,27,opt,name=export_time,json=exportTime,proto3" json:"export_time,omitempty"`
+	// Output only. When the current version of an imported one was imported.
+	ImportTime    *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=import_time,json=importTime,proto3" json:"import_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -477,10 +673,528 @@ func (x *ManagedCertificate) GetWarnings() []*Warning {
 	return nil
 }
 
+func (x *ManagedCertificate) GetRenewal() *RenewalPolicy {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
+}
+
+func (x *ManagedCertificate) GetRenewalWindow() *RenewalWindow {
+	if x != nil {
+		return x.RenewalWindow
+	}
+	return nil
+}
+
+func (x *ManagedCertificate) GetUsedBy() []*Use {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+func (x *ManagedCertificate) GetUsed() bool {
+	if x != nil {
+		return x.Used
+	}
+	return false
+}
+
+func (x *ManagedCertificate) GetExportTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExportTime
+	}
+	return nil
+}
+
+func (x *ManagedCertificate) GetImportTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ImportTime
+	}
+	return nil
+}
+
+// When a managed certificate is renewed. Every renewal makes a new key and a new version.
+type RenewalPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. Default ALWAYS.
+	Mode RenewalPolicy_Mode `protobuf:"varint,1,opt,name=mode,proto3,enum=certd.v1.RenewalPolicy_Mode" json:"mode,omitempty"`
+	// Optional. Around which moment: when so many percent of the lifetime are left, 5 to 80. Default 33. Each certificate has a
+	// moment of its own around it, from 1.6 times to 0.4 times so much, at most 30 days from it.
+	RemainingPercent int32 `protobuf:"varint,2,opt,name=remaining_percent,json=remainingPercent,proto3" json:"remaining_percent,omitempty"`
+	// Optional. The only times at which it may be renewed, at most 10. Default any time. A window that holds none of them before
+	// the certificate ends is not kept to.
+	MaintenanceWindows []*MaintenanceWindow `protobuf:"bytes,3,rep,name=maintenance_windows,json=maintenanceWindows,proto3" json:"maintenance_windows,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *RenewalPolicy) Reset() {
+	*x = RenewalPolicy{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewalPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewalPolicy) ProtoMessage() {}
+
+func (x *RenewalPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewalPolicy.ProtoReflect.Descriptor instead.
+func (*RenewalPolicy) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RenewalPolicy) GetMode() RenewalPolicy_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return RenewalPolicy_MODE_UNSPECIFIED
+}
+
+func (x *RenewalPolicy) GetRemainingPercent() int32 {
+	if x != nil {
+		return x.RemainingPercent
+	}
+	return 0
+}
+
+func (x *RenewalPolicy) GetMaintenanceWindows() []*MaintenanceWindow {
+	if x != nil {
+		return x.MaintenanceWindows
+	}
+	return nil
+}
+
+// A time that comes again and again.
+type MaintenanceWindow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. When it begins, in the five fields of cron: `0 2 * * SAT`.
+	Cron string `protobuf:"bytes,1,opt,name=cron,proto3" json:"cron,omitempty"`
+	// Optional. Time zone of `cron`, a name of the IANA database: `Europe/Berlin`. Default `UTC`.
+	TimeZone string `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	// Required. How long it lasts, in whole seconds, from 15 minutes to 7 days.
+	Duration      *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaintenanceWindow) Reset() {
+	*x = MaintenanceWindow{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaintenanceWindow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaintenanceWindow) ProtoMessage() {}
+
+func (x *MaintenanceWindow) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaintenanceWindow.ProtoReflect.Descriptor instead.
+func (*MaintenanceWindow) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MaintenanceWindow) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *MaintenanceWindow) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *MaintenanceWindow) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+// A span of time.
+type RenewalWindow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it begins.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// When it ends.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewalWindow) Reset() {
+	*x = RenewalWindow{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewalWindow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewalWindow) ProtoMessage() {}
+
+func (x *RenewalWindow) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewalWindow.ProtoReflect.Descriptor instead.
+func (*RenewalWindow) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RenewalWindow) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *RenewalWindow) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// A consumer of a managed certificate, as the managed certificate shows it.
+type Use struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `…/associations/{association}`.
+	Association string `protobuf:"bytes,1,opt,name=association,proto3" json:"association,omitempty"`
+	// SPIFFE id of the consumer.
+	Consumer string `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Number of the version that it last leased; 0: none.
+	LeasedVersion int64 `protobuf:"varint,3,opt,name=leased_version,json=leasedVersion,proto3" json:"leased_version,omitempty"`
+	// When.
+	LeaseTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=lease_time,json=leaseTime,proto3" json:"lease_time,omitempty"`
+	// What it last reported; absent when it never did.
+	Deployment    *Deployment `protobuf:"bytes,5,opt,name=deployment,proto3" json:"deployment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Use) Reset() {
+	*x = Use{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Use) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Use) ProtoMessage() {}
+
+func (x *Use) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Use.ProtoReflect.Descriptor instead.
+func (*Use) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Use) GetAssociation() string {
+	if x != nil {
+		return x.Association
+	}
+	return ""
+}
+
+func (x *Use) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *Use) GetLeasedVersion() int64 {
+	if x != nil {
+		return x.LeasedVersion
+	}
+	return 0
+}
+
+func (x *Use) GetLeaseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LeaseTime
+	}
+	return nil
+}
+
+func (x *Use) GetDeployment() *Deployment {
+	if x != nil {
+		return x.Deployment
+	}
+	return nil
+}
+
+// What a consumer says it serves.
+type Deployment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. How it went.
+	State Deployment_State `protobuf:"varint,1,opt,name=state,proto3,enum=certd.v1.Deployment_State" json:"state,omitempty"`
+	// Required. Number of the version.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Optional. SHA-256 of the certificate (DER) that it was seen to serve.
+	CertificateSha256 []byte `protobuf:"bytes,3,opt,name=certificate_sha256,json=certificateSha256,proto3" json:"certificate_sha256,omitempty"`
+	// Optional. For people, at most 1,024 characters: why it failed.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Output only. When it was reported.
+	ReportTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=report_time,json=reportTime,proto3" json:"report_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deployment) Reset() {
+	*x = Deployment{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deployment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deployment) ProtoMessage() {}
+
+func (x *Deployment) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deployment.ProtoReflect.Descriptor instead.
+func (*Deployment) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Deployment) GetState() Deployment_State {
+	if x != nil {
+		return x.State
+	}
+	return Deployment_STATE_UNSPECIFIED
+}
+
+func (x *Deployment) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Deployment) GetCertificateSha256() []byte {
+	if x != nil {
+		return x.CertificateSha256
+	}
+	return nil
+}
+
+func (x *Deployment) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Deployment) GetReportTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReportTime
+	}
+	return nil
+}
+
+// One key and certificate of a managed certificate: `…/versions/{version}`.
+type ManagedCertificateVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Output only. `tenants/{tenant}/managedCertificates/{managed_certificate}/versions/{version}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Output only. Its number, from 1.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Output only. What became of it.
+	State ManagedCertificateVersion_State `protobuf:"varint,3,opt,name=state,proto3,enum=certd.v1.ManagedCertificateVersion_State" json:"state,omitempty"`
+	// Output only. The certificate; absent while PENDING.
+	Certificate *EncodedCertificate `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Output only. The certificate, parsed.
+	Description *CertificateDescription `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	// Output only. When its key was generated or imported.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only. When it was revoked.
+	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// Output only. Why.
+	RevocationReason RevocationReason `protobuf:"varint,8,opt,name=revocation_reason,json=revocationReason,proto3,enum=certd.v1.RevocationReason" json:"revocation_reason,omitempty"`
+	// Output only. Whether its sealed key is still there.
+	KeyAvailable bool `protobuf:"varint,9,opt,name=key_available,json=keyAvailable,proto3" json:"key_available,omitempty"`
+	// Output only. Number of the wrapping key under which its key is sealed.
+	WrappingKey   int64 `protobuf:"varint,10,opt,name=wrapping_key,json=wrappingKey,proto3" json:"wrapping_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ManagedCertificateVersion) Reset() {
+	*x = ManagedCertificateVersion{}
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ManagedCertificateVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ManagedCertificateVersion) ProtoMessage() {}
+
+func (x *ManagedCertificateVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ManagedCertificateVersion.ProtoReflect.Descriptor instead.
+func (*ManagedCertificateVersion) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ManagedCertificateVersion) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ManagedCertificateVersion) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ManagedCertificateVersion) GetState() ManagedCertificateVersion_State {
+	if x != nil {
+		return x.State
+	}
+	return ManagedCertificateVersion_STATE_UNSPECIFIED
+}
+
+func (x *ManagedCertificateVersion) GetCertificate() *EncodedCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *ManagedCertificateVersion) GetDescription() *CertificateDescription {
+	if x != nil {
+		return x.Description
+	}
+	return nil
+}
+
+func (x *ManagedCertificateVersion) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *ManagedCertificateVersion) GetRevokeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return nil
+}
+
+func (x *ManagedCertificateVersion) GetRevocationReason() RevocationReason {
+	if x != nil {
+		return x.RevocationReason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *ManagedCertificateVersion) GetKeyAvailable() bool {
+	if x != nil {
+		return x.KeyAvailable
+	}
+	return false
+}
+
+func (x *ManagedCertificateVersion) GetWrappingKey() int64 {
+	if x != nil {
+		return x.WrappingKey
+	}
+	return 0
+}
+
 // An observation about a resource.
 type Condition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Output only. What is observed, in CamelCase: `Issued`.
+	// Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`.
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	// Output only. Whether it holds.
 	Status Condition_Status `protobuf:"varint,2,opt,name=status,proto3,enum=certd.v1.Condition_Status" json:"status,omitempty"`
@@ -496,7 +1210,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_certd_v1_managed_certificate_proto_msgTypes[1]
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +1222,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_proto_msgTypes[1]
+	mi := &file_certd_v1_managed_certificate_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +1235,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{1}
+	return file_certd_v1_managed_certificate_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Condition) GetType() string {
@@ -563,7 +1277,7 @@ var File_certd_v1_managed_certificate_proto protoreflect.FileDescriptor
 
 const file_certd_v1_managed_certificate_proto_rawDesc = "" +
 	"\n" +
-	"\"certd/v1/managed_certificate.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\v\n" +
+	"\"certd/v1/managed_certificate.proto\x12\bcertd.v1\x1a\x1acertd/v1/certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\r\n" +
 	"\x12ManagedCertificate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x125\n" +
@@ -591,13 +1305,22 @@ const file_certd_v1_managed_certificate_proto_rawDesc = "" +
 	"\vupdate_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12-\n" +
-	"\bwarnings\x18\x16 \x03(\v2\x11.certd.v1.WarningR\bwarnings\x1a9\n" +
+	"\bwarnings\x18\x16 \x03(\v2\x11.certd.v1.WarningR\bwarnings\x121\n" +
+	"\arenewal\x18\x17 \x01(\v2\x17.certd.v1.RenewalPolicyR\arenewal\x12>\n" +
+	"\x0erenewal_window\x18\x18 \x01(\v2\x17.certd.v1.RenewalWindowR\rrenewalWindow\x12&\n" +
+	"\aused_by\x18\x19 \x03(\v2\r.certd.v1.UseR\x06usedBy\x12\x12\n" +
+	"\x04used\x18\x1a \x01(\bR\x04used\x12;\n" +
+	"\vexport_time\x18\x1b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"exportTime\x12;\n" +
+	"\vimport_time\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"importTime\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\")\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\v\n" +
-	"\aPRIVATE\x10\x01\"P\n" +
+	"\aPRIVATE\x10\x01\x12\f\n" +
+	"\bIMPORTED\x10\x02\"]\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aPENDING\x10\x01\x12\n" +
@@ -605,12 +1328,75 @@ const file_certd_v1_managed_certificate_proto_rawDesc = "" +
 	"\x06ACTIVE\x10\x02\x12\v\n" +
 	"\aEXPIRED\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04\"Q\n" +
+	"\x06FAILED\x10\x04\x12\v\n" +
+	"\aREVOKED\x10\x05\"Q\n" +
 	"\fExportPolicy\x12\x1d\n" +
 	"\x19EXPORT_POLICY_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"EXPORTABLE\x10\x01\x12\x12\n" +
-	"\x0eNOT_EXPORTABLE\x10\x02\"\x8a\x02\n" +
+	"\x0eNOT_EXPORTABLE\x10\x02\"\x80\x02\n" +
+	"\rRenewalPolicy\x120\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1c.certd.v1.RenewalPolicy.ModeR\x04mode\x12+\n" +
+	"\x11remaining_percent\x18\x02 \x01(\x05R\x10remainingPercent\x12L\n" +
+	"\x13maintenance_windows\x18\x03 \x03(\v2\x1b.certd.v1.MaintenanceWindowR\x12maintenanceWindows\"B\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06ALWAYS\x10\x01\x12\r\n" +
+	"\tWHEN_USED\x10\x02\x12\t\n" +
+	"\x05NEVER\x10\x03\"{\n" +
+	"\x11MaintenanceWindow\x12\x12\n" +
+	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
+	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x81\x01\n" +
+	"\rRenewalWindow\x129\n" +
+	"\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xdb\x01\n" +
+	"\x03Use\x12 \n" +
+	"\vassociation\x18\x01 \x01(\tR\vassociation\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12%\n" +
+	"\x0eleased_version\x18\x03 \x01(\x03R\rleasedVersion\x129\n" +
+	"\n" +
+	"lease_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tleaseTime\x124\n" +
+	"\n" +
+	"deployment\x18\x05 \x01(\v2\x14.certd.v1.DeploymentR\n" +
+	"deployment\"\x97\x02\n" +
+	"\n" +
+	"Deployment\x120\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1a.certd.v1.Deployment.StateR\x05state\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12-\n" +
+	"\x12certificate_sha256\x18\x03 \x01(\fR\x11certificateSha256\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12;\n" +
+	"\vreport_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"reportTime\"7\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSERVING\x10\x01\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x02\"\xfd\x04\n" +
+	"\x19ManagedCertificateVersion\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12?\n" +
+	"\x05state\x18\x03 \x01(\x0e2).certd.v1.ManagedCertificateVersion.StateR\x05state\x12>\n" +
+	"\vcertificate\x18\x04 \x01(\v2\x1c.certd.v1.EncodedCertificateR\vcertificate\x12B\n" +
+	"\vdescription\x18\x05 \x01(\v2 .certd.v1.CertificateDescriptionR\vdescription\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vrevoke_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"revokeTime\x12G\n" +
+	"\x11revocation_reason\x18\b \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x10revocationReason\x12#\n" +
+	"\rkey_available\x18\t \x01(\bR\fkeyAvailable\x12!\n" +
+	"\fwrapping_key\x18\n" +
+	" \x01(\x03R\vwrappingKey\"b\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aPENDING\x10\x01\x12\v\n" +
+	"\aCURRENT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SUPERSEDED\x10\x03\x12\v\n" +
+	"\aEXPIRED\x10\x04\x12\v\n" +
+	"\aREVOKED\x10\x05\"\x8a\x02\n" +
 	"\tCondition\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x122\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1a.certd.v1.Condition.StatusR\x06status\x12\x16\n" +
@@ -635,49 +1421,79 @@ func file_certd_v1_managed_certificate_proto_rawDescGZIP() []byte {
 	return file_certd_v1_managed_certificate_proto_rawDescData
 }
 
-var file_certd_v1_managed_certificate_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_certd_v1_managed_certificate_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_certd_v1_managed_certificate_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_certd_v1_managed_certificate_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_certd_v1_managed_certificate_proto_goTypes = []any{
 	(ManagedCertificate_Type)(0),         // 0: certd.v1.ManagedCertificate.Type
 	(ManagedCertificate_State)(0),        // 1: certd.v1.ManagedCertificate.State
 	(ManagedCertificate_ExportPolicy)(0), // 2: certd.v1.ManagedCertificate.ExportPolicy
-	(Condition_Status)(0),                // 3: certd.v1.Condition.Status
-	(*ManagedCertificate)(nil),           // 4: certd.v1.ManagedCertificate
-	(*Condition)(nil),                    // 5: certd.v1.Condition
-	nil,                                  // 6: certd.v1.ManagedCertificate.LabelsEntry
-	(KeySpec)(0),                         // 7: certd.v1.KeySpec
-	(*DistinguishedName)(nil),            // 8: certd.v1.DistinguishedName
-	(*SubjectAlternativeNames)(nil),      // 9: certd.v1.SubjectAlternativeNames
-	(*durationpb.Duration)(nil),          // 10: google.protobuf.Duration
-	(*EncodedCertificate)(nil),           // 11: certd.v1.EncodedCertificate
-	(*CertificateDescription)(nil),       // 12: certd.v1.CertificateDescription
-	(*timestamppb.Timestamp)(nil),        // 13: google.protobuf.Timestamp
-	(*Warning)(nil),                      // 14: certd.v1.Warning
+	(RenewalPolicy_Mode)(0),              // 3: certd.v1.RenewalPolicy.Mode
+	(Deployment_State)(0),                // 4: certd.v1.Deployment.State
+	(ManagedCertificateVersion_State)(0), // 5: certd.v1.ManagedCertificateVersion.State
+	(Condition_Status)(0),                // 6: certd.v1.Condition.Status
+	(*ManagedCertificate)(nil),           // 7: certd.v1.ManagedCertificate
+	(*RenewalPolicy)(nil),                // 8: certd.v1.RenewalPolicy
+	(*MaintenanceWindow)(nil),            // 9: certd.v1.MaintenanceWindow
+	(*RenewalWindow)(nil),                // 10: certd.v1.RenewalWindow
+	(*Use)(nil),                          // 11: certd.v1.Use
+	(*Deployment)(nil),                   // 12: certd.v1.Deployment
+	(*ManagedCertificateVersion)(nil),    // 13: certd.v1.ManagedCertificateVersion
+	(*Condition)(nil),                    // 14: certd.v1.Condition
+	nil,                                  // 15: certd.v1.ManagedCertificate.LabelsEntry
+	(KeySpec)(0),                         // 16: certd.v1.KeySpec
+	(*DistinguishedName)(nil),            // 17: certd.v1.DistinguishedName
+	(*SubjectAlternativeNames)(nil),      // 18: certd.v1.SubjectAlternativeNames
+	(*durationpb.Duration)(nil),          // 19: google.protobuf.Duration
+	(*EncodedCertificate)(nil),           // 20: certd.v1.EncodedCertificate
+	(*CertificateDescription)(nil),       // 21: certd.v1.CertificateDescription
+	(*timestamppb.Timestamp)(nil),        // 22: google.protobuf.Timestamp
+	(*Warning)(nil),                      // 23: certd.v1.Warning
+	(RevocationReason)(0),                // 24: certd.v1.RevocationReason
 }
 var file_certd_v1_managed_certificate_proto_depIdxs = []int32{
 	0,  // 0: certd.v1.ManagedCertificate.type:type_name -> certd.v1.ManagedCertificate.Type
 	1,  // 1: certd.v1.ManagedCertificate.state:type_name -> certd.v1.ManagedCertificate.State
-	7,  // 2: certd.v1.ManagedCertificate.key_spec:type_name -> certd.v1.KeySpec
-	8,  // 3: certd.v1.ManagedCertificate.subject:type_name -> certd.v1.DistinguishedName
-	9,  // 4: certd.v1.ManagedCertificate.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
-	10, // 5: certd.v1.ManagedCertificate.lifetime:type_name -> google.protobuf.Duration
+	16, // 2: certd.v1.ManagedCertificate.key_spec:type_name -> certd.v1.KeySpec
+	17, // 3: certd.v1.ManagedCertificate.subject:type_name -> certd.v1.DistinguishedName
+	18, // 4: certd.v1.ManagedCertificate.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
+	19, // 5: certd.v1.ManagedCertificate.lifetime:type_name -> google.protobuf.Duration
 	2,  // 6: certd.v1.ManagedCertificate.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
-	11, // 7: certd.v1.ManagedCertificate.certificate:type_name -> certd.v1.EncodedCertificate
-	11, // 8: certd.v1.ManagedCertificate.chain:type_name -> certd.v1.EncodedCertificate
-	12, // 9: certd.v1.ManagedCertificate.description:type_name -> certd.v1.CertificateDescription
-	5,  // 10: certd.v1.ManagedCertificate.conditions:type_name -> certd.v1.Condition
-	13, // 11: certd.v1.ManagedCertificate.next_attempt_time:type_name -> google.protobuf.Timestamp
-	6,  // 12: certd.v1.ManagedCertificate.labels:type_name -> certd.v1.ManagedCertificate.LabelsEntry
-	13, // 13: certd.v1.ManagedCertificate.create_time:type_name -> google.protobuf.Timestamp
-	13, // 14: certd.v1.ManagedCertificate.update_time:type_name -> google.protobuf.Timestamp
-	14, // 15: certd.v1.ManagedCertificate.warnings:type_name -> certd.v1.Warning
-	3,  // 16: certd.v1.Condition.status:type_name -> certd.v1.Condition.Status
-	13, // 17: certd.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	20, // 7: certd.v1.ManagedCertificate.certificate:type_name -> certd.v1.EncodedCertificate
+	20, // 8: certd.v1.ManagedCertificate.chain:type_name -> certd.v1.EncodedCertificate
+	21, // 9: certd.v1.ManagedCertificate.description:type_name -> certd.v1.CertificateDescription
+	14, // 10: certd.v1.ManagedCertificate.conditions:type_name -> certd.v1.Condition
+	22, // 11: certd.v1.ManagedCertificate.next_attempt_time:type_name -> google.protobuf.Timestamp
+	15, // 12: certd.v1.ManagedCertificate.labels:type_name -> certd.v1.ManagedCertificate.LabelsEntry
+	22, // 13: certd.v1.ManagedCertificate.create_time:type_name -> google.protobuf.Timestamp
+	22, // 14: certd.v1.ManagedCertificate.update_time:type_name -> google.protobuf.Timestamp
+	23, // 15: certd.v1.ManagedCertificate.warnings:type_name -> certd.v1.Warning
+	8,  // 16: certd.v1.ManagedCertificate.renewal:type_name -> certd.v1.RenewalPolicy
+	10, // 17: certd.v1.ManagedCertificate.renewal_window:type_name -> certd.v1.RenewalWindow
+	11, // 18: certd.v1.ManagedCertificate.used_by:type_name -> certd.v1.Use
+	22, // 19: certd.v1.ManagedCertificate.export_time:type_name -> google.protobuf.Timestamp
+	22, // 20: certd.v1.ManagedCertificate.import_time:type_name -> google.protobuf.Timestamp
+	3,  // 21: certd.v1.RenewalPolicy.mode:type_name -> certd.v1.RenewalPolicy.Mode
+	9,  // 22: certd.v1.RenewalPolicy.maintenance_windows:type_name -> certd.v1.MaintenanceWindow
+	19, // 23: certd.v1.MaintenanceWindow.duration:type_name -> google.protobuf.Duration
+	22, // 24: certd.v1.RenewalWindow.start_time:type_name -> google.protobuf.Timestamp
+	22, // 25: certd.v1.RenewalWindow.end_time:type_name -> google.protobuf.Timestamp
+	22, // 26: certd.v1.Use.lease_time:type_name -> google.protobuf.Timestamp
+	12, // 27: certd.v1.Use.deployment:type_name -> certd.v1.Deployment
+	4,  // 28: certd.v1.Deployment.state:type_name -> certd.v1.Deployment.State
+	22, // 29: certd.v1.Deployment.report_time:type_name -> google.protobuf.Timestamp
+	5,  // 30: certd.v1.ManagedCertificateVersion.state:type_name -> certd.v1.ManagedCertificateVersion.State
+	20, // 31: certd.v1.ManagedCertificateVersion.certificate:type_name -> certd.v1.EncodedCertificate
+	21, // 32: certd.v1.ManagedCertificateVersion.description:type_name -> certd.v1.CertificateDescription
+	22, // 33: certd.v1.ManagedCertificateVersion.create_time:type_name -> google.protobuf.Timestamp
+	22, // 34: certd.v1.ManagedCertificateVersion.revoke_time:type_name -> google.protobuf.Timestamp
+	24, // 35: certd.v1.ManagedCertificateVersion.revocation_reason:type_name -> certd.v1.RevocationReason
+	6,  // 36: certd.v1.Condition.status:type_name -> certd.v1.Condition.Status
+	22, // 37: certd.v1.Condition.last_transition_time:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_managed_certificate_proto_init() }
@@ -685,14 +1501,15 @@ func file_certd_v1_managed_certificate_proto_init() {
 	if File_certd_v1_managed_certificate_proto != nil {
 		return
 	}
+	file_certd_v1_certificate_proto_init()
 	file_certd_v1_x509_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_managed_certificate_proto_rawDesc), len(file_certd_v1_managed_certificate_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   3,
+			NumEnums:      7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,6 +11,8 @@ package certdv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -31,6 +33,13 @@ const (
 	PassphraseProtection_FORMAT_UNSPECIFIED PassphraseProtection_Format = 0
 	// PKCS#8 EncryptedPrivateKeyInfo: PBES2, PBKDF2-HMAC-SHA256 with 600,000 rounds, AES-256-CBC (RFC 8018).
 	PassphraseProtection_PKCS8 PassphraseProtection_Format = 1
+	// PKCS#12 with certificate, chain and key: PBES2 with AES-256-CBC, HMAC-SHA256 (RFC 7292).
+	PassphraseProtection_PKCS12_MODERN PassphraseProtection_Format = 2
+	// PKCS#12 with certificate, chain and key for old readers: 3DES and SHA-1. Weak: choose it only for what reads nothing else.
+	PassphraseProtection_PKCS12_LEGACY PassphraseProtection_Format = 3
+	// The PKCS#8 of AWS Certificate Manager: PBES2, PBKDF2-HMAC-SHA1 with 2,048 rounds, AES-256-CBC. Weak; the passphrase has 4
+	// to 128 bytes.
+	PassphraseProtection_ACM_COMPATIBLE PassphraseProtection_Format = 4
 )
 
 // Enum value maps for PassphraseProtection_Format.
@@ -38,10 +47,16 @@ var (
 	PassphraseProtection_Format_name = map[int32]string{
 		0: "FORMAT_UNSPECIFIED",
 		1: "PKCS8",
+		2: "PKCS12_MODERN",
+		3: "PKCS12_LEGACY",
+		4: "ACM_COMPATIBLE",
 	}
 	PassphraseProtection_Format_value = map[string]int32{
 		"FORMAT_UNSPECIFIED": 0,
 		"PKCS8":              1,
+		"PKCS12_MODERN":      2,
+		"PKCS12_LEGACY":      3,
+		"ACM_COMPATIBLE":     4,
 	}
 )
 
@@ -485,7 +500,7 @@ func (*ExportManagedCertificateRequest_Recipient) isExportManagedCertificateRequ
 // Protection under a passphrase.
 type PassphraseProtection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. The passphrase, 8 to 1,024 bytes.
+	// Required. The passphrase, 8 to 1,024 bytes; with ACM_COMPATIBLE 4 to 128.
 	Passphrase []byte `protobuf:"bytes,1,opt,name=passphrase,proto3" json:"passphrase,omitempty"`
 	// Optional. The encoding. Default PKCS8.
 	Format        PassphraseProtection_Format `protobuf:"varint,2,opt,name=format,proto3,enum=certd.v1.PassphraseProtection_Format" json:"format,omitempty"`
@@ -607,6 +622,7 @@ type ExportManagedCertificateResponse struct {
 	//
 	//	*ExportManagedCertificateResponse_EncryptedPrivateKeyPem
 	//	*ExportManagedCertificateResponse_SealedPrivateKey
+	//	*ExportManagedCertificateResponse_Pkcs12
 	PrivateKey isExportManagedCertificateResponse_PrivateKey `protobuf_oneof:"private_key"`
 	// HPKE `info` under which `sealed_private_key` was made, when a recipient was given: it names the opaque uid of the
 	// tenant, the uid of the managed certificate, the version and the SHA-256 of the public key. A client compares the last
@@ -692,6 +708,15 @@ func (x *ExportManagedCertificateResponse) GetSealedPrivateKey() []byte {
 	return nil
 }
 
+func (x *ExportManagedCertificateResponse) GetPkcs12() []byte {
+	if x != nil {
+		if x, ok := x.PrivateKey.(*ExportManagedCertificateResponse_Pkcs12); ok {
+			return x.Pkcs12
+		}
+	}
+	return nil
+}
+
 func (x *ExportManagedCertificateResponse) GetHpkeInfo() []byte {
 	if x != nil {
 		return x.HpkeInfo
@@ -713,17 +738,1955 @@ type ExportManagedCertificateResponse_SealedPrivateKey struct {
 	SealedPrivateKey []byte `protobuf:"bytes,5,opt,name=sealed_private_key,json=sealedPrivateKey,proto3,oneof"`
 }
 
+type ExportManagedCertificateResponse_Pkcs12 struct {
+	// PKCS#12 with certificate, chain and key, when one of its formats was asked for.
+	Pkcs12 []byte `protobuf:"bytes,7,opt,name=pkcs12,proto3,oneof"`
+}
+
 func (*ExportManagedCertificateResponse_EncryptedPrivateKeyPem) isExportManagedCertificateResponse_PrivateKey() {
 }
 
 func (*ExportManagedCertificateResponse_SealedPrivateKey) isExportManagedCertificateResponse_PrivateKey() {
 }
 
+func (*ExportManagedCertificateResponse_Pkcs12) isExportManagedCertificateResponse_PrivateKey() {}
+
+// Request of SearchManagedCertificates.
+type SearchManagedCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. What to find. Default everything.
+	Filter *ManagedCertificateFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchManagedCertificatesRequest) Reset() {
+	*x = SearchManagedCertificatesRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchManagedCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchManagedCertificatesRequest) ProtoMessage() {}
+
+func (x *SearchManagedCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchManagedCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*SearchManagedCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SearchManagedCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *SearchManagedCertificatesRequest) GetFilter() *ManagedCertificateFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *SearchManagedCertificatesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchManagedCertificatesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of SearchManagedCertificates.
+type SearchManagedCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The managed certificates, ordered by name, without their chains.
+	ManagedCertificates []*ManagedCertificate `protobuf:"bytes,1,rep,name=managed_certificates,json=managedCertificates,proto3" json:"managed_certificates,omitempty"`
+	// Empty when everything was looked at.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchManagedCertificatesResponse) Reset() {
+	*x = SearchManagedCertificatesResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchManagedCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchManagedCertificatesResponse) ProtoMessage() {}
+
+func (x *SearchManagedCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchManagedCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*SearchManagedCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SearchManagedCertificatesResponse) GetManagedCertificates() []*ManagedCertificate {
+	if x != nil {
+		return x.ManagedCertificates
+	}
+	return nil
+}
+
+func (x *SearchManagedCertificatesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of ImportManagedCertificate.
+type ImportManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. Last part of the name, of a new managed certificate or of an imported one that gets a new version.
+	ManagedCertificateId string `protobuf:"bytes,2,opt,name=managed_certificate_id,json=managedCertificateId,proto3" json:"managed_certificate_id,omitempty"`
+	// Required. The certificate as PEM or DER, exactly one, at most 32 KiB.
+	Certificate []byte `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Optional. The certificates above it as PEM or DER, at most 2 MiB, without the certificate itself; the root may be among them.
+	// What is not in order is sorted, with a warning. Required unless the certificate is self-signed.
+	CertificateChain []byte `protobuf:"bytes,4,opt,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
+	// Required. The private key, not encrypted: PKCS#8, PKCS#1, SEC1 or OpenSSH as PEM, or PKCS#8, PKCS#1 or SEC1 as DER, at most
+	// 16 KiB.
+	//
+	// Types that are valid to be assigned to PrivateKey:
+	//
+	//	*ImportManagedCertificateRequest_PlainPrivateKey
+	//	*ImportManagedCertificateRequest_SealedPrivateKey
+	PrivateKey isImportManagedCertificateRequest_PrivateKey `protobuf_oneof:"private_key"`
+	// Optional. Whether the key may be exported. Default NOT_EXPORTABLE for an imported key. A new version must say the same as
+	// the ones before, or nothing.
+	ExportPolicy ManagedCertificate_ExportPolicy `protobuf:"varint,7,opt,name=export_policy,json=exportPolicy,proto3,enum=certd.v1.ManagedCertificate_ExportPolicy" json:"export_policy,omitempty"`
+	// Optional. At most 50; keys to 128 and values to 256 characters. With a new version they take the place of the old ones when
+	// there are any.
+	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Optional. Must be true to make a new version of an existing one, and false for a new one, so that neither happens by mistake.
+	Replace bool `protobuf:"varint,9,opt,name=replace,proto3" json:"replace,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check but those that need the private key of a sealed one, returns what would be made, changes nothing
+	// (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,11,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportManagedCertificateRequest) Reset() {
+	*x = ImportManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportManagedCertificateRequest) ProtoMessage() {}
+
+func (x *ImportManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*ImportManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImportManagedCertificateRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ImportManagedCertificateRequest) GetManagedCertificateId() string {
+	if x != nil {
+		return x.ManagedCertificateId
+	}
+	return ""
+}
+
+func (x *ImportManagedCertificateRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetCertificateChain() []byte {
+	if x != nil {
+		return x.CertificateChain
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetPrivateKey() isImportManagedCertificateRequest_PrivateKey {
+	if x != nil {
+		return x.PrivateKey
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetPlainPrivateKey() []byte {
+	if x != nil {
+		if x, ok := x.PrivateKey.(*ImportManagedCertificateRequest_PlainPrivateKey); ok {
+			return x.PlainPrivateKey
+		}
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetSealedPrivateKey() *SealedPrivateKey {
+	if x != nil {
+		if x, ok := x.PrivateKey.(*ImportManagedCertificateRequest_SealedPrivateKey); ok {
+			return x.SealedPrivateKey
+		}
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetExportPolicy() ManagedCertificate_ExportPolicy {
+	if x != nil {
+		return x.ExportPolicy
+	}
+	return ManagedCertificate_EXPORT_POLICY_UNSPECIFIED
+}
+
+func (x *ImportManagedCertificateRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ImportManagedCertificateRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *ImportManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ImportManagedCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type isImportManagedCertificateRequest_PrivateKey interface {
+	isImportManagedCertificateRequest_PrivateKey()
+}
+
+type ImportManagedCertificateRequest_PlainPrivateKey struct {
+	// As it is; the server sees it for the length of the call.
+	PlainPrivateKey []byte `protobuf:"bytes,5,opt,name=plain_private_key,json=plainPrivateKey,proto3,oneof"`
+}
+
+type ImportManagedCertificateRequest_SealedPrivateKey struct {
+	// Sealed to the import key with HPKE base mode, see ImportKey; the server never sees it. certctl does so.
+	SealedPrivateKey *SealedPrivateKey `protobuf:"bytes,6,opt,name=sealed_private_key,json=sealedPrivateKey,proto3,oneof"`
+}
+
+func (*ImportManagedCertificateRequest_PlainPrivateKey) isImportManagedCertificateRequest_PrivateKey() {
+}
+
+func (*ImportManagedCertificateRequest_SealedPrivateKey) isImportManagedCertificateRequest_PrivateKey() {
+}
+
+// A private key that is sealed to the import key.
+type SealedPrivateKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `name` of the import key.
+	ImportKey string `protobuf:"bytes,1,opt,name=import_key,json=importKey,proto3" json:"import_key,omitempty"`
+	// Required. HPKE encapsulated key followed by the ciphertext of the private key.
+	Ciphertext    []byte `protobuf:"bytes,2,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealedPrivateKey) Reset() {
+	*x = SealedPrivateKey{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealedPrivateKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealedPrivateKey) ProtoMessage() {}
+
+func (x *SealedPrivateKey) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealedPrivateKey.ProtoReflect.Descriptor instead.
+func (*SealedPrivateKey) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SealedPrivateKey) GetImportKey() string {
+	if x != nil {
+		return x.ImportKey
+	}
+	return ""
+}
+
+func (x *SealedPrivateKey) GetCiphertext() []byte {
+	if x != nil {
+		return x.Ciphertext
+	}
+	return nil
+}
+
+// Request of GetImportKey.
+type GetImportKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}` whose certificates will be imported.
+	Parent        string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetImportKeyRequest) Reset() {
+	*x = GetImportKeyRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetImportKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetImportKeyRequest) ProtoMessage() {}
+
+func (x *GetImportKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetImportKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetImportKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetImportKeyRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+// A key to which clients seal the private keys that they import, made and kept by the token process.
+type ImportKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `tenants/{tenant}/importKeys/{import_key}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Raw X25519 public key, 32 bytes. HPKE: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode (RFC 9180).
+	PublicKey []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// HPKE `info` to seal with. It is also what is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the
+	// public key and the end of its use, each preceded by its length in four bytes.
+	Statement []byte `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Signature of the statement by the system authority.
+	Signature []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Algorithm of the signature.
+	SignatureAlgorithm SignatureAlgorithm `protobuf:"varint,5,opt,name=signature_algorithm,json=signatureAlgorithm,proto3,enum=certd.v1.SignatureAlgorithm" json:"signature_algorithm,omitempty"`
+	// Certificate of the system authority that signed, which is one of the trust bundle.
+	AuthorityCertificate *EncodedCertificate `protobuf:"bytes,6,opt,name=authority_certificate,json=authorityCertificate,proto3" json:"authority_certificate,omitempty"`
+	// Until when it may be used.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportKey) Reset() {
+	*x = ImportKey{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportKey) ProtoMessage() {}
+
+func (x *ImportKey) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportKey.ProtoReflect.Descriptor instead.
+func (*ImportKey) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImportKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *ImportKey) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *ImportKey) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ImportKey) GetSignatureAlgorithm() SignatureAlgorithm {
+	if x != nil {
+		return x.SignatureAlgorithm
+	}
+	return SignatureAlgorithm_SIGNATURE_ALGORITHM_UNSPECIFIED
+}
+
+func (x *ImportKey) GetAuthorityCertificate() *EncodedCertificate {
+	if x != nil {
+		return x.AuthorityCertificate
+	}
+	return nil
+}
+
+func (x *ImportKey) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// Request of UpdateManagedCertificate.
+type UpdateManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The managed certificate, with `name` and what is to change. With an `etag` it changes only as it was read.
+	ManagedCertificate *ManagedCertificate `protobuf:"bytes,1,opt,name=managed_certificate,json=managedCertificate,proto3" json:"managed_certificate,omitempty"`
+	// Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`. Default what differs
+	// among these is taken whole.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateManagedCertificateRequest) Reset() {
+	*x = UpdateManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateManagedCertificateRequest) ProtoMessage() {}
+
+func (x *UpdateManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UpdateManagedCertificateRequest) GetManagedCertificate() *ManagedCertificate {
+	if x != nil {
+		return x.ManagedCertificate
+	}
+	return nil
+}
+
+func (x *UpdateManagedCertificateRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateManagedCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of RenewManagedCertificate.
+type RenewManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Why, for the event; at most 256 characters.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewManagedCertificateRequest) Reset() {
+	*x = RenewManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewManagedCertificateRequest) ProtoMessage() {}
+
+func (x *RenewManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RenewManagedCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RenewManagedCertificateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RenewManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Request of RollBackManagedCertificate.
+type RollBackManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Number of the version to return to. Default the one before the current.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Optional. The `etag` as it was read.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollBackManagedCertificateRequest) Reset() {
+	*x = RollBackManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackManagedCertificateRequest) ProtoMessage() {}
+
+func (x *RollBackManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RollBackManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RollBackManagedCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RollBackManagedCertificateRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollBackManagedCertificateRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RollBackManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Request of RevokeManagedCertificate.
+type RevokeManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. What to revoke.
+	//
+	// Types that are valid to be assigned to Versions:
+	//
+	//	*RevokeManagedCertificateRequest_Version
+	//	*RevokeManagedCertificateRequest_AllVersions
+	Versions isRevokeManagedCertificateRequest_Versions `protobuf_oneof:"versions"`
+	// Required. Why.
+	Reason RevocationReason `protobuf:"varint,4,opt,name=reason,proto3,enum=certd.v1.RevocationReason" json:"reason,omitempty"`
+	// Optional. Since when the key is known or thought to be compromised.
+	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one did, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeManagedCertificateRequest) Reset() {
+	*x = RevokeManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeManagedCertificateRequest) ProtoMessage() {}
+
+func (x *RevokeManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RevokeManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RevokeManagedCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeManagedCertificateRequest) GetVersions() isRevokeManagedCertificateRequest_Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *RevokeManagedCertificateRequest) GetVersion() int64 {
+	if x != nil {
+		if x, ok := x.Versions.(*RevokeManagedCertificateRequest_Version); ok {
+			return x.Version
+		}
+	}
+	return 0
+}
+
+func (x *RevokeManagedCertificateRequest) GetAllVersions() bool {
+	if x != nil {
+		if x, ok := x.Versions.(*RevokeManagedCertificateRequest_AllVersions); ok {
+			return x.AllVersions
+		}
+	}
+	return false
+}
+
+func (x *RevokeManagedCertificateRequest) GetReason() RevocationReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *RevokeManagedCertificateRequest) GetInvalidityTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return nil
+}
+
+func (x *RevokeManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type isRevokeManagedCertificateRequest_Versions interface {
+	isRevokeManagedCertificateRequest_Versions()
+}
+
+type RevokeManagedCertificateRequest_Version struct {
+	// Number of one version.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3,oneof"`
+}
+
+type RevokeManagedCertificateRequest_AllVersions struct {
+	// All versions that have not ended.
+	AllVersions bool `protobuf:"varint,3,opt,name=all_versions,json=allVersions,proto3,oneof"`
+}
+
+func (*RevokeManagedCertificateRequest_Version) isRevokeManagedCertificateRequest_Versions() {}
+
+func (*RevokeManagedCertificateRequest_AllVersions) isRevokeManagedCertificateRequest_Versions() {}
+
+// Request of DeleteManagedCertificate.
+type DeleteManagedCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. The `etag` as it was read.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteManagedCertificateRequest) Reset() {
+	*x = DeleteManagedCertificateRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteManagedCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteManagedCertificateRequest) ProtoMessage() {}
+
+func (x *DeleteManagedCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteManagedCertificateRequest.ProtoReflect.Descriptor instead.
+func (*DeleteManagedCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeleteManagedCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteManagedCertificateRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteManagedCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteManagedCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Answer of DeleteManagedCertificate.
+type DeleteManagedCertificateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteManagedCertificateResponse) Reset() {
+	*x = DeleteManagedCertificateResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteManagedCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteManagedCertificateResponse) ProtoMessage() {}
+
+func (x *DeleteManagedCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteManagedCertificateResponse.ProtoReflect.Descriptor instead.
+func (*DeleteManagedCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{19}
+}
+
+// Request of ListManagedCertificateVersions.
+type ListManagedCertificateVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListManagedCertificateVersionsRequest) Reset() {
+	*x = ListManagedCertificateVersionsRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListManagedCertificateVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListManagedCertificateVersionsRequest) ProtoMessage() {}
+
+func (x *ListManagedCertificateVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListManagedCertificateVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListManagedCertificateVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListManagedCertificateVersionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListManagedCertificateVersionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListManagedCertificateVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of ListManagedCertificateVersions.
+type ListManagedCertificateVersionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The versions, newest first.
+	Versions []*ManagedCertificateVersion `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListManagedCertificateVersionsResponse) Reset() {
+	*x = ListManagedCertificateVersionsResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListManagedCertificateVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListManagedCertificateVersionsResponse) ProtoMessage() {}
+
+func (x *ListManagedCertificateVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListManagedCertificateVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListManagedCertificateVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListManagedCertificateVersionsResponse) GetVersions() []*ManagedCertificateVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ListManagedCertificateVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of CreateAssociation.
+type CreateAssociationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Last part of the name. Default the id of the identity.
+	AssociationId string `protobuf:"bytes,2,opt,name=association_id,json=associationId,proto3" json:"association_id,omitempty"`
+	// Required. The association to make.
+	Association *Association `protobuf:"bytes,3,opt,name=association,proto3" json:"association,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAssociationRequest) Reset() {
+	*x = CreateAssociationRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAssociationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAssociationRequest) ProtoMessage() {}
+
+func (x *CreateAssociationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAssociationRequest.ProtoReflect.Descriptor instead.
+func (*CreateAssociationRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CreateAssociationRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateAssociationRequest) GetAssociationId() string {
+	if x != nil {
+		return x.AssociationId
+	}
+	return ""
+}
+
+func (x *CreateAssociationRequest) GetAssociation() *Association {
+	if x != nil {
+		return x.Association
+	}
+	return nil
+}
+
+func (x *CreateAssociationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateAssociationRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of GetAssociation.
+type GetAssociationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `…/associations/{association}`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAssociationRequest) Reset() {
+	*x = GetAssociationRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAssociationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAssociationRequest) ProtoMessage() {}
+
+func (x *GetAssociationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAssociationRequest.ProtoReflect.Descriptor instead.
+func (*GetAssociationRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetAssociationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Request of ListAssociations.
+type ListAssociationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, or `-` for the managed certificate.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Only those of this consumer: `tenants/{tenant}/identities/{identity}` or `identities/{identity}`.
+	Consumer string `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAssociationsRequest) Reset() {
+	*x = ListAssociationsRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAssociationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAssociationsRequest) ProtoMessage() {}
+
+func (x *ListAssociationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAssociationsRequest.ProtoReflect.Descriptor instead.
+func (*ListAssociationsRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListAssociationsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListAssociationsRequest) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *ListAssociationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAssociationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of ListAssociations.
+type ListAssociationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The associations, by name.
+	Associations []*Association `protobuf:"bytes,1,rep,name=associations,proto3" json:"associations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAssociationsResponse) Reset() {
+	*x = ListAssociationsResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAssociationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAssociationsResponse) ProtoMessage() {}
+
+func (x *ListAssociationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAssociationsResponse.ProtoReflect.Descriptor instead.
+func (*ListAssociationsResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListAssociationsResponse) GetAssociations() []*Association {
+	if x != nil {
+		return x.Associations
+	}
+	return nil
+}
+
+func (x *ListAssociationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of DeleteAssociation.
+type DeleteAssociationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `…/associations/{association}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAssociationRequest) Reset() {
+	*x = DeleteAssociationRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAssociationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAssociationRequest) ProtoMessage() {}
+
+func (x *DeleteAssociationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAssociationRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAssociationRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DeleteAssociationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteAssociationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Answer of DeleteAssociation.
+type DeleteAssociationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAssociationResponse) Reset() {
+	*x = DeleteAssociationResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAssociationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAssociationResponse) ProtoMessage() {}
+
+func (x *DeleteAssociationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAssociationResponse.ProtoReflect.Descriptor instead.
+func (*DeleteAssociationResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{27}
+}
+
+// Request of LeaseKey.
+type LeaseKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `…/associations/{association}` of the caller.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Number of the version.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Required. Raw X25519 public key to which the private key is encrypted, 32 bytes. Make a new one for every call; HPKE as in
+	// RecipientProtection.
+	PublicKey []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Required. When the statement was signed, to the microsecond; at most five minutes from the time of the token process.
+	SignTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sign_time,json=signTime,proto3" json:"sign_time,omitempty"`
+	// Required. The caller's identity certificate, as PEM or DER.
+	Certificate []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Required. Signature by the key of that certificate over the lease statement: `certd.lease.v1`, uid of the tenant, uid of the
+	// managed certificate, the version in eight bytes, the SPIFFE id, the public key and `sign_time` as microseconds since 1970 in
+	// eight bytes, each preceded by its length in four bytes. ECDSA with the hash of its curve, RSA PKCS#1 v1.5 with SHA-256.
+	Signature     []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseKeyRequest) Reset() {
+	*x = LeaseKeyRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseKeyRequest) ProtoMessage() {}
+
+func (x *LeaseKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseKeyRequest.ProtoReflect.Descriptor instead.
+func (*LeaseKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeaseKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LeaseKeyRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LeaseKeyRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *LeaseKeyRequest) GetSignTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SignTime
+	}
+	return nil
+}
+
+func (x *LeaseKeyRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *LeaseKeyRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// Answer of LeaseKey.
+type LeaseKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the version.
+	Version int64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The certificate.
+	Certificate *EncodedCertificate `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Certificates from its issuer up to the root.
+	Chain []*EncodedCertificate `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
+	// HPKE encapsulated key followed by the ciphertext of the PKCS#8 PrivateKeyInfo DER. Its `info` is the lease statement.
+	SealedPrivateKey []byte `protobuf:"bytes,4,opt,name=sealed_private_key,json=sealedPrivateKey,proto3" json:"sealed_private_key,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *LeaseKeyResponse) Reset() {
+	*x = LeaseKeyResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseKeyResponse) ProtoMessage() {}
+
+func (x *LeaseKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseKeyResponse.ProtoReflect.Descriptor instead.
+func (*LeaseKeyResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *LeaseKeyResponse) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LeaseKeyResponse) GetCertificate() *EncodedCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *LeaseKeyResponse) GetChain() []*EncodedCertificate {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *LeaseKeyResponse) GetSealedPrivateKey() []byte {
+	if x != nil {
+		return x.SealedPrivateKey
+	}
+	return nil
+}
+
+// Request of ReportDeployment.
+type ReportDeploymentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `…/associations/{association}` of the caller.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. What it serves.
+	Deployment    *Deployment `protobuf:"bytes,2,opt,name=deployment,proto3" json:"deployment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDeploymentRequest) Reset() {
+	*x = ReportDeploymentRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDeploymentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDeploymentRequest) ProtoMessage() {}
+
+func (x *ReportDeploymentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDeploymentRequest.ProtoReflect.Descriptor instead.
+func (*ReportDeploymentRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReportDeploymentRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportDeploymentRequest) GetDeployment() *Deployment {
+	if x != nil {
+		return x.Deployment
+	}
+	return nil
+}
+
+// Request of CreateRenewalCampaign.
+type CreateRenewalCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Last part of the name. Default one that the server makes.
+	RenewalCampaignId string `protobuf:"bytes,2,opt,name=renewal_campaign_id,json=renewalCampaignId,proto3" json:"renewal_campaign_id,omitempty"`
+	// Required. The campaign.
+	RenewalCampaign *RenewalCampaign `protobuf:"bytes,3,opt,name=renewal_campaign,json=renewalCampaign,proto3" json:"renewal_campaign,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateRenewalCampaignRequest) Reset() {
+	*x = CreateRenewalCampaignRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRenewalCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRenewalCampaignRequest) ProtoMessage() {}
+
+func (x *CreateRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRenewalCampaignRequest.ProtoReflect.Descriptor instead.
+func (*CreateRenewalCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CreateRenewalCampaignRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateRenewalCampaignRequest) GetRenewalCampaignId() string {
+	if x != nil {
+		return x.RenewalCampaignId
+	}
+	return ""
+}
+
+func (x *CreateRenewalCampaignRequest) GetRenewalCampaign() *RenewalCampaign {
+	if x != nil {
+		return x.RenewalCampaign
+	}
+	return nil
+}
+
+func (x *CreateRenewalCampaignRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateRenewalCampaignRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of GetRenewalCampaign.
+type GetRenewalCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/renewalCampaigns/{renewal_campaign}`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRenewalCampaignRequest) Reset() {
+	*x = GetRenewalCampaignRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRenewalCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRenewalCampaignRequest) ProtoMessage() {}
+
+func (x *GetRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRenewalCampaignRequest.ProtoReflect.Descriptor instead.
+func (*GetRenewalCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *GetRenewalCampaignRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Request of ListRenewalCampaigns.
+type ListRenewalCampaignsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRenewalCampaignsRequest) Reset() {
+	*x = ListRenewalCampaignsRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRenewalCampaignsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRenewalCampaignsRequest) ProtoMessage() {}
+
+func (x *ListRenewalCampaignsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRenewalCampaignsRequest.ProtoReflect.Descriptor instead.
+func (*ListRenewalCampaignsRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListRenewalCampaignsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListRenewalCampaignsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRenewalCampaignsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of ListRenewalCampaigns.
+type ListRenewalCampaignsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The campaigns, newest first.
+	RenewalCampaigns []*RenewalCampaign `protobuf:"bytes,1,rep,name=renewal_campaigns,json=renewalCampaigns,proto3" json:"renewal_campaigns,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRenewalCampaignsResponse) Reset() {
+	*x = ListRenewalCampaignsResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRenewalCampaignsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRenewalCampaignsResponse) ProtoMessage() {}
+
+func (x *ListRenewalCampaignsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRenewalCampaignsResponse.ProtoReflect.Descriptor instead.
+func (*ListRenewalCampaignsResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListRenewalCampaignsResponse) GetRenewalCampaigns() []*RenewalCampaign {
+	if x != nil {
+		return x.RenewalCampaigns
+	}
+	return nil
+}
+
+func (x *ListRenewalCampaignsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of CancelRenewalCampaign.
+type CancelRenewalCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/renewalCampaigns/{renewal_campaign}`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRenewalCampaignRequest) Reset() {
+	*x = CancelRenewalCampaignRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRenewalCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRenewalCampaignRequest) ProtoMessage() {}
+
+func (x *CancelRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRenewalCampaignRequest.ProtoReflect.Descriptor instead.
+func (*CancelRenewalCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CancelRenewalCampaignRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 var File_certd_v1_managed_certificate_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\n" +
-	"*certd/v1/managed_certificate_service.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13certd/v1/x509.proto\"\x83\x02\n" +
+	"*certd/v1/managed_certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/association.proto\x1a\x1acertd/v1/certificate.proto\x1a\"certd/v1/managed_certificate.proto\x1a)certd/v1/managed_certificate_filter.proto\x1a\x1fcertd/v1/renewal_campaign.proto\x1a\x13certd/v1/x509.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n" +
 	" RequestManagedCertificateRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x124\n" +
 	"\x16managed_certificate_id\x18\x02 \x01(\tR\x14managedCertificateId\x12M\n" +
@@ -750,35 +2713,206 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\trecipient\x18\x04 \x01(\v2\x1d.certd.v1.RecipientProtectionH\x00R\trecipient\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reasonB\f\n" +
 	"\n" +
-	"protection\"\xa2\x01\n" +
+	"protection\"\xdc\x01\n" +
 	"\x14PassphraseProtection\x12\x1e\n" +
 	"\n" +
 	"passphrase\x18\x01 \x01(\fR\n" +
 	"passphrase\x12=\n" +
-	"\x06format\x18\x02 \x01(\x0e2%.certd.v1.PassphraseProtection.FormatR\x06format\"+\n" +
+	"\x06format\x18\x02 \x01(\x0e2%.certd.v1.PassphraseProtection.FormatR\x06format\"e\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\t\n" +
-	"\x05PKCS8\x10\x01\"\xb3\x01\n" +
+	"\x05PKCS8\x10\x01\x12\x11\n" +
+	"\rPKCS12_MODERN\x10\x02\x12\x11\n" +
+	"\rPKCS12_LEGACY\x10\x03\x12\x12\n" +
+	"\x0eACM_COMPATIBLE\x10\x04\"\xb3\x01\n" +
 	"\x13RecipientProtection\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\x129\n" +
 	"\x05suite\x18\x02 \x01(\x0e2#.certd.v1.RecipientProtection.SuiteR\x05suite\"B\n" +
 	"\x05Suite\x12\x15\n" +
 	"\x11SUITE_UNSPECIFIED\x10\x00\x12\"\n" +
-	"\x1eX25519_HKDF_SHA256_AES_256_GCM\x10\x01\"\xc9\x02\n" +
+	"\x1eX25519_HKDF_SHA256_AES_256_GCM\x10\x01\"\xe3\x02\n" +
 	" ExportManagedCertificateResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12>\n" +
 	"\vcertificate\x18\x02 \x01(\v2\x1c.certd.v1.EncodedCertificateR\vcertificate\x122\n" +
 	"\x05chain\x18\x03 \x03(\v2\x1c.certd.v1.EncodedCertificateR\x05chain\x12;\n" +
 	"\x19encrypted_private_key_pem\x18\x04 \x01(\tH\x00R\x16encryptedPrivateKeyPem\x12.\n" +
-	"\x12sealed_private_key\x18\x05 \x01(\fH\x00R\x10sealedPrivateKey\x12\x1b\n" +
+	"\x12sealed_private_key\x18\x05 \x01(\fH\x00R\x10sealedPrivateKey\x12\x18\n" +
+	"\x06pkcs12\x18\a \x01(\fH\x00R\x06pkcs12\x12\x1b\n" +
 	"\thpke_info\x18\x06 \x01(\fR\bhpkeInfoB\r\n" +
-	"\vprivate_key2\xc4\x03\n" +
+	"\vprivate_key\"\xb2\x01\n" +
+	" SearchManagedCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12:\n" +
+	"\x06filter\x18\x02 \x01(\v2\".certd.v1.ManagedCertificateFilterR\x06filter\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\x9c\x01\n" +
+	"!SearchManagedCertificatesResponse\x12O\n" +
+	"\x14managed_certificates\x18\x01 \x03(\v2\x1c.certd.v1.ManagedCertificateR\x13managedCertificates\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xff\x04\n" +
+	"\x1fImportManagedCertificateRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x124\n" +
+	"\x16managed_certificate_id\x18\x02 \x01(\tR\x14managedCertificateId\x12 \n" +
+	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12+\n" +
+	"\x11certificate_chain\x18\x04 \x01(\fR\x10certificateChain\x12,\n" +
+	"\x11plain_private_key\x18\x05 \x01(\fH\x00R\x0fplainPrivateKey\x12J\n" +
+	"\x12sealed_private_key\x18\x06 \x01(\v2\x1a.certd.v1.SealedPrivateKeyH\x00R\x10sealedPrivateKey\x12N\n" +
+	"\rexport_policy\x18\a \x01(\x0e2).certd.v1.ManagedCertificate.ExportPolicyR\fexportPolicy\x12M\n" +
+	"\x06labels\x18\b \x03(\v25.certd.v1.ImportManagedCertificateRequest.LabelsEntryR\x06labels\x12\x18\n" +
+	"\areplace\x18\t \x01(\bR\areplace\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\n" +
+	" \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\v \x01(\bR\fvalidateOnly\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\vprivate_key\"Q\n" +
+	"\x10SealedPrivateKey\x12\x1d\n" +
+	"\n" +
+	"import_key\x18\x01 \x01(\tR\timportKey\x12\x1e\n" +
+	"\n" +
+	"ciphertext\x18\x02 \x01(\fR\n" +
+	"ciphertext\"-\n" +
+	"\x13GetImportKeyRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\"\xd9\x02\n" +
+	"\tImportKey\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x1c\n" +
+	"\tstatement\x18\x03 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\x12M\n" +
+	"\x13signature_algorithm\x18\x05 \x01(\x0e2\x1c.certd.v1.SignatureAlgorithmR\x12signatureAlgorithm\x12Q\n" +
+	"\x15authority_certificate\x18\x06 \x01(\v2\x1c.certd.v1.EncodedCertificateR\x14authorityCertificate\x12;\n" +
+	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xf1\x01\n" +
+	"\x1fUpdateManagedCertificateRequest\x12M\n" +
+	"\x13managed_certificate\x18\x01 \x01(\v2\x1c.certd.v1.ManagedCertificateR\x12managedCertificate\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"k\n" +
+	"\x1eRenewManagedCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"\x84\x01\n" +
+	"!RollBackManagedCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\"\x9a\x02\n" +
+	"\x1fRevokeManagedCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\aversion\x18\x02 \x01(\x03H\x00R\aversion\x12#\n" +
+	"\fall_versions\x18\x03 \x01(\bH\x00R\vallVersions\x122\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x06reason\x12C\n" +
+	"\x0finvalidity_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestIdB\n" +
+	"\n" +
+	"\bversions\"\x8d\x01\n" +
+	"\x1fDeleteManagedCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\"\n" +
+	" DeleteManagedCertificateResponse\"{\n" +
+	"%ListManagedCertificateVersionsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x91\x01\n" +
+	"&ListManagedCertificateVersionsResponse\x12?\n" +
+	"\bversions\x18\x01 \x03(\v2#.certd.v1.ManagedCertificateVersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd6\x01\n" +
+	"\x18CreateAssociationRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12%\n" +
+	"\x0eassociation_id\x18\x02 \x01(\tR\rassociationId\x127\n" +
+	"\vassociation\x18\x03 \x01(\v2\x15.certd.v1.AssociationR\vassociation\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"+\n" +
+	"\x15GetAssociationRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x89\x01\n" +
+	"\x17ListAssociationsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"}\n" +
+	"\x18ListAssociationsResponse\x129\n" +
+	"\fassociations\x18\x01 \x03(\v2\x15.certd.v1.AssociationR\fassociations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"M\n" +
+	"\x18DeleteAssociationRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x1b\n" +
+	"\x19DeleteAssociationResponse\"\xd7\x01\n" +
+	"\x0fLeaseKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x127\n" +
+	"\tsign_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bsignTime\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12\x1c\n" +
+	"\tsignature\x18\x06 \x01(\fR\tsignature\"\xce\x01\n" +
+	"\x10LeaseKeyResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12>\n" +
+	"\vcertificate\x18\x02 \x01(\v2\x1c.certd.v1.EncodedCertificateR\vcertificate\x122\n" +
+	"\x05chain\x18\x03 \x03(\v2\x1c.certd.v1.EncodedCertificateR\x05chain\x12,\n" +
+	"\x12sealed_private_key\x18\x04 \x01(\fR\x10sealedPrivateKey\"c\n" +
+	"\x17ReportDeploymentRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
+	"\n" +
+	"deployment\x18\x02 \x01(\v2\x14.certd.v1.DeploymentR\n" +
+	"deployment\"\xf0\x01\n" +
+	"\x1cCreateRenewalCampaignRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12.\n" +
+	"\x13renewal_campaign_id\x18\x02 \x01(\tR\x11renewalCampaignId\x12D\n" +
+	"\x10renewal_campaign\x18\x03 \x01(\v2\x19.certd.v1.RenewalCampaignR\x0frenewalCampaign\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"/\n" +
+	"\x19GetRenewalCampaignRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"q\n" +
+	"\x1bListRenewalCampaignsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8e\x01\n" +
+	"\x1cListRenewalCampaignsResponse\x12F\n" +
+	"\x11renewal_campaigns\x18\x01 \x03(\v2\x19.certd.v1.RenewalCampaignR\x10renewalCampaigns\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"2\n" +
+	"\x1cCancelRenewalCampaignRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name2\xcb\x11\n" +
 	"\x19ManagedCertificateService\x12e\n" +
 	"\x19RequestManagedCertificate\x12*.certd.v1.RequestManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12]\n" +
 	"\x15GetManagedCertificate\x12&.certd.v1.GetManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12n\n" +
 	"\x17ListManagedCertificates\x12(.certd.v1.ListManagedCertificatesRequest\x1a).certd.v1.ListManagedCertificatesResponse\x12q\n" +
-	"\x18ExportManagedCertificate\x12).certd.v1.ExportManagedCertificateRequest\x1a*.certd.v1.ExportManagedCertificateResponseB/\n" +
+	"\x18ExportManagedCertificate\x12).certd.v1.ExportManagedCertificateRequest\x1a*.certd.v1.ExportManagedCertificateResponse\x12t\n" +
+	"\x19SearchManagedCertificates\x12*.certd.v1.SearchManagedCertificatesRequest\x1a+.certd.v1.SearchManagedCertificatesResponse\x12c\n" +
+	"\x18ImportManagedCertificate\x12).certd.v1.ImportManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12B\n" +
+	"\fGetImportKey\x12\x1d.certd.v1.GetImportKeyRequest\x1a\x13.certd.v1.ImportKey\x12c\n" +
+	"\x18UpdateManagedCertificate\x12).certd.v1.UpdateManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12a\n" +
+	"\x17RenewManagedCertificate\x12(.certd.v1.RenewManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12g\n" +
+	"\x1aRollBackManagedCertificate\x12+.certd.v1.RollBackManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12c\n" +
+	"\x18RevokeManagedCertificate\x12).certd.v1.RevokeManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12q\n" +
+	"\x18DeleteManagedCertificate\x12).certd.v1.DeleteManagedCertificateRequest\x1a*.certd.v1.DeleteManagedCertificateResponse\x12\x83\x01\n" +
+	"\x1eListManagedCertificateVersions\x12/.certd.v1.ListManagedCertificateVersionsRequest\x1a0.certd.v1.ListManagedCertificateVersionsResponse\x12N\n" +
+	"\x11CreateAssociation\x12\".certd.v1.CreateAssociationRequest\x1a\x15.certd.v1.Association\x12H\n" +
+	"\x0eGetAssociation\x12\x1f.certd.v1.GetAssociationRequest\x1a\x15.certd.v1.Association\x12Y\n" +
+	"\x10ListAssociations\x12!.certd.v1.ListAssociationsRequest\x1a\".certd.v1.ListAssociationsResponse\x12\\\n" +
+	"\x11DeleteAssociation\x12\".certd.v1.DeleteAssociationRequest\x1a#.certd.v1.DeleteAssociationResponse\x12A\n" +
+	"\bLeaseKey\x12\x19.certd.v1.LeaseKeyRequest\x1a\x1a.certd.v1.LeaseKeyResponse\x12L\n" +
+	"\x10ReportDeployment\x12!.certd.v1.ReportDeploymentRequest\x1a\x15.certd.v1.Association\x12Z\n" +
+	"\x15CreateRenewalCampaign\x12&.certd.v1.CreateRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12T\n" +
+	"\x12GetRenewalCampaign\x12#.certd.v1.GetRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12e\n" +
+	"\x14ListRenewalCampaigns\x12%.certd.v1.ListRenewalCampaignsRequest\x1a&.certd.v1.ListRenewalCampaignsResponse\x12Z\n" +
+	"\x15CancelRenewalCampaign\x12&.certd.v1.CancelRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaignB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -794,43 +2928,141 @@ func file_certd_v1_managed_certificate_service_proto_rawDescGZIP() []byte {
 }
 
 var file_certd_v1_managed_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_certd_v1_managed_certificate_service_proto_goTypes = []any{
-	(PassphraseProtection_Format)(0),         // 0: certd.v1.PassphraseProtection.Format
-	(RecipientProtection_Suite)(0),           // 1: certd.v1.RecipientProtection.Suite
-	(*RequestManagedCertificateRequest)(nil), // 2: certd.v1.RequestManagedCertificateRequest
-	(*GetManagedCertificateRequest)(nil),     // 3: certd.v1.GetManagedCertificateRequest
-	(*ListManagedCertificatesRequest)(nil),   // 4: certd.v1.ListManagedCertificatesRequest
-	(*ListManagedCertificatesResponse)(nil),  // 5: certd.v1.ListManagedCertificatesResponse
-	(*ExportManagedCertificateRequest)(nil),  // 6: certd.v1.ExportManagedCertificateRequest
-	(*PassphraseProtection)(nil),             // 7: certd.v1.PassphraseProtection
-	(*RecipientProtection)(nil),              // 8: certd.v1.RecipientProtection
-	(*ExportManagedCertificateResponse)(nil), // 9: certd.v1.ExportManagedCertificateResponse
-	(*ManagedCertificate)(nil),               // 10: certd.v1.ManagedCertificate
-	(*EncodedCertificate)(nil),               // 11: certd.v1.EncodedCertificate
+	(PassphraseProtection_Format)(0),               // 0: certd.v1.PassphraseProtection.Format
+	(RecipientProtection_Suite)(0),                 // 1: certd.v1.RecipientProtection.Suite
+	(*RequestManagedCertificateRequest)(nil),       // 2: certd.v1.RequestManagedCertificateRequest
+	(*GetManagedCertificateRequest)(nil),           // 3: certd.v1.GetManagedCertificateRequest
+	(*ListManagedCertificatesRequest)(nil),         // 4: certd.v1.ListManagedCertificatesRequest
+	(*ListManagedCertificatesResponse)(nil),        // 5: certd.v1.ListManagedCertificatesResponse
+	(*ExportManagedCertificateRequest)(nil),        // 6: certd.v1.ExportManagedCertificateRequest
+	(*PassphraseProtection)(nil),                   // 7: certd.v1.PassphraseProtection
+	(*RecipientProtection)(nil),                    // 8: certd.v1.RecipientProtection
+	(*ExportManagedCertificateResponse)(nil),       // 9: certd.v1.ExportManagedCertificateResponse
+	(*SearchManagedCertificatesRequest)(nil),       // 10: certd.v1.SearchManagedCertificatesRequest
+	(*SearchManagedCertificatesResponse)(nil),      // 11: certd.v1.SearchManagedCertificatesResponse
+	(*ImportManagedCertificateRequest)(nil),        // 12: certd.v1.ImportManagedCertificateRequest
+	(*SealedPrivateKey)(nil),                       // 13: certd.v1.SealedPrivateKey
+	(*GetImportKeyRequest)(nil),                    // 14: certd.v1.GetImportKeyRequest
+	(*ImportKey)(nil),                              // 15: certd.v1.ImportKey
+	(*UpdateManagedCertificateRequest)(nil),        // 16: certd.v1.UpdateManagedCertificateRequest
+	(*RenewManagedCertificateRequest)(nil),         // 17: certd.v1.RenewManagedCertificateRequest
+	(*RollBackManagedCertificateRequest)(nil),      // 18: certd.v1.RollBackManagedCertificateRequest
+	(*RevokeManagedCertificateRequest)(nil),        // 19: certd.v1.RevokeManagedCertificateRequest
+	(*DeleteManagedCertificateRequest)(nil),        // 20: certd.v1.DeleteManagedCertificateRequest
+	(*DeleteManagedCertificateResponse)(nil),       // 21: certd.v1.DeleteManagedCertificateResponse
+	(*ListManagedCertificateVersionsRequest)(nil),  // 22: certd.v1.ListManagedCertificateVersionsRequest
+	(*ListManagedCertificateVersionsResponse)(nil), // 23: certd.v1.ListManagedCertificateVersionsResponse
+	(*CreateAssociationRequest)(nil),               // 24: certd.v1.CreateAssociationRequest
+	(*GetAssociationRequest)(nil),                  // 25: certd.v1.GetAssociationRequest
+	(*ListAssociationsRequest)(nil),                // 26: certd.v1.ListAssociationsRequest
+	(*ListAssociationsResponse)(nil),               // 27: certd.v1.ListAssociationsResponse
+	(*DeleteAssociationRequest)(nil),               // 28: certd.v1.DeleteAssociationRequest
+	(*DeleteAssociationResponse)(nil),              // 29: certd.v1.DeleteAssociationResponse
+	(*LeaseKeyRequest)(nil),                        // 30: certd.v1.LeaseKeyRequest
+	(*LeaseKeyResponse)(nil),                       // 31: certd.v1.LeaseKeyResponse
+	(*ReportDeploymentRequest)(nil),                // 32: certd.v1.ReportDeploymentRequest
+	(*CreateRenewalCampaignRequest)(nil),           // 33: certd.v1.CreateRenewalCampaignRequest
+	(*GetRenewalCampaignRequest)(nil),              // 34: certd.v1.GetRenewalCampaignRequest
+	(*ListRenewalCampaignsRequest)(nil),            // 35: certd.v1.ListRenewalCampaignsRequest
+	(*ListRenewalCampaignsResponse)(nil),           // 36: certd.v1.ListRenewalCampaignsResponse
+	(*CancelRenewalCampaignRequest)(nil),           // 37: certd.v1.CancelRenewalCampaignRequest
+	nil,                                            // 38: certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	(*ManagedCertificate)(nil),                     // 39: certd.v1.ManagedCertificate
+	(*EncodedCertificate)(nil),                     // 40: certd.v1.EncodedCertificate
+	(*ManagedCertificateFilter)(nil),               // 41: certd.v1.ManagedCertificateFilter
+	(ManagedCertificate_ExportPolicy)(0),           // 42: certd.v1.ManagedCertificate.ExportPolicy
+	(SignatureAlgorithm)(0),                        // 43: certd.v1.SignatureAlgorithm
+	(*timestamppb.Timestamp)(nil),                  // 44: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),                  // 45: google.protobuf.FieldMask
+	(RevocationReason)(0),                          // 46: certd.v1.RevocationReason
+	(*ManagedCertificateVersion)(nil),              // 47: certd.v1.ManagedCertificateVersion
+	(*Association)(nil),                            // 48: certd.v1.Association
+	(*Deployment)(nil),                             // 49: certd.v1.Deployment
+	(*RenewalCampaign)(nil),                        // 50: certd.v1.RenewalCampaign
 }
 var file_certd_v1_managed_certificate_service_proto_depIdxs = []int32{
-	10, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	10, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	39, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	39, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
 	7,  // 2: certd.v1.ExportManagedCertificateRequest.passphrase:type_name -> certd.v1.PassphraseProtection
 	8,  // 3: certd.v1.ExportManagedCertificateRequest.recipient:type_name -> certd.v1.RecipientProtection
 	0,  // 4: certd.v1.PassphraseProtection.format:type_name -> certd.v1.PassphraseProtection.Format
 	1,  // 5: certd.v1.RecipientProtection.suite:type_name -> certd.v1.RecipientProtection.Suite
-	11, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
-	11, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
-	2,  // 8: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
-	3,  // 9: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
-	4,  // 10: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
-	6,  // 11: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
-	10, // 12: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	10, // 13: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	5,  // 14: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
-	9,  // 15: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	40, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	40, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
+	41, // 8: certd.v1.SearchManagedCertificatesRequest.filter:type_name -> certd.v1.ManagedCertificateFilter
+	39, // 9: certd.v1.SearchManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	13, // 10: certd.v1.ImportManagedCertificateRequest.sealed_private_key:type_name -> certd.v1.SealedPrivateKey
+	42, // 11: certd.v1.ImportManagedCertificateRequest.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
+	38, // 12: certd.v1.ImportManagedCertificateRequest.labels:type_name -> certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	43, // 13: certd.v1.ImportKey.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	40, // 14: certd.v1.ImportKey.authority_certificate:type_name -> certd.v1.EncodedCertificate
+	44, // 15: certd.v1.ImportKey.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 16: certd.v1.UpdateManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	45, // 17: certd.v1.UpdateManagedCertificateRequest.update_mask:type_name -> google.protobuf.FieldMask
+	46, // 18: certd.v1.RevokeManagedCertificateRequest.reason:type_name -> certd.v1.RevocationReason
+	44, // 19: certd.v1.RevokeManagedCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	47, // 20: certd.v1.ListManagedCertificateVersionsResponse.versions:type_name -> certd.v1.ManagedCertificateVersion
+	48, // 21: certd.v1.CreateAssociationRequest.association:type_name -> certd.v1.Association
+	48, // 22: certd.v1.ListAssociationsResponse.associations:type_name -> certd.v1.Association
+	44, // 23: certd.v1.LeaseKeyRequest.sign_time:type_name -> google.protobuf.Timestamp
+	40, // 24: certd.v1.LeaseKeyResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	40, // 25: certd.v1.LeaseKeyResponse.chain:type_name -> certd.v1.EncodedCertificate
+	49, // 26: certd.v1.ReportDeploymentRequest.deployment:type_name -> certd.v1.Deployment
+	50, // 27: certd.v1.CreateRenewalCampaignRequest.renewal_campaign:type_name -> certd.v1.RenewalCampaign
+	50, // 28: certd.v1.ListRenewalCampaignsResponse.renewal_campaigns:type_name -> certd.v1.RenewalCampaign
+	2,  // 29: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
+	3,  // 30: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
+	4,  // 31: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
+	6,  // 32: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
+	10, // 33: certd.v1.ManagedCertificateService.SearchManagedCertificates:input_type -> certd.v1.SearchManagedCertificatesRequest
+	12, // 34: certd.v1.ManagedCertificateService.ImportManagedCertificate:input_type -> certd.v1.ImportManagedCertificateRequest
+	14, // 35: certd.v1.ManagedCertificateService.GetImportKey:input_type -> certd.v1.GetImportKeyRequest
+	16, // 36: certd.v1.ManagedCertificateService.UpdateManagedCertificate:input_type -> certd.v1.UpdateManagedCertificateRequest
+	17, // 37: certd.v1.ManagedCertificateService.RenewManagedCertificate:input_type -> certd.v1.RenewManagedCertificateRequest
+	18, // 38: certd.v1.ManagedCertificateService.RollBackManagedCertificate:input_type -> certd.v1.RollBackManagedCertificateRequest
+	19, // 39: certd.v1.ManagedCertificateService.RevokeManagedCertificate:input_type -> certd.v1.RevokeManagedCertificateRequest
+	20, // 40: certd.v1.ManagedCertificateService.DeleteManagedCertificate:input_type -> certd.v1.DeleteManagedCertificateRequest
+	22, // 41: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:input_type -> certd.v1.ListManagedCertificateVersionsRequest
+	24, // 42: certd.v1.ManagedCertificateService.CreateAssociation:input_type -> certd.v1.CreateAssociationRequest
+	25, // 43: certd.v1.ManagedCertificateService.GetAssociation:input_type -> certd.v1.GetAssociationRequest
+	26, // 44: certd.v1.ManagedCertificateService.ListAssociations:input_type -> certd.v1.ListAssociationsRequest
+	28, // 45: certd.v1.ManagedCertificateService.DeleteAssociation:input_type -> certd.v1.DeleteAssociationRequest
+	30, // 46: certd.v1.ManagedCertificateService.LeaseKey:input_type -> certd.v1.LeaseKeyRequest
+	32, // 47: certd.v1.ManagedCertificateService.ReportDeployment:input_type -> certd.v1.ReportDeploymentRequest
+	33, // 48: certd.v1.ManagedCertificateService.CreateRenewalCampaign:input_type -> certd.v1.CreateRenewalCampaignRequest
+	34, // 49: certd.v1.ManagedCertificateService.GetRenewalCampaign:input_type -> certd.v1.GetRenewalCampaignRequest
+	35, // 50: certd.v1.ManagedCertificateService.ListRenewalCampaigns:input_type -> certd.v1.ListRenewalCampaignsRequest
+	37, // 51: certd.v1.ManagedCertificateService.CancelRenewalCampaign:input_type -> certd.v1.CancelRenewalCampaignRequest
+	39, // 52: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	39, // 53: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	5,  // 54: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
+	9,  // 55: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
+	11, // 56: certd.v1.ManagedCertificateService.SearchManagedCertificates:output_type -> certd.v1.SearchManagedCertificatesResponse
+	39, // 57: certd.v1.ManagedCertificateService.ImportManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	15, // 58: certd.v1.ManagedCertificateService.GetImportKey:output_type -> certd.v1.ImportKey
+	39, // 59: certd.v1.ManagedCertificateService.UpdateManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	39, // 60: certd.v1.ManagedCertificateService.RenewManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	39, // 61: certd.v1.ManagedCertificateService.RollBackManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	39, // 62: certd.v1.ManagedCertificateService.RevokeManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	21, // 63: certd.v1.ManagedCertificateService.DeleteManagedCertificate:output_type -> certd.v1.DeleteManagedCertificateResponse
+	23, // 64: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:output_type -> certd.v1.ListManagedCertificateVersionsResponse
+	48, // 65: certd.v1.ManagedCertificateService.CreateAssociation:output_type -> certd.v1.Association
+	48, // 66: certd.v1.ManagedCertificateService.GetAssociation:output_type -> certd.v1.Association
+	27, // 67: certd.v1.ManagedCertificateService.ListAssociations:output_type -> certd.v1.ListAssociationsResponse
+	29, // 68: certd.v1.ManagedCertificateService.DeleteAssociation:output_type -> certd.v1.DeleteAssociationResponse
+	31, // 69: certd.v1.ManagedCertificateService.LeaseKey:output_type -> certd.v1.LeaseKeyResponse
+	48, // 70: certd.v1.ManagedCertificateService.ReportDeployment:output_type -> certd.v1.Association
+	50, // 71: certd.v1.ManagedCertificateService.CreateRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	50, // 72: certd.v1.ManagedCertificateService.GetRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	36, // 73: certd.v1.ManagedCertificateService.ListRenewalCampaigns:output_type -> certd.v1.ListRenewalCampaignsResponse
+	50, // 74: certd.v1.ManagedCertificateService.CancelRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	52, // [52:75] is the sub-list for method output_type
+	29, // [29:52] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_managed_certificate_service_proto_init() }
@@ -838,7 +3070,11 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 	if File_certd_v1_managed_certificate_service_proto != nil {
 		return
 	}
+	file_certd_v1_association_proto_init()
+	file_certd_v1_certificate_proto_init()
 	file_certd_v1_managed_certificate_proto_init()
+	file_certd_v1_managed_certificate_filter_proto_init()
+	file_certd_v1_renewal_campaign_proto_init()
 	file_certd_v1_x509_proto_init()
 	file_certd_v1_managed_certificate_service_proto_msgTypes[4].OneofWrappers = []any{
 		(*ExportManagedCertificateRequest_Passphrase)(nil),
@@ -847,6 +3083,15 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 	file_certd_v1_managed_certificate_service_proto_msgTypes[7].OneofWrappers = []any{
 		(*ExportManagedCertificateResponse_EncryptedPrivateKeyPem)(nil),
 		(*ExportManagedCertificateResponse_SealedPrivateKey)(nil),
+		(*ExportManagedCertificateResponse_Pkcs12)(nil),
+	}
+	file_certd_v1_managed_certificate_service_proto_msgTypes[10].OneofWrappers = []any{
+		(*ImportManagedCertificateRequest_PlainPrivateKey)(nil),
+		(*ImportManagedCertificateRequest_SealedPrivateKey)(nil),
+	}
+	file_certd_v1_managed_certificate_service_proto_msgTypes[17].OneofWrappers = []any{
+		(*RevokeManagedCertificateRequest_Version)(nil),
+		(*RevokeManagedCertificateRequest_AllVersions)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -854,7 +3099,7 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_managed_certificate_service_proto_rawDesc), len(file_certd_v1_managed_certificate_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,17 +21,36 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ManagedCertificateService_RequestManagedCertificate_FullMethodName = "/certd.v1.ManagedCertificateService/RequestManagedCertificate"
-	ManagedCertificateService_GetManagedCertificate_FullMethodName     = "/certd.v1.ManagedCertificateService/GetManagedCertificate"
-	ManagedCertificateService_ListManagedCertificates_FullMethodName   = "/certd.v1.ManagedCertificateService/ListManagedCertificates"
-	ManagedCertificateService_ExportManagedCertificate_FullMethodName  = "/certd.v1.ManagedCertificateService/ExportManagedCertificate"
+	ManagedCertificateService_RequestManagedCertificate_FullMethodName      = "/certd.v1.ManagedCertificateService/RequestManagedCertificate"
+	ManagedCertificateService_GetManagedCertificate_FullMethodName          = "/certd.v1.ManagedCertificateService/GetManagedCertificate"
+	ManagedCertificateService_ListManagedCertificates_FullMethodName        = "/certd.v1.ManagedCertificateService/ListManagedCertificates"
+	ManagedCertificateService_ExportManagedCertificate_FullMethodName       = "/certd.v1.ManagedCertificateService/ExportManagedCertificate"
+	ManagedCertificateService_SearchManagedCertificates_FullMethodName      = "/certd.v1.ManagedCertificateService/SearchManagedCertificates"
+	ManagedCertificateService_ImportManagedCertificate_FullMethodName       = "/certd.v1.ManagedCertificateService/ImportManagedCertificate"
+	ManagedCertificateService_GetImportKey_FullMethodName                   = "/certd.v1.ManagedCertificateService/GetImportKey"
+	ManagedCertificateService_UpdateManagedCertificate_FullMethodName       = "/certd.v1.ManagedCertificateService/UpdateManagedCertificate"
+	ManagedCertificateService_RenewManagedCertificate_FullMethodName        = "/certd.v1.ManagedCertificateService/RenewManagedCertificate"
+	ManagedCertificateService_RollBackManagedCertificate_FullMethodName     = "/certd.v1.ManagedCertificateService/RollBackManagedCertificate"
+	ManagedCertificateService_RevokeManagedCertificate_FullMethodName       = "/certd.v1.ManagedCertificateService/RevokeManagedCertificate"
+	ManagedCertificateService_DeleteManagedCertificate_FullMethodName       = "/certd.v1.ManagedCertificateService/DeleteManagedCertificate"
+	ManagedCertificateService_ListManagedCertificateVersions_FullMethodName = "/certd.v1.ManagedCertificateService/ListManagedCertificateVersions"
+	ManagedCertificateService_CreateAssociation_FullMethodName              = "/certd.v1.ManagedCertificateService/CreateAssociation"
+	ManagedCertificateService_GetAssociation_FullMethodName                 = "/certd.v1.ManagedCertificateService/GetAssociation"
+	ManagedCertificateService_ListAssociations_FullMethodName               = "/certd.v1.ManagedCertificateService/ListAssociations"
+	ManagedCertificateService_DeleteAssociation_FullMethodName              = "/certd.v1.ManagedCertificateService/DeleteAssociation"
+	ManagedCertificateService_LeaseKey_FullMethodName                       = "/certd.v1.ManagedCertificateService/LeaseKey"
+	ManagedCertificateService_ReportDeployment_FullMethodName               = "/certd.v1.ManagedCertificateService/ReportDeployment"
+	ManagedCertificateService_CreateRenewalCampaign_FullMethodName          = "/certd.v1.ManagedCertificateService/CreateRenewalCampaign"
+	ManagedCertificateService_GetRenewalCampaign_FullMethodName             = "/certd.v1.ManagedCertificateService/GetRenewalCampaign"
+	ManagedCertificateService_ListRenewalCampaigns_FullMethodName           = "/certd.v1.ManagedCertificateService/ListRenewalCampaigns"
+	ManagedCertificateService_CancelRenewalCampaign_FullMethodName          = "/certd.v1.ManagedCertificateService/CancelRenewalCampaign"
 )
 
 // ManagedCertificateServiceClient is the client API for ManagedCertificateService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Requests, shows and exports managed certificates.
+// The whole life of managed certificates: requested or imported, renewed, exported, leased to consumers, revoked, deleted.
 type ManagedCertificateServiceClient interface {
 	// Declares a managed certificate. Its key is generated in the token process and its first version issued in the
 	// background; the answer may still be PENDING.
@@ -43,6 +62,52 @@ type ManagedCertificateServiceClient interface {
 	// Returns a version's certificate, chain and private key, the key encrypted under a passphrase or to a recipient key.
 	// The event of the export is durable before any byte leaves. Never stored, never replayed.
 	ExportManagedCertificate(ctx context.Context, in *ExportManagedCertificateRequest, opts ...grpc.CallOption) (*ExportManagedCertificateResponse, error)
+	// Finds managed certificates of a tenant, by name. A page may hold fewer than asked for, even none, and not be the last: as
+	// long as there is a `next_page_token`, there is more to look at.
+	SearchManagedCertificates(ctx context.Context, in *SearchManagedCertificatesRequest, opts ...grpc.CallOption) (*SearchManagedCertificatesResponse, error)
+	// Imports a certificate with its private key that was made elsewhere. On an existing imported one it makes a new version, which
+	// becomes current; the one before is kept until it ends (RollBackManagedCertificate). All of it happens or nothing does.
+	ImportManagedCertificate(ctx context.Context, in *ImportManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
+	// Returns the key to which a client seals what it imports, with a statement that the token process signed.
+	GetImportKey(ctx context.Context, in *GetImportKeyRequest, opts ...grpc.CallOption) (*ImportKey, error)
+	// Changes labels or the renewal policy. Names, keys and the export policy are for life.
+	UpdateManagedCertificate(ctx context.Context, in *UpdateManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
+	// Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
+	// NOT_RENEWABLE for an imported one.
+	RenewManagedCertificate(ctx context.Context, in *RenewManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
+	// Makes an earlier version of an imported one current again, which has not ended.
+	RollBackManagedCertificate(ctx context.Context, in *RollBackManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
+	// Revokes one version, or all that have not ended. While another version lives, the managed certificate stays ACTIVE.
+	// KEY_COMPROMISE blocks the key for ever and starts a renewal at once, unless the renewal mode is NEVER.
+	RevokeManagedCertificate(ctx context.Context, in *RevokeManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
+	// Deletes a managed certificate with its keys. CERTIFICATE_IN_USE, which names them, while consumers are associated. Its
+	// certificates stay in the books, and valid: revoke them first if they should not be.
+	DeleteManagedCertificate(ctx context.Context, in *DeleteManagedCertificateRequest, opts ...grpc.CallOption) (*DeleteManagedCertificateResponse, error)
+	// Lists the versions of a managed certificate, newest first.
+	ListManagedCertificateVersions(ctx context.Context, in *ListManagedCertificateVersionsRequest, opts ...grpc.CallOption) (*ListManagedCertificateVersionsResponse, error)
+	// Lets an identity lease the keys of a managed certificate.
+	CreateAssociation(ctx context.Context, in *CreateAssociationRequest, opts ...grpc.CallOption) (*Association, error)
+	// Returns one association. Its consumer may always ask.
+	GetAssociation(ctx context.Context, in *GetAssociationRequest, opts ...grpc.CallOption) (*Association, error)
+	// Lists associations by name: of a managed certificate, or with `-` for it, all of a tenant.
+	ListAssociations(ctx context.Context, in *ListAssociationsRequest, opts ...grpc.CallOption) (*ListAssociationsResponse, error)
+	// Ends an association: the consumer leases no more. What it has leased cannot be called back; renew the certificate, or
+	// revoke it.
+	DeleteAssociation(ctx context.Context, in *DeleteAssociationRequest, opts ...grpc.CallOption) (*DeleteAssociationResponse, error)
+	// Returns certificate, chain and private key to a consumer, the key encrypted to a one-time key of the consumer. The token
+	// process itself verifies the consumer's signature and certificate. The event is durable before any byte leaves. Never stored,
+	// never replayed.
+	LeaseKey(ctx context.Context, in *LeaseKeyRequest, opts ...grpc.CallOption) (*LeaseKeyResponse, error)
+	// Takes what a consumer says it serves.
+	ReportDeployment(ctx context.Context, in *ReportDeploymentRequest, opts ...grpc.CallOption) (*Association, error)
+	// Renews many managed certificates now, so many in a minute.
+	CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error)
+	// Returns one campaign with its progress.
+	GetRenewalCampaign(ctx context.Context, in *GetRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error)
+	// Lists the campaigns of a tenant, newest first.
+	ListRenewalCampaigns(ctx context.Context, in *ListRenewalCampaignsRequest, opts ...grpc.CallOption) (*ListRenewalCampaignsResponse, error)
+	// Ends a campaign; renewals that have begun go on.
+	CancelRenewalCampaign(ctx context.Context, in *CancelRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error)
 }
 
 type managedCertificateServiceClient struct {
@@ -93,11 +158,201 @@ func (c *managedCertificateServiceClient) ExportManagedCertificate(ctx context.C
 	return out, nil
 }
 
+func (c *managedCertificateServiceClient) SearchManagedCertificates(ctx context.Context, in *SearchManagedCertificatesRequest, opts ...grpc.CallOption) (*SearchManagedCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchManagedCertificatesResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_SearchManagedCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) ImportManagedCertificate(ctx context.Context, in *ImportManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManagedCertificate)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ImportManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) GetImportKey(ctx context.Context, in *GetImportKeyRequest, opts ...grpc.CallOption) (*ImportKey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportKey)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_GetImportKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) UpdateManagedCertificate(ctx context.Context, in *UpdateManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManagedCertificate)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_UpdateManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) RenewManagedCertificate(ctx context.Context, in *RenewManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManagedCertificate)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_RenewManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) RollBackManagedCertificate(ctx context.Context, in *RollBackManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManagedCertificate)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_RollBackManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) RevokeManagedCertificate(ctx context.Context, in *RevokeManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ManagedCertificate)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_RevokeManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) DeleteManagedCertificate(ctx context.Context, in *DeleteManagedCertificateRequest, opts ...grpc.CallOption) (*DeleteManagedCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteManagedCertificateResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_DeleteManagedCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) ListManagedCertificateVersions(ctx context.Context, in *ListManagedCertificateVersionsRequest, opts ...grpc.CallOption) (*ListManagedCertificateVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListManagedCertificateVersionsResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ListManagedCertificateVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) CreateAssociation(ctx context.Context, in *CreateAssociationRequest, opts ...grpc.CallOption) (*Association, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Association)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_CreateAssociation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) GetAssociation(ctx context.Context, in *GetAssociationRequest, opts ...grpc.CallOption) (*Association, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Association)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_GetAssociation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) ListAssociations(ctx context.Context, in *ListAssociationsRequest, opts ...grpc.CallOption) (*ListAssociationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAssociationsResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ListAssociations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) DeleteAssociation(ctx context.Context, in *DeleteAssociationRequest, opts ...grpc.CallOption) (*DeleteAssociationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteAssociationResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_DeleteAssociation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) LeaseKey(ctx context.Context, in *LeaseKeyRequest, opts ...grpc.CallOption) (*LeaseKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaseKeyResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_LeaseKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) ReportDeployment(ctx context.Context, in *ReportDeploymentRequest, opts ...grpc.CallOption) (*Association, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Association)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ReportDeployment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewalCampaign)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_CreateRenewalCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) GetRenewalCampaign(ctx context.Context, in *GetRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewalCampaign)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_GetRenewalCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) ListRenewalCampaigns(ctx context.Context, in *ListRenewalCampaignsRequest, opts ...grpc.CallOption) (*ListRenewalCampaignsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRenewalCampaignsResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ListRenewalCampaigns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) CancelRenewalCampaign(ctx context.Context, in *CancelRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewalCampaign)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_CancelRenewalCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ManagedCertificateServiceServer is the server API for ManagedCertificateService service.
 // All implementations must embed UnimplementedManagedCertificateServiceServer
 // for forward compatibility.
 //
-// Requests, shows and exports managed certificates.
+// The whole life of managed certificates: requested or imported, renewed, exported, leased to consumers, revoked, deleted.
 type ManagedCertificateServiceServer interface {
 	// Declares a managed certificate. Its key is generated in the token process and its first version issued in the
 	// background; the answer may still be PENDING.
@@ -109,6 +364,52 @@ type ManagedCertificateServiceServer interface {
 	// Returns a version's certificate, chain and private key, the key encrypted under a passphrase or to a recipient key.
 	// The event of the export is durable before any byte leaves. Never stored, never replayed.
 	ExportManagedCertificate(context.Context, *ExportManagedCertificateRequest) (*ExportManagedCertificateResponse, error)
+	// Finds managed certificates of a tenant, by name. A page may hold fewer than asked for, even none, and not be the last: as
+	// long as there is a `next_page_token`, there is more to look at.
+	SearchManagedCertificates(context.Context, *SearchManagedCertificatesRequest) (*SearchManagedCertificatesResponse, error)
+	// Imports a certificate with its private key that was made elsewhere. On an existing imported one it makes a new version, which
+	// becomes current; the one before is kept until it ends (RollBackManagedCertificate). All of it happens or nothing does.
+	ImportManagedCertificate(context.Context, *ImportManagedCertificateRequest) (*ManagedCertificate, error)
+	// Returns the key to which a client seals what it imports, with a statement that the token process signed.
+	GetImportKey(context.Context, *GetImportKeyRequest) (*ImportKey, error)
+	// Changes labels or the renewal policy. Names, keys and the export policy are for life.
+	UpdateManagedCertificate(context.Context, *UpdateManagedCertificateRequest) (*ManagedCertificate, error)
+	// Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
+	// NOT_RENEWABLE for an imported one.
+	RenewManagedCertificate(context.Context, *RenewManagedCertificateRequest) (*ManagedCertificate, error)
+	// Makes an earlier version of an imported one current again, which has not ended.
+	RollBackManagedCertificate(context.Context, *RollBackManagedCertificateRequest) (*ManagedCertificate, error)
+	// Revokes one version, or all that have not ended. While another version lives, the managed certificate stays ACTIVE.
+	// KEY_COMPROMISE blocks the key for ever and starts a renewal at once, unless the renewal mode is NEVER.
+	RevokeManagedCertificate(context.Context, *RevokeManagedCertificateRequest) (*ManagedCertificate, error)
+	// Deletes a managed certificate with its keys. CERTIFICATE_IN_USE, which names them, while consumers are associated. Its
+	// certificates stay in the books, and valid: revoke them first if they should not be.
+	DeleteManagedCertificate(context.Context, *DeleteManagedCertificateRequest) (*DeleteManagedCertificateResponse, error)
+	// Lists the versions of a managed certificate, newest first.
+	ListManagedCertificateVersions(context.Context, *ListManagedCertificateVersionsRequest) (*ListManagedCertificateVersionsResponse, error)
+	// Lets an identity lease the keys of a managed certificate.
+	CreateAssociation(context.Context, *CreateAssociationRequest) (*Association, error)
+	// Returns one association. Its consumer may always ask.
+	GetAssociation(context.Context, *GetAssociationRequest) (*Association, error)
+	// Lists associations by name: of a managed certificate, or with `-` for it, all of a tenant.
+	ListAssociations(context.Context, *ListAssociationsRequest) (*ListAssociationsResponse, error)
+	// Ends an association: the consumer leases no more. What it has leased cannot be called back; renew the certificate, or
+	// revoke it.
+	DeleteAssociation(context.Context, *DeleteAssociationRequest) (*DeleteAssociationResponse, error)
+	// Returns certificate, chain and private key to a consumer, the key encrypted to a one-time key of the consumer. The token
+	// process itself verifies the consumer's signature and certificate. The event is durable before any byte leaves. Never stored,
+	// never replayed.
+	LeaseKey(context.Context, *LeaseKeyRequest) (*LeaseKeyResponse, error)
+	// Takes what a consumer says it serves.
+	ReportDeployment(context.Context, *ReportDeploymentRequest) (*Association, error)
+	// Renews many managed certificates now, so many in a minute.
+	CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error)
+	// Returns one campaign with its progress.
+	GetRenewalCampaign(context.Context, *GetRenewalCampaignRequest) (*RenewalCampaign, error)
+	// Lists the campaigns of a tenant, newest first.
+	ListRenewalCampaigns(context.Context, *ListRenewalCampaignsRequest) (*ListRenewalCampaignsResponse, error)
+	// Ends a campaign; renewals that have begun go on.
+	CancelRenewalCampaign(context.Context, *CancelRenewalCampaignRequest) (*RenewalCampaign, error)
 	mustEmbedUnimplementedManagedCertificateServiceServer()
 }
 
@@ -130,6 +431,63 @@ func (UnimplementedManagedCertificateServiceServer) ListManagedCertificates(cont
 }
 func (UnimplementedManagedCertificateServiceServer) ExportManagedCertificate(context.Context, *ExportManagedCertificateRequest) (*ExportManagedCertificateResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ExportManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) SearchManagedCertificates(context.Context, *SearchManagedCertificatesRequest) (*SearchManagedCertificatesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SearchManagedCertificates not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ImportManagedCertificate(context.Context, *ImportManagedCertificateRequest) (*ManagedCertificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ImportManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) GetImportKey(context.Context, *GetImportKeyRequest) (*ImportKey, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetImportKey not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) UpdateManagedCertificate(context.Context, *UpdateManagedCertificateRequest) (*ManagedCertificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UpdateManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) RenewManagedCertificate(context.Context, *RenewManagedCertificateRequest) (*ManagedCertificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RenewManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) RollBackManagedCertificate(context.Context, *RollBackManagedCertificateRequest) (*ManagedCertificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RollBackManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) RevokeManagedCertificate(context.Context, *RevokeManagedCertificateRequest) (*ManagedCertificate, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RevokeManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) DeleteManagedCertificate(context.Context, *DeleteManagedCertificateRequest) (*DeleteManagedCertificateResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteManagedCertificate not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ListManagedCertificateVersions(context.Context, *ListManagedCertificateVersionsRequest) (*ListManagedCertificateVersionsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListManagedCertificateVersions not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) CreateAssociation(context.Context, *CreateAssociationRequest) (*Association, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateAssociation not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) GetAssociation(context.Context, *GetAssociationRequest) (*Association, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetAssociation not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ListAssociations(context.Context, *ListAssociationsRequest) (*ListAssociationsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListAssociations not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) DeleteAssociation(context.Context, *DeleteAssociationRequest) (*DeleteAssociationResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteAssociation not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) LeaseKey(context.Context, *LeaseKeyRequest) (*LeaseKeyResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method LeaseKey not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ReportDeployment(context.Context, *ReportDeploymentRequest) (*Association, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ReportDeployment not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateRenewalCampaign not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) GetRenewalCampaign(context.Context, *GetRenewalCampaignRequest) (*RenewalCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetRenewalCampaign not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ListRenewalCampaigns(context.Context, *ListRenewalCampaignsRequest) (*ListRenewalCampaignsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListRenewalCampaigns not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) CancelRenewalCampaign(context.Context, *CancelRenewalCampaignRequest) (*RenewalCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CancelRenewalCampaign not implemented")
 }
 func (UnimplementedManagedCertificateServiceServer) mustEmbedUnimplementedManagedCertificateServiceServer() {
 }
@@ -225,6 +583,348 @@ func _ManagedCertificateService_ExportManagedCertificate_Handler(srv interface{}
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ManagedCertificateService_SearchManagedCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchManagedCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).SearchManagedCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_SearchManagedCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).SearchManagedCertificates(ctx, req.(*SearchManagedCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_ImportManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ImportManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ImportManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ImportManagedCertificate(ctx, req.(*ImportManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_GetImportKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetImportKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).GetImportKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_GetImportKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).GetImportKey(ctx, req.(*GetImportKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_UpdateManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).UpdateManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_UpdateManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).UpdateManagedCertificate(ctx, req.(*UpdateManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_RenewManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).RenewManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_RenewManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).RenewManagedCertificate(ctx, req.(*RenewManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_RollBackManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollBackManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).RollBackManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_RollBackManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).RollBackManagedCertificate(ctx, req.(*RollBackManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_RevokeManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).RevokeManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_RevokeManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).RevokeManagedCertificate(ctx, req.(*RevokeManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_DeleteManagedCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteManagedCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).DeleteManagedCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_DeleteManagedCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).DeleteManagedCertificate(ctx, req.(*DeleteManagedCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_ListManagedCertificateVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListManagedCertificateVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ListManagedCertificateVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ListManagedCertificateVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ListManagedCertificateVersions(ctx, req.(*ListManagedCertificateVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_CreateAssociation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAssociationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).CreateAssociation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_CreateAssociation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).CreateAssociation(ctx, req.(*CreateAssociationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_GetAssociation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAssociationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).GetAssociation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_GetAssociation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).GetAssociation(ctx, req.(*GetAssociationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_ListAssociations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAssociationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ListAssociations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ListAssociations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ListAssociations(ctx, req.(*ListAssociationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_DeleteAssociation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAssociationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).DeleteAssociation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_DeleteAssociation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).DeleteAssociation(ctx, req.(*DeleteAssociationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_LeaseKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaseKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).LeaseKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_LeaseKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).LeaseKey(ctx, req.(*LeaseKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_ReportDeployment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportDeploymentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ReportDeployment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ReportDeployment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ReportDeployment(ctx, req.(*ReportDeploymentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_CreateRenewalCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateRenewalCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).CreateRenewalCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_CreateRenewalCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).CreateRenewalCampaign(ctx, req.(*CreateRenewalCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_GetRenewalCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRenewalCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).GetRenewalCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_GetRenewalCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).GetRenewalCampaign(ctx, req.(*GetRenewalCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_ListRenewalCampaigns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRenewalCampaignsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ListRenewalCampaigns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ListRenewalCampaigns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ListRenewalCampaigns(ctx, req.(*ListRenewalCampaignsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_CancelRenewalCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRenewalCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).CancelRenewalCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_CancelRenewalCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).CancelRenewalCampaign(ctx, req.(*CancelRenewalCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ManagedCertificateService_ServiceDesc is the grpc.ServiceDesc for ManagedCertificateService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -247,6 +947,82 @@ var ManagedCertificateService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExportManagedCertificate",
 			Handler:    _ManagedCertificateService_ExportManagedCertificate_Handler,
+		},
+		{
+			MethodName: "SearchManagedCertificates",
+			Handler:    _ManagedCertificateService_SearchManagedCertificates_Handler,
+		},
+		{
+			MethodName: "ImportManagedCertificate",
+			Handler:    _ManagedCertificateService_ImportManagedCertificate_Handler,
+		},
+		{
+			MethodName: "GetImportKey",
+			Handler:    _ManagedCertificateService_GetImportKey_Handler,
+		},
+		{
+			MethodName: "UpdateManagedCertificate",
+			Handler:    _ManagedCertificateService_UpdateManagedCertificate_Handler,
+		},
+		{
+			MethodName: "RenewManagedCertificate",
+			Handler:    _ManagedCertificateService_RenewManagedCertificate_Handler,
+		},
+		{
+			MethodName: "RollBackManagedCertificate",
+			Handler:    _ManagedCertificateService_RollBackManagedCertificate_Handler,
+		},
+		{
+			MethodName: "RevokeManagedCertificate",
+			Handler:    _ManagedCertificateService_RevokeManagedCertificate_Handler,
+		},
+		{
+			MethodName: "DeleteManagedCertificate",
+			Handler:    _ManagedCertificateService_DeleteManagedCertificate_Handler,
+		},
+		{
+			MethodName: "ListManagedCertificateVersions",
+			Handler:    _ManagedCertificateService_ListManagedCertificateVersions_Handler,
+		},
+		{
+			MethodName: "CreateAssociation",
+			Handler:    _ManagedCertificateService_CreateAssociation_Handler,
+		},
+		{
+			MethodName: "GetAssociation",
+			Handler:    _ManagedCertificateService_GetAssociation_Handler,
+		},
+		{
+			MethodName: "ListAssociations",
+			Handler:    _ManagedCertificateService_ListAssociations_Handler,
+		},
+		{
+			MethodName: "DeleteAssociation",
+			Handler:    _ManagedCertificateService_DeleteAssociation_Handler,
+		},
+		{
+			MethodName: "LeaseKey",
+			Handler:    _ManagedCertificateService_LeaseKey_Handler,
+		},
+		{
+			MethodName: "ReportDeployment",
+			Handler:    _ManagedCertificateService_ReportDeployment_Handler,
+		},
+		{
+			MethodName: "CreateRenewalCampaign",
+			Handler:    _ManagedCertificateService_CreateRenewalCampaign_Handler,
+		},
+		{
+			MethodName: "GetRenewalCampaign",
+			Handler:    _ManagedCertificateService_GetRenewalCampaign_Handler,
+		},
+		{
+			MethodName: "ListRenewalCampaigns",
+			Handler:    _ManagedCertificateService_ListRenewalCampaigns_Handler,
+		},
+		{
+			MethodName: "CancelRenewalCampaign",
+			Handler:    _ManagedCertificateService_CancelRenewalCampaign_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,85 @@
+"""Managed certificates and their versions as callers see them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from certd.errors import CertdError, Reason
+from certd.model.association import Association
+from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState, ManagedCertificateVersion
+from certd.model.names import ManagedCertificateName, ProfileName
+from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
+from certd.store import authorities, certificates, managed_certificates, managed_versions
+from certd.store.store import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagedCertificateView:
+    """A managed certificate as a caller sees it."""
+
+    managed_certificate: ManagedCertificate
+    state: ManagedCertificateState
+    certificate: bytes | None
+    """DER of the current certificate."""
+    chain: tuple[bytes, ...]
+    profile_name: str
+    """Empty for an imported one."""
+    used_by: tuple[Association, ...] = ()
+    """Empty in lists."""
+    warnings: tuple[Warning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A certificate and those above it."""
+
+    certificate: bytes
+    """DER."""
+    chain: tuple[bytes, ...]
+    """DER, its issuer first, the root last."""
+
+
+def existing_managed(tx: Transaction, name: ManagedCertificateName) -> ManagedCertificate:
+    """Returns a managed certificate; raises MANAGED_CERTIFICATE_NOT_FOUND."""
+    found = managed_certificates.get(tx, name.tenant, name.managed_certificate)
+    if found is None:
+        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
+    return found
+
+
+def existing_version(tx: Transaction, managed: ManagedCertificate, number: int) -> ManagedCertificateVersion:
+    """Returns a version; raises MANAGED_CERTIFICATE_NOT_FOUND."""
+    found = managed_versions.get(tx, managed.uid, number)
+    if found is None:
+        name = managed.name.version(number)
+        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=name)
+    return found
+
+
+def material_of(tx: Transaction, version: ManagedCertificateVersion) -> Material | None:
+    """Returns the certificate of a version, of our own making or imported; None while it is not issued."""
+    if version.certificate is not None:
+        return Material(certificate=version.certificate, chain=version.chain)
+    if version.serial is None:
+        return None
+    row = certificates.get(tx, version.authority_uid, version.serial)
+    authority = authorities.get_by_uid(tx, version.authority_uid)
+    if row is None or row.der is None or authority is None:
+        return None
+    return Material(certificate=row.der, chain=authority.full_chain)
+
+
+def view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> ManagedCertificateView:
+    """Returns a managed certificate with its current certificate."""
+    current = managed_versions.get(tx, managed.uid, managed.current_version) if managed.current_version else None
+    return view_with(managed, None if current is None else material_of(tx, current), now)
+
+
+def view_with(managed: ManagedCertificate, material: Material | None, now: datetime) -> ManagedCertificateView:
+    """Returns a managed certificate with this current certificate."""
+    return ManagedCertificateView(
+        managed_certificate=managed,
+        state=managed.state_at(now),
+        certificate=None if material is None else material.certificate,
+        chain=() if material is None else material.chain,
+        profile_name=str(ProfileName(managed.tenant, managed.profile)) if managed.profile else "",
+    )

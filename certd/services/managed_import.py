@@ -1,0 +1,32 @@
+"""Import: a certificate that was made elsewhere, with its private key."""
+
+from certd.clock import Clock
+from certd.services.access import Access
+from certd.services.import_keys import ImportKeys
+from certd.services.steps import StepHook
+from certd.services.wrapping_keys import WrappingKeys
+from certd.store.store import Store
+from certd.token.client import TokenClient
+
+
+class ManagedImport:
+    """The use cases of importing."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        access: Access,
+        wrapping_keys: WrappingKeys,
+        import_keys: ImportKeys,
+        step: StepHook,
+    ) -> None:
+        self._store = store
+        self._token = token
+        self._clock = clock
+        self._access = access
+        self._wrapping_keys = wrapping_keys
+        self._import_keys = import_keys
+        self._step = step

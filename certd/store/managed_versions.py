@@ -1,0 +1,132 @@
+"""Rows of the versions of managed certificates."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import insert as insert_into
+from sqlalchemy import update as update_of
+
+from certd.model.certificate import RevocationReason
+from certd.model.managed_certificate import ManagedCertificateVersion
+from certd.store import managed_schema
+from certd.store.transaction import Transaction
+from certd.store.values import joined, microseconds, optional_microseconds, optional_time_of, split, time_of
+
+_versions = managed_schema.managed_certificate_versions
+_INSERT = insert_into(_versions)
+_FITS = (
+    _versions.c.managed_certificate_uid == bindparam("key"),
+    _versions.c.number == bindparam("of_number"),
+)
+_SELECT: Select[Any] = select(
+    _versions.c.managed_certificate_uid,
+    _versions.c.number,
+    _versions.c.public_key,
+    _versions.c.wrapping_key_number,
+    _versions.c.authority_uid,
+    _versions.c.serial,
+    _versions.c.create_time,
+    _versions.c.certificate,
+    _versions.c.chain,
+    _versions.c.not_before,
+    _versions.c.not_after,
+    _versions.c.revoke_time,
+    _versions.c.revocation_reason,
+)
+_GET = _SELECT.where(*_FITS)
+_DOWN = (
+    _SELECT.where(_versions.c.managed_certificate_uid == bindparam("key"), _versions.c.number < bindparam("below"))
+    .order_by(_versions.c.number.desc())
+    .limit(bindparam("most"))
+)
+_SET_ISSUED = update_of(_versions).where(*_FITS)
+_SET_REVOKED = update_of(_versions).where(*_FITS)
+_ABOVE_ALL = 1 << 62
+
+
+def _version(row: Row[Any]) -> ManagedCertificateVersion:
+    return ManagedCertificateVersion(
+        managed_certificate_uid=row.managed_certificate_uid,
+        number=row.number,
+        public_key=row.public_key,
+        wrapping_key_number=row.wrapping_key_number,
+        authority_uid=row.authority_uid,
+        serial=row.serial,
+        create_time=time_of(row.create_time),
+        certificate=row.certificate,
+        chain=() if row.chain is None else split(row.chain),
+        not_before=optional_time_of(row.not_before),
+        not_after=optional_time_of(row.not_after),
+        revoke_time=optional_time_of(row.revoke_time),
+        revocation_reason=None if row.revocation_reason is None else RevocationReason(row.revocation_reason),
+    )
+
+
+def insert(tx: Transaction, version: ManagedCertificateVersion) -> None:
+    """Inserts a version."""
+    tx.execute(
+        _INSERT,
+        {
+            "managed_certificate_uid": version.managed_certificate_uid,
+            "number": version.number,
+            "public_key": version.public_key,
+            "wrapping_key_number": version.wrapping_key_number,
+            "authority_uid": version.authority_uid,
+            "serial": version.serial,
+            "create_time": microseconds(version.create_time),
+            "certificate": version.certificate,
+            "chain": joined(version.chain) if version.chain else None,
+            "not_before": optional_microseconds(version.not_before),
+            "not_after": optional_microseconds(version.not_after),
+        },
+    )
+
+
+def get(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCertificateVersion | None:
+    """Returns a version; None when there is none."""
+    row = tx.execute(_GET, {"key": managed_certificate_uid, "of_number": number}).first()
+    return None if row is None else _version(row)
+
+
+def latest(tx: Transaction, managed_certificate_uid: str) -> ManagedCertificateVersion | None:
+    """Returns the version with the highest number, issued or in the making; None when there is none."""
+    found = page(tx, managed_certificate_uid, below=None, limit=1)
+    return found[0] if found else None
+
+
+def page(
+    tx: Transaction, managed_certificate_uid: str, *, below: int | None, limit: int
+) -> list[ManagedCertificateVersion]:
+    """Returns up to `limit` versions, the newest first, from those with numbers below `below`."""
+    parameters = {"key": managed_certificate_uid, "below": _ABOVE_ALL if below is None else below, "most": limit}
+    return [_version(row) for row in tx.execute(_DOWN, parameters)]
+
+
+def set_issued(tx: Transaction, version: ManagedCertificateVersion, *, serial: str) -> ManagedCertificateVersion:
+    """Records the serial of the certificate of a version, and its bounds, which `version` has; returns it so."""
+    tx.execute(
+        _SET_ISSUED,
+        {
+            "key": version.managed_certificate_uid,
+            "of_number": version.number,
+            "serial": serial,
+            "not_before": optional_microseconds(version.not_before),
+            "not_after": optional_microseconds(version.not_after),
+        },
+    )
+    return replace(version, serial=serial)
+
+
+def set_revoked(
+    tx: Transaction, managed_certificate_uid: str, number: int, *, revoke_time: datetime, reason: RevocationReason
+) -> bool:
+    """Records that the certificate of a version is revoked; returns whether there is such a version."""
+    parameters = {
+        "key": managed_certificate_uid,
+        "of_number": number,
+        "revoke_time": microseconds(revoke_time),
+        "revocation_reason": reason.value,
+    }
+    return tx.execute(_SET_REVOKED, parameters).rowcount == 1
