@@ -10,10 +10,10 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
-def bench(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+def bench(*arguments: str | Path, name: str = "issue") -> "subprocess.CompletedProcess[str]":
     """What scripts/bench runs once everything is installed."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.bench.issue", *map(str, arguments)],
+        [sys.executable, "-m", f"tests.bench.{name}", *map(str, arguments)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -64,3 +64,15 @@ def test_bench_issue_names_a_wrong_argument() -> None:
     ended = bench("--workloads", "nothing:1")
     assert ended.returncode == 2
     assert "is not one of" in ended.stderr
+
+
+def test_bench_tenants_compares_every_method(tmp_path: Path) -> None:
+    report_file = tmp_path / "tenants.json"
+    ended = bench("--rounds", "4", "--json", report_file, name="tenants")
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(report_file.read_text())
+    methods = {method["method"] for method in report["methods"]}
+    assert {"GetManagedCertificate", "IssueCertificate", "DeleteGrant"} <= methods
+    assert all(method["exists_us"] > 0 < method["missing_us"] for method in report["methods"])
+    assert f"{len(methods)} methods, 4 rounds" in ended.stdout
+    assert "0 tell existing from missing" in ended.stdout
