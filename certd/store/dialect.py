@@ -3,7 +3,7 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from certd.errors import CertdError, Reason, field_invalid
 
@@ -241,16 +242,29 @@ def insert_if_absent(table: Table) -> PerEngine:
     )
 
 
-def insert_or_replace(table: Table, *, key: Sequence[str], replaced: Sequence[str]) -> PerEngine:
-    """Returns INSERT … ON CONFLICT (key) DO UPDATE, which replaces the columns `replaced`."""
+def insert_or_replace(
+    table: Table,
+    *,
+    key: Sequence[str],
+    replaced: Sequence[str],
+    where: Callable[[ReadOnlyColumnCollection[str, Any]], ColumnElement[bool]] | None = None,
+) -> PerEngine:
+    """Returns INSERT … ON CONFLICT (key) DO UPDATE, which replaces the columns `replaced`.
+
+    `where` is handed the new columns and says which rows are replaced; the others stay as they are.
+    """
     for_sqlite = sqlite.insert(table)
     for_postgresql = postgresql.insert(table)
     return PerEngine(
         sqlite=for_sqlite.on_conflict_do_update(
-            index_elements=key, set_={column: for_sqlite.excluded[column] for column in replaced}
+            index_elements=key,
+            set_={column: for_sqlite.excluded[column] for column in replaced},
+            where=None if where is None else where(for_sqlite.excluded),
         ),
         postgresql=for_postgresql.on_conflict_do_update(
-            index_elements=key, set_={column: for_postgresql.excluded[column] for column in replaced}
+            index_elements=key,
+            set_={column: for_postgresql.excluded[column] for column in replaced},
+            where=None if where is None else where(for_postgresql.excluded),
         ),
     )
 

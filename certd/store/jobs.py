@@ -16,9 +16,17 @@ _jobs = schema.jobs
 _PUT = insert_or_replace(
     _jobs, key=["kind", "subject"], replaced=["due_time", "available_time", "attempt", "owner_epoch"]
 )
+_HASTEN = insert_or_replace(
+    _jobs,
+    key=["kind", "subject"],
+    replaced=["due_time", "available_time"],
+    where=lambda new: _jobs.c.owner_epoch.is_(None) & (_jobs.c.available_time > new.available_time),
+)
+# A kind that only a newer release knows is left to a daemon of that release, and blocks nobody here.
+_IS_KNOWN = _jobs.c.kind.in_([kind.value for kind in JobKind])
 _AVAILABLE: Select[Any] = (
     select(_jobs.c.kind, _jobs.c.subject, _jobs.c.due_time, _jobs.c.attempt)
-    .where(_jobs.c.available_time <= bindparam("now"))
+    .where(_jobs.c.available_time <= bindparam("now"), _IS_KNOWN)
     .order_by(_jobs.c.available_time, _jobs.c.kind, _jobs.c.subject)
     .limit(bindparam("most"))
     # Says nothing on SQLite, where nobody else writes meanwhile.
@@ -37,7 +45,7 @@ _RELEASE = (
 )
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
-_NEXT = select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1)
+_NEXT = select(_jobs.c.available_time).where(_IS_KNOWN).order_by(_jobs.c.available_time).limit(1)
 
 
 def put(tx: Transaction, job: Job) -> None:
@@ -60,6 +68,25 @@ def _put(tx: Transaction, job: Job, *, available_time: datetime, owner_epoch: in
             "available_time": microseconds(available_time),
             "attempt": job.attempt,
             "owner_epoch": owner_epoch,
+        },
+    )
+
+
+def hasten(tx: Transaction, kind: JobKind, subject: str, due_time: datetime) -> None:
+    """Makes a job due at `due_time` unless it is earlier; inserts it when there is none.
+
+    One that somebody has claimed stays as it is: who works on it finds out in its last transaction what is wanted.
+    """
+    due = microseconds(due_time)
+    tx.execute(
+        _HASTEN,
+        {
+            "kind": kind.value,
+            "subject": subject,
+            "due_time": due,
+            "available_time": due,
+            "attempt": 0,
+            "owner_epoch": None,
         },
     )
 

@@ -1,17 +1,34 @@
 """Sealed keys, in a table of their own that other queries never touch."""
 
+from datetime import datetime
+
 from sqlalchemy import bindparam, select
+from sqlalchemy import delete as delete_from
 from sqlalchemy import insert as insert_into
+from sqlalchemy import update as update_of
 
 from certd.errors import CertdError, Reason
 from certd.model.wrapping_key import WrappingKeyState
 from certd.store import managed_schema
 from certd.store.transaction import Transaction
+from certd.store.values import microseconds, optional_microseconds
 
 _sealed = managed_schema.sealed_keys
 _INSERT = insert_into(_sealed)
-_GET = select(_sealed.c.blob).where(
-    _sealed.c.managed_certificate_uid == bindparam("key"), _sealed.c.version == bindparam("of_version")
+_FITS = (_sealed.c.managed_certificate_uid == bindparam("key"), _sealed.c.version == bindparam("of_version"))
+_GET = select(_sealed.c.blob).where(*_FITS)
+_SET_EXPIRY = update_of(_sealed).where(*_FITS)
+_EXPIRED = (
+    select(_sealed.c.managed_certificate_uid, _sealed.c.version)
+    .where(_sealed.c.expire_time < bindparam("now"))
+    .order_by(_sealed.c.expire_time)
+    .limit(bindparam("most"))
+)
+_DELETE = delete_from(_sealed).where(*_FITS)
+_of_associations = managed_schema.association_keys
+_DELETE_OF_ASSOCIATIONS = delete_from(_of_associations).where(
+    _of_associations.c.managed_certificate_uid == bindparam("key"),
+    _of_associations.c.version == bindparam("of_version"),
 )
 _WRAPPING_KEY_STATE = (
     select(managed_schema.wrapping_keys.c.state)
@@ -53,3 +70,18 @@ def get(tx: Transaction, managed_uid: str, version: int) -> bytes | None:
     """Returns the sealed key of a version; None when there is none."""
     blob: bytes | None = tx.execute(_GET, {"key": managed_uid, "of_version": version}).scalar()
     return blob
+
+
+def set_expiry(tx: Transaction, managed_uid: str, version: int, time: datetime | None) -> None:
+    """Says after when the key of a version may be deleted: at the end of one that is not current. None: never."""
+    tx.execute(_SET_EXPIRY, {"key": managed_uid, "of_version": version, "expire_time": optional_microseconds(time)})
+
+
+def delete_expired(tx: Transaction, now: datetime, limit: int) -> int:
+    """Deletes up to `limit` keys whose time has come, also those sealed for consumers; returns how many versions'."""
+    rows = tx.execute(_EXPIRED, {"now": microseconds(now), "most": limit}).all()
+    if rows:
+        keys = [{"key": row.managed_certificate_uid, "of_version": row.version} for row in rows]
+        tx.execute(_DELETE_OF_ASSOCIATIONS, keys)
+        tx.execute(_DELETE, keys)
+    return len(rows)

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from sqlalchemy import text
+
 from certd.model.job import Job, JobKind
 from certd.store import jobs, owners
 from certd.store.store import Store, Transaction
@@ -109,3 +111,42 @@ def test_no_job_is_claimed_twice_by_many_threads(store: Store) -> None:
 
     claimed = Counter(subject for mine in run_together([worker] * 8) for subject in mine)
     assert claimed == Counter(f"{number}" for number in range(count))
+
+
+def hasten(store: Store, subject: str, due_time: datetime) -> None:
+    store.write("test", lambda tx: jobs.hasten(tx, KIND, subject, due_time))
+
+
+def test_a_job_is_hastened_and_never_delayed(store: Store) -> None:
+    put(store, job("a", NOW + timedelta(hours=1), attempt=3))
+    hasten(store, "a", NOW)
+    hasten(store, "a", NOW + timedelta(minutes=1))
+    assert next_due(store) == NOW
+    assert claim(store) == [replace(job("a"), attempt=4)]
+
+
+def test_what_has_no_job_gets_one_by_hastening(store: Store) -> None:
+    hasten(store, "a", NOW)
+    assert claim(store) == [replace(job("a"), attempt=1)]
+
+
+def test_who_works_on_a_job_is_not_joined_by_another_when_it_is_hastened(store: Store) -> None:
+    put(store, job("a"))
+    claim(store)
+    hasten(store, "a", NOW - timedelta(minutes=1))
+    assert claim(store) == []
+    assert claim(store, NOW + LEASE) == [replace(job("a"), attempt=2)]
+
+
+def test_a_kind_that_only_a_newer_release_knows_blocks_nothing(store: Store) -> None:
+    """As many as would fill every claim, and due for longer than ours."""
+    foreign = text(
+        "INSERT INTO jobs (kind, subject, due_time, available_time, attempt) "
+        "VALUES ('a-kind-of-tomorrow', :subject, 0, 0, 0)"
+    )
+    store.write("test", lambda tx: tx.execute(foreign, [{"subject": f"{number}"} for number in range(20)]))
+    assert next_due(store) is None
+    put(store, job("a"))
+    assert next_due(store) == NOW
+    assert claim(store) == [replace(job("a"), attempt=1)]
+    assert claim(store) == []
