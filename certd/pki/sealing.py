@@ -1,4 +1,4 @@
-"""Encodings of sealed keys: associated data, the blob, and the two uses of HPKE (RFC 9180).
+"""Encodings of sealed keys: associated data, the blob, and what HPKE (RFC 9180) is used for.
 
 Nothing here holds a key for longer than a call. What a blob is bound to is encoded canonically: every field with its
 length before it, behind the name of the domain, so that no two contexts share an encoding.
@@ -35,6 +35,8 @@ class Purpose(enum.StrEnum):
     """The one that certd keeps."""
     ASSOCIATION = "association"
     """A copy that one consumer may lease."""
+    IMPORT = "import"
+    """A key to which clients seal what they import; `certificate` is its own id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,8 @@ class SealedBlob:
     """AES-256-GCM over the PKCS#8 PrivateKeyInfo, the tag of 16 bytes last."""
 
 
-def _canonical(domain: bytes, *fields: bytes) -> bytes:
+def canonical(domain: bytes, *fields: bytes) -> bytes:
+    """Returns the fields behind the name of their domain, each preceded by its length in four bytes."""
     return b"".join(len(field).to_bytes(4) + field for field in (domain, *fields))
 
 
@@ -85,7 +88,7 @@ def associated_data(context: SealContext, wrapping_key_id: bytes) -> bytes:
     """
     _check_context(context)
     _check_length("wrapping_key_id", wrapping_key_id, WRAPPING_KEY_ID_BYTES)
-    return _canonical(
+    return canonical(
         _SEALED_KEY_DOMAIN,
         context.tenant.encode(),
         context.certificate.encode(),
@@ -127,7 +130,7 @@ def decode_blob(blob: bytes) -> SealedBlob:
 def export_info(context: SealContext) -> bytes:
     """Returns the HPKE info of an export: it opens only as this tenant's, certificate's, version's and key's."""
     _check_context(context)
-    return _canonical(
+    return canonical(
         _EXPORT_DOMAIN,
         context.tenant.encode(),
         context.certificate.encode(),
@@ -147,6 +150,15 @@ def hpke_encrypt(plaintext: bytes, *, recipient_public_key: bytes, info: bytes) 
         return _SUITE.encrypt(plaintext, X25519PublicKey.from_public_bytes(recipient_public_key), info)
     except ValueError as error:
         raise field_invalid("recipient_public_key", "is not an X25519 public key that can receive") from error
+
+
+def check_recipient(public_key: bytes, field: str) -> None:
+    """FIELD_INVALID with `field` for what is no raw X25519 key, or one of low order, to which nothing is encrypted."""
+    _check_length(field, public_key, RECIPIENT_PUBLIC_KEY_BYTES)
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public_key))
+    except ValueError as error:
+        raise field_invalid(field, "is not an X25519 public key that can receive") from error
 
 
 def hpke_decrypt(message: bytes, *, private_key: X25519PrivateKey, info: bytes) -> bytes:
