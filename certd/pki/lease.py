@@ -49,7 +49,8 @@ def lease_statement(
         raise field_invalid("version", "must be a positive number of at most 64 bits")
     if len(public_key) != RECIPIENT_PUBLIC_KEY_BYTES:
         raise field_invalid("public_key", f"must be a raw X25519 key of {RECIPIENT_PUBLIC_KEY_BYTES} bytes")
-    if sign_time < _EPOCH:
+    microseconds = microseconds_of(sign_time)
+    if microseconds < 0:
         raise field_invalid("sign_time", "must not be before 1970")
     return canonical(
         _DOMAIN,
@@ -58,8 +59,21 @@ def lease_statement(
         version.to_bytes(8),
         consumer.encode(),
         public_key,
-        ((sign_time - _EPOCH) // _MICROSECOND).to_bytes(8),
+        microseconds.to_bytes(8),
     )
+
+
+def microseconds_of(moment: datetime) -> int:
+    """Returns a time as frames and statements have it: microseconds since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def time_of(microseconds: int) -> datetime | None:
+    """Returns the time, in UTC; None for one that Python cannot hold."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None
 
 
 def sign_lease(private_key: PrivateKeyTypes, statement: bytes) -> bytes:

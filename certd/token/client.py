@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,7 @@ from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext
 from certd.token.description import TokenDescription
 from certd.token.policy import SignatureKind
@@ -60,6 +62,21 @@ class GeneratedKey:
     public_key: bytes
     """DER of the SubjectPublicKeyInfo."""
     sealed_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResealItem:
+    """A sealed key that is to be sealed anew."""
+
+    wrapping_key_id: bytes
+    """CKA_ID of the wrapping key under which it is sealed."""
+    sealed_key: bytes
+    context: SealContext
+    """What it is bound to."""
+    new_wrapping_key_id: bytes
+    """CKA_ID of the wrapping key under which it is to be sealed; may be the same."""
+    new_context: SealContext
+    """What it is to be bound to."""
 
 
 class TokenClient:
@@ -212,6 +229,75 @@ class TokenClient:
             recipient_public_key=recipient_public_key,
         )
         return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
+
+    def reseal(self, items: Sequence[ResealItem]) -> list[bytes | CertdError]:
+        """Seals keys anew, at most `token.settings.RESEALS_AT_ONCE`; returns a blob or a failure for each, in order.
+
+        An item fails alone: TOKEN_POLICY_FORBIDS when the new context is wider than the old one, or the sealed key does
+        not open in the old one. Raises when the whole frame failed.
+        """
+        request = messages.ResealRequest(
+            items=[
+                messages.ResealItem(
+                    wrapping_key_id=item.wrapping_key_id,
+                    sealed_key=item.sealed_key,
+                    context=_context(item.context),
+                    new_wrapping_key_id=item.new_wrapping_key_id,
+                    new_context=_context(item.new_context),
+                )
+                for item in items
+            ]
+        )
+        response = self._call(messages.TokenRequest(reseal=request), _TIMEOUT).reseal
+        return [
+            error_of(result.failure) if result.HasField("failure") else result.sealed_key for result in response.results
+        ]
+
+    def lease(
+        self,
+        *,
+        wrapping_key_id: bytes,
+        sealed_key: bytes,
+        context: SealContext,
+        certificate: bytes,
+        recipient_public_key: bytes,
+        sign_time: datetime,
+        signature: bytes,
+    ) -> bytes:
+        """Opens a key for the consumer who signed for it; returns an HPKE message whose info is the lease statement.
+
+        Args:
+            wrapping_key_id: CKA_ID of the wrapping key.
+            sealed_key: the copy for this consumer.
+            context: what it is bound to: purpose association, and the consumer.
+            certificate: DER of the consumer's identity certificate.
+            recipient_public_key: raw X25519, 32 bytes.
+            sign_time: of the statement, aware.
+            signature: over `pki.lease.lease_statement`, by the key of the certificate.
+
+        Raises:
+            CertdError: LEASE_REFUSED with the check that failed; RATE_LIMITED; TOKEN_POLICY_FORBIDS when the sealed key
+                does not open in this context.
+        """
+        request = messages.LeaseRequest(
+            wrapping_key_id=wrapping_key_id,
+            sealed_key=sealed_key,
+            context=_context(context),
+            certificate=certificate,
+            recipient_public_key=recipient_public_key,
+            sign_time=microseconds_of(sign_time),
+            signature=signature,
+        )
+        return self._call(messages.TokenRequest(lease=request), _TIMEOUT).lease.encrypted_key
+
+    def destroy_wrapping_key(self, *, key_id: bytes) -> bool:
+        """Destroys a wrapping key in the token, for ever; returns False when there was no such key.
+
+        Whatever is sealed under it, in a backup too, never opens again. TOKEN_POLICY_FORBIDS for a secret key that is none of certd's.
+        """
+        request = messages.DestroyWrappingKeyRequest(key_id=key_id)
+        response = self._call(messages.TokenRequest(destroy_wrapping_key=request), _TIMEOUT)
+        return response.destroy_wrapping_key.destroyed
 
     def set_pin(self, *, user: PinUser, old_pin: bytes, new_pin: bytes) -> None:
         """Changes the PIN of the user or of the security officer; FIELD_INVALID when the token refuses one of them.

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from certd import log
+
+RESEALS_AT_ONCE: Final = 256
+"""How many keys one call may have sealed anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
