@@ -293,7 +293,8 @@ class TokenClient:
     def destroy_wrapping_key(self, *, key_id: bytes) -> bool:
         """Destroys a wrapping key in the token, for ever; returns False when there was no such key.
 
-        Whatever is sealed under it, in a backup too, never opens again. TOKEN_POLICY_FORBIDS for a secret key that is none of certd's.
+        Whatever is sealed under it, in a backup too, never opens again. TOKEN_POLICY_FORBIDS for a secret key that is
+        none of certd's.
         """
         request = messages.DestroyWrappingKeyRequest(key_id=key_id)
         response = self._call(messages.TokenRequest(destroy_wrapping_key=request), _TIMEOUT)

@@ -14,18 +14,18 @@ from certd.errors import CertdError, Reason, field_invalid
 from certd.internal import token_pb2 as messages
 from certd.ipc.frames import failure_of
 from certd.pki import pkcs8, sealing
-from certd.pki.key_spec import KeySpec, SignatureAlgorithm, verify_signature
-from certd.pki.sealing import Purpose, SealContext
+from certd.pki.key_spec import KeySpec, verify_signature
+from certd.pki.sealing import Purpose
 from certd.token.module import AUTHORITY_LABEL, Module
 from certd.token.pin import wipe
 from certd.token.policy import Policy, check, parse_policy
 from certd.token.rate import TokenBucket
+from certd.token.requests import check_key_id, context_of, key_spec_named, signature_algorithm_named, whose
 from certd.token.seal import generate, seal, unseal
 from certd.token.settings import TokenSettings
 
 _journal = logging.getLogger("certd.token.journal")
 
-_KEY_ID_BYTES = 16
 _SLOW_TO_GENERATE = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
 _POLICIES_REMEMBERED = 1024
 _SIGNED_IN_A_LINE = 20
@@ -88,8 +88,8 @@ class Operations:
         return messages.TokenResponse(describe=described)
 
     def _create_authority_key(self, request: messages.CreateAuthorityKeyRequest) -> messages.TokenResponse:
-        _check_key_id("key_id", request.key_id)
-        spec = _key_spec(request.key_spec)
+        check_key_id("key_id", request.key_id)
+        spec = key_spec_named(request.key_spec)
         policy = parse_policy(request.policy)
         label = AUTHORITY_LABEL + policy.sha256
         key = self._module.create_authority_key(request.key_id, spec, label=label)
@@ -124,8 +124,8 @@ class Operations:
 
     def _sign_item(self, item: messages.SignItem) -> tuple[bytes, str]:
         """Returns the signature, and what was signed, for the journal."""
-        _check_key_id("key_id", item.key_id)
-        algorithm = _signature_algorithm(item.signature_algorithm)
+        check_key_id("key_id", item.key_id)
+        algorithm = signature_algorithm_named(item.signature_algorithm)
         key = self._module.authority_key(item.key_id)
         policy = self._policy(item.policy)
         if key.label != AUTHORITY_LABEL + policy.sha256:
@@ -157,7 +157,7 @@ class Operations:
         return policy
 
     def _ensure_wrapping_key(self, request: messages.EnsureWrappingKeyRequest) -> messages.TokenResponse:
-        _check_key_id("key_id", request.key_id)
+        check_key_id("key_id", request.key_id)
         created = self._module.ensure_wrapping_key(request.key_id)
         if created:
             _journal.info("wrapping key %s", request.key_id.hex())
@@ -166,9 +166,9 @@ class Operations:
     def _generate_subscriber_key(
         self, request: messages.GenerateSubscriberKeyRequest
     ) -> messages.TokenResponse | InHelper:
-        _check_key_id("wrapping_key_id", request.wrapping_key_id)
-        spec = _key_spec(request.key_spec)
-        context = _context(request.context)
+        check_key_id("wrapping_key_id", request.wrapping_key_id)
+        spec = key_spec_named(request.key_spec)
+        context = context_of(request.context)
         if context.public_key_sha256:
             raise field_invalid("context.public_key_sha256", "must be empty; the token process fills it in")
 
@@ -177,7 +177,7 @@ class Operations:
             blob = seal(
                 self._module, private_key, wrapping_key_id=wrapping_key_id, context=context, public_key=public_key
             )
-            _journal.info("subscriber key of kind %s for %s", spec, _whose(context))
+            _journal.info("subscriber key of kind %s for %s", spec, whose(context))
             generated = messages.GenerateSubscriberKeyResponse(public_key=public_key, sealed_key=blob)
             return messages.TokenResponse(generate_subscriber_key=generated)
 
@@ -188,8 +188,8 @@ class Operations:
         return InHelper(generate_slowly) if spec in _SLOW_TO_GENERATE else sealed(*generate(spec))
 
     def _export(self, request: messages.ExportRequest) -> messages.TokenResponse | InHelper:
-        _check_key_id("wrapping_key_id", request.wrapping_key_id)
-        context = _context(request.context)
+        check_key_id("wrapping_key_id", request.wrapping_key_id)
+        context = context_of(request.context)
         protection = request.WhichOneof("protection")
         if protection == "passphrase":
             pkcs8.check_passphrase(request.passphrase, "passphrase")
@@ -197,7 +197,7 @@ class Operations:
             wanted = f"must be a raw X25519 key of {sealing.RECIPIENT_PUBLIC_KEY_BYTES} bytes"
             raise field_invalid("recipient_public_key", wanted)
         if not context.exportable:
-            message = f"The key of {_whose(context)} was sealed as not exportable, and that is for ever."
+            message = f"The key of {whose(context)} was sealed as not exportable, and that is for ever."
             raise CertdError(Reason.NOT_EXPORTABLE, message)
         if context.purpose is not Purpose.CUSTODY:
             message = "The token process exports keys in custody; a copy for a consumer is leased to that consumer."
@@ -208,7 +208,7 @@ class Operations:
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
         private_key = unseal(self._module, request.sealed_key, wrapping_key_id=request.wrapping_key_id, context=context)
         how = "under a passphrase" if protection == "passphrase" else "to a recipient's key"
-        _journal.info("exported the key of %s %s", _whose(context), how)
+        _journal.info("exported the key of %s %s", whose(context), how)
 
         def encrypted() -> messages.TokenResponse:
             try:
@@ -238,40 +238,3 @@ class Operations:
         self._module.set_pin(security_officer=security_officer, old_pin=old_pin, new_pin=new_pin)
         _journal.info("changed the PIN of the %s", "security officer" if security_officer else "user")
         return messages.TokenResponse(set_pin=messages.SetPinResponse())
-
-
-def _check_key_id(field: str, key_id: bytes) -> None:
-    if len(key_id) != _KEY_ID_BYTES:
-        raise field_invalid(field, f"must be {_KEY_ID_BYTES} bytes")
-
-
-def _key_spec(name: str) -> KeySpec:
-    if name not in KeySpec.__members__:
-        raise field_invalid("key_spec", f"must be one of {', '.join(KeySpec)}")
-    return KeySpec(name)
-
-
-def _signature_algorithm(name: str) -> SignatureAlgorithm:
-    if name not in SignatureAlgorithm.__members__:
-        raise field_invalid("signature_algorithm", f"must be one of {', '.join(SignatureAlgorithm)}")
-    return SignatureAlgorithm(name)
-
-
-def _context(message: messages.SealContext) -> SealContext:
-    if message.purpose not in list(Purpose):
-        raise field_invalid("context.purpose", f"must be one of {', '.join(Purpose)}")
-    if not message.tenant or not message.certificate or not message.version:
-        raise field_invalid("context", "must name a tenant, a certificate and a version")
-    return SealContext(
-        tenant=message.tenant,
-        certificate=message.certificate,
-        version=message.version,
-        purpose=Purpose(message.purpose),
-        consumer=message.consumer,
-        exportable=message.exportable,
-        public_key_sha256=message.public_key_sha256,
-    )
-
-
-def _whose(context: SealContext) -> str:
-    return f"tenant {context.tenant} certificate {context.certificate} version {context.version}"

@@ -1,0 +1,52 @@
+"""What the operations read out of requests, each with the error that names its field."""
+
+from typing import Final
+
+from certd.errors import field_invalid
+from certd.internal import token_pb2 as messages
+from certd.pki.key_spec import KeySpec, SignatureAlgorithm
+from certd.pki.sealing import Purpose, SealContext
+
+_KEY_ID_BYTES: Final = 16
+
+
+def check_key_id(field: str, key_id: bytes) -> None:
+    """FIELD_INVALID for what is no CKA_ID of certd."""
+    if len(key_id) != _KEY_ID_BYTES:
+        raise field_invalid(field, f"must be {_KEY_ID_BYTES} bytes")
+
+
+def key_spec_named(name: str) -> KeySpec:
+    """Returns the key spec; FIELD_INVALID when there is none of that name."""
+    if name not in KeySpec.__members__:
+        raise field_invalid("key_spec", f"must be one of {', '.join(KeySpec)}")
+    return KeySpec(name)
+
+
+def signature_algorithm_named(name: str) -> SignatureAlgorithm:
+    """Returns the signature algorithm; FIELD_INVALID when there is none of that name."""
+    if name not in SignatureAlgorithm.__members__:
+        raise field_invalid("signature_algorithm", f"must be one of {', '.join(SignatureAlgorithm)}")
+    return SignatureAlgorithm(name)
+
+
+def context_of(message: messages.SealContext, *, field: str = "context") -> SealContext:
+    """Returns what a key is, or is to be, bound to; FIELD_INVALID when that is nothing."""
+    if message.purpose not in list(Purpose):
+        raise field_invalid(f"{field}.purpose", f"must be one of {', '.join(Purpose)}")
+    if not message.tenant or not message.certificate or not message.version:
+        raise field_invalid(field, "must name a tenant, a certificate and a version")
+    return SealContext(
+        tenant=message.tenant,
+        certificate=message.certificate,
+        version=message.version,
+        purpose=Purpose(message.purpose),
+        consumer=message.consumer,
+        exportable=message.exportable,
+        public_key_sha256=message.public_key_sha256,
+    )
+
+
+def whose(context: SealContext) -> str:
+    """Returns whose key it is, for the journal and for messages."""
+    return f"tenant {context.tenant} certificate {context.certificate} version {context.version}"
