@@ -36,6 +36,7 @@ class Association(_message.Message):
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CURRENT_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/managedCertificates/{managed_certificate}/associations/{association}`."""
     consumer: _builtins.str
@@ -52,6 +53,8 @@ class Association(_message.Message):
     """Output only. Number of the version that was last leased; 0: none."""
     creator: _builtins.str
     """Output only. Who made the association."""
+    current_version: _builtins.int
+    """Output only. Number of the current version of the managed certificate, which is the one to lease; 0 while there is none."""
     @_builtins.property
     def lease_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When."""
@@ -77,10 +80,11 @@ class Association(_message.Message):
         deployment: _managed_certificate_pb2.Deployment | None = ...,
         creator: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        current_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deployment", b"deployment", "lease_time", b"lease_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "consumer_spiffe_id", b"consumer_spiffe_id", "create_time", b"create_time", "creator", b"creator", "deployment", b"deployment", "lease_time", b"lease_time", "leased_version", b"leased_version", "managed_certificate_uid", b"managed_certificate_uid", "name", b"name", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "consumer_spiffe_id", b"consumer_spiffe_id", "create_time", b"create_time", "creator", b"creator", "current_version", b"current_version", "deployment", b"deployment", "lease_time", b"lease_time", "leased_version", b"leased_version", "managed_certificate_uid", b"managed_certificate_uid", "name", b"name", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,9 +48,11 @@ type Association struct {
 	// Output only. Who made the association.
 	Creator string `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
 	// Output only. When.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Output only. Number of the current version of the managed certificate, which is the one to lease; 0 while there is none.
+	CurrentVersion int64 `protobuf:"varint,11,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Association) Reset() {
@@ -153,11 +155,18 @@ func (x *Association) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Association) GetCurrentVersion() int64 {
+	if x != nil {
+		return x.CurrentVersion
+	}
+	return 0
+}
+
 var File_certd_v1_association_proto protoreflect.FileDescriptor
 
 const file_certd_v1_association_proto_rawDesc = "" +
 	"\n" +
-	"\x1acertd/v1/association.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x03\n" +
+	"\x1acertd/v1/association.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n" +
 	"\vAssociation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12,\n" +
@@ -174,7 +183,8 @@ const file_certd_v1_association_proto_rawDesc = "" +
 	"\acreator\x18\t \x01(\tR\acreator\x12;\n" +
 	"\vcreate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB/\n" +
+	"createTime\x12'\n" +
+	"\x0fcurrent_version\x18\v \x01(\x03R\x0ecurrentVersionB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
