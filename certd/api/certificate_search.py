@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import fields as fields_of
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.api import fields
 from certd.api.call import Call, Methods
@@ -136,9 +134,9 @@ def _filter(  # noqa: C901, PLR0911, PLR0912  # A case for each kind of conditio
         case "not_filter":
             return Not(_filter(path, message.not_filter, tenant))
         case "name":
-            return HasName(_name(path, message.name))
+            return HasName(parse_alternative_name(path, message.name))
         case "domain":
-            return InDomain(_domain(path, message.domain))
+            return InDomain(parse_domain(path, message.domain))
         case "serial_number":
             return HasSerial(normalise_serial(path, message.serial_number))
         case "state":
@@ -179,8 +177,8 @@ def _filters(field: str, message: service_pb2.CertificateFilter.Filters, tenant:
     return parsed
 
 
-def _name(field: str, text: str) -> SubjectAlternativeNames:
-    """Returns the text as every kind of name that it can be read as."""
+def parse_alternative_name(field: str, text: str) -> SubjectAlternativeNames:
+    """Returns the text as every kind of name that it can be read as; FIELD_INVALID when it is none."""
     if len(text) > _LONGEST_NAME:
         raise field_invalid(field, f"must have at most {_LONGEST_NAME} characters")
     read = SubjectAlternativeNames()
@@ -195,7 +193,8 @@ def _name(field: str, text: str) -> SubjectAlternativeNames:
     return read
 
 
-def _domain(field: str, text: str) -> str:
+def parse_domain(field: str, text: str) -> str:
+    """Returns a domain in its normal form; raises FIELD_INVALID."""
     domain = names.normalise_dns_name(text)
     if domain is None or domain.startswith("*"):
         raise field_invalid(
@@ -214,10 +213,10 @@ def _profile(field: str, text: str, tenant: str) -> str:
 def _span(field: str, message: service_pb2.CertificateFilter.TimeRange) -> tuple[datetime | None, datetime | None]:
     violations = fields.Violations()
     begin = violations.attempt(
-        lambda: _moment(f"{field}.from_time", message.from_time) if message.HasField("from_time") else None
+        lambda: fields.instant(f"{field}.from_time", message.from_time) if message.HasField("from_time") else None
     )
     end = violations.attempt(
-        lambda: _moment(f"{field}.until_time", message.until_time) if message.HasField("until_time") else None
+        lambda: fields.instant(f"{field}.until_time", message.until_time) if message.HasField("until_time") else None
     )
     violations.check()
     if begin is None and end is None:
@@ -225,16 +224,6 @@ def _span(field: str, message: service_pb2.CertificateFilter.TimeRange) -> tuple
     if begin is not None and end is not None and begin >= end:
         raise field_invalid(field, "ends before it begins; until_time must be after from_time")
     return begin, end
-
-
-def _moment(field: str, message: Timestamp) -> datetime:
-    """Returns a time rounded up to microseconds, which changes neither what is at it or later nor what is before."""
-    fields.moment(field, Timestamp(seconds=message.seconds))
-    microseconds = -(-message.nanos // 1000)
-    try:
-        return datetime.fromtimestamp(message.seconds, UTC) + timedelta(microseconds=microseconds)
-    except OverflowError as error:
-        raise field_invalid(field, "must be before the year 10000") from error
 
 
 def _label(field: str, message: service_pb2.CertificateFilter.Label) -> Labelled:

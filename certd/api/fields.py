@@ -183,6 +183,19 @@ def moment(field: str, timestamp: Timestamp) -> datetime:
     return datetime.fromtimestamp(timestamp.seconds, UTC)
 
 
+def instant(field: str, timestamp: Timestamp) -> datetime:
+    """Returns a time rounded up to microseconds, which changes neither what is at it or later nor what is before.
+
+    Raises FIELD_INVALID.
+    """
+    moment(field, Timestamp(seconds=timestamp.seconds))
+    microseconds = -(-timestamp.nanos // 1000)
+    try:
+        return datetime.fromtimestamp(timestamp.seconds, UTC) + timedelta(microseconds=microseconds)
+    except OverflowError as error:
+        raise field_invalid(field, "must be before the year 10000") from error
+
+
 class _EnumDescriptor(Protocol):
     """The generated wrapper of an enumeration."""
 

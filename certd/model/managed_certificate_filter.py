@@ -10,7 +10,7 @@ from certd.pki.key_spec import KeySpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagedCertificateFilter:
-    """Every condition that is set must hold; empty and None: it is not set."""
+    """Every condition that is set must hold; empty and None: it is not set. Names are in their normal form."""
 
     states: frozenset[ManagedCertificateState] = frozenset()
     type: ManagedCertificateType | None = None
@@ -20,7 +20,9 @@ class ManagedCertificateFilter:
     """Id."""
     key_spec: KeySpec | None = None
     alternative_name: str = ""
+    """It has this name, of whichever kind."""
     domain: str = ""
+    """It has a DNS name that is this domain or lies below it."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """An empty value stands for any."""
     not_after_before: datetime | None = None

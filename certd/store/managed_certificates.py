@@ -36,7 +36,7 @@ from certd.store.values import (
 
 _managed = managed_schema.managed_certificates
 
-_SELECT: Select[Any] = select(
+MANAGED_CERTIFICATE_COLUMNS = (
     _managed.c.uid,
     _managed.c.tenant,
     _managed.c.managed_certificate_id,
@@ -67,6 +67,8 @@ _SELECT: Select[Any] = select(
     _managed.c.issue_time,
     _managed.c.association_count,
 )
+"""What `managed_certificate_of` reads."""
+_SELECT: Select[Any] = select(*MANAGED_CERTIFICATE_COLUMNS)
 _GET = _SELECT.where(_managed.c.tenant == bindparam("of_tenant"), _managed.c.managed_certificate_id == bindparam("id"))
 _GET_BY_UID = _SELECT.where(_managed.c.uid == bindparam("key"))
 _PAGE = (
@@ -153,7 +155,8 @@ def _renewal(text: str) -> RenewalPolicy:
     )
 
 
-def _managed_certificate(row: Row[Any]) -> ManagedCertificate:
+def managed_certificate_of(row: Row[Any]) -> ManagedCertificate:
+    """Returns the managed certificate of a row that has MANAGED_CERTIFICATE_COLUMNS."""
     return ManagedCertificate(
         uid=row.uid,
         tenant=row.tenant,
@@ -241,19 +244,19 @@ def insert(tx: Transaction, managed: ManagedCertificate) -> None:
 def get(tx: Transaction, tenant: str, managed_certificate_id: str) -> ManagedCertificate | None:
     """Returns a managed certificate of a tenant; None when there is none."""
     row = tx.execute(_GET, {"of_tenant": tenant, "id": managed_certificate_id}).first()
-    return None if row is None else _managed_certificate(row)
+    return None if row is None else managed_certificate_of(row)
 
 
 def get_by_uid(tx: Transaction, uid: str) -> ManagedCertificate | None:
     """Returns the managed certificate with this uid; None when there is none."""
     row = tx.execute(_GET_BY_UID, {"key": uid}).first()
-    return None if row is None else _managed_certificate(row)
+    return None if row is None else managed_certificate_of(row)
 
 
 def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[ManagedCertificate]:
     """Returns up to `limit` managed certificates of a tenant in the order of their ids, from behind the id `after`."""
     rows = tx.execute(_PAGE, {"of_tenant": tenant, "after": after or "", "most": limit})
-    return [_managed_certificate(row) for row in rows]
+    return [managed_certificate_of(row) for row in rows]
 
 
 def update(tx: Transaction, managed: ManagedCertificate, expected_revision: int) -> ManagedCertificate | None:

@@ -1,15 +1,14 @@
 """Searches find what a plain reading of the conditions says, on both engines, at a bounded cost by index."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import CursorResult, Executable, text, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import update
 
 from certd.clock import SystemClock
 from certd.model.certificate import CertificateState, Intent
@@ -28,10 +27,10 @@ from certd.model.certificate_filter import (
 )
 from certd.pki.names import SubjectAlternativeNames
 from certd.store import certificate_search, certificates, schema
-from certd.store.dialect import PerEngine
 from certd.store.migration import migrate
 from certd.store.store import Store
 from certd.store.transaction import Transaction
+from tests.store.explaining import Explaining
 from tests.store.samples import NOW, intent
 from tests.store.searched import AUTHORITIES, expected, filters, rows
 
@@ -145,31 +144,6 @@ def test_searches_stay_put_while_others_insert(store: Store) -> None:
     both = [one.serial for one in (*first.certificates, *second.certificates)]
     assert both == [one.serial for one in reversed(intents)]
     assert second.after is None
-
-
-class Explaining(Transaction):
-    """Notes the plan of every statement before it executes it."""
-
-    __slots__ = ("plans",)
-
-    def __init__(self, of: Transaction) -> None:
-        connection = of._connection
-        assert connection is not None
-        super().__init__(connection, of.engine_name)
-        self.plans: list[str] = []
-
-    def execute(
-        self,
-        statement: Executable | PerEngine,
-        parameters: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
-    ) -> CursorResult[Any]:
-        assert not isinstance(statement, PerEngine)
-        compiled = statement.compile(  # type: ignore[attr-defined]  # Every statement here compiles.
-            dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True}
-        )
-        rows = super().execute(text(f"EXPLAIN QUERY PLAN {compiled}"), compiled.params)
-        self.plans.append("\n".join(str(row[-1]) for row in rows))
-        return super().execute(statement, parameters)
 
 
 def plans(store: Store, wanted: CertificateFilter | None, **options: Any) -> list[str]:
