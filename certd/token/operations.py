@@ -6,7 +6,6 @@ Everything here runs on the one thread that may call the module, except what is 
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
@@ -16,6 +15,7 @@ from certd.ipc.frames import failure_of
 from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec, verify_signature
 from certd.pki.sealing import Purpose
+from certd.token.handed_on import InHelper, InModule
 from certd.token.module import AUTHORITY_LABEL, Module
 from certd.token.pin import wipe
 from certd.token.policy import Policy, check, parse_policy
@@ -29,20 +29,6 @@ _journal = logging.getLogger("certd.token.journal")
 _SLOW_TO_GENERATE = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
 _POLICIES_REMEMBERED = 1024
 _SIGNED_IN_A_LINE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class InModule:
-    """The rest of an operation, for the thread of the module."""
-
-    work: Callable[[], messages.TokenResponse]
-
-
-@dataclass(frozen=True, slots=True)
-class InHelper:
-    """The rest of an operation, for a thread that never touches the module."""
-
-    work: Callable[[], messages.TokenResponse | InModule]
 
 
 class Operations:

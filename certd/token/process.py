@@ -16,8 +16,9 @@ from certd.ipc.child import Child, Endpoint, ReceivedCall, Replies
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
 from certd.ipc.processor import interrupt_nobody
+from certd.token.handed_on import InHelper, InModule
 from certd.token.module import Module
-from certd.token.operations import InHelper, InModule, Operations
+from certd.token.operations import Operations
 from certd.token.settings import TokenSettings
 
 _logger = logging.getLogger(__name__)
