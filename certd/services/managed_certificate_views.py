@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from certd.errors import CertdError, Reason
+from certd.errors import CertdError, Reason, Violation
 from certd.model.association import Association
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState, ManagedCertificateVersion
 from certd.model.names import ManagedCertificateName, ProfileName
@@ -44,6 +44,21 @@ def existing_managed(tx: Transaction, name: ManagedCertificateName) -> ManagedCe
     if found is None:
         raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
     return found
+
+
+def check_etag(managed: ManagedCertificate, etag: str, *, field: str = "etag") -> None:
+    """Raises ETAG_MISMATCH unless `etag` is empty or the current one."""
+    if etag in {"", managed.etag}:
+        return
+    problem = "is not the current one"
+    raise CertdError(
+        Reason.ETAG_MISMATCH,
+        f"{managed.name} changed since it was read: {field} {problem}; read it again and repeat the change with its"
+        " etag",
+        metadata={"etag": managed.etag},
+        violations=(Violation(field, problem),),
+        resource=str(managed.name),
+    )
 
 
 def existing_version(tx: Transaction, managed: ManagedCertificate, number: int) -> ManagedCertificateVersion:
