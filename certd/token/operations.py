@@ -30,6 +30,8 @@ _SLOW_TO_GENERATE = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4
 _POLICIES_REMEMBERED = 1024
 _SIGNED_IN_A_LINE = 20
 
+_Handler = Callable[[messages.TokenRequest], messages.TokenResponse | InHelper]
+
 
 class Operations:
     """The operations on a token."""
@@ -38,7 +40,7 @@ class Operations:
         self._module = module
         self._exports = TokenBucket(settings.exports_per_minute)
         self._policies: dict[bytes, Policy] = {}
-        self._handlers: dict[str, Callable[[messages.TokenRequest], messages.TokenResponse | InHelper]] = {
+        self._handlers: dict[str, _Handler] = {
             "describe": lambda _request: self._describe(),
             "create_authority_key": lambda request: self._create_authority_key(request.create_authority_key),
             "sign": lambda request: self._sign(request.sign),
