@@ -40,3 +40,5 @@ class Association:
     """The version that was last leased; 0: none."""
     lease_time: datetime | None = None
     deployment: Deployment | None = None
+    current_version: int = 0
+    """Of the managed certificate; 0 while there is none. What its row says, not that of the association."""

@@ -49,12 +49,7 @@ def insert(tx: Transaction, managed_uid: str, version: int, wrapping_key_number:
 
     Raises STATE_FORBIDS when the wrapping key is no longer the tenant's primary one: seal again under that.
     """
-    state = tx.execute(_WRAPPING_KEY_STATE, {"key": managed_uid, "of_number": wrapping_key_number}).scalar()
-    if state != WrappingKeyState.PRIMARY.value:
-        raise CertdError(
-            Reason.STATE_FORBIDS,
-            f"wrapping key {wrapping_key_number} no longer seals new keys: try again, under the one that followed it",
-        )
+    check_primary(tx, managed_uid, wrapping_key_number)
     tx.execute(
         _INSERT,
         {
@@ -64,6 +59,21 @@ def insert(tx: Transaction, managed_uid: str, version: int, wrapping_key_number:
             "blob": blob,
         },
     )
+
+
+def is_primary(tx: Transaction, managed_uid: str, wrapping_key_number: int) -> bool:
+    """Returns whether a wrapping key is the one that seals for the tenant of a managed certificate."""
+    state = tx.execute(_WRAPPING_KEY_STATE, {"key": managed_uid, "of_number": wrapping_key_number}).scalar()
+    return bool(state == WrappingKeyState.PRIMARY.value)
+
+
+def check_primary(tx: Transaction, managed_uid: str, wrapping_key_number: int) -> None:
+    """Raises STATE_FORBIDS unless a wrapping key is the one that seals; in the transaction that inserts a blob."""
+    if not is_primary(tx, managed_uid, wrapping_key_number):
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"wrapping key {wrapping_key_number} no longer seals new keys: try again, under the one that followed it",
+        )
 
 
 def get(tx: Transaction, managed_uid: str, version: int) -> bytes | None:
