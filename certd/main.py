@@ -299,7 +299,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
         certificate_searches=CertificateSearches(store=store, access=access),
-        revocation=Revocation(store=store, clock=clock, access=access, step=step),
+        revocation=Revocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
         managed_certificates=managed_certificates,
         managed_import=ManagedImport(
             store=store,

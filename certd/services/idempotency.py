@@ -61,6 +61,19 @@ def same_request(found: RequestRecord, request_sha256: bytes) -> str:
     return found.resource
 
 
+def is_repeated(
+    tx: Transaction, caller: Caller, method: str, key: RequestKey | None, *, resource: str, now: datetime
+) -> bool:
+    """Records a request that is about `resource`; returns whether it was made before. Raises REQUEST_ID_REUSED."""
+    if key is None:
+        return False
+    found = request_records.claim(tx, record_of(caller, method, key, resource=resource, now=now))
+    if found is None:
+        return False
+    same_request(found, key.request_sha256)
+    return True
+
+
 def in_progress(resource: str) -> CertdError:
     """Returns the error for a repeated call whose first one is still running."""
     return CertdError(

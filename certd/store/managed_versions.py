@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Row, Select, and_, bindparam, or_, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
@@ -41,6 +41,13 @@ _DOWN = (
     .order_by(_versions.c.number.desc())
     .limit(bindparam("most"))
 )
+_NOT_ENDED = and_(
+    _versions.c.managed_certificate_uid == bindparam("key"),
+    or_(_versions.c.serial.is_not(None), _versions.c.certificate.is_not(None)),
+    or_(_versions.c.not_after.is_(None), _versions.c.not_after >= bindparam("now")),
+)
+_OF_NOT_ENDED = _SELECT.where(_NOT_ENDED).order_by(_versions.c.number)
+_LIVES = select(_versions.c.number).where(_NOT_ENDED, _versions.c.revoke_time.is_(None)).limit(1)
 _SET_ISSUED = update_of(_versions).where(*_FITS)
 _SET_REVOKED = update_of(_versions).where(*_FITS)
 _ABOVE_ALL = 1 << 62
@@ -102,6 +109,17 @@ def page(
     """Returns up to `limit` versions, the newest first, from those with numbers below `below`."""
     parameters = {"key": managed_certificate_uid, "below": _ABOVE_ALL if below is None else below, "most": limit}
     return [_version(row) for row in tx.execute(_DOWN, parameters)]
+
+
+def not_ended(tx: Transaction, managed_certificate_uid: str, now: datetime) -> list[ManagedCertificateVersion]:
+    """Returns the versions whose certificates are issued and have not ended, also those revoked, by their numbers."""
+    parameters = {"key": managed_certificate_uid, "now": microseconds(now)}
+    return [_version(row) for row in tx.execute(_OF_NOT_ENDED, parameters)]
+
+
+def any_lives(tx: Transaction, managed_certificate_uid: str, now: datetime) -> bool:
+    """Returns whether there is a version whose certificate is issued, not revoked and not at its end."""
+    return tx.execute(_LIVES, {"key": managed_certificate_uid, "now": microseconds(now)}).first() is not None
 
 
 def set_issued(tx: Transaction, version: ManagedCertificateVersion, *, serial: str) -> ManagedCertificateVersion:

@@ -1,0 +1,231 @@
+"""What a revocation writes, whoever asks for it: the row, the blocked key, the events, and what follows from it.
+
+The authority whose certificate is revoked is disabled. The managed certificate whose version is revoked is REVOKED when
+no other version lives, and renewed when its key is compromised.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from certd.clock import rfc3339
+from certd.errors import CertdError, Reason
+from certd.model.authority import Authority, AuthorityState
+from certd.model.certificate import Certificate, CertificateState, RevocationReason
+from certd.model.event import Event, EventType
+from certd.model.managed_certificate import ManagedCertificate
+from certd.model.managed_certificate_states import Change, after
+from certd.model.renewal import RenewalMode
+from certd.pki.description import describe
+from certd.services.authorities import every_authority
+from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
+from certd.services.managed_certificate_records import event_of
+from certd.store import authorities, blocked_keys, managed_certificates, managed_versions, revocations
+from certd.store.store import Transaction
+
+_COMPROMISED = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The certificate that a revocation is about."""
+
+    issuer: Authority
+    row: Certificate
+    authority: bool
+    """Whether it is the certificate of an authority."""
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"{self.issuer.name}/certificates/{self.row.serial}"
+
+
+def subject_of(issuer: Authority, row: Certificate) -> Subject:
+    """Returns what a revocation of this certificate is about."""
+    return Subject(issuer=issuer, row=row, authority=row.der is not None and describe(row.der).authority)
+
+
+def revoked(
+    subject: Subject, *, reason: RevocationReason, invalidity_time: datetime | None, now: datetime
+) -> Certificate:
+    """Returns the row as it is to be; raises STATE_FORBIDS or ALREADY_REVOKED."""
+    row, name = subject.row, subject.name
+    own_key = subject.issuer.key.public_key
+    if own_key is not None and row.public_key_sha256 == hashlib.sha256(own_key).digest():
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{name} is signed by its own key, and nobody would believe a revocation by that; disable"
+            f" {subject.issuer.name}, and take the root out of every trust store that has it",
+            metadata={"authority": subject.issuer.name},
+            resource=name,
+        )
+    if row.state is CertificateState.LOST:
+        since = "" if row.revoke_time is None else f" since {rfc3339(row.revoke_time)}"
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{name} is LOST: nobody received it, and it counts as revoked{since}; nothing is left to do",
+            metadata={"state": row.state},
+            resource=name,
+        )
+    invalidity_time = None if invalidity_time is None else max(invalidity_time, row.not_before)
+    if row.state is CertificateState.ISSUED:
+        revoke_time = now
+    else:
+        revoke_time = _upgraded(row, reason, name)
+        # The key was unfit since the earliest moment that anybody named; what relied on it since then is in doubt.
+        named = [time for time in (row.invalidity_time, invalidity_time) if time is not None]
+        invalidity_time = min(named, default=None)
+        revoke_time = min([revoke_time, *named])
+    return replace(
+        row,
+        state=CertificateState.REVOKED,
+        revoke_time=revoke_time,
+        revocation_reason=reason,
+        invalidity_time=invalidity_time,
+    )
+
+
+def _upgraded(row: Certificate, reason: RevocationReason, name: str) -> datetime:
+    """Returns the time of the first revocation; raises ALREADY_REVOKED unless the second one is an upgrade."""
+    before = row.revocation_reason or RevocationReason.UNSPECIFIED
+    if row.revoke_time is None or (
+        reason is not RevocationReason.KEY_COMPROMISE or before is RevocationReason.KEY_COMPROMISE
+    ):
+        since = "" if row.revoke_time is None else rfc3339(row.revoke_time)
+        remedy = (
+            "nothing is left to do"
+            if before is RevocationReason.KEY_COMPROMISE
+            else f"only {RevocationReason.KEY_COMPROMISE.name} may take the place of another reason"
+        )
+        raise CertdError(
+            Reason.ALREADY_REVOKED,
+            f"{name} is revoked since {since} ({before.name}); {remedy}",
+            metadata={"revoke_time": since, "reason": before.name},
+            resource=name,
+        )
+    return row.revoke_time
+
+
+def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Certificate, now: datetime) -> bool:
+    """Writes the row that `revoked` made, with all that follows from it; returns whether a renewal is due now."""
+    reason = _reason_of(row)
+    revocations.revoke(
+        tx,
+        row.authority_uid,
+        row.serial,
+        revoke_time=row.revoke_time or now,
+        reason=reason,
+        invalidity_time=row.invalidity_time,
+    )
+    if reason is RevocationReason.KEY_COMPROMISE or (subject.authority and reason in _COMPROMISED):
+        blocked_keys.block(
+            tx,
+            subject.issuer.tenant,
+            row.public_key_sha256,
+            authority_uid=row.authority_uid,
+            serial=row.serial,
+            now=now,
+        )
+    tx.event(
+        Event(
+            time=now,
+            type=EventType.CERTIFICATE_REVOKED,
+            tenant=subject.issuer.tenant,
+            principal=principal,
+            resource=subject.name,
+            details=_details(subject.row, row),
+        )
+    )
+    if subject.authority:
+        _disable(tx, principal, subject, now)
+    managed = managed_of(tx, row)
+    return False if managed is None else _revoke_version(tx, principal, managed, row, now)
+
+
+def managed_of(tx: Transaction, row: Certificate) -> ManagedCertificate | None:
+    """Returns the managed certificate of whose versions one has this certificate; None for none, or a deleted one."""
+    if row.managed_certificate_uid is None or row.managed_certificate_version is None:
+        return None
+    return managed_certificates.get_by_uid(tx, row.managed_certificate_uid)
+
+
+def renews(managed: ManagedCertificate, number: int, reason: RevocationReason) -> bool:
+    """Returns whether a managed certificate is renewed at once because this version is revoked for this reason."""
+    compromised = reason is RevocationReason.KEY_COMPROMISE and number == managed.current_version
+    return compromised and managed.renewal.mode is not RenewalMode.NEVER
+
+
+def _revoke_version(
+    tx: Transaction, principal: str, managed: ManagedCertificate, row: Certificate, now: datetime
+) -> bool:
+    reason, number = _reason_of(row), row.managed_certificate_version or 0
+    revoke_time = row.revoke_time or now
+    managed_versions.set_revoked(tx, managed.uid, number, revoke_time=revoke_time, reason=reason)
+    tx.event(
+        event_of(
+            EventType.MANAGED_CERTIFICATE_REVOKED,
+            managed,
+            principal,
+            now,
+            version=number,
+            reason=reason.name,
+            serial=row.serial,
+            revoke_time=revoke_time.isoformat(),
+        )
+    )
+    # That one is revoked which had ended anyway leaves the state as it was.
+    harmless = now > row.not_after or managed_versions.any_lives(tx, managed.uid, now)
+    change = Change.VERSION_REVOKED if harmless else Change.REVOKED_ALL
+    changed = replace(managed, state=after(managed.state_at(now), change, managed.name), update_time=now)
+    forced = renews(managed, number, reason)
+    if change is Change.REVOKED_ALL and not forced:
+        if number == managed.current_version and reason not in COMPROMISED:
+            # Nobody shall have it any more, whoever wanted it renewed before.
+            changed = replace(changed, forced_version=0)
+        if not changed.forced:
+            changed = replace(changed, renewal_window=None, next_attempt_time=None)
+    changed = updated(tx, changed, managed)
+    if forced:
+        force_renewal(tx, changed, principal=principal, now=now, due_time=now, reason=reason.name)
+    return forced
+
+
+def _disable(tx: Transaction, principal: str, subject: Subject, now: datetime) -> None:
+    """Stops the authority whose certificate this is: nobody who looks would accept what it issues."""
+    for authority in every_authority(tx, subject.issuer.tenant or ""):
+        if authority.certificate != subject.row.der or authority.state is not AuthorityState.ENABLED:
+            continue
+        authorities.set_state(tx, authority.uid, AuthorityState.DISABLED, now)
+        tx.configuration_changed()
+        tx.event(
+            Event(
+                time=now,
+                type=EventType.AUTHORITY_DISABLED,
+                tenant=authority.tenant,
+                principal=principal,
+                resource=authority.name,
+                details={"revoked_certificate": subject.name},
+            )
+        )
+
+
+def _reason_of(row: Certificate) -> RevocationReason:
+    return row.revocation_reason or RevocationReason.UNSPECIFIED
+
+
+def _details(before: Certificate, row: Certificate) -> dict[str, str]:
+    details = {
+        "reason": _reason_of(row).name,
+        "profile": row.profile,
+        "subject": row.subject_text,
+        "not_after": row.not_after.isoformat(),
+        "public_key_sha256": row.public_key_sha256.hex(),
+    }
+    if row.revoke_time is not None:
+        details["revoke_time"] = row.revoke_time.isoformat()
+    if row.invalidity_time is not None:
+        details["invalidity_time"] = row.invalidity_time.isoformat()
+    if before.revocation_reason is not None:
+        details["reason_before"] = before.revocation_reason.name
+    return details
