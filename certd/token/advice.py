@@ -1,6 +1,9 @@
 """Codes of PKCS#11: what each means for an operator, in a sentence, and what it means for the session."""
 
 import re
+from pathlib import Path
+
+from certd.errors import CertdError, Reason
 
 ADVICE: dict[str, str] = {
     "CKR_HOST_MEMORY": "The module ran out of memory; free some on this host or raise the unit's limit.",
@@ -129,3 +132,17 @@ def explain(code: str) -> str:
     """Returns the code with its advice."""
     advice = ADVICE.get(code, "See the manual of the module.")
     return f"{code}: {advice}"
+
+
+def unavailable(message: str, code: str = "", *, retry_after: float | None = None) -> CertdError:
+    """Returns the error of a token that did not do it."""
+    return CertdError(Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code}, retry_after=retry_after)
+
+
+def pin_refused(label: str, pin_file: Path, code: str) -> CertdError:
+    """Returns the error of a token whose PIN is wrong."""
+    message = (
+        f"The token {label} refused the PIN in {pin_file}. {explain(code)} It is tried again as soon as that file "
+        "changes, and not before, because tokens lock after a few wrong PINs."
+    )
+    return unavailable(message, code)

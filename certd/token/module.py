@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 import pkcs11
@@ -32,10 +32,10 @@ from certd.pki.key_spec import (
     verify_signature,
 )
 from certd.token import lock
-from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain
+from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain, pin_refused, unavailable
 from certd.token.description import TokenDescription
 from certd.token.durable import sync_softhsm
-from certd.token.pin import Refusal, forget_refusal, read_pin, recall_refusal, remember_refusal, wipe
+from certd.token.pin import RefusedPins, read_pin, wipe
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 from certd.token.settings import TokenSettings
 
@@ -73,6 +73,7 @@ class _Handle(Protocol):
     sign: Callable[..., bytes]
     encrypt: Callable[..., bytes]
     decrypt: Callable[..., bytes]
+    destroy: Callable[[], None]
 
     def __getitem__(self, attribute: Attribute) -> Any: ...  # noqa: ANN401  # Each attribute has a type of its own.
 
@@ -102,7 +103,7 @@ class Module:
         self._authority_keys: dict[bytes, AuthorityKey] = {}
         self._wrapping_keys: dict[bytes, _Handle] = {}
         self._unfit: dict[bytes, str] = {}
-        self._refusal: Refusal | None = None
+        self._refused_pins = RefusedPins(settings.refused_marker)
 
     @property
     def is_open(self) -> bool:
@@ -118,10 +119,9 @@ class Module:
         settings = self._settings
         pin = read_pin(settings.pin_file)
         try:
-            # In memory too, for the case that the marker cannot be written.
-            for refusal in (self._refusal, recall_refusal(settings.refused_marker)):
-                if refusal is not None and refusal.is_of(pin.fingerprint):
-                    raise self._pin_refused(refusal.code)
+            refused = self._refused_pins.code_of(pin)
+            if refused is not None:
+                raise pin_refused(settings.label, settings.pin_file, refused)
             with self._speaking(), lock.held(settings.lock):
                 token = self._find_token()
                 try:
@@ -130,15 +130,11 @@ class Module:
                     code = code_of(error)
                     if code not in PIN_REFUSED:
                         raise
-                    self._refusal = Refusal(**asdict(pin.fingerprint), code=code)
-                    try:
-                        remember_refusal(settings.refused_marker, self._refusal)
-                    except OSError:
-                        _logger.exception("%s cannot be written", settings.refused_marker)
-                    raise self._pin_refused(code) from None
+                    self._refused_pins.remember(pin, code)
+                    raise pin_refused(settings.label, settings.pin_file, code) from None
         finally:
             wipe(pin.value)
-        forget_refusal(settings.refused_marker)
+        self._refused_pins.forget()
         self._test_keys()
 
     def close(self) -> None:
@@ -185,7 +181,7 @@ class Module:
     def authority_key(self, key_id: bytes) -> AuthorityKey:
         """Returns the authority key with this CKA_ID; TOKEN_UNAVAILABLE when there is none, or it failed its test."""
         if key_id in self._unfit:
-            raise _unavailable(self._unfit[key_id])
+            raise unavailable(self._unfit[key_id])
         key = self._authority_keys.get(key_id) or self._find_authority_key(key_id)
         if key is None:
             raise self._no_key("authority", key_id)
@@ -228,6 +224,20 @@ class Module:
                 capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
                 template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False},
             )
+            sync_softhsm(self._settings.softhsm_conf)
+            return True
+
+    def destroy_wrapping_key(self, key_id: bytes) -> bool:
+        """Destroys a wrapping key; returns False when there is none. TOKEN_POLICY_FORBIDS for another secret key."""
+        with self._speaking(), lock.held(self._settings.lock):
+            handle = self._find_wrapping_key(key_id)
+            self._wrapping_keys.pop(key_id, None)
+            if handle is None:
+                return False
+            if _label(handle) != WRAPPING_LABEL:
+                message = f"The secret key {key_id.hex()} is no wrapping key of certd; use the token's own tool on it."
+                raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+            handle.destroy()
             sync_softhsm(self._settings.softhsm_conf)
             return True
 
@@ -284,12 +294,12 @@ class Module:
                 self._abandon()
             message = f"The token {self._settings.label} failed. {explain(code)}"
             retry_after = None if self.is_open else _RETRY_AFTER
-            raise _unavailable(message, code, retry_after=retry_after) from error
+            raise unavailable(message, code, retry_after=retry_after) from error
 
     def _session(self) -> pkcs11.Session:
         if self._open_session is None:
             message = f"The token {self._settings.label} is not open at the moment."
-            raise _unavailable(message, retry_after=_RETRY_AFTER)
+            raise unavailable(message, retry_after=_RETRY_AFTER)
         return self._open_session
 
     def _abandon(self) -> None:
@@ -311,7 +321,7 @@ class Module:
             if type(error) is not pkcs11.PKCS11Error:
                 raise
             message = f"The module {settings.module} cannot be loaded: {error}. Install it or correct token.module."
-            raise _unavailable(message, code_of(error)) from error
+            raise unavailable(message, code_of(error)) from error
         try:
             return self._library.get_token(token_label=settings.label)
         except (pkcs11.NoSuchToken, pkcs11.MultipleTokensReturned) as error:
@@ -320,14 +330,7 @@ class Module:
                 f"The module {settings.module} has {found} labelled {settings.label}. Connect or initialise it, or "
                 "correct token.label, token.module or the module's own configuration."
             )
-            raise _unavailable(message, "CKR_TOKEN_NOT_PRESENT", retry_after=_RETRY_AFTER) from error
-
-    def _pin_refused(self, code: str) -> CertdError:
-        message = (
-            f"The token {self._settings.label} refused the PIN in {self._settings.pin_file}. {explain(code)} It is "
-            "tried again as soon as that file changes, and not before, because tokens lock after a few wrong PINs."
-        )
-        return _unavailable(message, code)
+            raise unavailable(message, "CKR_TOKEN_NOT_PRESENT", retry_after=_RETRY_AFTER) from error
 
     def _test_keys(self) -> None:
         """Has every authority key sign and verifies it; one that fails is set aside, and `describe` says so."""
@@ -391,11 +394,7 @@ class Module:
         self.probe()
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
-        return _unavailable(message)
-
-
-def _unavailable(message: str, code: str = "", *, retry_after: float | None = None) -> CertdError:
-    return CertdError(Reason.TOKEN_UNAVAILABLE, message, metadata={"ckr": code}, retry_after=retry_after)
+        return unavailable(message)
 
 
 def _supports(slot: pkcs11.Slot, spec: KeySpec, available: set[Mechanism]) -> bool:
@@ -419,7 +418,7 @@ def _only(session: pkcs11.Session, attributes: Mapping[Attribute, object]) -> _H
     if len(found) > 1:
         key_id = attributes[Attribute.ID]
         message = f"The token has {len(found)} keys of one kind with the id {key_id!r}. Remove what is not used."
-        raise _unavailable(message)
+        raise unavailable(message)
     return found[0] if found else None
 
 
@@ -435,12 +434,12 @@ def _read_pair(session: pkcs11.Session, handle: _Handle, key_id: bytes) -> Autho
     public = _only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
     if public is None:
         message = f"The token lacks the public half of the key {key_id.hex()}. Restore the token from its backup."
-        raise _unavailable(message)
+        raise unavailable(message)
     loaded = _load_public_key(public)
     spec = key_spec_of(loaded)
     if spec is None:
         message = f"The key {key_id.hex()} in the token is of a kind that certd does not use."
-        raise _unavailable(message)
+        raise unavailable(message)
     encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return AuthorityKey(key_id, spec, encoded, _label(handle), handle)
 

@@ -7,12 +7,15 @@ content: a hash of a PIN is as good as the PIN.
 
 import contextlib
 import json
+import logging
 import os
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from certd.errors import CertdError, Reason
+
+_logger = logging.getLogger(__name__)
 
 _LONGEST_PIN = 256
 
@@ -116,6 +119,33 @@ def forget_refusal(marker: Path) -> None:
     """Forgets a refusal, after a login that succeeded."""
     with contextlib.suppress(OSError):
         marker.unlink(missing_ok=True)
+
+
+class RefusedPins:
+    """Which PIN file the token refused last: across restarts, and in memory where the marker cannot be written."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+        self._last: Refusal | None = None
+
+    def code_of(self, pin: Pin) -> str | None:
+        """Returns the CKR name of the answer when it was this file, as it is now; else None."""
+        for refusal in (self._last, recall_refusal(self._marker)):
+            if refusal is not None and refusal.is_of(pin.fingerprint):
+                return refusal.code
+        return None
+
+    def remember(self, pin: Pin, code: str) -> None:
+        """Remembers it."""
+        self._last = Refusal(**asdict(pin.fingerprint), code=code)
+        try:
+            remember_refusal(self._marker, self._last)
+        except OSError:
+            _logger.exception("%s cannot be written", self._marker)
+
+    def forget(self) -> None:
+        """Forgets it, after a login that succeeded."""
+        forget_refusal(self._marker)
 
 
 def _fingerprint(status: os.stat_result) -> Fingerprint:
