@@ -79,6 +79,41 @@ class ResealItem:
     """What it is to be bound to."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImportKey:
+    """A key pair to which clients seal what they import, the private half sealed."""
+
+    public_key: bytes
+    """Raw X25519, 32 bytes."""
+    sealed_key: bytes
+    statement: bytes
+    """Of `pki.import_key`."""
+    signature: bytes
+    """Of the statement, by the authority's key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedImport:
+    """A private key that a client sealed to an import key."""
+
+    wrapping_key_id: bytes
+    """CKA_ID of the wrapping key of the import key."""
+    sealed_import_key: bytes
+    context: SealContext
+    """What the import key is bound to; the token process takes the hash of its public key from the statement."""
+    statement: bytes
+    ciphertext: bytes
+    """HPKE encapsulated key and ciphertext."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedKey:
+    """A private key that was made elsewhere, sealed."""
+
+    sealed_key: bytes
+    key_spec: KeySpec
+
+
 class TokenClient:
     """Calls the token process."""
 
@@ -252,6 +287,79 @@ class TokenClient:
         return [
             error_of(result.failure) if result.HasField("failure") else result.sealed_key for result in response.results
         ]
+
+    def generate_import_key(
+        self,
+        *,
+        wrapping_key_id: bytes,
+        context: SealContext,
+        expire_time: datetime,
+        authority_key_id: bytes,
+        authority_policy: bytes,
+        signature_algorithm: SignatureAlgorithm,
+    ) -> GeneratedImportKey:
+        """Makes a key to which clients seal what they import, and has it stated that it is one.
+
+        Args:
+            wrapping_key_id: CKA_ID of the tenant's wrapping key, under which the private half is sealed.
+            context: purpose import, version 1, `certificate` the id of the key, not exportable, no hash.
+            expire_time: aware; end of its use, which the statement tells. The token process holds nobody to it.
+            authority_key_id: CKA_ID of the authority key that signs the statement.
+            authority_policy: that was sealed with that key.
+            signature_algorithm: of the signature.
+
+        Raises:
+            CertdError: FIELD_INVALID; TOKEN_POLICY_FORBIDS when the policy is not that of the key.
+        """
+        request = messages.GenerateImportKeyRequest(
+            wrapping_key_id=wrapping_key_id,
+            context=_context(context),
+            expire_time=microseconds_of(expire_time),
+            authority_key_id=authority_key_id,
+            authority_policy=authority_policy,
+            signature_algorithm=signature_algorithm.value,
+        )
+        generated = self._call(messages.TokenRequest(generate_import_key=request), _TIMEOUT).generate_import_key
+        return GeneratedImportKey(
+            public_key=generated.public_key,
+            sealed_key=generated.sealed_key,
+            statement=generated.statement,
+            signature=generated.signature,
+        )
+
+    def import_key(
+        self, *, wrapping_key_id: bytes, context: SealContext, public_key: bytes, private_key: bytes | SealedImport
+    ) -> ImportedKey:
+        """Verifies a private key against the public one, and seals it.
+
+        Args:
+            wrapping_key_id: CKA_ID of the tenant's wrapping key.
+            context: what it is to be bound to, purpose custody; its `public_key_sha256` is empty.
+            public_key: DER of the SubjectPublicKeyInfo that it must have.
+            private_key: in any encoding of `pki.private_key`, or that sealed to an import key.
+
+        Raises:
+            CertdError: IMPORT_KEY_MISMATCH when it is another key; FIELD_INVALID and KEY_TOO_WEAK when it is none, or
+                does not open; TOKEN_POLICY_FORBIDS when the import key does not open, or is another than it is said to
+                be; RATE_LIMITED.
+        """
+        request = messages.ImportKeyRequest(
+            wrapping_key_id=wrapping_key_id, context=_context(context), public_key=public_key
+        )
+        if isinstance(private_key, SealedImport):
+            request.sealed.CopyFrom(
+                messages.SealedImport(
+                    wrapping_key_id=private_key.wrapping_key_id,
+                    sealed_import_key=private_key.sealed_import_key,
+                    context=_context(private_key.context),
+                    statement=private_key.statement,
+                    ciphertext=private_key.ciphertext,
+                )
+            )
+        else:
+            request.plain = private_key
+        imported = self._call(messages.TokenRequest(import_key=request), _TIMEOUT).import_key
+        return ImportedKey(sealed_key=imported.sealed_key, key_spec=KeySpec(imported.key_spec))
 
     def lease(
         self,
