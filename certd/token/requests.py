@@ -8,6 +8,8 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.sealing import Purpose, SealContext
 
 _KEY_ID_BYTES: Final = 16
+_LONGEST_NAME: Final = 2048
+"""The longest SPIFFE id, and more than any uid has."""
 
 
 def check_key_id(field: str, key_id: bytes) -> None:
@@ -36,6 +38,10 @@ def context_of(message: messages.SealContext, *, field: str = "context") -> Seal
         raise field_invalid(f"{field}.purpose", f"must be one of {', '.join(Purpose)}")
     if not message.tenant or not message.certificate or not message.version:
         raise field_invalid(field, "must name a tenant, a certificate and a version")
+    for name in ("tenant", "certificate", "consumer"):
+        # They stand in the journal, in which nobody but the token process begins a line.
+        if len(getattr(message, name)) > _LONGEST_NAME or not getattr(message, name).isprintable():
+            raise field_invalid(f"{field}.{name}", f"must be at most {_LONGEST_NAME} printable characters")
     return SealContext(
         tenant=message.tenant,
         certificate=message.certificate,

@@ -27,14 +27,19 @@ def seal(
     module: Module, private_key: bytearray, *, wrapping_key_id: bytes, context: SealContext, public_key: bytes
 ) -> bytes:
     """Seals a private key and wipes it; returns the blob. The hash of the public key is filled into the context."""
+    bound = replace(context, public_key_sha256=hashlib.sha256(public_key).digest())
+    return seal_bound(module, private_key, wrapping_key_id=wrapping_key_id, context=bound)
+
+
+def seal_bound(module: Module, private_key: bytearray, *, wrapping_key_id: bytes, context: SealContext) -> bytes:
+    """As `seal`, with the hash of the public key in the context already."""
     try:
-        bound = replace(context, public_key_sha256=hashlib.sha256(public_key).digest())
         nonce = secrets.token_bytes(NONCE_BYTES)
         ciphertext = module.encrypt(
             wrapping_key_id,
             nonce=nonce,
             plaintext=bytes(private_key),
-            associated_data=associated_data(bound, wrapping_key_id),
+            associated_data=associated_data(context, wrapping_key_id),
         )
     finally:
         wipe(private_key)
