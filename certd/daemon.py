@@ -116,6 +116,7 @@ class Daemon:
                 certificate_searches=core.certificate_searches,
                 revocation=core.revocation,
                 managed_certificates=core.managed_certificates,
+                managed_export=core.managed_export,
                 managed_import=core.managed_import,
                 managed_certificate_changes=core.managed_certificate_changes,
                 managed_revocation=core.managed_revocation,

@@ -37,6 +37,7 @@ from certd.services.managed_certificate_changes import ManagedCertificateChanges
 from certd.services.managed_certificate_search import ManagedCertificateSearches
 from certd.services.managed_certificate_steps import ManagedCertificateSteps
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
 from certd.services.profile_check import ProfileChecks
@@ -90,6 +91,7 @@ class Core:
     certificate_searches: CertificateSearches
     revocation: Revocation
     managed_certificates: ManagedCertificates
+    managed_export: ManagedExport
     managed_import: ManagedImport
     managed_certificate_changes: ManagedCertificateChanges
     managed_revocation: ManagedRevocation
@@ -268,7 +270,6 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     )
     managed_certificates = ManagedCertificates(
         store=store,
-        token=token,
         clock=clock,
         access=access,
         signers=signers,
@@ -299,8 +300,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
         certificate_searches=CertificateSearches(store=store, access=access),
-        revocation=Revocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
+        revocation=Revocation(store=store, clock=clock, access=access, step=step),
         managed_certificates=managed_certificates,
+        managed_export=ManagedExport(store=store, token=token, clock=clock, access=access, step=step),
         managed_import=ManagedImport(
             store=store,
             token=token,

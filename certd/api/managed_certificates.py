@@ -1,29 +1,19 @@
 """ManagedCertificateService: convert, call `services.managed_certificates`, convert back."""
 
 from functools import partial
-from typing import Final
 
 from certd.api import fields, x509
 from certd.api.call import Call, Methods
-from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.model.managed_certificate import Condition
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName, check_id
 from certd.model.request_limits import RequestLimits
-from certd.pki import distinguished_name, pkcs8
+from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import (
-    ManagedCertificates,
-    NewManagedCertificate,
-    PassphraseExport,
-    RecipientExport,
-)
+from certd.services.managed_certificates import ManagedCertificates, NewManagedCertificate
 from certd.services.paging import Page
 from certd.v1 import managed_certificate_pb2, managed_certificate_service_pb2, x509_pb2
-
-_X25519_BYTES: Final = 32
-_LONGEST_REASON: Final = 256
 
 
 def methods(managed_certificates: ManagedCertificates, limits: RequestLimits) -> Methods:
@@ -32,7 +22,6 @@ def methods(managed_certificates: ManagedCertificates, limits: RequestLimits) ->
         "RequestManagedCertificate": partial(request_managed_certificate, managed_certificates, limits),
         "GetManagedCertificate": partial(get_managed_certificate, managed_certificates),
         "ListManagedCertificates": partial(list_managed_certificates, managed_certificates, limits),
-        "ExportManagedCertificate": partial(export_managed_certificate, managed_certificates, limits),
     }
 
 
@@ -121,36 +110,6 @@ def list_managed_certificates(
     return fields.page_that_fits(asked, lambda smaller: managed_certificates.page(call.caller, parent, smaller), answer)
 
 
-def export_managed_certificate(
-    managed_certificates: ManagedCertificates,
-    limits: RequestLimits,
-    request: managed_certificate_service_pb2.ExportManagedCertificateRequest,
-    call: Call,
-) -> managed_certificate_service_pb2.ExportManagedCertificateResponse:
-    """ExportManagedCertificate."""
-    violations = fields.Violations()
-    name = violations.attempt(lambda: ManagedCertificateName.parse("name", request.name))
-    if request.version < 0:
-        violations.add("version", "must be the number of a version, or 0 for the current one")
-    protection = violations.attempt(lambda: _protection(request, limits))
-    reason = violations.attempt(lambda: fields.text("reason", request.reason, longest=_LONGEST_REASON))
-    violations.check()
-    exported = managed_certificates.export(
-        call.caller, name, version=request.version or None, protection=protection, reason=reason
-    )
-    response = managed_certificate_service_pb2.ExportManagedCertificateResponse(
-        version=exported.version,
-        certificate=x509.encoded(exported.certificate),
-        chain=x509.encoded_chain(exported.chain),
-    )
-    if isinstance(protection, PassphraseExport):
-        response.encrypted_private_key_pem = pkcs8.to_pem(exported.encrypted_key).decode("ascii")
-    else:
-        response.sealed_private_key = exported.encrypted_key
-        response.hpke_info = exported.hpke_info
-    return response
-
-
 def managed_certificate_message(view: ManagedCertificateView) -> managed_certificate_pb2.ManagedCertificate:
     """Returns a managed certificate as a message."""
     kind = managed_certificate_pb2.ManagedCertificate
@@ -207,26 +166,3 @@ def _exportable(number: int) -> bool:
     kind = managed_certificate_pb2.ManagedCertificate
     policy = fields.choice("managed_certificate.export_policy", kind.ExportPolicy, number, str)
     return policy != "NOT_EXPORTABLE"
-
-
-def _protection(
-    request: managed_certificate_service_pb2.ExportManagedCertificateRequest, limits: RequestLimits
-) -> PassphraseExport | RecipientExport:
-    chosen = request.WhichOneof("protection")
-    if chosen is None:
-        unprotected = "is required: passphrase or recipient; a private key never leaves unprotected"
-        raise CertdError(
-            Reason.FIELD_INVALID, f"protection: {unprotected}", violations=(Violation("protection", unprotected),)
-        )
-    if chosen == "passphrase":
-        passphrase = request.passphrase
-        formats = managed_certificate_service_pb2.PassphraseProtection.Format
-        fields.choice("passphrase.format", formats, passphrase.format, str)
-        pkcs8.check_passphrase(passphrase.passphrase, "passphrase.passphrase", longest=limits.passphrase_bytes)
-        return PassphraseExport(passphrase.passphrase)
-    recipient = request.recipient
-    suites = managed_certificate_service_pb2.RecipientProtection.Suite
-    fields.choice("recipient.suite", suites, recipient.suite, str)
-    if len(recipient.public_key) != _X25519_BYTES:
-        raise field_invalid("recipient.public_key", f"must be the {_X25519_BYTES} bytes of a raw X25519 public key")
-    return RecipientExport(recipient.public_key)

@@ -24,6 +24,7 @@ from certd.api import (
     managed_certificate_changes,
     managed_certificate_search,
     managed_certificates,
+    managed_export,
     managed_import,
     managed_revocation,
     profiles,
@@ -56,6 +57,7 @@ from certd.services.leases import Leases
 from certd.services.managed_certificate_changes import ManagedCertificateChanges
 from certd.services.managed_certificate_search import ManagedCertificateSearches
 from certd.services.managed_certificates import ManagedCertificates
+from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
 from certd.services.profile_check import ProfileChecks
@@ -99,6 +101,7 @@ class Services:
     certificate_searches: CertificateSearches
     revocation: Revocation
     managed_certificates: ManagedCertificates
+    managed_export: ManagedExport
     managed_import: ManagedImport
     managed_certificate_changes: ManagedCertificateChanges
     managed_revocation: ManagedRevocation
@@ -281,6 +284,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         {
             **managed_certificates.methods(services.managed_certificates, limits),
+            **managed_export.methods(services.managed_export, limits),
             **managed_import.methods(services.managed_import, limits),
             **managed_certificate_changes.methods(services.managed_certificate_changes, limits),
             **managed_revocation.methods(services.managed_revocation, limits),

@@ -35,13 +35,8 @@ from certd.services.authority_views import AuthorityView
 from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import (
-    Exported,
-    ManagedCertificates,
-    NewManagedCertificate,
-    PassphraseExport,
-    RecipientExport,
-)
+from certd.services.managed_certificates import ManagedCertificates, NewManagedCertificate
+from certd.services.managed_export import Exported, ManagedExport, PassphraseExport, RecipientExport
 from certd.services.paging import Page, PageRequest
 from certd.services.rates import Rates
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
@@ -370,6 +365,11 @@ class FakeManagedCertificates(ManagedCertificates):
         self._told.take(caller, parent, request)
         return Page((self.view,), "")
 
+
+class FakeManagedExport(ManagedExport):
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
     def export(
         self,
         caller: Caller,
@@ -450,6 +450,7 @@ def running_edge(
         certificate_searches=FakeCertificateSearches(told, certificates.view),
         revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
+        managed_export=FakeManagedExport(told),
         # What is not asked here.
         managed_import=cast("Any", None),
         managed_certificate_changes=cast("Any", None),

@@ -16,7 +16,8 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
-from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport, RecipientExport
+from certd.services.managed_certificates import NewManagedCertificate
+from certd.services.managed_export import PassphraseExport, RecipientExport
 from certd.services.paging import PageRequest
 from certd.v1 import (
     authority_pb2,

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.api import fields
 from certd.errors import CertdError, Reason, Violation
-from certd.services.managed_certificates import PassphraseExport
+from certd.services.managed_export import PassphraseExport
 from certd.v1 import (
     authority_service_pb2,
     certificate_service_pb2,

@@ -16,7 +16,8 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport
+from certd.services.managed_certificates import NewManagedCertificate
+from certd.services.managed_export import PassphraseExport
 from tests.services.conftest import ADMINISTRATOR
 from tests.waiting import eventually
 
@@ -150,7 +151,7 @@ def _export(core: main.Core, folder: Path, *, name: ManagedCertificateName, auth
         return view if view.state is ManagedCertificateState.ACTIVE else None
 
     eventually(active, within=60)
-    exported = core.managed_certificates.export(
+    exported = core.managed_export.export(
         ADMINISTRATOR, name, version=None, protection=PassphraseExport(PASSPHRASE.encode()), reason="interop"
     )
     files = Exported(

@@ -24,12 +24,8 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_changes import Change
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import (
-    Exported,
-    NewManagedCertificate,
-    PassphraseExport,
-    RecipientExport,
-)
+from certd.services.managed_certificates import NewManagedCertificate
+from certd.services.managed_export import Exported, PassphraseExport, RecipientExport
 from certd.services.paging import PageRequest
 from certd.store import grants, managed_schema, managed_versions, schema, sealed_keys
 from certd.store.store import Transaction
@@ -71,7 +67,7 @@ def settled_as_time_goes_by(ca: World) -> ManagedCertificateView:
 
 def export_to_recipient(ca: World, private_key: X25519PrivateKey) -> Exported:
     public_key = private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return ca.core.managed_certificates.export(
+    return ca.core.managed_export.export(
         ADMINISTRATOR, WEB, version=None, protection=RecipientExport(public_key), reason="test"
     )
 
@@ -114,7 +110,7 @@ def test_each_kind_of_key_is_exported_under_a_passphrase_that_openssl_opens(
 ) -> None:
     ca.request(key_spec=spec)
     view = settled(ca)
-    exported = ca.core.managed_certificates.export(
+    exported = ca.core.managed_export.export(
         ADMINISTRATOR, WEB, version=1, protection=PassphraseExport(b"correct horse"), reason=""
     )
     (tmp_path / "key.der").write_bytes(exported.encrypted_key)
@@ -301,7 +297,7 @@ def test_a_sealed_key_that_was_moved_to_another_version_does_not_open(ca: World)
 def refused_export(ca: World, *, version: int) -> CertdError:
     public_key = X25519PrivateKey.generate().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     with pytest.raises(CertdError) as refused:
-        ca.core.managed_certificates.export(
+        ca.core.managed_export.export(
             ADMINISTRATOR, WEB, version=version, protection=RecipientExport(public_key), reason=""
         )
     return refused.value
@@ -313,7 +309,7 @@ def test_a_passphrase_out_of_bounds_is_refused_before_the_event(ca: World, passp
     settled(ca)
     before = ca.events()
     with pytest.raises(CertdError) as refused:
-        ca.core.managed_certificates.export(
+        ca.core.managed_export.export(
             ADMINISTRATOR, WEB, version=None, protection=PassphraseExport(passphrase), reason=""
         )
     assert refused.value.reason is Reason.FIELD_INVALID
@@ -338,7 +334,7 @@ def test_a_version_that_is_not_there_is_not_exported(ca: World) -> None:
     settled(ca)
     for version, name in ((7, WEB), (None, ManagedCertificateName("default", "absent"))):
         with pytest.raises(CertdError) as refused:
-            ca.core.managed_certificates.export(
+            ca.core.managed_export.export(
                 ADMINISTRATOR, name, version=version, protection=PassphraseExport(b"correct horse"), reason=""
             )
         assert refused.value.reason is Reason.MANAGED_CERTIFICATE_NOT_FOUND
@@ -394,7 +390,7 @@ def test_a_stranger_learns_nothing(ca: World) -> None:
             ca.core.managed_certificates.get(STRANGER, name)
         assert refused.value.reason is Reason.PERMISSION_MISSING
         with pytest.raises(CertdError) as export:
-            ca.core.managed_certificates.export(
+            ca.core.managed_export.export(
                 STRANGER, name, version=None, protection=PassphraseExport(b"correct horse"), reason=""
             )
         assert export.value.reason is Reason.PERMISSION_MISSING

@@ -15,7 +15,7 @@ from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import RecipientExport
+from certd.services.managed_export import RecipientExport
 from certd.services.paging import PageRequest
 from certd.services.revocation import NewRevocation
 from certd.store import events, owners
@@ -78,7 +78,7 @@ def test_a_managed_certificate_is_made_once_and_exported_by_the_other(daemons: t
 
     assert eventually(active).managed_certificate.current_version == 1
     public_key = X25519PrivateKey.generate().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    exported = second.core.managed_certificates.export(
+    exported = second.core.managed_export.export(
         ADMINISTRATOR, name, version=None, protection=RecipientExport(public_key), reason=""
     )
     assert exported.version == 1

@@ -30,7 +30,8 @@ from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
 from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_certificates import NewManagedCertificate, PassphraseExport
+from certd.services.managed_certificates import NewManagedCertificate
+from certd.services.managed_export import PassphraseExport
 from certd.services.paging import Page, PageRequest
 from certd.services.profile_check import RequestToCheck
 from certd.services.profiles import ProfileChange
@@ -155,7 +156,7 @@ def calls_on(world: World, caller: Caller, at: Place) -> dict[str, Callable[[], 
         "managed.get": lambda: core.managed_certificates.get(caller, at.managed),
         "managed.page": lambda: core.managed_certificates.page(caller, tenant, FIRST),
         "managed.request": lambda: _request(world, caller, at.managed, at.authority),
-        "managed.export": lambda: core.managed_certificates.export(
+        "managed.export": lambda: core.managed_export.export(
             caller, at.managed, version=None, protection=passphrase, reason=""
         ),
         "server.trust-bundle": lambda: core.server.trust_bundle(caller, tenant),
