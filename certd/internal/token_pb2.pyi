@@ -688,6 +688,7 @@ class ExportRequest(_message.Message):
     RECIPIENT_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
+    FRIENDLY_NAME_FIELD_NUMBER: _builtins.int
     wrapping_key_id: _builtins.bytes
     """CKA_ID of the wrapping key."""
     sealed_key: _builtins.bytes
@@ -698,6 +699,8 @@ class ExportRequest(_message.Message):
     """To a raw X25519 public key with HPKE."""
     format: _builtins.str
     """Name of the form under a passphrase: `PKCS8` (also when empty), `PKCS12_MODERN`, `PKCS12_LEGACY`, `ACM_COMPATIBLE`."""
+    friendly_name: _builtins.str
+    """Name of the entry in a PKCS#12, which some readers show and Java finds it by."""
     @_builtins.property
     def context(self) -> Global___SealContext:
         """What it is bound to."""
@@ -716,10 +719,11 @@ class ExportRequest(_message.Message):
         recipient_public_key: _builtins.bytes = ...,
         format: _builtins.str = ...,
         certificates: _abc.Iterable[_builtins.bytes] | None = ...,
+        friendly_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "context", b"context", "format", b"format", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key", "sealed_key", b"sealed_key", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "context", b"context", "format", b"format", "friendly_name", b"friendly_name", "passphrase", b"passphrase", "protection", b"protection", "recipient_public_key", b"recipient_public_key", "sealed_key", b"sealed_key", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_protection: _TypeAlias = _typing.Literal["passphrase", "recipient_public_key"]  # noqa: Y015
     _WhichOneofArgType_protection: _TypeAlias = _typing.Literal["protection", b"protection"]  # noqa: Y015
