@@ -260,14 +260,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         waker=waker,
         step=step,
     )
-    import_keys = ImportKeys(
-        store=store,
-        token=token,
-        clock=clock,
-        access=access,
-        wrapping_keys=wrapping_keys,
-        system_authority=system_authority,
-    )
+    import_keys = ImportKeys(store=store, token=token, wrapping_keys=wrapping_keys, system_authority=system_authority)
     managed_certificates = ManagedCertificates(
         store=store,
         clock=clock,
@@ -300,7 +293,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
         certificate_searches=CertificateSearches(store=store, access=access),
-        revocation=Revocation(store=store, clock=clock, access=access, step=step),
+        revocation=Revocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
         managed_certificates=managed_certificates,
         managed_export=ManagedExport(store=store, token=token, clock=clock, access=access, step=step),
         managed_import=ManagedImport(
