@@ -110,6 +110,11 @@ class Client:
         """Closes the connection; calls that still run fail."""
         self._channel.close()
 
+    @property
+    def trust_bundle(self) -> bytes:
+        """PEM of the roots that vouch for the server."""
+        return self._credentials.trust_bundle
+
     def call(self, method: "grpc.UnaryUnaryMultiCallable[RequestT, ResponseT]", request: RequestT) -> ResponseT:
         """Calls a method of `stubs` and returns its answer.
 

@@ -65,10 +65,14 @@ if TYPE_CHECKING:
     from certd.v1.managed_certificate_service_pb2 import (
         ExportManagedCertificateRequest,
         ExportManagedCertificateResponse,
+        GetImportKeyRequest,
         GetManagedCertificateRequest,
+        ImportKey,
+        ImportManagedCertificateRequest,
         ListManagedCertificatesRequest,
         ListManagedCertificatesResponse,
         RequestManagedCertificateRequest,
+        RollBackManagedCertificateRequest,
     )
     from certd.v1.profile_pb2 import Profile
     from certd.v1.profile_service_pb2 import (
@@ -95,7 +99,7 @@ if TYPE_CHECKING:
 class Stubs:
     """Every method of the API on one channel, to be called through `Client.call`."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel) -> None:  # noqa: PLR0915  # One for each method.
         access = AccessServiceStub(channel)  # type: ignore[no-untyped-call]
         authorities = AuthorityServiceStub(channel)  # type: ignore[no-untyped-call]
         certificates = CertificateServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -156,6 +160,13 @@ class Stubs:
         self.export_managed_certificate: grpc.UnaryUnaryMultiCallable[
             ExportManagedCertificateRequest, ExportManagedCertificateResponse
         ] = managed.ExportManagedCertificate
+        self.get_import_key: grpc.UnaryUnaryMultiCallable[GetImportKeyRequest, ImportKey] = managed.GetImportKey
+        self.import_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            ImportManagedCertificateRequest, ManagedCertificate
+        ] = managed.ImportManagedCertificate
+        self.roll_back_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            RollBackManagedCertificateRequest, ManagedCertificate
+        ] = managed.RollBackManagedCertificate
         self.create_profile: grpc.UnaryUnaryMultiCallable[CreateProfileRequest, Profile] = profiles.CreateProfile
         self.get_profile: grpc.UnaryUnaryMultiCallable[GetProfileRequest, Profile] = profiles.GetProfile
         self.list_profiles: grpc.UnaryUnaryMultiCallable[ListProfilesRequest, ListProfilesResponse] = (
