@@ -71,6 +71,7 @@ def force_renewal(
                 managed,
                 principal,
                 now,
+                version=0,
                 **{"current_version": str(managed.current_version), **details},
             )
         )

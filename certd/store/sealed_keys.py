@@ -17,6 +17,10 @@ _sealed = managed_schema.sealed_keys
 _INSERT = insert_into(_sealed)
 _FITS = (_sealed.c.managed_certificate_uid == bindparam("key"), _sealed.c.version == bindparam("of_version"))
 _GET = select(_sealed.c.blob).where(*_FITS)
+_NUMBERS = select(_sealed.c.version).where(
+    _sealed.c.managed_certificate_uid == bindparam("key"),
+    _sealed.c.version.between(bindparam("lowest"), bindparam("highest")),
+)
 _SET_EXPIRY = update_of(_sealed).where(*_FITS)
 _EXPIRED = (
     select(_sealed.c.managed_certificate_uid, _sealed.c.version)
@@ -80,6 +84,12 @@ def get(tx: Transaction, managed_uid: str, version: int) -> bytes | None:
     """Returns the sealed key of a version; None when there is none."""
     blob: bytes | None = tx.execute(_GET, {"key": managed_uid, "of_version": version}).scalar()
     return blob
+
+
+def there(tx: Transaction, managed_uid: str, *, lowest: int, highest: int) -> frozenset[int]:
+    """Returns the numbers of the versions, from `lowest` to `highest`, whose sealed keys are there."""
+    rows = tx.execute(_NUMBERS, {"key": managed_uid, "lowest": lowest, "highest": highest})
+    return frozenset(row.version for row in rows)
 
 
 def set_expiry(tx: Transaction, managed_uid: str, version: int, time: datetime | None) -> None:

@@ -1,0 +1,45 @@
+"""All rows of a managed certificate, deleted together."""
+
+from sqlalchemy import bindparam, delete, select
+
+from certd.model.managed_certificate import ManagedCertificate
+from certd.model.tenant import Quota
+from certd.store import managed_schema, tenant_counts
+from certd.store.transaction import Transaction
+
+_associations = managed_schema.associations
+_CONSUMERS = (
+    select(_associations.c.consumer)
+    .where(_associations.c.managed_certificate_uid == bindparam("key"))
+    .order_by(_associations.c.consumer)
+    .limit(bindparam("most"))
+)
+# What refers to another comes before it.
+_DELETES = tuple(
+    delete(table).where(table.c.managed_certificate_uid == bindparam("key"))
+    for table in (
+        managed_schema.association_keys,
+        managed_schema.associations,
+        managed_schema.sealed_keys,
+        managed_schema.managed_certificate_versions,
+    )
+)
+_DELETE = delete(managed_schema.managed_certificates).where(
+    managed_schema.managed_certificates.c.uid == bindparam("key")
+)
+
+
+def consumers(tx: Transaction, managed_certificate_uid: str, *, most: int) -> list[str]:
+    """Returns the names of up to `most` identities that may lease the keys of a managed certificate."""
+    rows = tx.execute(_CONSUMERS, {"key": managed_certificate_uid, "most": most})
+    return [row.consumer for row in rows]
+
+
+def delete_all(tx: Transaction, managed: ManagedCertificate) -> bool:
+    """Deletes a managed certificate with its versions and every sealed key; returns whether it was there."""
+    for statement in _DELETES:
+        tx.execute(statement, {"key": managed.uid})
+    if tx.execute(_DELETE, {"key": managed.uid}).rowcount != 1:
+        return False
+    tenant_counts.add(tx, managed.tenant, Quota.MANAGED_CERTIFICATES, -1)
+    return True
