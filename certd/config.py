@@ -194,6 +194,10 @@ class Token(_Section):
     """Users that `certd token serve` answers to, beside its own."""
     exports_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     """Keys that leave the token process in any minute, at most."""
+    system_roots: _File | None = None
+    """PEM of the roots by which the token process knows consumers; None: `system-roots.pem` beside `pin_file`."""
+    leases_per_minute: Annotated[int, Field(ge=1, le=20_000)] = 6000
+    """Keys that consumers get in any minute, at most."""
 
 
 class Prepare(_Section):
@@ -374,6 +378,8 @@ def token_settings(config: Config) -> TokenSettings:
         pin_file=config.token.pin_file,
         softhsm_conf=config.token.softhsm_conf,
         exports_per_minute=config.token.exports_per_minute,
+        system_roots_file=config.token.system_roots,
+        leases_per_minute=config.token.leases_per_minute,
         log_level=config.log.level,
         log_format=config.log.format,
     )

@@ -35,6 +35,11 @@ pin_file = {token.pin_file}
 # allowed_users = ["certd"]
 # Private keys that may leave the token process in any minute.
 exports_per_minute = 600
+# Private keys that consumers may lease in any minute.
+leases_per_minute = 6000
+# PEM of the roots of the system, by which the token process knows consumers. Default: beside the PIN file. certd init
+# writes it; a token process under its own user has its own, see certd token trust-root.
+# system_roots = "/var/lib/certd/system-roots.pem"
 
 [prepare]
 # Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of

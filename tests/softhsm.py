@@ -9,7 +9,9 @@ USER_PIN = "73914268"
 SO_PIN = "51804937"
 
 
-def make_token(tmp_path: Path, *, label: str = "certd test", exports_per_minute: int = 600) -> TokenSettings:
+def make_token(
+    tmp_path: Path, *, label: str = "certd test", exports_per_minute: int = 600, leases_per_minute: int = 6000
+) -> TokenSettings:
     """Makes a token under `tmp_path` and returns the settings with which a token process opens it."""
     directory = tmp_path / "token"
     tokens = directory / "tokens"
@@ -26,4 +28,5 @@ def make_token(tmp_path: Path, *, label: str = "certd test", exports_per_minute:
         pin_file=pin_file,
         softhsm_conf=configuration,
         exports_per_minute=exports_per_minute,
+        leases_per_minute=leases_per_minute,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from certd import log
+from certd.clock import Clock
 from certd.errors import CertdError
 from certd.ipc.child import InheritedSocket
 from certd.token.module import Module
@@ -15,8 +16,8 @@ from certd.token.process import run
 from certd.token.settings import TokenSettings
 
 
-def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
-    """Parses the command line and serves; returns the exit code. Tests give a module that fails."""
+def main(make_module: Callable[[TokenSettings], Module] = Module, clock: Clock | None = None) -> int:
+    """Parses the command line and serves; returns the exit code. Tests give a module that fails, or a clock."""
     parser = argparse.ArgumentParser(
         prog="python -I -m certd.token", description="The only program that holds the PIN."
     )
@@ -26,6 +27,8 @@ def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
     parser.add_argument("--softhsm-conf", type=Path, help="configuration of SoftHSM")
     parser.add_argument("--lock-file", type=Path, help="lock shared by every certd program on the host")
     parser.add_argument("--exports-per-minute", type=int, default=600, help="keys that may leave in a minute")
+    parser.add_argument("--system-roots", type=Path, help="PEM of the roots by which consumers are known")
+    parser.add_argument("--leases-per-minute", type=int, default=6000, help="keys that consumers may get in a minute")
     parser.add_argument("--queue-length", type=int, default=1024, help="calls that may wait")
     parser.add_argument("--log-level", choices=get_args(log.Level), default="info", help="events below it are dropped")
     parser.add_argument("--log-format", choices=get_args(log.Format), default="text", help="of the lines of the log")
@@ -39,6 +42,8 @@ def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
         softhsm_conf=arguments.softhsm_conf,
         lock_file=arguments.lock_file,
         exports_per_minute=arguments.exports_per_minute,
+        system_roots_file=arguments.system_roots,
+        leases_per_minute=arguments.leases_per_minute,
         queue_length=arguments.queue_length,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
@@ -50,6 +55,7 @@ def main(make_module: Callable[[TokenSettings], Module] = Module) -> int:
             InheritedSocket(arguments.fd),
             parent_process_id=arguments.parent_process_id,
             make_module=make_module,
+            clock=clock,
         )
     except CertdError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400  # The message says all; a traceback would hide it.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 
+from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.internal import token_pb2 as messages
 from certd.ipc.frames import failure_of
@@ -16,11 +17,13 @@ from certd.pki import pkcs8, sealing
 from certd.pki.key_spec import KeySpec, verify_signature
 from certd.pki.sealing import Purpose
 from certd.token.handed_on import InHelper, InModule
+from certd.token.leases import Leases
 from certd.token.module import AUTHORITY_LABEL, Module
 from certd.token.pin import wipe
 from certd.token.policy import Policy, check, parse_policy
 from certd.token.rate import TokenBucket
 from certd.token.requests import check_key_id, context_of, key_spec_named, signature_algorithm_named, whose
+from certd.token.reseals import reseal
 from certd.token.seal import generate, seal, unseal
 from certd.token.settings import TokenSettings
 
@@ -36,9 +39,10 @@ _Handler = Callable[[messages.TokenRequest], messages.TokenResponse | InHelper]
 class Operations:
     """The operations on a token."""
 
-    def __init__(self, module: Module, settings: TokenSettings) -> None:
+    def __init__(self, module: Module, settings: TokenSettings, clock: Clock) -> None:
         self._module = module
         self._exports = TokenBucket(settings.exports_per_minute)
+        self._leases = Leases(module, settings, clock)
         self._policies: dict[bytes, Policy] = {}
         self._handlers: dict[str, _Handler] = {
             "describe": lambda _request: self._describe(),
@@ -47,6 +51,9 @@ class Operations:
             "ensure_wrapping_key": lambda request: self._ensure_wrapping_key(request.ensure_wrapping_key),
             "generate_subscriber_key": lambda request: self._generate_subscriber_key(request.generate_subscriber_key),
             "export": lambda request: self._export(request.export),
+            "reseal": lambda request: messages.TokenResponse(reseal=reseal(self._module, request.reseal)),
+            "lease": lambda request: messages.TokenResponse(lease=self._leases.lease(request.lease)),
+            "destroy_wrapping_key": lambda request: self._destroy_wrapping_key(request.destroy_wrapping_key),
             "set_pin": lambda request: self._set_pin(request.set_pin),
         }
 
@@ -150,6 +157,13 @@ class Operations:
         if created:
             _journal.info("wrapping key %s", request.key_id.hex())
         return messages.TokenResponse(ensure_wrapping_key=messages.EnsureWrappingKeyResponse(created=created))
+
+    def _destroy_wrapping_key(self, request: messages.DestroyWrappingKeyRequest) -> messages.TokenResponse:
+        check_key_id("key_id", request.key_id)
+        destroyed = self._module.destroy_wrapping_key(request.key_id)
+        _journal.warning("%s wrapping key %s", "destroyed" if destroyed else "found no", request.key_id.hex())
+        response = messages.DestroyWrappingKeyResponse(destroyed=destroyed)
+        return messages.TokenResponse(destroy_wrapping_key=response)
 
     def _generate_subscriber_key(
         self, request: messages.GenerateSubscriberKeyRequest

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from certd.clock import Clock, SystemClock
 from certd.errors import CertdError, Reason
 from certd.internal.token_pb2 import TokenResponse
 from certd.ipc.child import Child, Endpoint, ReceivedCall, Replies
@@ -38,6 +39,7 @@ def run(
     *,
     parent_process_id: int | None = None,
     make_module: Callable[[TokenSettings], Module] = Module,
+    clock: Clock | None = None,
 ) -> None:
     """Serves a token until the parent closes the socket, or SIGTERM or SIGINT arrives.
 
@@ -48,6 +50,7 @@ def run(
         endpoint: whom to serve.
         parent_process_id: the process that spawned this one, whose death ends it; None when it stands alone.
         make_module: replaces the module, for tests that make it fail.
+        clock: replaces the machine's clock, for tests.
     """
     harden(parent_process_id=parent_process_id)
     interrupt_nobody()
@@ -58,7 +61,7 @@ def run(
     child.start()
     spare_what_lives()
     try:
-        _TokenProcess(settings, child, make_module(settings)).run()
+        _TokenProcess(child, make_module(settings), settings, clock or SystemClock()).run()
     finally:
         child.close()
 
@@ -83,10 +86,10 @@ def _stop_on_signals(child: Child) -> None:
 
 
 class _TokenProcess:
-    def __init__(self, settings: TokenSettings, child: Child, module: Module) -> None:
+    def __init__(self, child: Child, module: Module, settings: TokenSettings, clock: Clock) -> None:
         self._child = child
         self._module = module
-        self._operations = Operations(module, settings)
+        self._operations = Operations(module, settings, clock)
         self._replies = Replies()
         self._helpers = ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper")
         self._helper_places = threading.BoundedSemaphore(_HELPED_CALLS)

@@ -26,6 +26,10 @@ class TokenSettings:
     """Lock held over login and key generation, shared by every program of certd on the host; beside the PIN if None."""
     exports_per_minute: int = 600
     """How many sealed keys may be opened for export in a minute; a minute's worth may come at once."""
+    system_roots_file: Path | None = None
+    """PEM of the roots of the system, by which consumers are known; `system-roots.pem` beside the PIN if None."""
+    leases_per_minute: int = 6000
+    """How many sealed keys may be opened for consumers in a minute; a minute's worth may come at once."""
     queue_length: int = 1024
     """How many calls may wait."""
     log_level: log.Level = "info"
@@ -35,11 +39,14 @@ class TokenSettings:
     """Remembers a PIN file that the token refused, so that no restart tries it again."""
     lock: Path = field(init=False)
     """The lock file in effect."""
+    system_roots: Path = field(init=False)
+    """The file of roots in effect."""
 
     def __post_init__(self) -> None:
         name = self.pin_file.name
         object.__setattr__(self, "refused_marker", self.pin_file.with_name(f"{name}.refused"))
         object.__setattr__(self, "lock", self.lock_file or self.pin_file.with_name(f"{name}.lock"))
+        object.__setattr__(self, "system_roots", self.system_roots_file or self.pin_file.with_name("system-roots.pem"))
 
     def arguments(self) -> tuple[str, ...]:
         """Returns the command line of the token process that stands for these settings."""
@@ -49,6 +56,8 @@ class TokenSettings:
             *("--pin-file", str(self.pin_file)),
             *("--lock-file", str(self.lock)),
             *("--exports-per-minute", str(self.exports_per_minute)),
+            *("--system-roots", str(self.system_roots)),
+            *("--leases-per-minute", str(self.leases_per_minute)),
             *("--queue-length", str(self.queue_length)),
             *("--log-level", self.log_level),
             *("--log-format", self.log_format),

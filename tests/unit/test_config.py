@@ -81,6 +81,7 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
     assert config.token.module == Path("/usr/lib/softhsm/libsofthsm2.so")
     assert config.token.pin_file == tmp_path / "token/pin"
     assert config.token.socket is None
+    assert token_settings(config).system_roots == tmp_path / "token/system-roots.pem"
     assert config.tls.private_key == tmp_path / "server.key"
     assert config.web.base_url is None
     assert config.limits.concurrent_calls == 32
@@ -124,6 +125,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     socket = "/run/certd/token.sock"
     allowed_users = ["certd", "backup"]
     exports_per_minute = 5
+    system_roots = "roots.pem"
+    leases_per_minute = 7
     [prepare]
     processes = 3
     known_weak_keys = "blocklist.dat"
@@ -170,6 +173,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.token.socket == Path("/run/certd/token.sock")
     assert config.token.allowed_users == ("certd", "backup")
     assert config.token.exports_per_minute == 5
+    token = token_settings(config)
+    assert (token.system_roots, token.leases_per_minute) == (tmp_path / "roots.pem", 7)
     assert (config.prepare.processes, config.prepare.known_weak_keys) == (3, tmp_path / "blocklist.dat")
     assert config.web.base_url == "http://pki.example.org"
     assert oidc_providers(config) == (
@@ -193,8 +198,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         csr_bytes=1024, names=1, labels=0, batch_items=2, page_size=3, passphrase_bytes=8
     )
     assert (config.log.level, config.log.format) == ("debug", "json")
-    settings = token_settings(config)
-    assert (settings.log_level, settings.log_format) == ("debug", "json")
+    assert (token.log_level, token.log_format) == ("debug", "json")
     # The text above names every key that there is.
     document = tomllib.loads(text)
     for section in Config.model_fields:
@@ -230,6 +234,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ("token.allowed_users", "[1000]", "list of user names"),
         ("token.exports_per_minute", "0", "greater than or equal to 1"),
         ("token.exports_per_minute", '"60"', "integer"),
+        ("token.leases_per_minute", "0", "greater than or equal to 1"),
+        ("token.leases_per_minute", "20001", "less than or equal to 20000"),
         ("tls.certificate", "1.5", "path"),
         ("tls.private_key", "{}", "path"),
         ("tls.trust_domain", '"Example.org"', "lower-case"),
