@@ -2,11 +2,15 @@
 
 import enum
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 REMAINING_PERCENT = range(5, 81)
 DEFAULT_REMAINING_PERCENT = 33
 MOST_MAINTENANCE_WINDOWS = 10
+_SECOND = timedelta(seconds=1)
+_FARTHEST = timedelta(days=30) // _SECOND
+"""From the moment around which a renewal is planned, in seconds."""
 
 
 class RenewalMode(enum.StrEnum):
@@ -41,3 +45,30 @@ class RenewalPolicy:
 
 
 DEFAULT_RENEWAL_POLICY = RenewalPolicy()
+
+
+class Span(NamedTuple):
+    """From one moment to another."""
+
+    start: datetime
+    end: datetime
+
+
+def renewal_window(not_before: datetime, not_after: datetime, policy: RenewalPolicy) -> Span:
+    """Returns between which moments a certificate with this validity is renewed, in whole seconds.
+
+    Around the moment when `remaining_percent` of its lifetime are left: from 1.6 times to 0.4 times so much, at most 30
+    days from it, and never in the first tenth of the lifetime.
+    """
+    lifetime = (not_after - not_before) // _SECOND
+    remaining = lifetime * policy.remaining_percent // 100
+    most = lifetime - lifetime // 10
+    earliest = min(lifetime * policy.remaining_percent * 16 // 1000, remaining + _FARTHEST, most)
+    latest = max(lifetime * policy.remaining_percent * 4 // 1000, remaining - _FARTHEST)
+    return Span(not_after - earliest * _SECOND, not_after - latest * _SECOND)
+
+
+def longest_wait(not_before: datetime, not_after: datetime, policy: RenewalPolicy) -> datetime:
+    """Returns until when a maintenance window is waited for: until a tenth of what `remaining_percent` is is left."""
+    lifetime = (not_after - not_before) // _SECOND
+    return not_after - (lifetime * policy.remaining_percent // 1000) * _SECOND
