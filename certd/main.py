@@ -32,6 +32,7 @@ from certd.services.identity_changes import IdentityChanges
 from certd.services.import_keys import ImportKeys
 from certd.services.issuing import Issuing
 from certd.services.issuing_loop import IssuingLoop
+from certd.services.lease_refusals import LeaseRefusals
 from certd.services.leases import Leases
 from certd.services.managed_certificate_changes import ManagedCertificateChanges
 from certd.services.managed_certificate_search import ManagedCertificateSearches
@@ -98,6 +99,7 @@ class Core:
     managed_certificate_searches: ManagedCertificateSearches
     associations: Associations
     leases: Leases
+    lease_refusals: LeaseRefusals
     renewal_campaigns: RenewalCampaigns
     wrapping_key_rotation: WrappingKeyRotation
     profiles: Profiles
@@ -138,6 +140,7 @@ class Core:
             keys.stop()
         self.scheduler.stop()
         self.refusals.flush(whole_minutes=False)
+        self.lease_refusals.flush(whole_minutes=False)
         self.enrollment.tell_all()
         self.loop.stop()
         self.preparer.stop()
@@ -172,6 +175,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         of_tenant=tenants.calls_per_second,
     )
     refusals = Refusals(store, clock)
+    lease_refusals = LeaseRefusals(store, clock)
     ownership = Ownership(store=store, clock=clock)
     recovery = Recovery(store=store, clock=clock, step=step)
     loop = IssuingLoop(
@@ -253,6 +257,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             recovery.run,
             RequestRecords(store=store, clock=clock).forget_old,
             refusals.flush,
+            lease_refusals.flush,
             enrollment.tidy,
             system_rotation.look,
             server_certificate.look,
@@ -313,7 +318,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         associations=Associations(
             store=store, token=token, clock=clock, access=access, wrapping_keys=wrapping_keys, step=step
         ),
-        leases=Leases(store=store, token=token, clock=clock, access=access, wrapping_keys=wrapping_keys, step=step),
+        leases=Leases(
+            store=store,
+            token=token,
+            clock=clock,
+            access=access,
+            wrapping_keys=wrapping_keys,
+            refusals=lease_refusals,
+            step=step,
+        ),
+        lease_refusals=lease_refusals,
         renewal_campaigns=campaigns,
         wrapping_key_rotation=rotation,
         profiles=Profiles(store=store, clock=clock, access=access),
