@@ -12,7 +12,7 @@ from certd.pki import der
 from certd.pki import names as alternative_names
 from certd.pki.encoding import is_pem
 from certd.pki.extensions import SUBJECT_ALTERNATIVE_NAME, UNDECODABLE
-from certd.pki.key_spec import KeySpec, key_spec_of, public_key_der
+from certd.pki.key_spec import ACCEPTED_KEYS, KeySpec, key_spec_of, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.tbs import parse_certification_request_info
 from certd.pki.weak_keys import weakness
@@ -26,7 +26,6 @@ _EXTENSION_REQUESTS = (
     der.object_identifier("1.2.840.113549.1.9.14"),
     der.object_identifier("1.3.6.1.4.1.311.2.1.14"),
 )
-_ACCEPTED = "RSA of 2048, 3072 or 4096 bits, EC P-256, P-384 or P-521, or Ed25519"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,7 @@ def _read_extensions(info: bytes) -> list[RequestedExtension]:
 def key_problem(public_key: PublicKeyTypes) -> str | None:
     """Returns why a subject's key is not accepted, with the remedy, or None."""
     if key_spec_of(public_key) is None:
-        return f"is of a kind or size that is not accepted; use {_ACCEPTED}"
+        return f"is of a kind or size that is not accepted; use {ACCEPTED_KEYS}"
     return weakness(public_key)
 
 
@@ -159,12 +158,12 @@ def _accepted_key(request: x509.CertificateSigningRequest) -> tuple[PublicKeyTyp
     try:
         public_key = request.public_key()
     except UnsupportedAlgorithm as error:
-        raise _weak(f"is of a kind that is not accepted; use {_ACCEPTED}") from error
+        raise _weak(f"is of a kind that is not accepted; use {ACCEPTED_KEYS}") from error
     except ValueError as error:
         raise _malformed("has a public key that does not decode") from error
     problem, key_spec = key_problem(public_key), key_spec_of(public_key)
     if problem is not None or key_spec is None:
-        raise _weak(problem or f"is not accepted; use {_ACCEPTED}")
+        raise _weak(problem or f"is not accepted; use {ACCEPTED_KEYS}")
     return public_key, key_spec
 
 

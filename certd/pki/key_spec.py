@@ -19,6 +19,8 @@ from certd.pki import der
 
 RSA_PUBLIC_EXPONENT = 65537
 """Of every RSA key that certd generates."""
+ACCEPTED_KEYS = "RSA of 2048, 3072 or 4096 bits, EC P-256, P-384 or P-521, or Ed25519"
+"""Every `KeySpec`, for people."""
 
 
 class KeySpec(enum.StrEnum):
