@@ -16,7 +16,7 @@ from certd.cli.certctl import (
     grant,
     identity,
     issue_batch,
-    managed,
+    managed_import,
     output,
     profile,
     server,
@@ -61,7 +61,7 @@ cli.add_command(enrollment.enroll)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
-cli.add_command(managed.managed)
+cli.add_command(managed_import.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
 cli.add_command(tenant.tenant)

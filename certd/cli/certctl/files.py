@@ -79,6 +79,30 @@ def read_passphrase(path: str) -> tuple[bytes, str | None]:
     return passphrase, _open_to_others(path)
 
 
+def read_passphrase_of_another(path: str) -> tuple[bytes, str | None]:
+    """Reads the passphrase under which somebody else encrypted something, as short as that has it.
+
+    From a file, or from standard input for `-`, without one trailing newline. Returns it with a warning when others can
+    read the file. FIELD_INVALID when it is too long.
+    """
+    longest = PASSPHRASE_BYTES.stop - 1
+    passphrase = _read(path, longest + 1, "passphrase").removesuffix(b"\n")
+    if len(passphrase) > longest:
+        raise CertdError(Reason.FIELD_INVALID, f"{path} is longer than a passphrase may be, {longest} bytes")
+    return passphrase, _open_to_others(path)
+
+
+def read_private_key(path: str, *, longest: int, what: str) -> tuple[bytes, str | None]:
+    """Reads what holds a private key from a file, or from standard input for `-`.
+
+    Returns it with a warning when others can read the file. FIELD_INVALID when there is none, or it is too long.
+    """
+    data = _read(path, longest, what)
+    if len(data) > longest:
+        raise CertdError(Reason.FIELD_INVALID, f"{path} is longer than a {what} may be, {longest} bytes")
+    return data, _open_to_others(path)
+
+
 def read_secret_line(path: str, *, longest: int, what: str) -> tuple[str, str | None]:
     """Reads a secret of one line of ASCII from a file, or from standard input for `-`, without blanks around it.
 
