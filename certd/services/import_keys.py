@@ -124,8 +124,7 @@ class ImportKeys:
         )
 
         def keep(tx: Transaction) -> ImportKey | None:
-            seals = wrapping_keys.primary(tx, owner.tenant_id)
-            if seals is None or seals.number != wrapping_key.number:
+            if not wrapping_keys.seals(tx, owner.tenant_id, wrapping_key.number):
                 return None
             import_keys.delete_expired(tx, owner.tenant_id, now)
             import_keys.insert(tx, made)

@@ -45,6 +45,8 @@ _WRAPPING_KEY_STATE = (
         managed_schema.managed_certificates.c.uid == bindparam("key"),
         managed_schema.wrapping_keys.c.number == bindparam("of_number"),
     )
+    # As in `wrapping_keys.seals`: whoever rotates waits for those who keep something.
+    .with_for_update(read=True, of=managed_schema.wrapping_keys)
 )
 
 
