@@ -3,6 +3,7 @@
 from functools import partial
 
 from certd.api import fields, x509
+from certd.api.associations import use_message
 from certd.api.call import Call, Methods
 from certd.model.managed_certificate import Condition
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName, check_id
@@ -133,6 +134,8 @@ def managed_certificate_message(view: ManagedCertificateView) -> managed_certifi
         update_time=x509.timestamp(managed.update_time),
         etag=managed.etag,
         warnings=x509.warning_messages(view.warnings),
+        used_by=[use_message(association) for association in view.used_by],
+        used=managed.used,
     )
     if managed.lifetime is not None:
         message.lifetime.FromTimedelta(managed.lifetime)

@@ -290,7 +290,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **managed_revocation.methods(services.managed_revocation, limits),
             **managed_certificate_search.methods(services.managed_certificate_searches, limits),
             **associations.methods(services.associations, limits),
-            **leases.methods(services.leases, limits),
+            **leases.methods(services.leases),
             **renewal_campaigns.methods(services.renewal_campaigns, limits),
         },
         wrapping_keys.methods(services.wrapping_key_rotation, limits),

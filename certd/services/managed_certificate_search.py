@@ -1,13 +1,11 @@
 """Finding managed certificates."""
 
-from dataclasses import replace
-
 from certd.clock import Clock
 from certd.model.access import Caller, Permission
 from certd.model.managed_certificate_filter import ManagedCertificateFilter
 from certd.model.names import TenantName
 from certd.services.access import Access
-from certd.services.managed_certificate_views import ManagedCertificateView, view_of
+from certd.services.managed_certificate_views import ManagedCertificateView, listed_view_of
 from certd.services.paging import Page, PageRequest, page_until
 from certd.services.tenants import existing_tenant
 from certd.store.managed_certificate_filters import filter_text
@@ -40,5 +38,5 @@ class ManagedCertificateSearches:
             found = matching(
                 tx, parent.tenant, wanted, now=now, after=None if place is None else place[0], limit=request.size
             )
-            views = [replace(view_of(tx, row, now), chain=()) for row in found.managed_certificates]
+            views = [listed_view_of(tx, row, now) for row in found.managed_certificates]
         return page_until(views, query, after=None if found.after is None else (found.after,))

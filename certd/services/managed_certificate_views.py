@@ -1,6 +1,6 @@
 """Managed certificates and their versions as callers see them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certd.errors import CertdError, Reason, Violation
@@ -8,7 +8,7 @@ from certd.model.association import Association
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState, ManagedCertificateVersion
 from certd.model.names import ManagedCertificateName, ProfileName
 from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
-from certd.store import authorities, certificates, managed_certificates, managed_versions
+from certd.store import associations, authorities, certificates, managed_certificates, managed_versions
 from certd.store.store import Transaction
 
 
@@ -84,9 +84,21 @@ def material_of(tx: Transaction, version: ManagedCertificateVersion) -> Material
 
 
 def view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> ManagedCertificateView:
-    """Returns a managed certificate with its current certificate."""
+    """Returns a managed certificate with its current certificate, and who uses it."""
+    # As many as it may have.
+    most = managed.association_count
+    used_by = tuple(associations.page(tx, managed.uid, after="", limit=most)) if most else ()
+    return replace(view_with(managed, _current_material(tx, managed), now), used_by=used_by)
+
+
+def listed_view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> ManagedCertificateView:
+    """Returns a managed certificate as lists show it: with its current certificate, without what is above that."""
+    return replace(view_with(managed, _current_material(tx, managed), now), chain=())
+
+
+def _current_material(tx: Transaction, managed: ManagedCertificate) -> Material | None:
     current = managed_versions.get(tx, managed.uid, managed.current_version) if managed.current_version else None
-    return view_with(managed, None if current is None else material_of(tx, current), now)
+    return None if current is None else material_of(tx, current)
 
 
 def view_with(managed: ManagedCertificate, material: Material | None, now: datetime) -> ManagedCertificateView:

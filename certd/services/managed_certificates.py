@@ -32,6 +32,7 @@ from certd.services.managed_certificate_steps import leaf_profile, order_of
 from certd.services.managed_certificate_views import (
     ManagedCertificateView,
     existing_managed,
+    listed_view_of,
     view_of,
     view_with,
 )
@@ -178,7 +179,7 @@ class ManagedCertificates:
                 tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1
             )
             now = self._clock.now()
-            views = [replace(view_of(tx, row, now), chain=()) for row in rows]
+            views = [listed_view_of(tx, row, now) for row in rows]
         return page_of(views, request, query, key=lambda view: [view.managed_certificate.managed_certificate_id])
 
     def _declare(
