@@ -197,6 +197,8 @@ renewal_campaigns = Table(
     number_column("renewals_per_minute"),
     text_column("reason"),
     text_column("state"),
+    # When the next renewal may begin.
+    time_column("next_renewal_time"),
     # Id of the managed certificate that was looked at last.
     text_column("selected_up_to"),
     Column("selection_complete", Boolean, nullable=False),

@@ -132,6 +132,7 @@ def _add_campaigns() -> None:
         _number("renewals_per_minute"),
         _text("reason"),
         _text("state"),
+        _number("next_renewal_time"),
         _text("selected_up_to"),
         sa.Column("selection_complete", sa.Boolean(), nullable=False),
         _number("selected_count"),
