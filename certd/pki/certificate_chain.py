@@ -246,8 +246,13 @@ def time_text(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def in_order(certificate: Element, bundle: Sequence[Element]) -> tuple[Element, ...]:
+def in_order(certificate: Element, bundle: Sequence[Element], *, to_root: bool = True) -> tuple[Element, ...]:
     """Returns the chain of `certificate`, its issuer first and a self-signed root last, every signature verified.
+
+    Args:
+        certificate: below the chain.
+        bundle: the chain, in any order.
+        to_root: whether it must end in a root; otherwise it may end before, if nothing that was sent is left over.
 
     IMPORT_CHAIN_INVALID when something is missing, stands twice, does not belong there, or did not sign.
     """
@@ -256,16 +261,20 @@ def in_order(certificate: Element, bundle: Sequence[Element]) -> tuple[Element, 
     chain: list[Element] = []
     below = certificate
     while not (chain and is_root(below)):
+        if chain and not to_root and not any(same_name(element.subject, below.issuer) for element in rest):
+            break
         above = _issuer_of(below, rest)
         rest.remove(above)
         chain.append(above)
         below = above
     if rest:
-        raise rest[0].refuse(
-            Reason.IMPORT_CHAIN_INVALID,
-            f"is not between {certificate.field} and its root, {chain[-1].field} ({chain[-1].text})",
-            "leave it out",
-        )
+        last = f"{chain[-1].field} ({chain[-1].text})"
+        if is_root(below):
+            where, remedy = f"is not between {certificate.field} and its root, {last}", "leave it out"
+        else:
+            where = f"did not sign {last}, the last above {certificate.field}, and nothing between the two is there"
+            remedy = "leave it out, or send what is between"
+        raise rest[0].refuse(Reason.IMPORT_CHAIN_INVALID, where, remedy)
     return tuple(chain)
 
 

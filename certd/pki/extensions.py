@@ -231,6 +231,32 @@ class KeyUsage(enum.StrEnum):
     DECIPHER_ONLY = "DECIPHER_ONLY"
 
 
+def key_usage_text(usage: KeyUsage) -> str:
+    """Returns a key usage as RFC 5280, section 4.2.1.3, has it, for example `keyCertSign`."""
+    if usage is KeyUsage.CRL_SIGN:
+        return "cRLSign"
+    first, *others = usage.lower().split("_")
+    return first + "".join(other.capitalize() for other in others)
+
+
+def extended_key_usage_text(oid: str) -> str:
+    """Returns the dotted OID of an extended key usage with its name, where it has a well-known one."""
+    name = _EXTENDED_KEY_USAGE_NAMES.get(oid)
+    return oid if name is None else f"{oid} ({name})"
+
+
+# As RFC 5280, section 4.2.1.12, has them.
+_EXTENDED_KEY_USAGE_NAMES: Final = {
+    SERVER_AUTHENTICATION: "serverAuth",
+    CLIENT_AUTHENTICATION: "clientAuth",
+    CODE_SIGNING: "codeSigning",
+    EMAIL_PROTECTION: "emailProtection",
+    TIME_STAMPING: "timeStamping",
+    OCSP_SIGNING: "OCSPSigning",
+    ANY_EXTENDED_KEY_USAGE: "anyExtendedKeyUsage",
+}
+
+
 def key_usage_extension(usages: AbstractSet[KeyUsage]) -> x509.KeyUsage:
     """Returns the extension with the bits of `usages`; ValueError when encipherOnly stands without keyAgreement."""
     return x509.KeyUsage(
