@@ -68,7 +68,10 @@ def insert(tx: Transaction, managed_uid: str, version: int, wrapping_key_number:
 
 
 def is_primary(tx: Transaction, managed_uid: str, wrapping_key_number: int) -> bool:
-    """Returns whether a wrapping key is the one that seals for the tenant of a managed certificate."""
+    """Returns whether a wrapping key is the one that seals for the tenant of a managed certificate.
+
+    It stays so until the transaction ends, which is one that writes.
+    """
     state = tx.execute(_WRAPPING_KEY_STATE, {"key": managed_uid, "of_number": wrapping_key_number}).scalar()
     return bool(state == WrappingKeyState.PRIMARY.value)
 

@@ -8,15 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from certd.model.access import EVERYTHING, Grant, Role
+from certd.model.association import Association
 from certd.model.authority import Authority, AuthorityKey, AuthorityState, AuthorityType
 from certd.model.certificate import Intent
 from certd.model.event import Event, EventType
+from certd.model.import_key import ImportKey
 from certd.model.managed_certificate import (
     Condition,
     ManagedCertificate,
     ManagedCertificateState,
     ManagedCertificateVersion,
 )
+from certd.model.names import AssociationName
 from certd.model.tenant import Tenant
 from certd.model.wrapping_key import WrappingKey, WrappingKeyState
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
@@ -127,6 +130,36 @@ def version(of: ManagedCertificate, number: int = 1) -> ManagedCertificateVersio
         serial=None,
         create_time=NOW,
     )
+
+
+def association(of: ManagedCertificate, association_id: str = "machine", consumer: str = "") -> Association:
+    name = f"tenants/{of.tenant}/identities/{consumer or association_id}"
+    return Association(
+        managed_certificate_uid=of.uid,
+        name=AssociationName(of.name, association_id),
+        consumer=name,
+        consumer_spiffe_id=f"spiffe://example/{name}",
+        creator="spiffe://example/identities/admin",
+        create_time=NOW,
+        current_version=of.current_version,
+    )
+
+
+def import_key(import_key_id: str = "k1", **changes: Any) -> ImportKey:
+    sample = ImportKey(
+        tenant="default",
+        import_key_id=import_key_id,
+        public_key=bytes(32),
+        wrapping_key_number=1,
+        sealed_key=b"sealed import key",
+        statement=b"statement",
+        signature=b"signature",
+        signature_algorithm=SignatureAlgorithm.ECDSA_WITH_SHA256,
+        authority_certificate=b"certificate",
+        create_time=NOW,
+        expire_time=LATER,
+    )
+    return replace(sample, **changes)
 
 
 def wrapping_key(number: int = 1, tenant_id: str = "default") -> WrappingKey:

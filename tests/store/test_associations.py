@@ -8,7 +8,6 @@ from sqlalchemy import insert
 from certd.errors import CertdError, Reason
 from certd.model.association import Association, Deployment, DeploymentState
 from certd.model.managed_certificate import ManagedCertificate
-from certd.model.names import AssociationName
 from certd.model.wrapping_key import WrappingKeyState
 from certd.store import (
     association_keys,
@@ -21,21 +20,8 @@ from certd.store import (
 )
 from certd.store.store import Store, Transaction
 from tests.store.explaining import Explaining
-from tests.store.samples import LATER, NOW, add_tenant, managed, version, wrapping_key
+from tests.store.samples import LATER, NOW, add_tenant, association, managed, version, wrapping_key
 from tests.store.waiting import run_together
-
-
-def association(of: ManagedCertificate, association_id: str = "machine", consumer: str = "") -> Association:
-    name = f"tenants/{of.tenant}/identities/{consumer or association_id}"
-    return Association(
-        managed_certificate_uid=of.uid,
-        name=AssociationName(of.name, association_id),
-        consumer=name,
-        consumer_spiffe_id=f"spiffe://example/{name}",
-        creator="spiffe://example/identities/admin",
-        create_time=NOW,
-        current_version=of.current_version,
-    )
 
 
 def add_managed(store: Store, *ids: str, tenant: str = "default", count: int = 1) -> list[ManagedCertificate]:
@@ -176,7 +162,7 @@ def test_nothing_is_sealed_under_a_wrapping_key_that_seals_no_more(
     assert refused.value.reason is Reason.STATE_FORBIDS
     with store.read("test") as tx:
         assert association_keys.get(tx, web.uid, "machine", 1) is None
-        assert not sealed_keys.is_primary(tx, web.uid, 1)
+    assert not store.write("test", lambda tx: sealed_keys.is_primary(tx, web.uid, 1))
 
 
 def test_keys_of_consumers_end_with_the_version(store: Store) -> None:
