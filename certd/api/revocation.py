@@ -26,7 +26,7 @@ def revoke_certificate(
     """RevokeCertificate."""
     violations = fields.Violations()
     name = violations.attempt(lambda: CertificateName.parse("name", request.name))
-    reason = violations.attempt(lambda: _reason(request.reason))
+    reason = violations.attempt(lambda: parse_reason("reason", request.reason))
     invalidity_time = violations.attempt(
         lambda: (
             fields.moment("invalidity_time", request.invalidity_time) if request.HasField("invalidity_time") else None
@@ -43,10 +43,11 @@ def revoke_certificate(
     return certificate_message(view)
 
 
-def _reason(number: int) -> RevocationReason:
+def parse_reason(field: str, number: int) -> RevocationReason:
+    """Returns why something is revoked; raises FIELD_INVALID for what is no reason of RFC 5280."""
     reason = _REASONS.get(number)
     if reason is None:
         # Also the hold of RFC 5280: what is revoked here stays revoked.
         known = ", ".join(one.name for one in RevocationReason)
-        raise field_invalid("reason", f"has the value {number}, which is none of {known}")
+        raise field_invalid(field, f"has the value {number}, which is none of {known}")
     return reason

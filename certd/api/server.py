@@ -287,7 +287,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **managed_export.methods(services.managed_export, limits),
             **managed_import.methods(services.managed_import, limits),
             **managed_certificate_changes.methods(services.managed_certificate_changes, limits),
-            **managed_revocation.methods(services.managed_revocation, limits),
+            **managed_revocation.methods(services.managed_revocation),
             **managed_certificate_search.methods(services.managed_certificate_searches, limits),
             **associations.methods(services.associations, limits),
             **leases.methods(services.leases),
