@@ -181,8 +181,8 @@ def _renewal(given: managed_certificate_pb2.ManagedCertificate, chosen: frozense
     said = given.renewal
     # What is not to change is not looked at.
     bare = managed_certificate_pb2.RenewalPolicy(
-        mode=said.mode if f"{_RENEWAL}.mode" in chosen else None,
-        remaining_percent=said.remaining_percent if f"{_RENEWAL}.remaining_percent" in chosen else None,
+        mode=said.mode if f"{_RENEWAL}.mode" in chosen else managed_certificate_pb2.RenewalPolicy.MODE_UNSPECIFIED,
+        remaining_percent=said.remaining_percent if f"{_RENEWAL}.remaining_percent" in chosen else 0,
         maintenance_windows=said.maintenance_windows if f"{_RENEWAL}.maintenance_windows" in chosen else (),
     )
     return parse_renewal("managed_certificate.renewal", bare)

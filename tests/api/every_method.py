@@ -18,10 +18,12 @@ from certd.v1 import (
     authority_service_pb2,
     certificate_service_pb2,
     grant_pb2,
+    managed_certificate_filter_pb2,
     managed_certificate_pb2,
     managed_certificate_service_pb2,
     profile_pb2,
     profile_service_pb2,
+    renewal_campaign_pb2,
     server_service_pb2,
     tenant_pb2,
     tenant_service_pb2,
@@ -57,10 +59,12 @@ class Resources:
     profile: str = "own"
     identity: str = "machine"
     grant: str = "given"
+    campaign: str = "again"
 
     @property
     def words(self) -> tuple[str, ...]:
-        return (self.tenant, self.authority, self.managed, self.serial, self.profile, self.identity, self.grant)
+        own = (self.authority, self.managed, self.serial, self.profile, self.identity, self.grant, self.campaign)
+        return (self.tenant, *own)
 
 
 MISSING = Resources(
@@ -71,6 +75,7 @@ MISSING = Resources(
     profile="no-own",
     identity="no-machine",
     grant="no-given",
+    campaign="no-again",
 )
 
 
@@ -99,6 +104,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ]
     )
     profile = f"{tenant}/profiles/{to.profile}"
+    campaign = f"{tenant}/renewalCampaigns/{to.campaign}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
     passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
     return {
@@ -145,6 +151,31 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "ExportManagedCertificate": managed_certificate_service_pb2.ExportManagedCertificateRequest(
             name=managed, passphrase=passphrase
         ),
+        "UpdateManagedCertificate": managed_certificate_service_pb2.UpdateManagedCertificateRequest(
+            managed_certificate=managed_certificate_pb2.ManagedCertificate(name=managed, labels={"team": "web"})
+        ),
+        "RenewManagedCertificate": managed_certificate_service_pb2.RenewManagedCertificateRequest(name=managed),
+        # One that nobody has: what is revoked is of no use to the other requests.
+        "RevokeManagedCertificate": managed_certificate_service_pb2.RevokeManagedCertificateRequest(
+            name=managed, version=1_000_000
+        ),
+        "DeleteManagedCertificate": managed_certificate_service_pb2.DeleteManagedCertificateRequest(
+            name=managed, validate_only=True
+        ),
+        "ListManagedCertificateVersions": managed_certificate_service_pb2.ListManagedCertificateVersionsRequest(
+            parent=managed
+        ),
+        "CreateRenewalCampaign": managed_certificate_service_pb2.CreateRenewalCampaignRequest(
+            parent=tenant,
+            renewal_campaign_id=to.campaign,
+            renewal_campaign=renewal_campaign_pb2.RenewalCampaign(
+                filter=managed_certificate_filter_pb2.ManagedCertificateFilter(domain="nowhere.example.internal")
+            ),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetRenewalCampaign": managed_certificate_service_pb2.GetRenewalCampaignRequest(name=campaign),
+        "ListRenewalCampaigns": managed_certificate_service_pb2.ListRenewalCampaignsRequest(parent=tenant),
+        "CancelRenewalCampaign": managed_certificate_service_pb2.CancelRenewalCampaignRequest(name=campaign),
         "CreateProfile": profile_service_pb2.CreateProfileRequest(
             parent=tenant, profile_id=to.profile, profile=PROFILE, request_id=request_id_of(to.tenant)
         ),

@@ -132,6 +132,7 @@ _STATES = {
     "ActivateAuthority": "STATE_FORBIDS",
     "CreateTenant": "TENANT_EXISTS",
     "Enroll": "STATE_FORBIDS",
+    "RevokeManagedCertificate": "MANAGED_CERTIFICATE_NOT_FOUND",
 }
 
 

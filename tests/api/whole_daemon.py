@@ -89,18 +89,29 @@ def failure_to(channel: grpc.Channel, method: MethodDescriptor, request: Message
     return None
 
 
-_THERE = Resources(
-    tenant="default", authority="ca", managed="web", serial="", profile="own", identity="machine", grant="given"
-)
+_THERE = Resources(tenant="default", authority="ca", managed="web", serial="")
 _ELSEWHERE = Resources(
-    tenant="other", authority="xca", managed="xweb", serial="", profile="xown", identity="xmachine", grant="xgiven"
+    tenant="other",
+    authority="xca",
+    managed="xweb",
+    serial="",
+    profile="xown",
+    identity="xmachine",
+    grant="xgiven",
+    campaign="xagain",
 )
 
 
 def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
     """Gives a tenant one of everything; returns the names, with the serial."""
     requests = requests_to(wanted)
-    for name in ("CreateAuthority", "RequestManagedCertificate", "CreateProfile", "CreateEnrollmentCode"):
+    for name in (
+        "CreateAuthority",
+        "RequestManagedCertificate",
+        "CreateRenewalCampaign",
+        "CreateProfile",
+        "CreateEnrollmentCode",
+    ):
         call(administrator, named(name), requests[name])
     grant: Any = requests["CreateGrant"]
     grant.grant_id = wanted.grant
