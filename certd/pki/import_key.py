@@ -7,7 +7,7 @@ info, so that what was sealed opens as a message to this tenant and this key alo
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certd.errors import CertdError, field_invalid
 from certd.pki.key_spec import SignatureAlgorithm, public_key_der, verify_signature
+from certd.pki.lease import microseconds_of, time_of
 from certd.pki.sealing import RECIPIENT_PUBLIC_KEY_BYTES, canonical, hpke_decrypt, hpke_encrypt
 
 PRIVATE_KEY_BYTES = 32
@@ -24,8 +25,6 @@ PRIVATE_KEY_BYTES = 32
 _DOMAIN = b"certd.import-key.v1"
 _LONGEST_STATEMENT = 1024
 _TIME_BYTES = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _ASK_AGAIN = "ask for the import key again, and tell whoever runs the server if that does not help"
 
 
@@ -54,11 +53,11 @@ def import_key_statement(*, tenant: str, import_key_id: str, public_key: bytes, 
     """
     if len(public_key) != RECIPIENT_PUBLIC_KEY_BYTES:
         raise field_invalid("public_key", f"must be a raw X25519 key of {RECIPIENT_PUBLIC_KEY_BYTES} bytes")
-    if expire_time < _EPOCH:
+    microseconds = microseconds_of(expire_time)
+    if microseconds < 0:
         raise field_invalid("expire_time", "must not be before 1970")
     if not tenant or not import_key_id:
         raise field_invalid("import_key", "must name a tenant and a key")
-    microseconds = (expire_time - _EPOCH) // _MICROSECOND
     statement = canonical(
         _DOMAIN, tenant.encode(), import_key_id.encode(), public_key, microseconds.to_bytes(_TIME_BYTES)
     )
@@ -72,12 +71,15 @@ def parse_import_key_statement(statement: bytes) -> ImportKeyStatement:
     fields = _fields(statement)
     if len(fields) != 5 or fields[0] != _DOMAIN or len(fields[4]) != _TIME_BYTES:
         raise _no_statement()
+    expire_time = time_of(int.from_bytes(fields[4]))
+    if expire_time is None:
+        raise _no_statement()
     try:
         parsed = ImportKeyStatement(
             tenant=fields[1].decode(),
             import_key_id=fields[2].decode(),
             public_key=fields[3],
-            expire_time=_EPOCH + timedelta(microseconds=int.from_bytes(fields[4])),
+            expire_time=expire_time,
         )
         again = import_key_statement(
             tenant=parsed.tenant,
@@ -85,7 +87,7 @@ def parse_import_key_statement(statement: bytes) -> ImportKeyStatement:
             public_key=parsed.public_key,
             expire_time=parsed.expire_time,
         )
-    except (UnicodeDecodeError, OverflowError, CertdError) as error:
+    except (UnicodeDecodeError, CertdError) as error:
         raise _no_statement() from error
     if again != statement:
         raise _no_statement()

@@ -30,6 +30,8 @@ class TokenSettings:
     """PEM of the roots of the system, by which consumers are known; `system-roots.pem` beside the PIN if None."""
     leases_per_minute: int = 6000
     """How many sealed keys may be opened for consumers in a minute; a minute's worth may come at once."""
+    imports_per_minute: int = 6000
+    """How many private keys may be imported in a minute; a minute's worth may come at once."""
     queue_length: int = 1024
     """How many calls may wait."""
     log_level: log.Level = "info"
@@ -58,6 +60,7 @@ class TokenSettings:
             *("--exports-per-minute", str(self.exports_per_minute)),
             *("--system-roots", str(self.system_roots)),
             *("--leases-per-minute", str(self.leases_per_minute)),
+            *("--imports-per-minute", str(self.imports_per_minute)),
             *("--queue-length", str(self.queue_length)),
             *("--log-level", self.log_level),
             *("--log-format", self.log_format),
