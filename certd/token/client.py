@@ -14,6 +14,7 @@ from certd.errors import CertdError
 from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
+from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext
@@ -240,16 +241,40 @@ class TokenClient:
         return GeneratedKey(generated.public_key, generated.sealed_key)
 
     def export_under_passphrase(
-        self, *, wrapping_key_id: bytes, sealed_key: bytes, context: SealContext, passphrase: bytes
+        self,
+        *,
+        wrapping_key_id: bytes,
+        sealed_key: bytes,
+        context: SealContext,
+        passphrase: bytes,
+        form: ExportForm = ExportForm.PKCS8,
+        certificates: Sequence[bytes] = (),
+        friendly_name: str = "",
     ) -> bytes:
-        """Returns the DER of an EncryptedPrivateKeyInfo (PKCS#8).
+        """Returns the DER of an EncryptedPrivateKeyInfo (PKCS#8), or of a PKCS#12 with `certificates`.
+
+        Args:
+            wrapping_key_id: CKA_ID of the tenant's wrapping key.
+            sealed_key: the key as its row has it.
+            context: what it is bound to.
+            passphrase: by the rules of the form.
+            form: how the key is encoded.
+            certificates: of a PKCS#12, the one of the key first.
+            friendly_name: of the entry in a PKCS#12.
 
         Raises:
-            CertdError: FIELD_INVALID when the passphrase is out of its bounds; NOT_EXPORTABLE; RATE_LIMITED;
-                TOKEN_POLICY_FORBIDS when the sealed key does not open in this context.
+            CertdError: FIELD_INVALID when the passphrase is none of the form's, or the first certificate is not that of
+                the key; NOT_EXPORTABLE; RATE_LIMITED; TOKEN_POLICY_FORBIDS when the sealed key does not open in this
+                context.
         """
         request = messages.ExportRequest(
-            wrapping_key_id=wrapping_key_id, sealed_key=sealed_key, context=_context(context), passphrase=passphrase
+            wrapping_key_id=wrapping_key_id,
+            sealed_key=sealed_key,
+            context=_context(context),
+            passphrase=passphrase,
+            format=form.value,
+            certificates=certificates,
+            friendly_name=friendly_name,
         )
         return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
 

@@ -13,19 +13,19 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.internal import token_pb2 as messages
 from certd.ipc.frames import failure_of
-from certd.pki import pkcs8, sealing
-from certd.pki.key_spec import KeySpec, verify_signature
+from certd.pki.key_spec import KeySpec
 from certd.pki.sealing import Purpose
+from certd.token.exports import Exports
 from certd.token.handed_on import InHelper, InModule
+from certd.token.imports import Imports
 from certd.token.leases import Leases
 from certd.token.module import AUTHORITY_LABEL, Module
-from certd.token.pin import wipe
 from certd.token.policy import Policy, check, parse_policy
-from certd.token.rate import TokenBucket
 from certd.token.requests import check_key_id, context_of, key_spec_named, signature_algorithm_named, whose
 from certd.token.reseals import reseal
-from certd.token.seal import generate, seal, unseal
+from certd.token.seal import generate, seal
 from certd.token.settings import TokenSettings
+from certd.token.signatures import key_with_policy, verified_signature
 
 _journal = logging.getLogger("certd.token.journal")
 
@@ -41,7 +41,8 @@ class Operations:
 
     def __init__(self, module: Module, settings: TokenSettings, clock: Clock) -> None:
         self._module = module
-        self._exports = TokenBucket(settings.exports_per_minute)
+        self._exports = Exports(module, settings)
+        self._imports = Imports(module, settings, clock)
         self._leases = Leases(module, settings, clock)
         self._policies: dict[bytes, Policy] = {}
         self._handlers: dict[str, _Handler] = {
@@ -50,7 +51,11 @@ class Operations:
             "sign": lambda request: self._sign(request.sign),
             "ensure_wrapping_key": lambda request: self._ensure_wrapping_key(request.ensure_wrapping_key),
             "generate_subscriber_key": lambda request: self._generate_subscriber_key(request.generate_subscriber_key),
-            "export": lambda request: self._export(request.export),
+            "export": lambda request: self._exports.export(request.export),
+            "generate_import_key": lambda request: messages.TokenResponse(
+                generate_import_key=self._imports.generate_import_key(request.generate_import_key)
+            ),
+            "import_key": lambda request: self._imports.import_key(request.import_key),
             "reseal": lambda request: messages.TokenResponse(reseal=reseal(self._module, request.reseal)),
             "lease": lambda request: messages.TokenResponse(lease=self._leases.lease(request.lease)),
             "destroy_wrapping_key": lambda request: self._destroy_wrapping_key(request.destroy_wrapping_key),
@@ -121,11 +126,8 @@ class Operations:
         """Returns the signature, and what was signed, for the journal."""
         check_key_id("key_id", item.key_id)
         algorithm = signature_algorithm_named(item.signature_algorithm)
-        key = self._module.authority_key(item.key_id)
         policy = self._policy(item.policy)
-        if key.label != AUTHORITY_LABEL + policy.sha256:
-            message = "The token process refuses to sign: this is not the policy that was sealed with the key."
-            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+        key = key_with_policy(self._module, item.key_id, policy)
         what = check(
             policy,
             kind=item.kind,
@@ -134,11 +136,7 @@ class Operations:
             key_spec=key.spec,
             public_key=key.public_key,
         )
-        signature = self._module.sign(item.key_id, algorithm, item.to_be_signed)
-        # A signature that is wrong, by a fault or by design, may give the key away.
-        if not verify_signature(key.public_key, algorithm, signature=signature, data=item.to_be_signed):
-            message = f"The token made a wrong signature with the key {item.key_id.hex()}; it was withheld."
-            raise CertdError(Reason.TOKEN_UNAVAILABLE, message)
+        signature = verified_signature(self._module, key, algorithm, item.to_be_signed)
         digest = hashlib.sha256(item.to_be_signed).hexdigest()
         return signature, f"{what} sha256={digest}"
 
@@ -171,6 +169,8 @@ class Operations:
         check_key_id("wrapping_key_id", request.wrapping_key_id)
         spec = key_spec_named(request.key_spec)
         context = context_of(request.context)
+        if context.purpose is Purpose.IMPORT:
+            raise field_invalid("context.purpose", "must be another than import; those keys are generate_import_key's")
         if context.public_key_sha256:
             raise field_invalid("context.public_key_sha256", "must be empty; the token process fills it in")
 
@@ -188,45 +188,6 @@ class Operations:
             return InModule(lambda: sealed(private_key, public_key))
 
         return InHelper(generate_slowly) if spec in _SLOW_TO_GENERATE else sealed(*generate(spec))
-
-    def _export(self, request: messages.ExportRequest) -> messages.TokenResponse | InHelper:
-        check_key_id("wrapping_key_id", request.wrapping_key_id)
-        context = context_of(request.context)
-        protection = request.WhichOneof("protection")
-        if protection == "passphrase":
-            pkcs8.check_passphrase(request.passphrase, "passphrase")
-        elif len(request.recipient_public_key) != sealing.RECIPIENT_PUBLIC_KEY_BYTES:
-            wanted = f"must be a raw X25519 key of {sealing.RECIPIENT_PUBLIC_KEY_BYTES} bytes"
-            raise field_invalid("recipient_public_key", wanted)
-        if not context.exportable:
-            message = f"The key of {whose(context)} was sealed as not exportable, and that is for ever."
-            raise CertdError(Reason.NOT_EXPORTABLE, message)
-        if context.purpose is not Purpose.CUSTODY:
-            message = "The token process exports keys in custody; a copy for a consumer is leased to that consumer."
-            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
-        retry_after = self._exports.take()
-        if retry_after:
-            message = f"The token process has exported as many keys as it may; try again in {retry_after:.1f} s."
-            raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
-        private_key = unseal(self._module, request.sealed_key, wrapping_key_id=request.wrapping_key_id, context=context)
-        how = "under a passphrase" if protection == "passphrase" else "to a recipient's key"
-        _journal.info("exported the key of %s %s", whose(context), how)
-
-        def encrypted() -> messages.TokenResponse:
-            try:
-                if protection == "passphrase":
-                    result = pkcs8.encrypt(bytes(private_key), request.passphrase)
-                else:
-                    result = sealing.hpke_encrypt(
-                        bytes(private_key),
-                        recipient_public_key=request.recipient_public_key,
-                        info=sealing.export_info(context),
-                    )
-            finally:
-                wipe(private_key)
-            return messages.TokenResponse(export=messages.ExportResponse(encrypted_key=result))
-
-        return InHelper(encrypted) if protection == "passphrase" else encrypted()
 
     def _set_pin(self, request: messages.SetPinRequest) -> messages.TokenResponse:
         user = request.user
