@@ -11,6 +11,7 @@ from certd.model.import_key import ImportKey
 from certd.model.names import ImportKeyName, ManagedCertificateName, TenantName, check_id
 from certd.model.request_limits import RequestLimits
 from certd.pki.encoding import LONGEST_CHAIN
+from certd.pki.imported_certificate import LONGEST_CERTIFICATE
 from certd.pki.private_key import LONGEST_PRIVATE_KEY
 from certd.services.idempotency import RequestKey
 from certd.services.managed_import import ManagedImport
@@ -18,7 +19,6 @@ from certd.services.managed_import_plan import NewImport, PlainPrivateKey, Seale
 from certd.v1 import managed_certificate_pb2, managed_certificate_service_pb2
 
 _IMPORT: Final = "ImportManagedCertificate"
-_LONGEST_CERTIFICATE: Final = 32 << 10
 _HPKE_BYTES: Final = 32 + 16
 """Encapsulated key and tag, which a sealed key has more than a plain one."""
 
@@ -44,7 +44,7 @@ def import_managed_certificate(
     id_ = violations.attempt(lambda: check_id("managed_certificate_id", request.managed_certificate_id))
     key = violations.attempt(lambda: _request_key(request))
     certificate = violations.attempt(
-        lambda: _bounded("certificate", request.certificate, longest=_LONGEST_CERTIFICATE, required=True)
+        lambda: _bounded("certificate", request.certificate, longest=LONGEST_CERTIFICATE, required=True)
     )
     chain = violations.attempt(
         lambda: _bounded("certificate_chain", request.certificate_chain, longest=LONGEST_CHAIN, required=False)

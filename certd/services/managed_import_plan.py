@@ -20,7 +20,7 @@ from certd.model.managed_certificate_states import Change, after
 from certd.model.names import ImportKeyName, ManagedCertificateName
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.pki.description import describe
-from certd.pki.imported_certificate import ImportedCertificate
+from certd.pki.imported_certificate import ImportedCertificate, names_of
 from certd.pki.private_key import private_key_info
 from certd.services.issuing_refusals import RETRY_AFTER
 from certd.services.managed_certificate_records import event_of, observed
@@ -115,7 +115,8 @@ def planned(
 
 def with_version(managed: ManagedCertificate, version: ManagedCertificateVersion, now: datetime) -> ManagedCertificate:
     """Returns the managed certificate with another of its versions as its current one; raises STATE_FORBIDS."""
-    described = describe(version.certificate or b"")
+    certificate = version.certificate or b""
+    described = describe(certificate)
     told = observed(
         managed,
         ISSUED,
@@ -129,7 +130,7 @@ def with_version(managed: ManagedCertificate, version: ManagedCertificateVersion
         state=after(managed.state_at(now), Change.ROLLED_BACK, managed.name),
         key_spec=described.key_spec or managed.key_spec,
         subject=described.subject,
-        names=described.subject_alternative_names,
+        names=names_of(certificate),
         current_version=version.number,
         not_after=version.not_after,
         issue_time=version.create_time,

@@ -160,7 +160,7 @@ def test_it_seals_the_key_and_shows_what_comes_and_what_came(
         "89 days left",
         "EC_P256",
         "ECDSA_WITH_SHA256",
-        "serverAuth, digital signature",
+        "serverAuth, digitalSignature",
     ):
         assert told in before
     assert "version 1" in after

@@ -172,7 +172,7 @@ def _import(run: Invocation, full_name: str, material: "Material", request: Impo
         if request.replace:
             with run.progress("getting the managed certificate"):
                 found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=full_name))
-            card += _change_rows(found, coming, now)
+            card += _change_rows(found, coming, material, now)
         if run.output is output.Format.TABLE:
             click.echo(output.format_card([("To import", full_name), *card]))
         with run.progress("importing"):
@@ -212,7 +212,7 @@ def _print(run: Invocation, done: str, item: ManagedCertificate) -> None:
 def _coming_rows(coming: "Description", material: "Material", now: datetime) -> list[output.Row]:
     """Returns what people look at before they import."""
     return [
-        ("Names", "\n".join(_names(coming))),
+        ("Names", "\n".join(_names(material.certificate))),
         ("Subject", coming.subject_text),
         ("Issuer", coming.issuer_text),
         ("Chain", _chain_text(material)),
@@ -223,7 +223,9 @@ def _coming_rows(coming: "Description", material: "Material", now: datetime) -> 
     ]
 
 
-def _change_rows(found: ManagedCertificate, coming: "Description", now: datetime) -> list[output.Row]:
+def _change_rows(
+    found: ManagedCertificate, coming: "Description", material: "Material", now: datetime
+) -> list[output.Row]:
     """Returns what becomes other than it is; nothing for one that has no certificate."""
     from certd.pki.description import describe
 
@@ -233,7 +235,7 @@ def _change_rows(found: ManagedCertificate, coming: "Description", now: datetime
     same_key = before.public_key == coming.public_key
     return [
         ("Replaces", f"version {found.current_version}"),
-        ("Names change", _difference(_names(before), _names(coming))),
+        ("Names change", _difference(_names(found.certificate.der), _names(material.certificate))),
         ("Days change", f"{_days(before, now)} → {_days(coming, now)}"),
         ("Key changes", "no, it is the same key" if same_key else _change(before.key_spec, coming.key_spec)),
         ("Issuer changes", _change(before.issuer_text, coming.issuer_text, same="no")),
@@ -253,8 +255,10 @@ def _difference(before: Iterable[str], after: Iterable[str]) -> str:
     return "\n".join(lines) or "no"
 
 
-def _names(description: "Description") -> list[str]:
-    names = description.subject_alternative_names
+def _names(certificate: bytes) -> list[str]:
+    from certd.pki.imported_certificate import names_of
+
+    names = names_of(certificate)
     return [
         *names.dns_names,
         *(f"IP:{address}" for address in names.ip_addresses),
@@ -264,9 +268,11 @@ def _names(description: "Description") -> list[str]:
 
 
 def _usages(description: "Description") -> list[str]:
+    from certd.pki.extensions import key_usage_text
+
     return [
         *(_USAGE_NAMES.get(oid, oid) for oid in description.extended_key_usages),
-        *(usage.lower().replace("_", " ") for usage in description.key_usages),
+        *map(key_usage_text, description.key_usages),
     ]
 
 
