@@ -9,6 +9,7 @@ from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.model.names import ManagedCertificateName
 from certd.model.request_limits import RequestLimits
 from certd.pki import pkcs8
+from certd.pki.export_form import ExportForm, check_passphrase
 from certd.services.managed_export import ManagedExport, PassphraseExport, RecipientExport
 from certd.v1 import managed_certificate_service_pb2
 
@@ -43,11 +44,13 @@ def export_managed_certificate(
         certificate=x509.encoded(exported.certificate),
         chain=x509.encoded_chain(exported.chain),
     )
-    if isinstance(protection, PassphraseExport):
-        response.encrypted_private_key_pem = pkcs8.to_pem(exported.encrypted_key).decode("ascii")
-    else:
+    if isinstance(protection, RecipientExport):
         response.sealed_private_key = exported.encrypted_key
         response.hpke_info = exported.hpke_info
+    elif protection.form.is_pkcs12:
+        response.pkcs12 = exported.encrypted_key
+    else:
+        response.encrypted_private_key_pem = pkcs8.to_pem(exported.encrypted_key).decode("ascii")
     return response
 
 
@@ -63,9 +66,9 @@ def _protection(
     if chosen == "passphrase":
         passphrase = request.passphrase
         formats = managed_certificate_service_pb2.PassphraseProtection.Format
-        fields.choice("passphrase.format", formats, passphrase.format, str)
-        pkcs8.check_passphrase(passphrase.passphrase, "passphrase.passphrase", longest=limits.passphrase_bytes)
-        return PassphraseExport(passphrase.passphrase)
+        form = fields.choice("passphrase.format", formats, passphrase.format, ExportForm) or ExportForm.PKCS8
+        check_passphrase(form, passphrase.passphrase, "passphrase.passphrase", most=limits.passphrase_bytes)
+        return PassphraseExport(passphrase.passphrase, form)
     recipient = request.recipient
     suites = managed_certificate_service_pb2.RecipientProtection.Suite
     fields.choice("recipient.suite", suites, recipient.suite, str)

@@ -1,22 +1,25 @@
 """A version of a managed certificate leaves: certificate, chain and private key, the key encrypted."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
-from certd.model.event import Event, EventType
-from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateVersion
+from certd.model.event import EventType
+from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateType, ManagedCertificateVersion
 from certd.model.names import ManagedCertificateName
-from certd.pki import pkcs8, sealing
+from certd.pki import sealing
+from certd.pki.export_form import ExportForm, check_passphrase
+from certd.pki.sealing import SealContext
 from certd.services.access import Access
 from certd.services.issuing_refusals import token_unavailable
-from certd.services.managed_certificate_records import seal_context
-from certd.services.managed_certificate_views import existing_managed, existing_version, material_of
+from certd.services.managed_certificate_records import event_of, seal_context
+from certd.services.managed_certificate_views import Material, existing_managed, existing_version, material_of
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
-from certd.store import sealed_keys, wrapping_keys
+from certd.store import managed_certificates, sealed_keys
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
@@ -25,9 +28,10 @@ _LONGEST_REASON = 256
 
 @dataclass(frozen=True, slots=True)
 class PassphraseExport:
-    """The key leaves as PKCS#8 under a passphrase."""
+    """The key leaves under a passphrase."""
 
     passphrase: bytes = field(repr=False)
+    form: ExportForm = ExportForm.PKCS8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,21 @@ class Exported:
     version: int
     certificate: bytes
     chain: tuple[bytes, ...]
+    """Its issuer first, the root last."""
     encrypted_key: bytes
-    """DER of the EncryptedPrivateKeyInfo, or the HPKE message."""
+    """DER of the EncryptedPrivateKeyInfo or of the PKCS#12, or the HPKE message."""
     hpke_info: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exportable:
+    """A version that may leave, as the books have it."""
+
+    managed: ManagedCertificate
+    number: int
+    material: Material
+    sealed_key: bytes = field(repr=False)
+    context: SealContext
 
 
 class ManagedExport:
@@ -70,82 +86,124 @@ class ManagedExport:
     ) -> Exported:
         """Returns a version with its private key encrypted; the event is committed before the token process moves.
 
-        Raises NOT_EXPORTABLE, STATE_FORBIDS while there is no certificate, MANAGED_CERTIFICATE_NOT_FOUND,
-        FIELD_INVALID, RATE_LIMITED, TOKEN_UNAVAILABLE.
+        Raises NOT_EXPORTABLE, STATE_FORBIDS while there is no certificate, for a revoked version and for one whose key
+        is deleted, MANAGED_CERTIFICATE_NOT_FOUND, FIELD_INVALID, RATE_LIMITED, TOKEN_UNAVAILABLE.
         """
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_EXPORT, str(name))
         if isinstance(protection, PassphraseExport):
-            pkcs8.check_passphrase(protection.passphrase, "passphrase")
-        with self._store.read("managed-export") as tx:
-            managed = existing_managed(tx, name)
-            chosen = _exportable_version(tx, managed, version)
-            material = material_of(tx, chosen)
-            sealed = sealed_keys.get(tx, managed.uid, chosen.number)
-            wrapping_key = wrapping_keys.get(tx, managed.tenant, chosen.wrapping_key_number)
-            tenant = existing_tenant(tx, managed.tenant)
-        if material is None or sealed is None or wrapping_key is None:
-            raise CertdError(
-                Reason.STATE_FORBIDS,
-                f"{name.version(chosen.number)} has no certificate yet; wait until it is ACTIVE",
-                resource=name.version(chosen.number),
-            )
-        context = seal_context(
-            tenant.uid, managed, chosen.number, public_key_sha256=hashlib.sha256(chosen.public_key).digest()
-        )
+            check_passphrase(protection.form, protection.passphrase, "passphrase")
+        now = self._clock.now()
+        with self._store.read("managed-export.read") as tx:
+            found = _exportable(tx, existing_managed(tx, name), version)
         if not self._token.ready:
             # No event of an export that cannot be.
             raise token_unavailable(self._token.problem)
-        now = self._clock.now()
-        event = Event(
-            time=now,
-            type=EventType.MANAGED_CERTIFICATE_EXPORTED,
-            tenant=managed.tenant,
-            principal=caller.principal,
-            resource=name.version(chosen.number),
-            details={
-                "protection": "passphrase" if isinstance(protection, PassphraseExport) else "recipient",
-                "reason": reason[:_LONGEST_REASON],
-            },
-        )
-        self._store.write("managed-export", lambda tx: tx.event(event))
+        details = {**_details(protection), "version": str(found.number), "reason": reason[:_LONGEST_REASON]}
+        self._store.write("managed-export.record", lambda tx: _record(tx, caller, found, details, now))
         self._step("export.1.recorded")
-        if isinstance(protection, PassphraseExport):
-            encrypted = self._token.export_under_passphrase(
-                wrapping_key_id=wrapping_key.key_id,
-                sealed_key=sealed,
-                context=context,
-                passphrase=protection.passphrase,
-            )
-            info = b""
-        else:
-            encrypted = self._token.export_to_recipient(
-                wrapping_key_id=wrapping_key.key_id,
-                sealed_key=sealed,
-                context=context,
+        return Exported(
+            version=found.number,
+            certificate=found.material.certificate,
+            chain=found.material.chain,
+            encrypted_key=self._encrypted(found, protection),
+            hpke_info=sealing.export_info(found.context) if isinstance(protection, RecipientExport) else b"",
+        )
+
+    def _encrypted(self, found: _Exportable, protection: PassphraseExport | RecipientExport) -> bytes:
+        # What it is sealed under stands in it, whatever was rotated meanwhile.
+        wrapping_key_id = sealing.decode_blob(found.sealed_key).wrapping_key_id
+        if isinstance(protection, RecipientExport):
+            return self._token.export_to_recipient(
+                wrapping_key_id=wrapping_key_id,
+                sealed_key=found.sealed_key,
+                context=found.context,
                 recipient_public_key=protection.public_key,
             )
-            info = sealing.export_info(context)
-        return Exported(
-            version=chosen.number,
-            certificate=material.certificate,
-            chain=material.chain,
-            encrypted_key=encrypted,
-            hpke_info=info,
+        return self._token.export_under_passphrase(
+            wrapping_key_id=wrapping_key_id,
+            sealed_key=found.sealed_key,
+            context=found.context,
+            passphrase=protection.passphrase,
+            form=protection.form,
+            certificates=(found.material.certificate, *found.material.chain),
+            friendly_name=found.managed.managed_certificate_id,
         )
 
 
-def _exportable_version(tx: Transaction, managed: ManagedCertificate, version: int | None) -> ManagedCertificateVersion:
-    if not managed.exportable:
-        raise CertdError(
-            Reason.NOT_EXPORTABLE,
-            f"{managed.name} was requested as not exportable, for ever; request another one to export",
-            resource=str(managed.name),
-        )
+def _exportable(tx: Transaction, managed: ManagedCertificate, version: int | None) -> _Exportable:
+    """Returns what is to leave; raises NOT_EXPORTABLE or STATE_FORBIDS when it may not."""
+    _check_exportable(managed)
     number = managed.current_version if version is None else version
     if number == 0:
-        raise CertdError(
-            Reason.STATE_FORBIDS,
-            f"{managed.name} has no version yet; wait until it is ACTIVE",
-            resource=str(managed.name),
+        raise _state_forbids(str(managed.name), "has no version yet; wait until it is ACTIVE")
+    chosen = existing_version(tx, managed, number)
+    name = managed.name.version(number)
+    _check_not_revoked(managed, chosen)
+    material = material_of(tx, chosen)
+    if material is None:
+        raise _state_forbids(name, "has no certificate yet; wait until it is issued")
+    sealed_key = sealed_keys.get(tx, managed.uid, number)
+    if sealed_key is None:
+        raise _state_forbids(
+            name, "has no key any more: that is deleted when a version is at its end; export the current version"
         )
-    return existing_version(tx, managed, number)
+    return _Exportable(
+        managed=managed,
+        number=number,
+        material=material,
+        sealed_key=sealed_key,
+        context=seal_context(
+            existing_tenant(tx, managed.tenant).uid,
+            managed,
+            number,
+            public_key_sha256=hashlib.sha256(chosen.public_key).digest(),
+        ),
+    )
+
+
+def _check_exportable(managed: ManagedCertificate) -> None:
+    if managed.exportable:
+        return
+    if managed.type is ManagedCertificateType.IMPORTED:
+        why = "was imported as not exportable, for ever; import it as exportable under another id"
+    else:
+        why = "was requested as not exportable, for ever; request another one to export"
+    raise CertdError(Reason.NOT_EXPORTABLE, f"{managed.name} {why}", resource=str(managed.name))
+
+
+def _check_not_revoked(managed: ManagedCertificate, version: ManagedCertificateVersion) -> None:
+    if version.revoke_time is not None:
+        name = managed.name.version(version.number)
+        raise _state_forbids(name, "is revoked, and what is revoked serves nobody; export a version that lives")
+
+
+def _state_forbids(name: str, what: str) -> CertdError:
+    return CertdError(Reason.STATE_FORBIDS, f"{name} {what}", resource=name)
+
+
+def _details(protection: PassphraseExport | RecipientExport) -> dict[str, str]:
+    """Returns what an event says of how a key left."""
+    if isinstance(protection, RecipientExport):
+        return {"protection": "recipient"}
+    return {"protection": "passphrase", "form": protection.form.value}
+
+
+def _record(tx: Transaction, caller: Caller, found: _Exportable, details: dict[str, str], now: datetime) -> None:
+    """Says in the books that a version leaves, if it still may."""
+    managed = existing_managed(tx, found.managed.name)
+    version = existing_version(tx, managed, found.number)
+    if managed.uid != found.managed.uid:
+        name = str(managed.name)
+        raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} was deleted meanwhile", resource=name)
+    _check_not_revoked(managed, version)
+    current = version.number == managed.current_version
+    changed = replace(
+        managed,
+        exported_version=version.number if current else managed.exported_version,
+        export_time=now,
+        update_time=now,
+    )
+    # It is read and written in one transaction, so whatever changed it since it was chosen stays.
+    managed_certificates.update(tx, changed, expected_revision=managed.revision)
+    made = event_of(EventType.MANAGED_CERTIFICATE_EXPORTED, managed, caller.principal, now, version=version.number)
+    tx.event(replace(made, details={**made.details, **details}))

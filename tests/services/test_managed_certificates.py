@@ -326,7 +326,14 @@ def test_the_event_is_there_before_the_bytes_leave(ca: World) -> None:
     event = ca.events()[-1]
     assert event.type is EventType.MANAGED_CERTIFICATE_EXPORTED
     assert event.resource == f"{WEB}/versions/1"
-    assert event.details == {"protection": "recipient", "reason": "test"}
+    assert event.details == {
+        "uid": ca.core.managed_certificates.get(ADMINISTRATOR, WEB).managed_certificate.uid,
+        "authority": "tenants/default/authorities/ca",
+        "profile": "end-entity",
+        "protection": "recipient",
+        "version": "1",
+        "reason": "test",
+    }
 
 
 def test_a_version_that_is_not_there_is_not_exported(ca: World) -> None:
