@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,10 +209,30 @@ class Channel:
         call_id = self.submit(payload, timeout=timeout, answered=waiting.finish)
         if not waiting.done.wait(max(0.0, deadline - time.monotonic())):
             self._forget(call_id)
-            raise CertdError(Reason.DEADLINE_EXCEEDED, f"The {self._name} did not answer in time.")
+            raise self._late()
         if isinstance(waiting.outcome, CertdError):
             raise waiting.outcome
         return waiting.outcome
+
+    def call_all(self, payloads: Sequence[bytes], *, timeout: float) -> list[bytes | CertdError]:
+        """As `call` for each, all on their way at once; returns an answer or a failure for each, in order."""
+        deadline = time.monotonic() + timeout
+        sent: list[tuple[_Waiting, int]] = []
+        for payload in payloads:
+            waiting, call_id = _Waiting(), 0
+            try:
+                call_id = self.submit(payload, timeout=timeout, answered=waiting.finish)
+            except CertdError as error:
+                waiting.finish(error)
+            sent.append((waiting, call_id))
+        outcomes: list[bytes | CertdError] = []
+        for waiting, call_id in sent:
+            if waiting.done.wait(max(0.0, deadline - time.monotonic())):
+                outcomes.append(waiting.outcome)
+            else:
+                self._forget(call_id)
+                outcomes.append(self._late())
+        return outcomes
 
     def submit(self, payload: bytes, *, timeout: float, answered: Answered) -> int:
         """Sends a request and returns its number; `answered` hears once, on the watching thread, and must not block.
@@ -237,6 +257,9 @@ class Channel:
         link = self._link
         if link is not None:
             link.waiting.pop(call_id, None)
+
+    def _late(self) -> CertdError:
+        return CertdError(Reason.DEADLINE_EXCEEDED, f"The {self._name} did not answer in time.")
 
     def _unavailable(self) -> CertdError:
         retry_after = _RETRY_AFTER_DEATH if self._link is None else _RETRY_AFTER_PROBLEM

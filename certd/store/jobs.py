@@ -1,21 +1,23 @@
 """Rows of jobs, claimed with a lease."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, select, update
+from sqlalchemy import Select, bindparam, delete, func, literal_column, select, update
 
 from certd.model.job import Job, JobKind
 from certd.store import schema
-from certd.store.dialect import insert_or_replace
+from certd.store.dialect import Many, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
-from certd.store.values import microseconds, optional_time_of, time_of
+from certd.store.values import EPOCH, microseconds, optional_time_of, time_of
 
 _jobs = schema.jobs
 _PUT = insert_or_replace(
     _jobs, key=["kind", "subject"], replaced=["due_time", "available_time", "attempt", "owner_epoch"]
 )
+_PUT_MANY = Many(_PUT, columns=("kind", "subject", "due_time", "available_time", "attempt", "owner_epoch"))
 _HASTEN = insert_or_replace(
     _jobs,
     key=["kind", "subject"],
@@ -43,6 +45,23 @@ _RELEASE = (
     .where(_jobs.c.owner_epoch.is_not(None), _jobs.c.owner_epoch.not_in(LIVE_EPOCHS))
     .values(available_time=_jobs.c.due_time, owner_epoch=None)
 )
+_SPANS_AT_ONCE = 12
+_LOADS = select(
+    *(
+        select(func.count())
+        .select_from(
+            select(literal_column("1"))
+            .where(
+                _jobs.c.available_time >= bindparam(f"start_{place}"),
+                _jobs.c.available_time < bindparam(f"end_{place}"),
+            )
+            .limit(bindparam("most"))
+            .subquery()
+        )
+        .scalar_subquery()
+        for place in range(_SPANS_AT_ONCE)
+    )
+)
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
 _NEXT = select(_jobs.c.available_time).where(_IS_KNOWN).order_by(_jobs.c.available_time).limit(1)
@@ -53,23 +72,29 @@ def put(tx: Transaction, job: Job) -> None:
     _put(tx, job, available_time=job.due_time, owner_epoch=None)
 
 
+def put_all(tx: Transaction, several: Sequence[Job]) -> None:
+    """As `put`, for many of which no two have one kind and subject."""
+    tx.execute_many(_PUT_MANY, [_columns(job, available_time=job.due_time, owner_epoch=None) for job in several])
+
+
 def put_claimed(tx: Transaction, job: Job, *, lease_until: datetime, owner_epoch: int) -> None:
     """As `put`, for a job that whoever puts it begins at once; others come to it only when that one has died."""
     _put(tx, job, available_time=lease_until, owner_epoch=owner_epoch)
 
 
 def _put(tx: Transaction, job: Job, *, available_time: datetime, owner_epoch: int | None) -> None:
-    tx.execute(
-        _PUT,
-        {
-            "kind": job.kind.value,
-            "subject": job.subject,
-            "due_time": microseconds(job.due_time),
-            "available_time": microseconds(available_time),
-            "attempt": job.attempt,
-            "owner_epoch": owner_epoch,
-        },
-    )
+    tx.execute(_PUT, _columns(job, available_time=available_time, owner_epoch=owner_epoch))
+
+
+def _columns(job: Job, *, available_time: datetime, owner_epoch: int | None) -> dict[str, object]:
+    return {
+        "kind": job.kind.value,
+        "subject": job.subject,
+        "due_time": microseconds(job.due_time),
+        "available_time": microseconds(available_time),
+        "attempt": job.attempt,
+        "owner_epoch": owner_epoch,
+    }
 
 
 def hasten(tx: Transaction, kind: JobKind, subject: str, due_time: datetime) -> None:
@@ -128,6 +153,16 @@ def finish(tx: Transaction, kind: JobKind, subject: str, *, due_time: datetime |
     if due_time is None:
         return tx.execute(_FINISH, parameters).rowcount == 1
     return tx.execute(_FINISH_DUE, {**parameters, "of_due_time": microseconds(due_time)}).rowcount == 1
+
+
+def loads(tx: Transaction, spans: Sequence[tuple[datetime, datetime]], *, most: int) -> list[int]:
+    """Returns how many jobs are due in each of up to 12 spans, the end excluded; counts no further than `most`."""
+    parameters: dict[str, object] = {"most": most}
+    for place in range(_SPANS_AT_ONCE):
+        start, end = spans[place] if place < len(spans) else (EPOCH, EPOCH)
+        parameters[f"start_{place}"] = microseconds(start)
+        parameters[f"end_{place}"] = microseconds(end)
+    return list(tx.execute(_LOADS, parameters).one())[: len(spans)]
 
 
 def next_due(tx: Transaction) -> datetime | None:

@@ -20,7 +20,7 @@ from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
 from certd.store import managed_schema, tenant_counts
-from certd.store.dialect import insert_if_absent
+from certd.store.dialect import Many, insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import (
     duration_microseconds,
@@ -69,6 +69,20 @@ MANAGED_CERTIFICATE_COLUMNS = (
 )
 """What `managed_certificate_of` reads."""
 _SELECT: Select[Any] = select(*MANAGED_CERTIFICATE_COLUMNS)
+_OF_VERSION = (
+    "state",
+    "current_version",
+    "not_after",
+    "issue_time",
+    "renewal_window_start",
+    "renewal_window_end",
+    "next_attempt_time",
+    "conditions",
+    "renewal_blocked",
+    "update_time",
+    "revision",
+)
+"""What changes with the current version."""
 _GET = _SELECT.where(_managed.c.tenant == bindparam("of_tenant"), _managed.c.managed_certificate_id == bindparam("id"))
 _GET_BY_UID = _SELECT.where(_managed.c.uid == bindparam("key"))
 _PAGE = (
@@ -76,7 +90,23 @@ _PAGE = (
     .order_by(_managed.c.managed_certificate_id)
     .limit(bindparam("most"))
 )
+_GET_MANY = _SELECT.where(_managed.c.uid.in_(bindparam("keys", expanding=True))).order_by(_managed.c.uid)
+# Says nothing on SQLite, where nobody else writes meanwhile.
+_GET_MANY_TO_CHANGE = _GET_MANY.with_for_update()
+_THERE = select(_managed.c.uid).where(_managed.c.uid.in_(bindparam("keys", expanding=True)))
 _INSERT = insert_if_absent(_managed)
+_SET_VERSIONS = Many(
+    update_of(_managed)
+    .where(_managed.c.uid == bindparam("key"), _managed.c.revision == bindparam("expected_revision"))
+    .values({name: bindparam(f"new_{name}") for name in _OF_VERSION}),
+    columns=("key", "expected_revision", *(f"new_{name}" for name in _OF_VERSION)),
+    sqlite_text=f"""
+        UPDATE managed_certificates
+        SET {", ".join(f"{name} = made.column{place}" for place, name in enumerate(_OF_VERSION, start=3))}
+        FROM (VALUES {{rows}}) AS made
+        WHERE managed_certificates.uid = made.column1 AND managed_certificates.revision = made.column2
+    """,  # noqa: S608  # Names of columns, all of them ours.
+)
 _UPDATE = update_of(_managed).where(
     _managed.c.uid == bindparam("key"), _managed.c.revision == bindparam("expected_revision")
 )
@@ -253,6 +283,20 @@ def get_by_uid(tx: Transaction, uid: str) -> ManagedCertificate | None:
     return None if row is None else managed_certificate_of(row)
 
 
+def get_many(tx: Transaction, uids: Sequence[str], *, to_change: bool = False) -> list[ManagedCertificate]:
+    """Returns those managed certificates that are there, by uid.
+
+    With `to_change`, nobody else changes them until the transaction ends.
+    """
+    rows = tx.execute(_GET_MANY_TO_CHANGE if to_change else _GET_MANY, {"keys": list(uids)})
+    return [managed_certificate_of(row) for row in rows]
+
+
+def there(tx: Transaction, uids: Sequence[str]) -> frozenset[str]:
+    """Returns which of these are there."""
+    return frozenset(tx.execute(_THERE, {"keys": list(uids)}).scalars())
+
+
 def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[ManagedCertificate]:
     """Returns up to `limit` managed certificates of a tenant in the order of their ids, from behind the id `after`."""
     rows = tx.execute(_PAGE, {"of_tenant": tenant, "after": after or "", "most": limit})
@@ -271,3 +315,31 @@ def update(tx: Transaction, managed: ManagedCertificate, expected_revision: int)
         "revision": revision,
     }
     return replace(managed, revision=revision) if tx.execute(_UPDATE, columns).rowcount == 1 else None
+
+
+def set_versions(tx: Transaction, several: Sequence[ManagedCertificate]) -> int:
+    """Replaces all that changes with the current version, of those that still have the revision given here.
+
+    Counts the revisions up by one; returns how many there were.
+    """
+    rows = []
+    for managed in several:
+        window = managed.renewal_window
+        rows.append(
+            {
+                "key": managed.uid,
+                "expected_revision": managed.revision,
+                "new_state": managed.state.value,
+                "new_current_version": managed.current_version,
+                "new_not_after": optional_microseconds(managed.not_after),
+                "new_issue_time": optional_microseconds(managed.issue_time),
+                "new_renewal_window_start": optional_microseconds(window and window[0]),
+                "new_renewal_window_end": optional_microseconds(window and window[1]),
+                "new_next_attempt_time": optional_microseconds(managed.next_attempt_time),
+                "new_conditions": _conditions_text(managed.conditions),
+                "new_renewal_blocked": managed.renewal_blocked,
+                "new_update_time": microseconds(managed.update_time),
+                "new_revision": managed.revision + 1,
+            }
+        )
+    return tx.execute_many(_SET_VERSIONS, rows)

@@ -1,20 +1,23 @@
 """Rows of the versions of managed certificates."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, or_, select
+from sqlalchemy import Row, Select, and_, bindparam, literal_column, or_, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
 from certd.model.certificate import RevocationReason
 from certd.model.managed_certificate import ManagedCertificateVersion
 from certd.store import managed_schema
+from certd.store.dialect import Many, insert_if_absent
 from certd.store.transaction import Transaction
 from certd.store.values import joined, microseconds, optional_microseconds, optional_time_of, split, time_of
 
 _versions = managed_schema.managed_certificate_versions
+_managed = managed_schema.managed_certificates
 _INSERT = insert_into(_versions)
 _FITS = (
     _versions.c.managed_certificate_uid == bindparam("key"),
@@ -50,6 +53,27 @@ _OF_NOT_ENDED = _SELECT.where(_NOT_ENDED).order_by(_versions.c.number)
 _LIVES = select(_versions.c.number).where(_NOT_ENDED, _versions.c.revoke_time.is_(None)).limit(1)
 _SET_ISSUED = update_of(_versions).where(*_FITS)
 _SET_REVOKED = update_of(_versions).where(*_FITS)
+_OF_NEXT = _SELECT.join_from(_versions, _managed, (_managed.c.uid == _versions.c.managed_certificate_uid)).where(
+    _managed.c.uid.in_(bindparam("keys", expanding=True)),
+    _versions.c.number == _managed.c.current_version + literal_column("1"),
+)
+_INSERT_MANY = Many(
+    insert_if_absent(_versions),
+    columns=("managed_certificate_uid", "number", "public_key", "wrapping_key_number", "authority_uid", "create_time"),
+)
+_SET_ISSUED_MANY = Many(
+    update_of(_versions)
+    .where(*_FITS)
+    .values(serial=bindparam("of_serial"), not_before=bindparam("begin"), not_after=bindparam("end")),
+    columns=("key", "of_number", "of_serial", "begin", "end"),
+    sqlite_text="""
+        UPDATE managed_certificate_versions
+        SET serial = made.column3, not_before = made.column4, not_after = made.column5
+        FROM (VALUES {rows}) AS made
+        WHERE managed_certificate_versions.managed_certificate_uid = made.column1
+          AND managed_certificate_versions.number = made.column2
+    """,
+)
 _ABOVE_ALL = 1 << 62
 
 
@@ -97,6 +121,29 @@ def get(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCe
     return None if row is None else _version(row)
 
 
+def in_making(tx: Transaction, managed_certificate_uids: Sequence[str]) -> dict[str, ManagedCertificateVersion]:
+    """Returns those that follow the current versions and are not issued yet, by managed certificate."""
+    rows = tx.execute(_OF_NEXT, {"keys": list(managed_certificate_uids)})
+    versions = [_version(row) for row in rows]
+    return {version.managed_certificate_uid: version for version in versions if not version.issued}
+
+
+def insert_all(tx: Transaction, versions: Sequence[ManagedCertificateVersion]) -> int:
+    """Inserts versions that are not issued yet, unless they are there already; returns how many were not."""
+    rows = [
+        {
+            "managed_certificate_uid": version.managed_certificate_uid,
+            "number": version.number,
+            "public_key": version.public_key,
+            "wrapping_key_number": version.wrapping_key_number,
+            "authority_uid": version.authority_uid,
+            "create_time": microseconds(version.create_time),
+        }
+        for version in versions
+    ]
+    return tx.execute_many(_INSERT_MANY, rows)
+
+
 def latest(tx: Transaction, managed_certificate_uid: str) -> ManagedCertificateVersion | None:
     """Returns the version with the highest number, issued or in the making; None when there is none."""
     found = page(tx, managed_certificate_uid, below=None, limit=1)
@@ -135,6 +182,21 @@ def set_issued(tx: Transaction, version: ManagedCertificateVersion, *, serial: s
         },
     )
     return replace(version, serial=serial)
+
+
+def set_issued_all(tx: Transaction, versions: Sequence[ManagedCertificateVersion]) -> None:
+    """Records serials and bounds of versions, which they have."""
+    rows = [
+        {
+            "key": version.managed_certificate_uid,
+            "of_number": version.number,
+            "of_serial": version.serial,
+            "begin": optional_microseconds(version.not_before),
+            "end": optional_microseconds(version.not_after),
+        }
+        for version in versions
+    ]
+    tx.execute_many(_SET_ISSUED_MANY, rows)
 
 
 def set_revoked(

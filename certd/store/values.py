@@ -4,28 +4,28 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(time: datetime) -> int:
     """Returns an aware time as microseconds since 1970."""
-    return (time - _EPOCH) // _MICROSECOND
+    return (time - EPOCH) // _MICROSECOND
 
 
 def optional_microseconds(time: datetime | None) -> int | None:
     """Returns what `microseconds` does, and None for None."""
-    return None if time is None else (time - _EPOCH) // _MICROSECOND
+    return None if time is None else (time - EPOCH) // _MICROSECOND
 
 
 def time_of(value: int) -> datetime:
     """Returns the aware UTC time of microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=value)
+    return EPOCH + timedelta(microseconds=value)
 
 
 def optional_time_of(value: int | None) -> datetime | None:
     """Returns what `time_of` does, and None for None."""
-    return None if value is None else _EPOCH + timedelta(microseconds=value)
+    return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 def duration_microseconds(duration: timedelta) -> int:

@@ -66,6 +66,17 @@ class GeneratedKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOrder:
+    """A subscriber's key that is to be generated."""
+
+    wrapping_key_id: bytes
+    """CKA_ID of the tenant's wrapping key."""
+    key_spec: KeySpec
+    context: SealContext
+    """What it is bound to; its `public_key_sha256` is empty, and the token process fills it in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResealItem:
     """A sealed key that is to be sealed anew."""
 
@@ -233,12 +244,26 @@ class TokenClient:
             key_spec: kind and size.
             context: what it is bound to; its `public_key_sha256` is empty, and the token process fills it in.
         """
-        request = messages.GenerateSubscriberKeyRequest(
-            wrapping_key_id=wrapping_key_id, key_spec=key_spec.value, context=_context(context)
-        )
-        response = self._call(messages.TokenRequest(generate_subscriber_key=request), _KEY_GENERATION_TIMEOUT)
-        generated = response.generate_subscriber_key
-        return GeneratedKey(generated.public_key, generated.sealed_key)
+        order = KeyOrder(wrapping_key_id=wrapping_key_id, key_spec=key_spec, context=context)
+        (generated,) = self.generate_subscriber_keys([order])
+        if isinstance(generated, CertdError):
+            raise generated
+        return generated
+
+    def generate_subscriber_keys(self, orders: Sequence[KeyOrder]) -> list[GeneratedKey | CertdError]:
+        """As `generate_subscriber_key` for each, side by side; returns a key or a failure for each, in order."""
+        payloads = [
+            messages.TokenRequest(
+                generate_subscriber_key=messages.GenerateSubscriberKeyRequest(
+                    wrapping_key_id=order.wrapping_key_id,
+                    key_spec=order.key_spec.value,
+                    context=_context(order.context),
+                )
+            ).SerializeToString()
+            for order in orders
+        ]
+        answers = self._channel.call_all(payloads, timeout=_KEY_GENERATION_TIMEOUT)
+        return [answer if isinstance(answer, CertdError) else _generated(answer) for answer in answers]
 
     def export_under_passphrase(
         self,
@@ -484,6 +509,11 @@ def _signatures(response: messages.TokenResponse) -> list[bytes | CertdError]:
     return [
         error_of(result.failure) if result.HasField("failure") else result.signature for result in response.sign.results
     ]
+
+
+def _generated(answer: bytes) -> GeneratedKey:
+    generated = messages.TokenResponse.FromString(answer).generate_subscriber_key
+    return GeneratedKey(generated.public_key, generated.sealed_key)
 
 
 def _context(context: SealContext) -> messages.SealContext:
