@@ -7,6 +7,7 @@ from datetime import datetime
 
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare
+from certd.errors import CertdError
 from certd.main import Core, assemble
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
@@ -26,6 +27,8 @@ class Initialised:
     """PEM."""
     created: bool
     """False when it was there already."""
+    pinned: bool | None
+    """Whether the token process's file of roots is new; None when the token process belongs to another user."""
 
 
 def initialise(
@@ -52,11 +55,13 @@ def initialise(
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
         )
+        pinned = core.pinned_roots.pin()
     return Initialised(
         server_certificate=certificate_pem(made.server_certificate).encode(),
         administrator_certificate=certificate_pem(made.administrator_certificate).encode(),
         system_root="".join(certificate_pem(root) for root in made.system_roots).encode(),
         created=made.created,
+        pinned=pinned,
     )
 
 
@@ -104,6 +109,8 @@ class RotatedSystemAuthority:
     system_root: bytes
     """PEM of the new root."""
     issues_from: datetime
+    pinned: bool
+    """False when the token process has yet to trust the root, because its file is not for this program to write."""
 
 
 def rotate_system_authority(
@@ -116,8 +123,13 @@ def rotate_system_authority(
     """
     with _running(config, clock, step) as core:
         rotated = core.system_rotation.rotate()
+        try:
+            pinned = core.pinned_roots.pin() is not None
+        except CertdError:
+            # What was made is made; the daemon tries this again, and says why not.
+            pinned = False
     return RotatedSystemAuthority(
-        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from
+        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from, pinned=pinned
     )
 
 

@@ -41,6 +41,7 @@ from certd.services.managed_certificates import ManagedCertificates
 from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
+from certd.services.pinned_roots import PinnedRoots
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.public import PublicCertificates
@@ -114,6 +115,7 @@ class Core:
     server: Server
     server_certificate: ServerCertificate
     system_rotation: SystemRotation
+    pinned_roots: PinnedRoots
     health: Health
     rates: Rates
     refusals: Refusals
@@ -223,6 +225,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     system_rotation = SystemRotation(
         clock=clock, authorities=authorities, system_authority=system_authority, trust_domain=trust_domain
     )
+    pinned_roots = PinnedRoots(token_settings(config).system_roots, token=token, system_authority=system_authority)
     server_certificate = ServerCertificate(
         CredentialFiles(certificate=config.tls.certificate, private_key=config.tls.private_key),
         store=store,
@@ -260,6 +263,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             lease_refusals.flush,
             enrollment.tidy,
             system_rotation.look,
+            pinned_roots.look,
             server_certificate.look,
         ),
         waker=waker,
@@ -356,6 +360,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             step=step,
         ),
         system_rotation=system_rotation,
+        pinned_roots=pinned_roots,
         server=Server(
             store=store,
             token=token,

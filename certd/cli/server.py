@@ -26,6 +26,7 @@ from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, co
 from certd.cli.configuration import daemon as daemon_module
 from certd.cli.recovery import recover_admin
 from certd.cli.system_authority import rotate_system_authority
+from certd.cli.trust_root import trust_root
 from certd.cli.units import install_units
 from certd.config import Config
 from certd.credential_files import CredentialFiles, settle, write
@@ -170,9 +171,15 @@ def init(
     else:
         settings = _new(config_file, wanted)
         _report(config_file, made=True)
-    _bootstrap(settings, credentials, server_names)
+    pinned = _bootstrap(settings, credentials, server_names)
     click.echo(f"\n{initialisation.validity_text((settings.tls.certificate, credentials.certificate))}")
-    click.echo(f"\nNext:\n  certd serve --config {shlex.quote(str(config_file))}")
+    this = f"--config {shlex.quote(str(config_file))}"
+    if not pinned:
+        click.echo(
+            "\nAs the token process's user, or as root, so that consumers may lease keys:\n"
+            f"  certd token trust-root {shlex.quote(str(credentials.trust_bundle))} {this}"
+        )
+    click.echo(f"\nNext:\n  certd serve {this}")
 
 
 def _report(path: Path, *, made: bool) -> None:
@@ -256,8 +263,11 @@ def _softhsm_token(data: Path) -> dict[str, object]:
     }
 
 
-def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> None:
-    """Makes database, system authority, server certificate and the administrator's credentials."""
+def _bootstrap(settings: Config, credentials: initialisation.Credentials, server_names: tuple[str, ...]) -> bool:
+    """Makes database, system authority, server certificate and the administrator's credentials.
+
+    Returns whether the token process trusts the system's root; one of another user has to be told.
+    """
     # What the daemon's last renewal of its certificate left half done would look like another key's certificate.
     settle(CredentialFiles(certificate=settings.tls.certificate, private_key=settings.tls.private_key))
     settle(CredentialFiles(certificate=credentials.certificate, private_key=credentials.private_key))
@@ -278,6 +288,9 @@ def _bootstrap(settings: Config, credentials: initialisation.Credentials, server
         (credentials.settings, credentials.settings_text(address).encode()),
     ):
         _report(path, made=initialisation.write_if_different(path, content))
+    if made.pinned is not None:
+        _report(config.token_settings(settings).system_roots, made=made.pinned)
+    return made.pinned is not None
 
 
 @main.command(
@@ -362,6 +375,9 @@ def _reload(config_file: Path, reload: Callable[[], None]) -> None:
 @main.group()
 def token() -> None:
     """Run the token process apart from the daemon."""
+
+
+token.add_command(trust_root)
 
 
 @token.command(

@@ -12,7 +12,7 @@ import click
 
 from certd import config
 from certd.cli.configuration import config_option
-from certd.config import Config
+from certd.config import Config, token_settings
 from certd.credential_files import write
 from certd.errors import CertdError, Reason, Violation, field_invalid
 
@@ -122,6 +122,7 @@ def units(settings: Config, *, config_file: Path, executable: Path, user: str, t
     daemon_paths = _daemon_paths(settings)
     # Beside the PIN lie the lock that programs of certd share, and the mark of a PIN that was refused.
     token_paths = {*softhsm_paths, settings.token.pin_file.parent}
+    roots = token_settings(settings).system_roots
     runtime = _runtime_directory(socket)
     if runtime is None:
         token_paths.add(socket.parent)
@@ -161,7 +162,8 @@ def units(settings: Config, *, config_file: Path, executable: Path, user: str, t
             else "PrivateNetwork=yes\nRestrictAddressFamilies=AF_UNIX\n",
             devices="PrivateDevices=yes\n" if softhsm_paths else "",
             confinement=_CONFINEMENT.format(
-                capabilities="", home=_home((*start, *token_paths, settings.token.pin_file, settings.token.module))
+                capabilities="",
+                home=_home((*start, *token_paths, settings.token.pin_file, settings.token.module, roots)),
             ),
             writable=_paths("ReadWritePaths", _without_children(token_paths)),
         ),
@@ -188,7 +190,12 @@ def _check(settings: Config, *, config_file: Path, user: str, token_user: str) -
         violations.append(
             Violation("token.allowed_users", f'lacks the daemon\'s user: write allowed_users = ["{user}"]')
         )
-    for key, path in (("token.pin_file", settings.token.pin_file), ("token.softhsm_conf", settings.token.softhsm_conf)):
+    for key, path in (
+        ("token.pin_file", settings.token.pin_file),
+        ("token.softhsm_conf", settings.token.softhsm_conf),
+        # Whoever writes it says who consumers are.
+        ("token.system_roots", settings.token.system_roots),
+    ):
         if path is not None and any(path.is_relative_to(folder) for folder in _daemon_paths(settings)):
             violations.append(
                 Violation(key, f"{path} lies in a folder of the daemon: move it to one of the token process's user")
@@ -296,8 +303,8 @@ def install_units(
 ) -> None:
     """Write units of systemd for the daemon and for the token process, under two users, hardened.
 
-    certd.toml must name [token] socket and the daemon's user in allowed_users. Both users read certd.toml; PIN file
-    and token belong to the token process's user, database and TLS files to the daemon's.
+    certd.toml must name [token] socket and the daemon's user in allowed_users. Both users read certd.toml; PIN file,
+    token and pinned roots belong to the token process's user, database and TLS files to the daemon's.
     """
     config_file = config_file.absolute()
     program = (executable or _own_executable()).absolute()
@@ -321,13 +328,21 @@ def install_units(
                 "--directory", f"{path} cannot be written ({error.strerror}); become root, or see --print"
             ) from error
         click.echo(f"{'kept' if kept else 'made':5} {path}")
-    click.echo(_next_steps((token_user, user)))
+    click.echo(_next_steps((token_user, user), config_file))
 
 
-def _next_steps(users: tuple[str, ...]) -> str:
+def _next_steps(users: tuple[str, ...], config_file: Path) -> str:
     lines = [
         f"  useradd --system --shell /usr/sbin/nologin {shlex.quote(user)}   # Unless there is one." for user in users
     ]
     return "\n".join(
-        ["", "Next:", *lines, "  systemctl daemon-reload", f"  systemctl enable --now {TOKEN_UNIT} {DAEMON_UNIT}"]
+        [
+            "",
+            "Next:",
+            *lines,
+            "  # The root.pem of the administrator's credentials; later that of every new system authority, too.",
+            f"  certd token trust-root root.pem --config {shlex.quote(str(config_file))}",
+            "  systemctl daemon-reload",
+            f"  systemctl enable --now {TOKEN_UNIT} {DAEMON_UNIT}",
+        ]
     )
