@@ -36,7 +36,7 @@ def parse_openssh_key(data: bytes) -> PrivateKey:
     if cipher != _NOT_ENCRYPTED:
         raise UnusableKeyError(
             "is encrypted",
-            "decrypt it first: ssh-keygen -p -N '' -m PKCS8 -f KEY on a copy, or openssl pkey -in KEY for other forms",
+            "decrypt a copy of it first: ssh-keygen -p -N '' -f COPY, for openssl pkey does not read this form",
         )
     count = outer.number()
     if count != 1:
