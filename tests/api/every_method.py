@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -29,6 +30,7 @@ from certd.v1 import (
     tenant_service_pb2,
     x509_pb2,
 )
+from tests.imports import pair
 
 TRUST_DOMAIN = "certd.test"
 METHODS_OF_SERVICES: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
@@ -87,6 +89,7 @@ def csr_of(*names: x509.GeneralName, key: ec.EllipticCurvePrivateKey | None = No
 
 
 CSR = csr_of(x509.DNSName("www.example.internal"))
+MADE_ELSEWHERE = pair(None, "www.example.internal", now=datetime.now(UTC))
 PROFILE = profile_pb2.Profile(
     longest_lifetime=Duration(seconds=86400),
     extended_key_usages=["1.3.6.1.5.5.7.3.1"],
@@ -165,6 +168,15 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "ListManagedCertificateVersions": managed_certificate_service_pb2.ListManagedCertificateVersionsRequest(
             parent=managed
         ),
+        "ImportManagedCertificate": managed_certificate_service_pb2.ImportManagedCertificateRequest(
+            parent=tenant,
+            managed_certificate_id=f"{to.managed}-imported",
+            certificate=MADE_ELSEWHERE.pem,
+            plain_private_key=MADE_ELSEWHERE.key_pem,
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetImportKey": managed_certificate_service_pb2.GetImportKeyRequest(parent=tenant),
+        "RollBackManagedCertificate": managed_certificate_service_pb2.RollBackManagedCertificateRequest(name=managed),
         "CreateRenewalCampaign": managed_certificate_service_pb2.CreateRenewalCampaignRequest(
             parent=tenant,
             renewal_campaign_id=to.campaign,

@@ -133,6 +133,7 @@ _STATES = {
     "CreateTenant": "TENANT_EXISTS",
     "Enroll": "STATE_FORBIDS",
     "RevokeManagedCertificate": "MANAGED_CERTIFICATE_NOT_FOUND",
+    "RollBackManagedCertificate": "STATE_FORBIDS",
 }
 
 
