@@ -191,10 +191,10 @@ def _details(protection: PassphraseExport | RecipientExport) -> dict[str, str]:
 def _record(tx: Transaction, caller: Caller, found: _Exportable, details: dict[str, str], now: datetime) -> None:
     """Says in the books that a version leaves, if it still may."""
     managed = existing_managed(tx, found.managed.name)
-    version = existing_version(tx, managed, found.number)
     if managed.uid != found.managed.uid:
         name = str(managed.name)
         raise CertdError(Reason.MANAGED_CERTIFICATE_NOT_FOUND, f"{name} was deleted meanwhile", resource=name)
+    version = existing_version(tx, managed, found.number)
     _check_not_revoked(managed, version)
     current = version.number == managed.current_version
     changed = replace(
