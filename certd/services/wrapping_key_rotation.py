@@ -27,10 +27,11 @@ from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.model.job import Job, JobKind
 from certd.model.names import TenantName, WrappingKeyName
 from certd.model.wrapping_key import WrappingKey, WrappingKeyState
+from certd.pki import import_key
 from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
 from certd.pki.sealing import Purpose, SealContext
 from certd.services.access import Access
-from certd.services.idempotency import RequestKey, record_of, replay, same_request
+from certd.services.idempotency import RequestKey, is_repeated, record_of, replay
 from certd.services.import_keys import import_context
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
@@ -318,11 +319,8 @@ def _retire(tx: Transaction, old: WrappingKey, now: datetime) -> None:
 def _destroy(
     tx: Transaction, caller: Caller, name: WrappingKeyName, etag: str, *, key: RequestKey | None, now: datetime
 ) -> WrappingKey:
-    if key is not None:
-        found = request_records.claim(tx, record_of(caller, _DESTROY, key, resource=str(name), now=now))
-        if found is not None:
-            same_request(found, key.request_sha256)
-            return _existing(tx, name)
+    if is_repeated(tx, caller, _DESTROY, key, resource=str(name), now=now):
+        return _existing(tx, name)
     retired = _destructible(tx, name, etag)
     sealed_under.delete_import_keys(tx, retired)
     changed = wrapping_keys.update(
@@ -359,7 +357,8 @@ def _destroyed_view(key: WrappingKey) -> WrappingKeyView:
     ends = key.retire_time or key.destroy_time or key.create_time
     message = (
         f"backups of the database that were made from {rfc3339(key.create_time)} to {rfc3339(ends)} hold private keys"
-        f" that nothing opens any more, {key.resealed_count} at its rotation; do not count on these backups"
+        f" that nothing opens any more, one made right before the rotation {key.resealed_count} of them; do not count"
+        " on these backups"
     )
     return WrappingKeyView(wrapping_key=key, warnings=(Warning(field="name", message=message),))
 
@@ -392,7 +391,6 @@ def _does_not_open(old: WrappingKey, failed: Sequence[tuple[Blob, CertdError]]) 
 
 def _context(one: Blob, tenant_uid: str) -> SealContext:
     """Returns what a key is bound to, before and after."""
-    public_key_sha256 = hashlib.sha256(one.public_key).digest()
     match one:
         case CustodyBlob():
             return SealContext(
@@ -401,7 +399,7 @@ def _context(one: Blob, tenant_uid: str) -> SealContext:
                 version=one.version,
                 purpose=Purpose.CUSTODY,
                 exportable=one.exportable,
-                public_key_sha256=public_key_sha256,
+                public_key_sha256=hashlib.sha256(one.public_key).digest(),
             )
         case ConsumerBlob():
             return SealContext(
@@ -411,10 +409,12 @@ def _context(one: Blob, tenant_uid: str) -> SealContext:
                 purpose=Purpose.ASSOCIATION,
                 consumer=one.consumer,
                 exportable=False,
-                public_key_sha256=public_key_sha256,
+                public_key_sha256=hashlib.sha256(one.public_key).digest(),
             )
         case ImportBlob():
-            return replace(import_context(tenant_uid, one.import_key_id), public_key_sha256=public_key_sha256)
+            public_key = import_key.subject_public_key_info(one.public_key)
+            context = import_context(tenant_uid, one.import_key_id)
+            return replace(context, public_key_sha256=hashlib.sha256(public_key).digest())
 
 
 def _event(type_: EventType, key: WrappingKey, principal: str, now: datetime, **details: str) -> Event:
