@@ -12,6 +12,7 @@ from certd.model.authority import AuthorityType
 from certd.model.certificate import CertificateState
 from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName, ProfileName, TenantName
 from certd.pki import distinguished_name
+from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_plan import NewAuthority
@@ -389,6 +390,23 @@ def test_export_under_a_passphrase(edge: Edge) -> None:
     assert answer == managed_certificate_service_pb2.ExportManagedCertificateResponse(
         version=2, certificate=encoded(LEAF), chain=[encoded(TENANT_ROOT)], encrypted_private_key_pem=pem
     )
+
+
+@pytest.mark.parametrize("form", list(ExportForm))
+def test_export_in_every_form(edge: Edge, form: ExportForm) -> None:
+    kind = managed_certificate_service_pb2.PassphraseProtection
+    protection = kind(passphrase=b"correct horse", format=kind.Format.Value(form.value))
+    answer = call(edge, export(passphrase=protection))
+    assert edge.told.last[3] == PassphraseExport(b"correct horse", form)
+    pkcs12 = form in {ExportForm.PKCS12_MODERN, ExportForm.PKCS12_LEGACY}
+    assert answer.WhichOneof("private_key") == ("pkcs12" if pkcs12 else "encrypted_private_key_pem")
+    assert answer.pkcs12 == (b"\x30\x03encrypted" if pkcs12 else b"")
+
+
+def test_the_forms_of_the_proto_are_those_of_the_keys() -> None:
+    numbers = dict(managed_certificate_service_pb2.PassphraseProtection.Format.items())
+    assert numbers.pop("FORMAT_UNSPECIFIED") == 0
+    assert set(numbers) == set(ExportForm)
 
 
 def test_export_to_a_recipient(edge: Edge) -> None:

@@ -60,8 +60,9 @@ def _batch(*items: certificate_service_pb2.IssueCertificateRequest) -> Message:
     return certificate_service_pb2.BatchIssueCertificatesRequest(parent=AUTHORITY_NAME, requests=items)
 
 
-def _passphrase(length: int) -> Message:
-    return export(passphrase=managed_certificate_service_pb2.PassphraseProtection(passphrase=b"x" * length))
+def _passphrase(length: int, form: Any = "PKCS8") -> Message:
+    protection = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"x" * length, format=form)
+    return export(passphrase=protection)
 
 
 def _update(labels: dict[str, str]) -> Message:
@@ -104,6 +105,15 @@ _PAST: list[tuple[Message, str, str, str]] = [
     *((request, "FIELD_INVALID", "page_size", _PAGE_RULE) for request in _lists(8)),
     (_passphrase(21), "FIELD_INVALID", "passphrase.passphrase", "must be 8 to 20 bytes long, and has 21"),
     (_passphrase(7), "FIELD_INVALID", "passphrase.passphrase", "must be 8 to 20 bytes long, and has 7"),
+    *(
+        (
+            _passphrase(21, form),
+            "FIELD_INVALID",
+            "passphrase.passphrase",
+            f"must be {shortest} to 20 bytes long, and has 21",
+        )
+        for form, shortest in (("PKCS12_MODERN", 8), ("PKCS12_LEGACY", 8), ("ACM_COMPATIBLE", 4))
+    ),
 ]
 _AT: list[Message] = [
     issue(csr=bytes(1024), labels=_FEWER_LABELS, subject_alternative_names=_names(2)),
@@ -115,6 +125,8 @@ _AT: list[Message] = [
     *_lists(7),
     _passphrase(20),
     _passphrase(8),
+    _passphrase(20, "PKCS12_MODERN"),
+    _passphrase(4, "ACM_COMPATIBLE"),
 ]
 
 

@@ -136,6 +136,11 @@ _BAD: list[tuple[Message, set[str]]] = [
     (export(passphrase=_PASSPHRASE(passphrase=b"seven77")), {"passphrase.passphrase"}),
     (export(passphrase=_PASSPHRASE(passphrase=b"x" * 1025)), {"passphrase.passphrase"}),
     (export(passphrase=_PASSPHRASE(passphrase=b"long enough", format=9)), {"passphrase.format"}),
+    (export(passphrase=_PASSPHRASE(passphrase=b"seven77", format="PKCS12_LEGACY")), {"passphrase.passphrase"}),
+    (export(passphrase=_PASSPHRASE(passphrase=b"\xff" * 8, format="PKCS12_MODERN")), {"passphrase.passphrase"}),
+    (export(passphrase=_PASSPHRASE(passphrase=b"abc", format="ACM_COMPATIBLE")), {"passphrase.passphrase"}),
+    (export(passphrase=_PASSPHRASE(passphrase=b"x" * 129, format="ACM_COMPATIBLE")), {"passphrase.passphrase"}),
+    (export(passphrase=_PASSPHRASE(passphrase=b"with#hash", format="ACM_COMPATIBLE")), {"passphrase.passphrase"}),
     (export(recipient=_RECIPIENT(public_key=bytes(31))), {"recipient.public_key"}),
     (export(recipient=_RECIPIENT(public_key=bytes(32), suite=9)), {"recipient.suite"}),
     (export(reason="x" * 257), {"reason"}),
@@ -184,6 +189,12 @@ def test_a_passphrase_is_neither_in_the_answer_nor_shown(edge: Edge) -> None:
     failure = refused(edge, export(passphrase=_PASSPHRASE(passphrase=b"hunter2")))
     assert "hunter2" not in repr(failure)
     assert "hunter2" not in repr(PassphraseExport(b"hunter2"))
+    acm = _PASSPHRASE(passphrase=b"hunter#2", format="ACM_COMPATIBLE")
+    failure = refused(edge, export(passphrase=acm))
+    assert failure.violations == (
+        ("passphrase.passphrase", "must be ASCII without #, $ and %, as AWS Certificate Manager has it"),
+    )
+    assert "hunter" not in repr(failure)
 
 
 @pytest.mark.parametrize("method", ["CreateAuthority", "GetAuthority"])
