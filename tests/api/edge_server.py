@@ -42,6 +42,7 @@ from certd.services.rates import Rates
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
+from tests.api.edge_imports import FakeManagedImport
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 from tests.api.edge_server_info import FakeRefusals, FakeServer
 from tests.api.edge_tenants import FakeTenants
@@ -451,8 +452,8 @@ def running_edge(
         revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
         managed_export=FakeManagedExport(told),
+        managed_import=FakeManagedImport(told, managed.view, now=NOW, authority_certificate=SYSTEM_ROOT.der),
         # What is not asked here.
-        managed_import=cast("Any", None),
         managed_certificate_changes=cast("Any", None),
         managed_revocation=cast("Any", None),
         managed_certificate_searches=cast("Any", None),
