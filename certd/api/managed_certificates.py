@@ -5,7 +5,7 @@ from functools import partial
 from certd.api import fields, x509
 from certd.api.associations import use_message
 from certd.api.call import Call, Methods
-from certd.model.managed_certificate import Condition
+from certd.model.managed_certificate import Condition, ManagedCertificateType
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName, check_id
 from certd.model.request_limits import RequestLimits
 from certd.pki import distinguished_name
@@ -144,6 +144,8 @@ def managed_certificate_message(view: ManagedCertificateView) -> managed_certifi
         message.description.CopyFrom(x509.description(view.certificate))
     if managed.next_attempt_time is not None:
         message.next_attempt_time.CopyFrom(x509.timestamp(managed.next_attempt_time))
+    if managed.type is ManagedCertificateType.IMPORTED and managed.issue_time is not None:
+        message.import_time.CopyFrom(x509.timestamp(managed.issue_time))
     return message
 
 

@@ -1,10 +1,12 @@
 """A service of imports behind the edge that answers what it is told to."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from certd.model.access import Caller
 from certd.model.import_key import ImportKey
+from certd.model.managed_certificate import ManagedCertificateType
 from certd.model.names import ManagedCertificateName, TenantName
 from certd.pki.key_spec import SignatureAlgorithm
 from certd.services.idempotency import RequestKey
@@ -16,7 +18,8 @@ from certd.services.managed_import_plan import NewImport
 class FakeManagedImport(ManagedImport):
     def __init__(self, told: Any, view: ManagedCertificateView, *, now: datetime, authority_certificate: bytes) -> None:
         self._told = told
-        self._view = view
+        imported = replace(view.managed_certificate, type=ManagedCertificateType.IMPORTED, issue_time=now)
+        self._view = replace(view, managed_certificate=imported)
         self.key = ImportKey(
             tenant="default",
             import_key_id="k0123456789abcdef",

@@ -129,7 +129,8 @@ def test_an_import_goes_in_whole(edge: Edge) -> None:
     )
     assert key.request_id == REQUEST_ID.lower()
     assert validate_only is True
-    assert answer.name == MANAGED_NAME
+    assert (answer.name, answer.type) == (MANAGED_NAME, ManagedCertificate.IMPORTED)
+    assert answer.import_time == moment_of(NOW)
     assert "private key" not in repr(new)
     assert [warning.field for warning in answer.warnings]
 
