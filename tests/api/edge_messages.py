@@ -25,6 +25,8 @@ from certd.v1 import (
     server_service_pb2_grpc,
     tenant_service_pb2,
     tenant_service_pb2_grpc,
+    wrapping_key_service_pb2,
+    wrapping_key_service_pb2_grpc,
     x509_pb2,
 )
 from tests.api.edge_failure import Failure, failure_of
@@ -43,6 +45,7 @@ _SERVICES: dict[str, tuple[Any, Any]] = {
     "ProfileService": (profile_service_pb2, profile_service_pb2_grpc),
     "ServerService": (server_service_pb2, server_service_pb2_grpc),
     "TenantService": (tenant_service_pb2, tenant_service_pb2_grpc),
+    "WrappingKeyService": (wrapping_key_service_pb2, wrapping_key_service_pb2_grpc),
 }
 
 

@@ -46,6 +46,7 @@ from tests.api.edge_imports import FakeManagedImport
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 from tests.api.edge_server_info import FakeRefusals, FakeServer
 from tests.api.edge_tenants import FakeTenants
+from tests.api.edge_wrapping_keys import FakeManagedCertificateSearches, FakeWrappingKeyRotation
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 _CN, _O, _OU = "2.5.4.3", "2.5.4.10", "2.5.4.11"
@@ -452,15 +453,15 @@ def running_edge(
         revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
         managed_export=FakeManagedExport(told),
+        managed_certificate_searches=FakeManagedCertificateSearches(told, managed.view),
+        wrapping_key_rotation=FakeWrappingKeyRotation(told),
         managed_import=FakeManagedImport(told, managed.view, now=NOW, authority_certificate=SYSTEM_ROOT.der),
         # What is not asked here.
         managed_certificate_changes=cast("Any", None),
         managed_revocation=cast("Any", None),
-        managed_certificate_searches=cast("Any", None),
         associations=cast("Any", None),
         leases=cast("Any", None),
         renewal_campaigns=cast("Any", None),
-        wrapping_key_rotation=cast("Any", None),
         profiles=profiles,
         profile_checks=profile_checks,
         tenants=FakeTenants(told),

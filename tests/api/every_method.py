@@ -28,6 +28,7 @@ from certd.v1 import (
     server_service_pb2,
     tenant_pb2,
     tenant_service_pb2,
+    wrapping_key_service_pb2,
     x509_pb2,
 )
 from tests.imports import pair
@@ -62,11 +63,12 @@ class Resources:
     identity: str = "machine"
     grant: str = "given"
     campaign: str = "again"
+    wrapping_key: str = "1"
 
     @property
     def words(self) -> tuple[str, ...]:
         own = (self.authority, self.managed, self.serial, self.profile, self.identity, self.grant, self.campaign)
-        return (self.tenant, *own)
+        return (self.tenant, *own, self.wrapping_key)
 
 
 MISSING = Resources(
@@ -78,6 +80,7 @@ MISSING = Resources(
     identity="no-machine",
     grant="no-given",
     campaign="no-again",
+    wrapping_key="7",
 )
 
 
@@ -108,6 +111,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
     )
     profile = f"{tenant}/profiles/{to.profile}"
     campaign = f"{tenant}/renewalCampaigns/{to.campaign}"
+    wrapping_key = f"{tenant}/wrappingKeys/{to.wrapping_key}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
     passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
     return {
@@ -175,6 +179,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
             plain_private_key=MADE_ELSEWHERE.key_pem,
             request_id=request_id_of(to.tenant),
         ),
+        "SearchManagedCertificates": managed_certificate_service_pb2.SearchManagedCertificatesRequest(parent=tenant),
         "GetImportKey": managed_certificate_service_pb2.GetImportKeyRequest(parent=tenant),
         "RollBackManagedCertificate": managed_certificate_service_pb2.RollBackManagedCertificateRequest(name=managed),
         "CreateRenewalCampaign": managed_certificate_service_pb2.CreateRenewalCampaignRequest(
@@ -188,6 +193,12 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "GetRenewalCampaign": managed_certificate_service_pb2.GetRenewalCampaignRequest(name=campaign),
         "ListRenewalCampaigns": managed_certificate_service_pb2.ListRenewalCampaignsRequest(parent=tenant),
         "CancelRenewalCampaign": managed_certificate_service_pb2.CancelRenewalCampaignRequest(name=campaign),
+        "ListWrappingKeys": wrapping_key_service_pb2.ListWrappingKeysRequest(parent=tenant),
+        "GetWrappingKey": wrapping_key_service_pb2.GetWrappingKeyRequest(name=wrapping_key),
+        "RotateWrappingKey": wrapping_key_service_pb2.RotateWrappingKeyRequest(
+            parent=tenant, request_id=request_id_of(to.tenant)
+        ),
+        "DestroyWrappingKey": wrapping_key_service_pb2.DestroyWrappingKeyRequest(name=wrapping_key, validate_only=True),
         "CreateProfile": profile_service_pb2.CreateProfileRequest(
             parent=tenant, profile_id=to.profile, profile=PROFILE, request_id=request_id_of(to.tenant)
         ),

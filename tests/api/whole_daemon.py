@@ -27,6 +27,7 @@ from certd.store import identities as rows
 from tests.api.edge_failure import Failure, failure_of
 from tests.api.every_method import TRUST_DOMAIN, Resources, full_name, named, requests_to
 from tests.softhsm import make_token
+from tests.waiting import eventually
 
 
 @dataclass(kw_only=True)
@@ -117,6 +118,9 @@ def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
     grant.grant_id = wanted.grant
     _call_without_trying(administrator, "CreateGrant", requests)
     issued: Any = call(administrator, named("IssueCertificate"), requests["IssueCertificate"])
+    # There is one as soon as the managed certificate has its key, and the first may go as soon as nothing is under it.
+    for name in ("RotateWrappingKey", "DestroyWrappingKey"):
+        eventually(lambda name=name: failure_to(administrator, named(name), requests[name]) is None)  # type: ignore[misc]  # mypy infers no type for a default.
     return replace(wanted, serial=issued.description.serial_number)
 
 
