@@ -63,16 +63,28 @@ if TYPE_CHECKING:
     from certd.v1.identity_pb2 import Identity, IdentityCredential
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
+        CancelRenewalCampaignRequest,
+        CreateRenewalCampaignRequest,
+        DeleteManagedCertificateRequest,
+        DeleteManagedCertificateResponse,
         ExportManagedCertificateRequest,
         ExportManagedCertificateResponse,
         GetImportKeyRequest,
         GetManagedCertificateRequest,
+        GetRenewalCampaignRequest,
         ImportKey,
         ImportManagedCertificateRequest,
         ListManagedCertificatesRequest,
         ListManagedCertificatesResponse,
+        ListManagedCertificateVersionsRequest,
+        ListManagedCertificateVersionsResponse,
+        ListRenewalCampaignsRequest,
+        ListRenewalCampaignsResponse,
+        RenewManagedCertificateRequest,
         RequestManagedCertificateRequest,
+        RevokeManagedCertificateRequest,
         RollBackManagedCertificateRequest,
+        UpdateManagedCertificateRequest,
     )
     from certd.v1.profile_pb2 import Profile
     from certd.v1.profile_service_pb2 import (
@@ -85,6 +97,7 @@ if TYPE_CHECKING:
         ListProfilesResponse,
         UpdateProfileRequest,
     )
+    from certd.v1.renewal_campaign_pb2 import RenewalCampaign
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
     from certd.v1.tenant_pb2 import Tenant
     from certd.v1.tenant_service_pb2 import (
@@ -167,6 +180,33 @@ class Stubs:
         self.roll_back_managed_certificate: grpc.UnaryUnaryMultiCallable[
             RollBackManagedCertificateRequest, ManagedCertificate
         ] = managed.RollBackManagedCertificate
+        self.update_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            UpdateManagedCertificateRequest, ManagedCertificate
+        ] = managed.UpdateManagedCertificate
+        self.renew_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            RenewManagedCertificateRequest, ManagedCertificate
+        ] = managed.RenewManagedCertificate
+        self.revoke_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            RevokeManagedCertificateRequest, ManagedCertificate
+        ] = managed.RevokeManagedCertificate
+        self.delete_managed_certificate: grpc.UnaryUnaryMultiCallable[
+            DeleteManagedCertificateRequest, DeleteManagedCertificateResponse
+        ] = managed.DeleteManagedCertificate
+        self.list_managed_certificate_versions: grpc.UnaryUnaryMultiCallable[
+            ListManagedCertificateVersionsRequest, ListManagedCertificateVersionsResponse
+        ] = managed.ListManagedCertificateVersions
+        self.create_renewal_campaign: grpc.UnaryUnaryMultiCallable[CreateRenewalCampaignRequest, RenewalCampaign] = (
+            managed.CreateRenewalCampaign
+        )
+        self.get_renewal_campaign: grpc.UnaryUnaryMultiCallable[GetRenewalCampaignRequest, RenewalCampaign] = (
+            managed.GetRenewalCampaign
+        )
+        self.list_renewal_campaigns: grpc.UnaryUnaryMultiCallable[
+            ListRenewalCampaignsRequest, ListRenewalCampaignsResponse
+        ] = managed.ListRenewalCampaigns
+        self.cancel_renewal_campaign: grpc.UnaryUnaryMultiCallable[CancelRenewalCampaignRequest, RenewalCampaign] = (
+            managed.CancelRenewalCampaign
+        )
         self.create_profile: grpc.UnaryUnaryMultiCallable[CreateProfileRequest, Profile] = profiles.CreateProfile
         self.get_profile: grpc.UnaryUnaryMultiCallable[GetProfileRequest, Profile] = profiles.GetProfile
         self.list_profiles: grpc.UnaryUnaryMultiCallable[ListProfilesRequest, ListProfilesResponse] = (

@@ -12,11 +12,12 @@ from click.shell_completion import get_completion_class
 from certd import __version__
 from certd.cli.certctl import (
     authority_changes,
+    campaign,
     enrollment,
     grant,
     identity,
     issue_batch,
-    managed_import,
+    managed_revocation,
     output,
     profile,
     server,
@@ -61,7 +62,8 @@ cli.add_command(enrollment.enroll)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
-cli.add_command(managed_import.managed)
+cli.add_command(campaign.campaign)
+cli.add_command(managed_revocation.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
 cli.add_command(tenant.tenant)

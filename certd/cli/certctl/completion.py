@@ -12,7 +12,7 @@ from certd.cli.certctl.output import Format
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
 from certd.v1.authority_service_pb2 import ListAuthoritiesRequest
-from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesRequest
+from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesRequest, ListRenewalCampaignsRequest
 from certd.v1.profile_service_pb2 import ListProfilesRequest
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ def managed_certificates(ctx: click.Context, _: click.Parameter, incomplete: str
     def listed(client: "Client", tenant: str) -> Iterable[str]:
         request = ListManagedCertificatesRequest(parent=tenant, page_size=_MOST)
         return (one.name for one in client.call(client.stubs.list_managed_certificates, request).managed_certificates)
+
+    return _beginning(ctx, incomplete, listed)
+
+
+def campaigns(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the ids of renewal campaigns that begin so."""
+
+    def listed(client: "Client", tenant: str) -> Iterable[str]:
+        request = ListRenewalCampaignsRequest(parent=tenant, page_size=_MOST)
+        return (one.name for one in client.call(client.stubs.list_renewal_campaigns, request).renewal_campaigns)
 
     return _beginning(ctx, incomplete, listed)
 

@@ -24,6 +24,11 @@ def managed_certificate_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "managedCertificates")
 
 
+def campaign_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/renewalCampaigns/{renewal_campaign}`."""
+    return _long(text, tenant, "renewalCampaigns")
+
+
 def grant_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/grants/{grant}`; `grants/{grant}`, of the server, passes as it is."""
     return text if text.startswith("grants/") else _long(text, tenant, "grants")
