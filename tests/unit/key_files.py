@@ -188,6 +188,7 @@ def _bad(directory: Path, good: _Made) -> dict[str, bytes]:
     certificate = run("keytool", "-exportcert", "-keystore", store, "-alias", "key", "-storepass", PASSWORD)
     request = openssl("req", "-new", "-key", "/dev/stdin", "-subj", "/CN=key", data=ec)
     encrypt = ("-aes256", "-passout", f"pass:{PASSWORD}")
+    dsa = openssl("dsaparam", "-genkey", "-noout", "1024")
     ssh_rsa = ssh_key(directory / "ssh", "-t", "rsa", "-b", "2048")
     return {
         "encrypted PKCS#8": openssl("pkey", *encrypt, data=rsa),
@@ -229,9 +230,9 @@ def _bad(directory: Path, good: _Made) -> dict[str, bytes]:
         "RSA with exponent 3": openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_pubexp:3"),
         "RSA of three primes": openssl("genrsa", "-traditional", "-primes", "3", "2048"),
         "RSA-PSS": openssl("genpkey", "-algorithm", "RSA-PSS"),
-        "DSA": openssl("dsaparam", "-genkey", "-noout", "1024"),
-        "DSA PKCS#8": openssl("pkey", data=openssl("dsaparam", "-genkey", "-noout", "1024")),
-        "DSA DER": openssl("dsa", "-outform", "DER", data=openssl("dsaparam", "-genkey", "-noout", "1024")),
+        "DSA": openssl("dsa", data=dsa),
+        "DSA PKCS#8": openssl("pkey", data=dsa),
+        "DSA DER": openssl("dsa", "-outform", "DER", data=dsa),
         "secp256k1": openssl("ecparam", "-name", "secp256k1", "-genkey", "-noout"),
         "brainpool": openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:brainpoolP256r1"),
         "X25519": openssl("genpkey", "-algorithm", "X25519"),

@@ -218,6 +218,7 @@ def test_the_numbers_of_these_tests_are_those_of_a_key() -> None:
         (lambda k: {"p": k["n"], "q": 1}, "p times q is not its modulus"),
         (lambda k: {"d": k["d"] + 2}, "its private exponent does not undo its public one"),
         (lambda _k: {"e": 65539}, "its private exponent does not undo its public one"),
+        (lambda _k: {"e": 2}, "has an RSA exponent or modulus that no key has"),
         (lambda k: {"qinv": k["qinv"] + 1}, "its CRT numbers do not follow"),
         (lambda k: {"p": -k["p"], "q": -k["q"]}, "not between 0 and the modulus"),
         (lambda k: {"d": -k["d"]}, "not between 0 and the modulus"),
@@ -414,6 +415,7 @@ def test_an_openssh_block_holds_one_key_and_nothing_else() -> None:
     refused(openssh_pem(begin, 2, rest), says="has 2 private keys in one OpenSSH block")
     refused(openssh_pem(begin, 1, rest + b"\x00"), says="has something after the end of its OpenSSH key")
     refused(openssh_pem(begin, 1, rest[:-1]), says="cut off or damaged")
+    refused(openssh_rsa(d=0), says="cut off or damaged")
     refused(openssh(edwards + _string(b"one more"), ED25519), says="has something after the end of its OpenSSH key")
     checked = rest.replace(b"\x01\x02\x03\x04" * 2, b"\x01\x02\x03\x04" + b"\x01\x02\x03\x05")
     refused(openssh_pem(begin, 1, checked), says="cut off or damaged")
