@@ -6,6 +6,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -13,10 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
     load_pem_private_key,
 )
+from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
+from certd.pki.export_form import ExportForm
 from certd.pki.sealing import Purpose, SealContext, export_info, hpke_decrypt
 from certd.v1.managed_certificate_service_pb2 import (
     ExportManagedCertificateRequest,
@@ -94,9 +97,23 @@ def export_to_one_time_key(client: Client, name: str, *, version: int = 0, reaso
 
 
 def export_under_passphrase(
-    client: Client, name: str, *, passphrase: bytes, version: int = 0, reason: str = ""
+    client: Client,
+    name: str,
+    *,
+    passphrase: bytes,
+    form: ExportForm = ExportForm.PKCS8,
+    version: int = 0,
+    reason: str = "",
 ) -> ExportManagedCertificateResponse:
     """Exports a managed certificate under a passphrase, which the server sees, and checks the key.
+
+    Args:
+        client: the connection.
+        name: `tenants/{tenant}/managedCertificates/{managed_certificate}`.
+        passphrase: by the rules of the form.
+        form: how the key is encoded; the answer has a PKCS#12, or the PEM of a key.
+        version: number of the version; 0 for the current one.
+        reason: why, for the event.
 
     Raises CallFailed: the server's, or ANSWER_INCONSISTENT when the private key does not open with the passphrase or
     does not belong to the certificate.
@@ -106,20 +123,35 @@ def export_under_passphrase(
         ExportManagedCertificateRequest(
             name=name,
             version=version,
-            passphrase=PassphraseProtection(passphrase=passphrase, format=PassphraseProtection.PKCS8),
+            passphrase=PassphraseProtection(
+                passphrase=passphrase, format=PassphraseProtection.Format.Value(form.value)
+            ),
             reason=reason,
         ),
     )
     if version not in {0, response.version}:
         raise _inconsistent(name, f"version {response.version} came instead of {version}")
     try:
-        key = load_pem_private_key(response.encrypted_private_key_pem.encode(), password=passphrase)
+        key = _key_of_pkcs12(name, response, passphrase) if form.is_pkcs12 else _key_of_pem(response, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _inconsistent(name, "the private key does not open with the passphrase") from error
     own = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if own != _public_key(name, response.certificate.der):
         raise _inconsistent(name, "the private key does not belong to the certificate")
     return response
+
+
+def _key_of_pem(response: ExportManagedCertificateResponse, passphrase: bytes) -> PrivateKeyTypes:
+    return load_pem_private_key(response.encrypted_private_key_pem.encode(), password=passphrase)
+
+
+def _key_of_pkcs12(name: str, response: ExportManagedCertificateResponse, passphrase: bytes) -> PrivateKeyTypes:
+    opened = load_pkcs12(response.pkcs12, passphrase)
+    held = [each.certificate for each in (opened.cert, *opened.additional_certs) if each is not None]
+    told = [response.certificate.der, *(each.der for each in response.chain)]
+    if opened.key is None or [each.public_bytes(Encoding.DER) for each in held] != told:
+        raise _inconsistent(name, "the PKCS#12 holds other certificates than the answer, or no key")
+    return opened.key
 
 
 def _tenant(name: str, info: bytes) -> str:

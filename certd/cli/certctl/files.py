@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from certd.errors import CertdError, Reason
-from certd.pki.pkcs8 import PASSPHRASE_BYTES, check_passphrase
+from certd.pki.export_form import ExportForm, check_passphrase
+from certd.pki.pkcs8 import PASSPHRASE_BYTES
 
 STANDARD_STREAM: Final = "-"
 CSR_BYTES: Final = 32 << 10
@@ -69,13 +70,13 @@ def read_text(path: str, *, what: str) -> str:
         raise CertdError(Reason.FIELD_INVALID, f"the {what} file {path} is no text of UTF-8") from error
 
 
-def read_passphrase(path: str) -> tuple[bytes, str | None]:
+def read_passphrase(path: str, form: ExportForm = ExportForm.PKCS8) -> tuple[bytes, str | None]:
     """Reads a passphrase from a file, or from standard input for `-`, and drops one trailing newline.
 
     Returns it with a warning when others can read the file. FIELD_INVALID when its length is out of bounds.
     """
     passphrase = _read(path, PASSPHRASE_BYTES.stop + 1, "passphrase").removesuffix(b"\n")
-    check_passphrase(passphrase, "passphrase-file")
+    check_passphrase(form, passphrase, "passphrase-file")
     return passphrase, _open_to_others(path)
 
 

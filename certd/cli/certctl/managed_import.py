@@ -10,7 +10,7 @@ import click
 from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.durations import days_left, format_time
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
-from certd.cli.certctl.managed import managed
+from certd.cli.certctl.managed_export import managed
 from certd.cli.certctl.parameters import LABEL
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.client.messages import enum_text
