@@ -41,6 +41,7 @@ from certd.services.managed_certificates import ManagedCertificates
 from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
+from certd.services.managed_upkeep import ManagedUpkeep
 from certd.services.pinned_roots import PinnedRoots
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
@@ -49,6 +50,7 @@ from certd.services.rates import Rates
 from certd.services.recovery import Ownership, Recovery
 from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
+from certd.services.renewal_waits import RenewalWaits
 from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
@@ -57,6 +59,8 @@ from certd.services.steps import StepHook
 from certd.services.system import SystemAuthority
 from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
+from certd.services.version_keys import VersionKeys
+from certd.services.version_making import VersionMaking
 from certd.services.wrapping_key_rotation import WrappingKeyRotation
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store.store import Store
@@ -203,15 +207,12 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         base_url=base_url,
         step=step,
     )
+    version_keys = VersionKeys(store=store, token=token, clock=clock, wrapping_keys=wrapping_keys, step=step)
     steps = ManagedCertificateSteps(
         store=store,
-        token=token,
         clock=clock,
-        loop=loop,
-        signers=signers,
-        issuing=issuing,
-        wrapping_keys=wrapping_keys,
-        step=step,
+        making=VersionMaking(store=store, keys=version_keys, clock=clock, signers=signers, issuing=issuing, step=step),
+        waits=RenewalWaits(store),
     )
     identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
     enrollment = Enrollment(
@@ -244,15 +245,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         wake_scheduler=waker,
         step=step,
     )
+    upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
     scheduler = Scheduler(
         store=store,
         clock=clock,
         runs={
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
-            JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
             JobKind.RESEAL_KEYS: rotation.reseal,
         },
+        together={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance},
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
         epoch=ownership.epoch,
         beats=(
@@ -265,6 +267,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             system_rotation.look,
             pinned_roots.look,
             server_certificate.look,
+            upkeep.look,
+            upkeep.delete_keys,
         ),
         waker=waker,
         step=step,

@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,8 +17,10 @@ from certd.store.store import Store
 
 _log = logging.getLogger("certd.scheduler")
 
-WORKERS = 32
+WORKERS = 64
 """Jobs at work at once. They wait for commits and for the token most of the time, and share both when they are many."""
+_TOGETHER = 32
+"""Jobs of one kind that are done together: half of those at work, so that one half waits while the other computes."""
 _LEASE = timedelta(minutes=10)
 """After this a job that was claimed and not finished is due again, should its daemon hang and yet live."""
 _LONGEST_SLEEP = 10.0
@@ -27,6 +29,8 @@ _LONGEST_RETRY = timedelta(minutes=10)
 
 Run = Callable[[str], None]
 """Does a job, given its subject. It ends the job in the transaction of its last step."""
+RunTogether = Callable[[Sequence[str]], Mapping[str, CertdError]]
+"""Does many jobs of one kind, given their subjects, and returns which failed. It ends each as `Run` does."""
 Blocked = Callable[[str, CertdError, datetime], None]
 """Writes into the subject why it waits, and until when."""
 
@@ -49,6 +53,7 @@ class Scheduler:
         store: where the jobs are.
         clock: tells what is due.
         runs: what to do for each kind of job.
+        together: what to do for kinds whose jobs are done together.
         blocked: what to tell the subject of a job that failed.
         epoch: returns the owner epoch of this daemon.
         beats: called every few seconds: leases, recovery.
@@ -62,6 +67,7 @@ class Scheduler:
         store: Store,
         clock: Clock,
         runs: Mapping[JobKind, Run],
+        together: Mapping[JobKind, RunTogether],
         blocked: Mapping[JobKind, Blocked],
         epoch: Callable[[], int],
         beats: tuple[Callable[[], object], ...],
@@ -71,6 +77,7 @@ class Scheduler:
         self._store = store
         self._clock = clock
         self._runs = runs
+        self._together = together
         self._blocked = blocked
         self._epoch = epoch
         self._beats = beats
@@ -132,7 +139,12 @@ class Scheduler:
             return _LONGEST_SLEEP
         claimed = self._claim_for(free, now)
         for job in claimed:
-            self._workers.submit(self._work, job)
+            if job.kind not in self._together:
+                self._workers.submit(self._work, job)
+        for kind in self._together:
+            several = [job for job in claimed if job.kind is kind]
+            for start in range(0, len(several), _TOGETHER):
+                self._workers.submit(self._work_together, kind, several[start : start + _TOGETHER])
         if len(claimed) == free:
             return _LONGEST_SLEEP
         with self._store.read("jobs.next") as tx:
@@ -159,11 +171,35 @@ class Scheduler:
         except CertdError as error:
             self._retry(job, error)
         except Exception:  # noqa: BLE001  # A defect in one job must not end its worker; the log has it.
-            _log.exception("the job %s of %s failed", job.kind, job.subject)
-            self._retry(job, CertdError(Reason.INTERNAL, "a defect of the server; its log tells more"))
+            self._retry(job, _defect(job))
         finally:
             self._free.release()
             self._woken.set()
+
+    def _work_together(self, kind: JobKind, several: Sequence[Job]) -> None:
+        try:
+            for job, error in self._run_together(kind, several):
+                self._retry(job, error)
+        finally:
+            for _ in several:
+                self._free.release()
+            self._woken.set()
+
+    def _run_together(self, kind: JobKind, several: Sequence[Job]) -> list[tuple[Job, CertdError]]:
+        """Returns which failed, and why."""
+        try:
+            failed = self._together[kind]([job.subject for job in several])
+            for job in several:
+                if job.subject not in failed:
+                    self._step(f"job.{kind}.done")
+        except Exception as error:
+            if len(several) > 1:
+                # One of them has the others fail; alone it fails alone, and steps that were done stay done.
+                return [failure for job in several for failure in self._run_together(kind, [job])]
+            if isinstance(error, CertdError):
+                return [(several[0], error)]
+            return [(several[0], _defect(several[0]))]
+        return [(job, failed[job.subject]) for job in several if job.subject in failed]
 
     def _retry(self, job: Job, error: CertdError) -> None:
         """Puts the job back with a growing, jittered delay and says so in its subject."""
@@ -181,3 +217,9 @@ class Scheduler:
         except CertdError as failure:
             # The lease of the claim ends by itself.
             _log.warning("the retry of %s could not be written: %s", job.subject, failure)
+
+
+def _defect(job: Job) -> CertdError:
+    """Returns what may be told of a defect; the log has the rest."""
+    _log.exception("the job %s of %s failed", job.kind, job.subject)
+    return CertdError(Reason.INTERNAL, "a defect of the server; its log tells more")

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -28,6 +28,10 @@ _SERIAL_TIME = (1 << 40) - 1
 _SERIAL_RANDOM_BITS = 86
 
 
+Together = Callable[[Transaction, Sequence["Issuance"]], None]
+"""As `Issuance.also`, for all of a round that have the same one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuance:
     """What is to be signed, and what is written with it."""
@@ -48,6 +52,7 @@ class Issuance:
     """Rows that change in the transaction of the completion, given the certificate's DER.
 
     It may run again, and may raise to refuse the completion; the certificate is then lost."""
+    together: Together | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,8 @@ class Order:
     validity: Validity
     labels: Mapping[str, str] = field(default_factory=dict)
     managed_version: ManagedVersion | None = None
+    together: Together | None = None
+    """See `Issuance.together`."""
 
 
 def new_serial(now: datetime) -> int:
@@ -207,7 +214,17 @@ def issuance_of(
         by_enabled_authority=by_enabled_authority,
         record=None if record is None else record(row_key(authority.uid, serial)),
         also=also,
+        together=order.together,
     )
+
+
+def by_together(issuances: Iterable[Issuance]) -> dict[Together, list[Issuance]]:
+    """Returns which issuances are completed by one call."""
+    found: dict[Together, list[Issuance]] = {}
+    for issuance in issuances:
+        if issuance.together is not None:
+            found.setdefault(issuance.together, []).append(issuance)
+    return found
 
 
 def certificate_event(issuance: Issuance, type_: EventType, principal: str, now: datetime) -> Event:

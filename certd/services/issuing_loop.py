@@ -25,7 +25,7 @@ from certd.errors import CertdError, Reason
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.pki.preparation import assemble
 from certd.services.idempotency import same_request
-from certd.services.issuance import Issuance, certificate_event
+from certd.services.issuance import Issuance, by_together, certificate_event
 from certd.services.issuing_refusals import (
     QUEUE_LENGTH,
     RETRY_AFTER,
@@ -323,11 +323,13 @@ class IssuingLoop:
             ],
         )
         outcome.completed = {item for item in finished if item.row in completed}
-        for item in finished:
-            if item in outcome.completed:
-                if item.issuance.also is not None:
-                    item.issuance.also(tx, item.der or b"")
-                tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
+        done = [item for item in finished if item in outcome.completed]
+        for together, issuances in by_together(item.issuance for item in done).items():
+            together(tx, issuances)
+        for item in done:
+            if item.issuance.also is not None:
+                item.issuance.also(tx, item.der or b"")
+            tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
         failed = [item for item in signed if item.der is None]
         lost = certificates.mark_lost(tx, [item.row for item in failed], now)
         for item in failed:

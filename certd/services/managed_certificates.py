@@ -28,7 +28,6 @@ from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.issuance import rehearsal_key
 from certd.services.issuing import Issuing
 from certd.services.managed_certificate_records import event_of
-from certd.services.managed_certificate_steps import leaf_profile, order_of
 from certd.services.managed_certificate_views import (
     ManagedCertificateView,
     existing_managed,
@@ -42,6 +41,7 @@ from certd.services.remembered import Remembered
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import check_quota, existing_tenant
+from certd.services.version_making import leaf_profile, order_of
 from certd.store import (
     grants,
     jobs,

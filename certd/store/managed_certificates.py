@@ -171,7 +171,8 @@ def _renewal_text(policy: RenewalPolicy) -> str:
     )
 
 
-def _renewal(text: str) -> RenewalPolicy:
+def renewal_of(text: str) -> RenewalPolicy:
+    """Returns the renewal policy of its column."""
     if text == "{}":
         return DEFAULT_RENEWAL_POLICY
     read = json.loads(text)
@@ -209,7 +210,7 @@ def managed_certificate_of(row: Row[Any]) -> ManagedCertificate:
         update_time=time_of(row.update_time),
         revision=row.revision,
         type=ManagedCertificateType(row.type),
-        renewal=_renewal(row.renewal),
+        renewal=renewal_of(row.renewal),
         renewal_window=(
             None
             if row.renewal_window_start is None

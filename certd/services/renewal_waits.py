@@ -1,0 +1,164 @@
+"""What a managed certificate does between its renewals: it waits, for its time, for use, or until nothing blocks it."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from certd.errors import CertdError, Reason
+from certd.model.event import SYSTEM_PRINCIPAL, EventType
+from certd.model.job import Job, JobKind
+from certd.model.managed_certificate import RENEWAL_BLOCKED, ManagedCertificate
+from certd.model.renewal import RenewalPolicy
+from certd.model.renewal_steps import NextStep, awaited_maintenance, next_look, next_step
+from certd.services.managed_certificate_records import event_of, observed
+from certd.services.renewal_planning import RenewalPlan, moment_in, plan_renewal
+from certd.store import certificates, jobs, managed_certificates, managed_versions
+from certd.store.store import Store, Transaction
+
+_KIND: Final = JobKind.ADVANCE_MANAGED_CERTIFICATE
+_PASSING: Final = frozenset(
+    {Reason.SIGNING_QUEUE_FULL, Reason.OWNERSHIP_LOST, Reason.SHUTTING_DOWN, Reason.STATE_FORBIDS}
+)
+"""Reasons of failures that are over by the next attempt, so that nobody need hear of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """When a version is replaced, and what that was found out by."""
+
+    version: int
+    policy: RenewalPolicy
+    issue_time: datetime
+    plan: RenewalPlan
+
+
+class RenewalWaits:
+    """Has managed certificates wait."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def wait(self, uid: str, now: datetime) -> None:
+        """Puts the job of a managed certificate to its next step, as that stands in the transaction that does so."""
+        plan = self._plan(uid, now)
+
+        def settle(tx: Transaction) -> None:
+            managed = changeable(tx, uid)
+            step = NextStep.NOTHING if managed is None else next_step(managed, now)
+            if managed is None or step is NextStep.NOTHING:
+                jobs.finish(tx, _KIND, uid)
+            if managed is not None:
+                _settle(tx, managed, step, plan, now)
+
+        self._store.write("managed-certificates.wait", settle)
+
+    def note_blocked(
+        self,
+        tx: Transaction,
+        managed: ManagedCertificate,
+        error: CertdError,
+        next_attempt_time: datetime,
+        now: datetime,
+    ) -> None:
+        """Writes into a managed certificate what keeps it from being renewed, and when that is tried again."""
+        due = next_step(managed, now) in {NextStep.MAKE_VERSION, NextStep.PLAN}
+        if error.reason in _PASSING or not due:
+            # Nobody waits: it will be looked at again, and was renewed by another, or is about to be.
+            return
+        known = {condition.reason for condition in managed.conditions if condition.type == RENEWAL_BLOCKED}
+        if not managed.renewal_blocked or error.reason not in known:
+            # One event for a reason, not one for each attempt.
+            waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
+            tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
+        blocked = observed(managed, RENEWAL_BLOCKED, now, status=True, reason=error.reason, message=error.message)
+        _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
+
+    def _plan(self, uid: str, now: datetime) -> _Plan | None:
+        """Returns when the current version is replaced, if that is not planned: for reading alone, so not in a work."""
+        with self._store.read("managed-certificates.plan") as tx:
+            managed = managed_certificates.get_by_uid(tx, uid)
+            if managed is None or next_step(managed, now) is not NextStep.PLAN:
+                return None
+            version = managed_versions.get(tx, uid, managed.current_version)
+            certificate = (
+                None
+                if version is None or version.serial is None
+                else certificates.get(tx, version.authority_uid, version.serial)
+            )
+            if certificate is None:
+                return None
+            plan = plan_renewal(
+                tx,
+                uid=uid,
+                version=managed.current_version,
+                policy=managed.renewal,
+                not_before=certificate.not_before,
+                not_after=certificate.not_after,
+                now=now,
+            )
+        if plan is None:
+            return None
+        return _Plan(
+            version=managed.current_version, policy=managed.renewal, issue_time=certificate.create_time, plan=plan
+        )
+
+
+def changeable(tx: Transaction, uid: str) -> ManagedCertificate | None:
+    """Returns a managed certificate that nobody else changes until the transaction ends; None when there is none."""
+    return next(iter(managed_certificates.get_many(tx, [uid], to_change=True)), None)
+
+
+def _settle(tx: Transaction, managed: ManagedCertificate, step: NextStep, plan: _Plan | None, now: datetime) -> None:
+    """Writes when the next step is."""
+    match step:
+        case NextStep.NOTHING:
+            _rest(tx, managed, now)
+        case NextStep.WAIT:
+            _put(tx, managed, managed.next_attempt_time or now)
+        case NextStep.WAIT_FOR_USE:
+            message = "It would be renewed now if it were used: associated with a consumer, or exported."
+            waits = observed(managed, RENEWAL_BLOCKED, now, status=False, reason="NotUsed", message=message)
+            _wait_until(tx, managed, waits, next_look(managed, now))
+        case NextStep.PLAN if plan is not None and _fits(plan, managed):
+            planned = replace(
+                managed,
+                renewal_window=plan.plan.window,
+                issue_time=managed.issue_time or plan.issue_time,
+                update_time=now,
+            )
+            _wait_until(tx, managed, planned, plan.plan.time)
+        case NextStep.PLAN | NextStep.MAKE_VERSION:
+            span = awaited_maintenance(managed, now) if step is NextStep.MAKE_VERSION else None
+            if span is None:
+                # It has changed since it was looked at.
+                _put(tx, managed, now)
+            else:
+                _wait_until(tx, managed, replace(managed, update_time=now), moment_in(span, managed))
+
+
+def _fits(plan: _Plan, managed: ManagedCertificate) -> bool:
+    return plan.version == managed.current_version and plan.policy == managed.renewal
+
+
+def _rest(tx: Transaction, managed: ManagedCertificate, now: datetime) -> None:
+    """Takes out of a managed certificate what was said of renewals that will not be."""
+    resting = replace(managed, renewal_window=None, next_attempt_time=None)
+    if managed.renewal_blocked:
+        message = "It is renewed when somebody asks for it."
+        resting = observed(resting, RENEWAL_BLOCKED, now, status=False, reason="NotPlanned", message=message)
+    if resting != managed:
+        _update(tx, managed, replace(resting, update_time=now))
+
+
+def _wait_until(tx: Transaction, before: ManagedCertificate, changed: ManagedCertificate, time: datetime) -> None:
+    _update(tx, before, replace(changed, next_attempt_time=time))
+    _put(tx, before, time)
+
+
+def _put(tx: Transaction, managed: ManagedCertificate, time: datetime) -> None:
+    jobs.put(tx, Job(kind=_KIND, subject=managed.uid, due_time=time))
+
+
+def _update(tx: Transaction, before: ManagedCertificate, changed: ManagedCertificate) -> None:
+    if managed_certificates.update(tx, changed, expected_revision=before.revision) is None:
+        raise CertdError(Reason.OWNERSHIP_LOST, f"{before.name} was changed meanwhile; try again", retry_after=0.5)
