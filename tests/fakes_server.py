@@ -32,6 +32,7 @@ from certd.v1 import (
     profile_service_pb2,
     server_service_pb2,
     tenant_service_pb2,
+    wrapping_key_service_pb2,
 )
 
 _FILES = (
@@ -42,6 +43,7 @@ _FILES = (
     profile_service_pb2,
     server_service_pb2,
     tenant_service_pb2,
+    wrapping_key_service_pb2,
 )
 
 

@@ -11,6 +11,7 @@ from certd.v1.managed_certificate_service_pb2_grpc import ManagedCertificateServ
 from certd.v1.profile_service_pb2_grpc import ProfileServiceStub
 from certd.v1.server_service_pb2_grpc import ServerServiceStub
 from certd.v1.tenant_service_pb2_grpc import TenantServiceStub
+from certd.v1.wrapping_key_service_pb2_grpc import WrappingKeyServiceStub
 
 if TYPE_CHECKING:
     from google.protobuf.empty_pb2 import Empty
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
         RequestManagedCertificateRequest,
         RevokeManagedCertificateRequest,
         RollBackManagedCertificateRequest,
+        SearchManagedCertificatesRequest,
+        SearchManagedCertificatesResponse,
         UpdateManagedCertificateRequest,
     )
     from certd.v1.profile_pb2 import Profile
@@ -107,6 +110,14 @@ if TYPE_CHECKING:
         ListTenantsResponse,
         UpdateTenantRequest,
     )
+    from certd.v1.wrapping_key_pb2 import WrappingKey
+    from certd.v1.wrapping_key_service_pb2 import (
+        DestroyWrappingKeyRequest,
+        GetWrappingKeyRequest,
+        ListWrappingKeysRequest,
+        ListWrappingKeysResponse,
+        RotateWrappingKeyRequest,
+    )
 
 
 class Stubs:
@@ -120,6 +131,7 @@ class Stubs:
         profiles = ProfileServiceStub(channel)  # type: ignore[no-untyped-call]
         server = ServerServiceStub(channel)  # type: ignore[no-untyped-call]
         tenants = TenantServiceStub(channel)  # type: ignore[no-untyped-call]
+        wrapping_keys = WrappingKeyServiceStub(channel)  # type: ignore[no-untyped-call]
 
         self.create_authority: grpc.UnaryUnaryMultiCallable[CreateAuthorityRequest, Authority] = (
             authorities.CreateAuthority
@@ -170,6 +182,9 @@ class Stubs:
         self.list_managed_certificates: grpc.UnaryUnaryMultiCallable[
             ListManagedCertificatesRequest, ListManagedCertificatesResponse
         ] = managed.ListManagedCertificates
+        self.search_managed_certificates: grpc.UnaryUnaryMultiCallable[
+            SearchManagedCertificatesRequest, SearchManagedCertificatesResponse
+        ] = managed.SearchManagedCertificates
         self.export_managed_certificate: grpc.UnaryUnaryMultiCallable[
             ExportManagedCertificateRequest, ExportManagedCertificateResponse
         ] = managed.ExportManagedCertificate
@@ -241,5 +256,17 @@ class Stubs:
         self.get_tenant: grpc.UnaryUnaryMultiCallable[GetTenantRequest, Tenant] = tenants.GetTenant
         self.list_tenants: grpc.UnaryUnaryMultiCallable[ListTenantsRequest, ListTenantsResponse] = tenants.ListTenants
         self.update_tenant: grpc.UnaryUnaryMultiCallable[UpdateTenantRequest, Tenant] = tenants.UpdateTenant
+        self.list_wrapping_keys: grpc.UnaryUnaryMultiCallable[ListWrappingKeysRequest, ListWrappingKeysResponse] = (
+            wrapping_keys.ListWrappingKeys
+        )
+        self.get_wrapping_key: grpc.UnaryUnaryMultiCallable[GetWrappingKeyRequest, WrappingKey] = (
+            wrapping_keys.GetWrappingKey
+        )
+        self.rotate_wrapping_key: grpc.UnaryUnaryMultiCallable[RotateWrappingKeyRequest, WrappingKey] = (
+            wrapping_keys.RotateWrappingKey
+        )
+        self.destroy_wrapping_key: grpc.UnaryUnaryMultiCallable[DestroyWrappingKeyRequest, WrappingKey] = (
+            wrapping_keys.DestroyWrappingKey
+        )
         self.get_server_info: grpc.UnaryUnaryMultiCallable[GetServerInfoRequest, ServerInfo] = server.GetServerInfo
         self.get_trust_bundle: grpc.UnaryUnaryMultiCallable[GetTrustBundleRequest, TrustBundle] = server.GetTrustBundle

@@ -22,6 +22,7 @@ from certd.cli.certctl import (
     profile,
     server,
     tenant,
+    wrapping_key,
 )
 from certd.cli.certctl.invocation import Invocation, connection_options, example_text, shared_options
 from certd.client.failure import CallFailed
@@ -67,6 +68,7 @@ cli.add_command(managed_revocation.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
 cli.add_command(tenant.tenant)
+cli.add_command(wrapping_key.wrapping_key)
 
 
 @cli.command(

@@ -14,6 +14,7 @@ from certd.errors import CertdError
 from certd.v1.authority_service_pb2 import ListAuthoritiesRequest
 from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesRequest, ListRenewalCampaignsRequest
 from certd.v1.profile_service_pb2 import ListProfilesRequest
+from certd.v1.wrapping_key_service_pb2 import ListWrappingKeysRequest
 
 if TYPE_CHECKING:
     from certd.client.connection import Client
@@ -59,6 +60,16 @@ def campaigns(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
     def listed(client: "Client", tenant: str) -> Iterable[str]:
         request = ListRenewalCampaignsRequest(parent=tenant, page_size=_MOST)
         return (one.name for one in client.call(client.stubs.list_renewal_campaigns, request).renewal_campaigns)
+
+    return _beginning(ctx, incomplete, listed)
+
+
+def wrapping_keys(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the numbers of wrapping keys that begin so."""
+
+    def listed(client: "Client", tenant: str) -> Iterable[str]:
+        request = ListWrappingKeysRequest(parent=tenant, page_size=_MOST)
+        return (one.name for one in client.call(client.stubs.list_wrapping_keys, request).wrapping_keys)
 
     return _beginning(ctx, incomplete, listed)
 

@@ -29,6 +29,11 @@ def campaign_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "renewalCampaigns")
 
 
+def wrapping_key_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/wrappingKeys/{number}`."""
+    return _long(text, tenant, "wrappingKeys")
+
+
 def grant_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/grants/{grant}`; `grants/{grant}`, of the server, passes as it is."""
     return text if text.startswith("grants/") else _long(text, tenant, "grants")
