@@ -16,14 +16,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
+from certd.pki.encoding import parse_certificates
+from certd.pki.lease import lease_statement, sign_lease
+from certd.pki.sealing import hpke_decrypt
 from tests.daemon import Installation, RunningDaemon, initialise
 from tests.system.calls import must
+from tests.system.code_in_the_daemon import sealed_key_of
 from tests.token.material import make_certificate
 from tests.waiting import eventually
 
@@ -417,3 +423,77 @@ def test_code_in_the_daemon_gets_no_authority_and_no_foreign_issuer_signed(
     assert len(others) == len(asked) - 1
     assert "signed" not in others
     assert set(others[:4]) == {"TOKEN_POLICY_FORBIDS"}
+
+
+def certd_as(python: Python, user: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Runs `certd` as a user, to its end."""
+    program = "import sys; sys.argv[0] = 'certd'; from certd.cli.server import main; main()"
+    return python.run(user, program, *arguments)
+
+
+def lease_as_the_daemon(separated: Separated, python: Python) -> tuple[dict[str, str], X25519PrivateKey, bytes]:
+    """Has the first administrator sign for a key, and tries with that as the daemon's user.
+
+    Returns what came of it, and by what the message to the administrator opens: key and info.
+    """
+    made = separated.daemon.installation
+    database = made.data / "certd.db"
+    _, _, context = sealed_key_of(database, "leased")
+    recipient, now = X25519PrivateKey.generate(), datetime.now(UTC)
+    consumer = "spiffe://certd.internal/identities/admin"
+    statement = lease_statement(
+        tenant=context.tenant,
+        certificate=context.certificate,
+        version=context.version,
+        consumer=consumer,
+        public_key=recipient.public_key().public_bytes_raw(),
+        sign_time=now,
+    )
+    private_key = load_pem_private_key(made.private_key.read_bytes(), None)
+    options = {
+        "socket": str(separated.socket),
+        "database": str(database),
+        "managed": "leased",
+        "consumer": consumer,
+        "certificate": parse_certificates(made.certificate.read_bytes())[0].hex(),
+        "recipient": recipient.public_key().public_bytes_raw().hex(),
+        "sign_time": now.isoformat(),
+        "signature": sign_lease(private_key, statement).hex(),
+    }
+    program = "from tests.system.code_in_the_daemon import lease_and_reseal; lease_and_reseal()"
+    ended = python.run(DAEMON_USER, program, json.dumps(options))
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout), recipient, statement
+
+
+def test_code_in_the_daemon_leases_nothing_by_itself_and_reseals_nothing_for_more(
+    separated: Separated, python: Python
+) -> None:
+    daemon = separated.daemon
+    must(daemon, "authority", "create", "lease-root", "--type", "root", "--subject", "CN=Lease Root")
+    must(daemon, *("managed", "request", "leased", "--authority", "lease-root", "--dns", "leased.example.internal"))
+    pinned = separated.keys / "system-roots.pem"
+    # Nobody has pinned a root yet, and the daemon is not who can.
+    assert not pinned.exists()
+    before, _, _ = lease_as_the_daemon(separated, python)
+    assert before["lease by the consumer"] == "LEASE_REFUSED"
+    root = separated.socket.parent.parent / "root.pem"
+    root.write_bytes(daemon.installation.trust_bundle.read_bytes())
+    root.chmod(0o644)
+    refused = certd_as(python, DAEMON_USER, "token", "trust-root", root, "--config", daemon.installation.config)
+    assert refused.returncode == 1
+    assert "Permission denied" in refused.stderr
+    assert not pinned.exists()
+    trusted = certd_as(python, TOKEN_USER, "token", "trust-root", root, "--config", separated.keys / "certd.toml")
+    assert (trusted.returncode, trusted.stdout) == (0, f"made  {pinned}\n"), trusted.stderr
+    outcomes, recipient, statement = lease_as_the_daemon(separated, python)
+    # The positive control: with the consumer's own signature the consumer gets it, and can open it.
+    message = bytes.fromhex(outcomes.pop("lease by the consumer"))
+    assert load_der_private_key(hpke_decrypt(message, private_key=recipient, info=statement), None) is not None
+    leases = {name: outcome for name, outcome in outcomes.items() if name.startswith("lease")}
+    assert leases == dict.fromkeys(leases, "LEASE_REFUSED")
+    assert len(leases) == 6
+    others = {name: outcome for name, outcome in outcomes.items() if name not in leases}
+    assert others.pop("export of the copy") in {"NOT_EXPORTABLE", "TOKEN_POLICY_FORBIDS"}
+    assert others == dict.fromkeys(others, "TOKEN_POLICY_FORBIDS")
+    assert len(others) == 6
