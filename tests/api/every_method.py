@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.api.server import SERVICES
 from certd.v1 import (
     access_service_pb2,
+    association_pb2,
     authority_pb2,
     authority_service_pb2,
     certificate_service_pb2,
@@ -64,11 +66,12 @@ class Resources:
     grant: str = "given"
     campaign: str = "again"
     wrapping_key: str = "1"
+    association: str = "taken"
 
     @property
     def words(self) -> tuple[str, ...]:
         own = (self.authority, self.managed, self.serial, self.profile, self.identity, self.grant, self.campaign)
-        return (self.tenant, *own, self.wrapping_key)
+        return (self.tenant, *own, self.wrapping_key, self.association)
 
 
 MISSING = Resources(
@@ -80,6 +83,7 @@ MISSING = Resources(
     identity="no-machine",
     grant="no-given",
     campaign="no-again",
+    association="no-taken",
     wrapping_key="7",
 )
 
@@ -113,6 +117,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
     campaign = f"{tenant}/renewalCampaigns/{to.campaign}"
     wrapping_key = f"{tenant}/wrappingKeys/{to.wrapping_key}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
+    association = f"{managed}/associations/{to.association}"
     passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
     return {
         "CreateAuthority": authority_service_pb2.CreateAuthorityRequest(
@@ -182,6 +187,28 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "SearchManagedCertificates": managed_certificate_service_pb2.SearchManagedCertificatesRequest(parent=tenant),
         "GetImportKey": managed_certificate_service_pb2.GetImportKeyRequest(parent=tenant),
         "RollBackManagedCertificate": managed_certificate_service_pb2.RollBackManagedCertificateRequest(name=managed),
+        "CreateAssociation": managed_certificate_service_pb2.CreateAssociationRequest(
+            parent=managed,
+            association_id=to.association,
+            association=association_pb2.Association(consumer=identity),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetAssociation": managed_certificate_service_pb2.GetAssociationRequest(name=association),
+        "ListAssociations": managed_certificate_service_pb2.ListAssociationsRequest(parent=managed),
+        # One that nobody has: the others are about the one that is there.
+        "DeleteAssociation": managed_certificate_service_pb2.DeleteAssociationRequest(name=f"{association}-over"),
+        "LeaseKey": managed_certificate_service_pb2.LeaseKeyRequest(
+            name=association,
+            version=1,
+            public_key=bytes(range(32)),
+            sign_time=Timestamp(seconds=int(datetime.now(UTC).timestamp())),
+            certificate=MADE_ELSEWHERE.pem,
+            signature=b"signature",
+        ),
+        "ReportDeployment": managed_certificate_service_pb2.ReportDeploymentRequest(
+            name=association,
+            deployment=managed_certificate_pb2.Deployment(state=managed_certificate_pb2.Deployment.SERVING, version=1),
+        ),
         "CreateRenewalCampaign": managed_certificate_service_pb2.CreateRenewalCampaignRequest(
             parent=tenant,
             renewal_campaign_id=to.campaign,

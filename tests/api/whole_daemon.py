@@ -100,6 +100,7 @@ _ELSEWHERE = Resources(
     identity="xmachine",
     grant="xgiven",
     campaign="xagain",
+    association="xtaken",
 )
 
 
@@ -112,6 +113,7 @@ def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
         "CreateRenewalCampaign",
         "CreateProfile",
         "CreateEnrollmentCode",
+        "CreateAssociation",
     ):
         call(administrator, named(name), requests[name])
     grant: Any = requests["CreateGrant"]
