@@ -52,6 +52,8 @@ def import_managed_certificate(
     private_key = violations.attempt(lambda: _private_key(request))
     exportable = violations.attempt(lambda: _exportable(request.export_policy))
     labels = violations.attempt(lambda: fields.labels("labels", request.labels, most=limits.labels))
+    # Nobody asks the message for it again.
+    request.ClearField("plain_private_key")
     violations.check()
     view = managed_import.import_(
         call.caller,

@@ -297,7 +297,7 @@ class ManagedImport:
                 left = existing_version(tx, found.managed, found.managed.current_version)
                 _replace_current(tx, managed, left=left, entered=version.number)
             tx.event(imported_event(kept, version, sealed=standing.opening is not None, caller=caller, now=now))
-            return view_with(kept, _material(call.given), now)
+            return view_of(tx, kept, now)
 
         view = self._store.write("managed-import.import", write)
         if view is not None:
