@@ -11,9 +11,10 @@ import click
 from certd.cli.certctl import completion, names, output
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import DURATION, KEY_SPEC, LABEL, SUBJECT
+from certd.cli.certctl.renewal_options import policy_text, renewal_options, renewal_policy
 from certd.client.failure import CallFailed
 from certd.client.messages import duration, enum_text
-from certd.v1.managed_certificate_pb2 import Condition, ManagedCertificate
+from certd.v1.managed_certificate_pb2 import Condition, MaintenanceWindow, ManagedCertificate, Use
 from certd.v1.managed_certificate_service_pb2 import (
     GetManagedCertificateRequest,
     ListManagedCertificatesRequest,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from certd.client.connection import Client
 
 _PAGE: Final = 500
-_HEADER: Final = ("MANAGED CERTIFICATE", "STATE", "NAMES", "AUTHORITY", "VERSION", "NOT AFTER", "DAYS LEFT")
+_HEADER: Final = ("MANAGED CERTIFICATE", "STATE", "NAMES", "AUTHORITY", "VERSION", "NOT AFTER", "DAYS LEFT",
+                  "NEXT RENEWAL", "USED", "BLOCKED BY")  # fmt: skip
+_BLOCKED: Final = "RenewalBlocked"
+"""The type of the condition that holds when something keeps it from being renewed."""
 _NAMES_SHOWN: Final = 2
 _LONGEST_WAIT: Final = timedelta(minutes=2)
 _FIRST_POLL: Final = 0.1
@@ -43,6 +47,8 @@ def managed() -> None:
     examples="""
     certctl managed request web --authority web-ca --dns www.example.internal --dns example.internal
     certctl managed request gateway --authority web-ca --dns gw.example.internal --ip 10.0.0.1 --key RSA_3072 --no-wait
+    certctl managed request shop --authority web-ca --dns shop.example.internal --renewal when-used --renew-at-percent 9
+    certctl managed request db --authority web-ca --dns db.example.internal --maintenance-window "0 2 * * SAT;UTC;4h"
     """,
 )
 @click.argument("name", metavar="ID")
@@ -59,6 +65,7 @@ def managed() -> None:
 @click.option("--lifetime", type=DURATION, help="Lifetime of each version.  [default: that of the profile]")
 @click.option("--not-exportable", is_flag=True, help="Never let the private key leave, for good.")
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
+@renewal_options
 @click.option(
     "--wait/--no-wait", default=True, help="Wait until it is issued.  [default: wait, 2 minutes or --timeout]"
 )
@@ -78,6 +85,9 @@ def request(
     lifetime: timedelta | None,
     not_exportable: bool,
     labels: Sequence[tuple[str, str]],
+    mode: str | None,
+    percent: int | None,
+    windows: Sequence[MaintenanceWindow],
     wait: bool,
     request_id: UUID,
     validate_only: bool,
@@ -102,6 +112,7 @@ def request(
             lifetime=None if lifetime is None else duration(lifetime),
             export_policy=not_ if not_exportable else exportable,
             labels=dict(labels),
+            renewal=renewal_policy(mode, percent, windows)[0],
         ),
         request_id=str(request_id),
         validate_only=validate_only,
@@ -113,8 +124,8 @@ def request(
         if validate_only:
             run.tell("every check passed; nothing was changed")
         elif wait:
-            item = _wait(run, client, item)
-    _print(item, run)
+            item = wait_for_version(run, client, item, 1)
+    print_managed(item, run)
 
 
 @verb(managed, "get", examples="certctl managed get web\ncertctl managed get web -o pem")
@@ -124,7 +135,7 @@ def get(run: Invocation, *, name: str) -> None:
     full_name = names.managed_certificate_name(name, run.tenant)
     with run.connect() as client, run.progress("getting the managed certificate"):
         found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=full_name))
-    _print(found, run)
+    print_managed(found, run)
 
 
 @verb(managed, "list", examples="certctl managed list\ncertctl managed list -o json | jq -r .name")
@@ -140,22 +151,26 @@ def list_(run: Invocation) -> None:
         output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda m: m.certificate.pem)
 
 
-def _wait(run: Invocation, client: "Client", item: ManagedCertificate) -> ManagedCertificate:
-    """Returns the managed certificate when its first version is issued; raises CallFailed when it failed or is late."""
+def wait_for_version(run: Invocation, client: "Client", item: ManagedCertificate, version: int) -> ManagedCertificate:
+    """Returns the managed certificate when this version, or one after it, is current.
+
+    Raises CallFailed when the first one can never be, or when it is late.
+    """
     ends = time.monotonic() + (run.timeout or _LONGEST_WAIT).total_seconds()
     tells = time.monotonic() + 1.0
     delay, told = _FIRST_POLL, ""
-    while item.state == ManagedCertificate.PENDING:
+    while item.current_version < version and item.state != ManagedCertificate.FAILED:
         now = time.monotonic()
+        stands = "PENDING" if version == 1 else f"at version {item.current_version}"
         if now >= ends:
             raise CallFailed(
                 "DEADLINE_EXCEEDED",
-                f"{item.name} is still PENDING: {_waits_for(item)}. The server goes on; "
+                f"{item.name} is still {stands}: {_waits_for(item)}. The server goes on; "
                 f"see certctl managed get {names.short(item.name)}",
                 code="DEADLINE_EXCEEDED",
                 resource=item.name,
             )
-        if now >= tells and (text := f"{names.short(item.name)} is PENDING: {_waits_for(item)}") != told:
+        if now >= tells and (text := f"{names.short(item.name)} is {stands}: {_waits_for(item)}") != told:
             run.tell(text)
             told = text
         time.sleep(min(delay, max(ends - now, 0)))
@@ -173,8 +188,10 @@ def _wait(run: Invocation, client: "Client", item: ManagedCertificate) -> Manage
 
 
 def _unmet(item: ManagedCertificate) -> Condition:
-    """Returns the first condition that does not hold; an empty one when there is none."""
-    return next((c for c in item.conditions if c.status == Condition.FALSE), Condition())
+    """Returns the first condition that keeps it from its next version; an empty one when there is none."""
+    blocked = (c for c in item.conditions if c.type == _BLOCKED and c.status == Condition.TRUE)
+    unmet = (c for c in item.conditions if c.type != _BLOCKED and c.status == Condition.FALSE)
+    return next(blocked, None) or next(unmet, None) or Condition()
 
 
 def _waits_for(item: ManagedCertificate) -> str:
@@ -194,12 +211,17 @@ def _row(item: ManagedCertificate) -> Sequence[str]:
         str(item.current_version or ""),
         output.time_text(item.description.not_after_time),
         output.days_left_text(item.description),
+        output.time_text(item.next_attempt_time),
+        "yes" if item.used else "no",
+        _unmet(item).reason,
     )
 
 
-def _print(item: ManagedCertificate, run: Invocation) -> None:
+def print_managed(item: ManagedCertificate, run: Invocation) -> None:
+    """Prints a managed certificate."""
     card = [
         ("Name", item.name),
+        ("Type", enum_text(item, "type")),
         ("State", enum_text(item, "state")),
         ("Subject", item.description.subject_text),
         # What was issued, which knows A-labels as people write them; before that, what was asked for.
@@ -216,12 +238,37 @@ def _print(item: ManagedCertificate, run: Invocation) -> None:
         ("Serial number", item.description.serial_number),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
         ("Conditions", "\n".join(_condition_text(condition) for condition in item.conditions)),
+        ("Renewal", policy_text(item.renewal)),
+        ("Renewal window", _window_text(item)),
         ("Next attempt", output.time_text(item.next_attempt_time)),
+        ("Used by", "\n".join(_use_text(use) for use in item.used_by)),
+        ("Exported", output.time_text(item.export_time)),
+        ("Imported", output.time_text(item.import_time)),
         ("Uid", item.uid),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time)),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _window_text(item: ManagedCertificate) -> str:
+    if not item.HasField("renewal_window"):
+        return ""
+    window = item.renewal_window
+    return f"{output.time_text(window.start_time)} to {output.time_text(window.end_time)}"
+
+
+def _use_text(use: Use) -> str:
+    """Returns who may lease its key, and what they last did and said."""
+    told = [names.short(use.association)]
+    if use.leased_version:
+        told.append(f"leased version {use.leased_version} at {output.time_text(use.lease_time)}")
+    if use.HasField("deployment"):
+        said = use.deployment
+        does = enum_text(said, "state").lower()
+        problem = f": {said.message}" if said.message else ""
+        told.append(f"{does} version {said.version} at {output.time_text(said.report_time)}{problem}")
+    return ", ".join(told)
 
 
 def _condition_text(condition: Condition) -> str:
