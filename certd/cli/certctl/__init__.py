@@ -17,7 +17,7 @@ from certd.cli.certctl import (
     grant,
     identity,
     issue_batch,
-    managed_revocation,
+    managed_search,
     output,
     profile,
     server,
@@ -64,7 +64,7 @@ cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
 cli.add_command(campaign.campaign)
-cli.add_command(managed_revocation.managed)
+cli.add_command(managed_search.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
 cli.add_command(tenant.tenant)

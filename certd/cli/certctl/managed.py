@@ -1,7 +1,7 @@
 """`certctl managed`: managed certificates, whose keys the server keeps sealed."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -148,7 +148,12 @@ def list_(run: Invocation) -> None:
             yield page.managed_certificates
 
     with run.connect() as client, run.progress("listing managed certificates"):
-        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=lambda m: m.certificate.pem)
+        print_list(pages(), run)
+
+
+def print_list(pages: Iterable[Sequence[ManagedCertificate]], run: Invocation) -> None:
+    """Prints managed certificates as their pages arrive."""
+    output.print_pages(pages, run.output, header=_HEADER, row=_row, pem=lambda m: m.certificate.pem)
 
 
 def wait_for_version(run: Invocation, client: "Client", item: ManagedCertificate, version: int) -> ManagedCertificate:
