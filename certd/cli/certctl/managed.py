@@ -164,7 +164,7 @@ def wait_for_version(run: Invocation, client: "Client", item: ManagedCertificate
     ends = time.monotonic() + (run.timeout or _LONGEST_WAIT).total_seconds()
     tells = time.monotonic() + 1.0
     delay, told = _FIRST_POLL, ""
-    while item.current_version < version and item.state != ManagedCertificate.FAILED:
+    while item.state == ManagedCertificate.PENDING or (version > 1 and item.current_version < version):
         now = time.monotonic()
         stands = "PENDING" if version == 1 else f"at version {item.current_version}"
         if now >= ends:

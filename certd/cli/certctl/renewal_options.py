@@ -30,13 +30,14 @@ class MaintenanceWindowType(click.ParamType[MaintenanceWindow]):
         """Returns the window; fails with a sentence. Whether cron and zone mean something, the server says."""
         if isinstance(value, MaintenanceWindow):
             return value
-        cron, *zone, length = (part.strip() for part in value.rsplit(";", 2))
-        if not cron or not length or cron == length:
+        parts = [part.strip() for part in value.rsplit(";", 2)]
+        if len(parts) < 2 or not all(parts):
             self.fail(
                 f"{value!r} is no maintenance window; write cron, time zone and duration, as in {_EXAMPLE!r}",
                 param,
                 ctx,
             )
+        cron, *zone, length = parts
         try:
             lasts = parse_duration(length)
         except ValueError as error:
