@@ -9,124 +9,44 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Role
-from certd.model.certificate import RevocationReason
 from certd.model.event import EventType
 from certd.model.managed_certificate import (
     ManagedCertificateState,
     ManagedCertificateType,
-    ManagedCertificateVersion,
     VersionState,
 )
 from certd.model.names import ImportKeyName, ManagedCertificateName, TenantName
 from certd.model.tenant import Quotas
-from certd.pki import sealing
 from certd.pki.import_key import seal_private_key
 from certd.pki.key_spec import KeySpec, public_key_der
 from certd.services.idempotency import RequestKey
-from certd.services.managed_certificate_views import ManagedCertificateView
-from certd.services.managed_export import Exported, RecipientExport
-from certd.services.managed_import_plan import NewImport, PlainPrivateKey, SealedPrivateKey
-from certd.store import blocked_keys, grants, managed_schema, managed_versions, sealed_keys, tenants
+from certd.services.managed_import_plan import PlainPrivateKey, SealedPrivateKey
+from certd.store import blocked_keys, grants, managed_schema, sealed_keys, tenants
 from certd.store.store import Transaction
-from tests.fakes import FakeClock
-from tests.imports import Pair, pair
-from tests.outside_parent import outside_authority
+from tests.imports import pair
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, CrashError, World, crash
-
-SHOP = ManagedCertificateName("default", "shop")
-TENANT = TenantName("default")
-NOW = FakeClock().now()
-ROOT = outside_authority("Outside Root", now=NOW)
-ISSUER = outside_authority("Outside Issuer", ROOT, now=NOW)
-SHOP_PAIR = pair(ISSUER, "shop.example.internal", "www.shop.example.internal", now=NOW)
-NEXT_PAIR = pair(ISSUER, "shop.example.internal", "new.example.internal", now=NOW, ends=timedelta(days=180))
-
-
-def sealed(world: World, given: Pair) -> SealedPrivateKey:
-    """Seals as a client does."""
-    key = world.core.managed_import.import_key(ADMINISTRATOR, TENANT)
-    return SealedPrivateKey(key.name, seal_private_key(given.key_der, key.statement))
-
-
-def importing(given: Pair = SHOP_PAIR, **changes: Any) -> NewImport:
-    wanted: dict[str, Any] = {
-        "name": SHOP,
-        "certificate": given.pem,
-        "chain": given.chain_pem,
-        "private_key": PlainPrivateKey(given.key_pem),
-    }
-    return NewImport(**(wanted | changes))
-
-
-def import_(
-    world: World,
-    given: Pair = SHOP_PAIR,
-    *,
-    key: RequestKey | None = None,
-    validate_only: bool = False,
-    caller: Caller = ADMINISTRATOR,
-    **changes: Any,
-) -> ManagedCertificateView:
-    new = importing(given, **changes)
-    return world.core.managed_import.import_(caller, new, key=key, validate_only=validate_only)
-
-
-def roll_back(world: World, *, version: int | None = None, **changes: Any) -> ManagedCertificateView:
-    wanted: dict[str, Any] = {"etag": "", "key": None}
-    return world.core.managed_import.roll_back(ADMINISTRATOR, SHOP, version=version, **(wanted | changes))
-
-
-def refused(world: World, given: Pair = SHOP_PAIR, **changes: Any) -> CertdError:
-    """Returns why an import is refused, which changes nothing."""
-    before = books(world)
-    with pytest.raises(CertdError) as caught:
-        import_(world, given, **changes)
-    assert books(world) == before
-    return caught.value
-
-
-def books(world: World) -> tuple[object, ...]:
-    """Returns what an import could leave behind."""
-    tables = (
-        managed_schema.managed_certificates,
-        managed_schema.managed_certificate_versions,
-        managed_schema.sealed_keys,
-    )
-    with world.core.store.read("test.books") as tx:
-        counts = [tx.execute(select(func.count()).select_from(table)).scalar_one() for table in tables]
-    return (*counts, len([event for event in world.events() if event.type.startswith("managed")]))
-
-
-def export(world: World, *, version: int | None = None) -> Exported:
-    private_key = X25519PrivateKey.generate()
-    public_key = private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    exported = world.core.managed_export.export(
-        ADMINISTRATOR, SHOP, version=version, protection=RecipientExport(public_key), reason="test"
-    )
-    opened = sealing.hpke_decrypt(exported.encrypted_key, private_key=private_key, info=exported.hpke_info)
-    return replace(exported, encrypted_key=opened)
-
-
-def version_of(world: World, number: int) -> ManagedCertificateVersion:
-    with world.core.store.read("test.version") as tx:
-        managed = world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate
-        found = managed_versions.get(tx, managed.uid, number)
-    assert found is not None
-    return found
-
-
-def expire_time_of(world: World, number: int) -> int | None:
-    keys = managed_schema.sealed_keys
-    with world.core.store.read("test.expire-time") as tx:
-        found: int | None = tx.execute(select(keys.c.expire_time).where(keys.c.version == number)).scalar_one()
-    return found
+from tests.services.import_books import (
+    ISSUER,
+    NEXT_PAIR,
+    NOW,
+    SHOP,
+    SHOP_PAIR,
+    TENANT,
+    books,
+    expire_time_of,
+    export,
+    import_,
+    refused,
+    roll_back,
+    sealed,
+    version_of,
+)
 
 
 @pytest.mark.parametrize("way", ["plain", "sealed"])
@@ -470,118 +390,6 @@ def test_a_tenant_that_is_not_there_is_told_to_who_may_know(world: World) -> Non
     with pytest.raises(CertdError) as caught:
         world.core.managed_import.import_key(ADMINISTRATOR, TenantName("absent"))
     assert caught.value.reason is Reason.TENANT_NOT_FOUND
-
-
-def twice(world: World) -> World:
-    """Two versions, the second current."""
-    import_(world, exportable=True)
-    world.clock.advance(timedelta(days=1))
-    import_(world, NEXT_PAIR, replace=True)
-    world.clock.advance(timedelta(days=1))
-    return world
-
-
-def test_a_version_before_comes_back_with_all_that_is_its_own(world: World) -> None:
-    twice(world)
-    view = roll_back(world)
-    managed = view.managed_certificate
-    assert (managed.current_version, view.certificate) == (1, SHOP_PAIR.der)
-    assert managed.names.dns_names == ("shop.example.internal", "www.shop.example.internal")
-    assert managed.not_after == SHOP_PAIR.certificate.not_valid_after_utc
-    assert managed.issue_time == version_of(world, 1).create_time
-    assert load_der_private_key(export(world).encrypted_key, None).public_key() == SHOP_PAIR.key.public_key()
-    assert expire_time_of(world, 1) is None
-    end = NEXT_PAIR.certificate.not_valid_after_utc
-    assert expire_time_of(world, 2) == int(end.timestamp()) * 1_000_000
-    event = next(event for event in world.events() if event.type is EventType.MANAGED_CERTIFICATE_ROLLED_BACK)
-    assert (event.resource, event.details["from_version"]) == (f"{SHOP}/versions/1", "2")
-    # The next one is neither of the two.
-    third = pair(ISSUER, "shop.example.internal", now=NOW)
-    assert import_(world, third, replace=True).managed_certificate.current_version == 3
-    # Before it stands the second again, not the first.
-    assert roll_back(world).managed_certificate.current_version == 2
-    assert roll_back(world, version=3).managed_certificate.current_version == 3
-
-
-def test_a_return_to_the_current_version_changes_nothing(world: World) -> None:
-    twice(world)
-    before = world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate
-    assert roll_back(world, version=2).managed_certificate == before
-
-
-def test_an_etag_is_held_against_the_current_one(world: World) -> None:
-    twice(world)
-    with pytest.raises(CertdError) as caught:
-        roll_back(world, etag="another")
-    assert caught.value.reason is Reason.ETAG_MISMATCH
-    etag = world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate.etag
-    assert roll_back(world, etag=etag).managed_certificate.current_version == 1
-
-
-def test_a_repeated_return_goes_back_once(world: World) -> None:
-    twice(world)
-    third = pair(ISSUER, "shop.example.internal", now=NOW)
-    import_(world, third, replace=True)
-    key = RequestKey(str(uuid.uuid4()), b"a")
-    assert roll_back(world, key=key).managed_certificate.current_version == 2
-    assert roll_back(world, key=key).managed_certificate.current_version == 2
-    with pytest.raises(CertdError) as caught:
-        roll_back(world, key=RequestKey(key.request_id, b"b"))
-    assert caught.value.reason is Reason.REQUEST_ID_REUSED
-
-
-def delete_key(world: World, number: int) -> None:
-    keys = managed_schema.sealed_keys
-    world.core.store.write("test.delete", lambda tx: tx.execute(keys.delete().where(keys.c.version == number)))
-
-
-def revoke(world: World, number: int) -> None:
-    uid = world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate.uid
-    reason, now = RevocationReason.SUPERSEDED, world.clock.now()
-    world.core.store.write(
-        "test.revoke", lambda tx: managed_versions.set_revoked(tx, uid, number, revoke_time=now, reason=reason)
-    )
-
-
-def end(world: World, _number: int) -> None:
-    world.clock.advance(SHOP_PAIR.certificate.not_valid_after_utc - world.clock.now() + timedelta(seconds=1))
-
-
-def block(world: World, _number: int) -> None:
-    sha256 = hashlib.sha256(public_key_der(SHOP_PAIR.key.public_key())).digest()
-    world.core.store.write(
-        "test.block",
-        lambda tx: blocked_keys.block(tx, "default", sha256, authority_uid="", serial="", now=world.clock.now()),
-    )
-
-
-@pytest.mark.parametrize("ruin", [delete_key, revoke, end, block], ids=lambda ruin: ruin.__name__)
-def test_a_version_that_is_of_no_use_does_not_come_back(world: World, ruin: Any) -> None:
-    twice(world)
-    ruin(world, 1)
-    for version in (None, 1):
-        with pytest.raises(CertdError) as caught:
-            roll_back(world, version=version)
-        assert caught.value.reason is Reason.STATE_FORBIDS
-    with pytest.raises(CertdError) as missing:
-        roll_back(world, version=7)
-    assert missing.value.reason is Reason.MANAGED_CERTIFICATE_NOT_FOUND
-
-
-def test_a_version_of_no_use_is_passed_over(world: World) -> None:
-    twice(world)
-    third = pair(ISSUER, "shop.example.internal", now=NOW)
-    import_(world, third, replace=True)
-    revoke(world, 2)
-    assert roll_back(world).managed_certificate.current_version == 1
-
-
-def test_a_crash_after_the_commit_of_a_return_loses_nothing(world: World) -> None:
-    twice(world)
-    world.steps.at["roll-back.1.committed"] = crash
-    with pytest.raises(CrashError):
-        roll_back(world)
-    assert world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate.current_version == 1
 
 
 def test_an_import_key_of_no_use_is_refused_with_the_remedy(world: World) -> None:
