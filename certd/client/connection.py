@@ -106,6 +106,11 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def credentials(self) -> Credentials | TokenCredentials | ServerRoots:
+        """Of the caller."""
+        return self._credentials
+
     def close(self) -> None:
         """Closes the connection; calls that still run fail."""
         self._channel.close()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         WhoAmIRequest,
         WhoAmIResponse,
     )
+    from certd.v1.association_pb2 import Association
     from certd.v1.authority_pb2 import Authority
     from certd.v1.authority_service_pb2 import (
         ActivateAuthorityRequest,
@@ -65,16 +66,24 @@ if TYPE_CHECKING:
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
         CancelRenewalCampaignRequest,
+        CreateAssociationRequest,
         CreateRenewalCampaignRequest,
+        DeleteAssociationRequest,
+        DeleteAssociationResponse,
         DeleteManagedCertificateRequest,
         DeleteManagedCertificateResponse,
         ExportManagedCertificateRequest,
         ExportManagedCertificateResponse,
+        GetAssociationRequest,
         GetImportKeyRequest,
         GetManagedCertificateRequest,
         GetRenewalCampaignRequest,
         ImportKey,
         ImportManagedCertificateRequest,
+        LeaseKeyRequest,
+        LeaseKeyResponse,
+        ListAssociationsRequest,
+        ListAssociationsResponse,
         ListManagedCertificatesRequest,
         ListManagedCertificatesResponse,
         ListManagedCertificateVersionsRequest,
@@ -82,6 +91,7 @@ if TYPE_CHECKING:
         ListRenewalCampaignsRequest,
         ListRenewalCampaignsResponse,
         RenewManagedCertificateRequest,
+        ReportDeploymentRequest,
         RequestManagedCertificateRequest,
         RevokeManagedCertificateRequest,
         RollBackManagedCertificateRequest,
@@ -210,6 +220,20 @@ class Stubs:
         self.list_managed_certificate_versions: grpc.UnaryUnaryMultiCallable[
             ListManagedCertificateVersionsRequest, ListManagedCertificateVersionsResponse
         ] = managed.ListManagedCertificateVersions
+        self.create_association: grpc.UnaryUnaryMultiCallable[CreateAssociationRequest, Association] = (
+            managed.CreateAssociation
+        )
+        self.get_association: grpc.UnaryUnaryMultiCallable[GetAssociationRequest, Association] = managed.GetAssociation
+        self.list_associations: grpc.UnaryUnaryMultiCallable[ListAssociationsRequest, ListAssociationsResponse] = (
+            managed.ListAssociations
+        )
+        self.delete_association: grpc.UnaryUnaryMultiCallable[DeleteAssociationRequest, DeleteAssociationResponse] = (
+            managed.DeleteAssociation
+        )
+        self.lease_key: grpc.UnaryUnaryMultiCallable[LeaseKeyRequest, LeaseKeyResponse] = managed.LeaseKey
+        self.report_deployment: grpc.UnaryUnaryMultiCallable[ReportDeploymentRequest, Association] = (
+            managed.ReportDeployment
+        )
         self.create_renewal_campaign: grpc.UnaryUnaryMultiCallable[CreateRenewalCampaignRequest, RenewalCampaign] = (
             managed.CreateRenewalCampaign
         )
