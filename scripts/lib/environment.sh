@@ -94,6 +94,19 @@ ensure_gnutls() {
   else ensure_command certtool gnutls-bin gnutls-utils gnutls; fi
 }
 
+# Java's, whose files are imported.
+ensure_keytool() {
+  # macOS has one of its own, which only says that there is no Java.
+  if [ "$(package_manager)" = brew ] && ! keytool -help >/dev/null 2>&1; then
+    if ! [ -x "$(brew --prefix)/opt/openjdk/bin/keytool" ]; then install_packages "keytool" "" "" "openjdk"; fi
+    PATH="$(brew --prefix)/opt/openjdk/bin:$PATH"
+    export PATH
+  fi
+  ensure_command keytool default-jre-headless java-latest-openjdk-headless openjdk
+}
+
+ensure_ssh_keygen() { ensure_command ssh-keygen openssh-client openssh openssh; }
+
 has_postgresql_server() {
   local candidate
   for candidate in "$(command -v postgres || true)" /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres \

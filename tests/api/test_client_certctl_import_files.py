@@ -1,5 +1,6 @@
 """What certctl imports from: PEM, DER and PKCS#12 of openssl, certtool, keytool and ssh-keygen, encrypted or not."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from tests.fakes_server import FakeServer
 from tests.imports import Pair, pair
 
 __all__ = ["files", "importing", "shop"]
+
+# Homebrew has it under another name, for macOS has a certtool of its own.
+CERTTOOL = shutil.which("gnutls-certtool") or shutil.which("certtool") or "certtool"
 
 
 @pytest.mark.usefixtures("importing")
@@ -186,7 +190,7 @@ def pkcs12_of_old_by_openssl(files: Files, shop: Pair, target: Path) -> None:
 def pkcs12_by_certtool(files: Files, shop: Pair, target: Path) -> None:
     key, cert = files("k.pem", shop.key_pem), files("c.pem", shop.pem + shop.chain_pem)
     tool(
-        *("certtool", "--to-p12", "--load-privkey", key, "--load-certificate", cert, "--outder", "--outfile", target),
+        *(CERTTOOL, "--to-p12", "--load-privkey", key, "--load-certificate", cert, "--outder", "--outfile", target),
         *("--p12-name", "shop", "--password", PASSPHRASE),
     )
 
