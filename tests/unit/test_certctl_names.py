@@ -11,6 +11,23 @@ def test_short_forms_become_full_names() -> None:
     assert names.managed_certificate_name("web", "default") == "tenants/default/managedCertificates/web"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("web", "own"),
+        ("managedCertificates/web", "own"),
+        ("tenants/default/managedCertificates/web", "own"),
+        ("web/machine", "machine"),
+        ("web/associations/machine", "machine"),
+        ("managedCertificates/web/associations/machine", "machine"),
+        ("tenants/default/managedCertificates/web/associations/machine", "machine"),
+    ],
+)
+def test_an_association_is_named_within_its_managed_certificate(text: str, expected: str) -> None:
+    full_name = f"tenants/default/managedCertificates/web/associations/{expected}"
+    assert names.association_name(text, "default", "own") == full_name
+
+
 def test_a_full_name_wins_over_the_tenant() -> None:
     assert names.authority_name("tenants/acme/authorities/a", "default") == "tenants/acme/authorities/a"
     assert names.tenant_name("tenants/acme") == "tenants/acme"

@@ -11,6 +11,7 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__
 from certd.cli.certctl import (
+    association,
     authority_changes,
     campaign,
     enrollment,
@@ -56,6 +57,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(association.association)
 cli.add_command(authority_changes.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)

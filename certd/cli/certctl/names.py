@@ -34,6 +34,18 @@ def wrapping_key_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "wrappingKeys")
 
 
+def association_name(text: str, tenant: str, own: str) -> str:
+    """Returns `tenants/{tenant}/managedCertificates/{managed_certificate}/associations/{association}`.
+
+    `text` is that, or `{managed_certificate}/{association}`, or a managed certificate alone, for the association `own`.
+    """
+    if text.startswith("tenants/"):
+        return text if "/associations/" in text else f"{text}/associations/{own}"
+    managed, slash, association = text.removeprefix("managedCertificates/").partition("/")
+    association = association.removeprefix("associations/")
+    return f"{managed_certificate_name(managed, tenant)}/associations/{association if slash else own}"
+
+
 def grant_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/grants/{grant}`; `grants/{grant}`, of the server, passes as it is."""
     return text if text.startswith("grants/") else _long(text, tenant, "grants")
