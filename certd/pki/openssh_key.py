@@ -23,7 +23,7 @@ _CURVES: dict[bytes, ec.EllipticCurve] = {
     b"nistp521": ec.SECP521R1(),
 }
 _LONGEST_PADDING = 8
-"""Octets; the block of the cipher `none`."""
+"""Octets, the block of the cipher `none`. OpenSSH writes fewer; other programs write a whole block of them."""
 _DAMAGED = "write it again, or convert it first: ssh-keygen -p -N '' -m PKCS8 -f KEY"
 
 
@@ -127,5 +127,5 @@ class _Reader:
     def finish_padding(self) -> None:
         """Checks that nothing is left but 1, 2, 3 and so on, to the end of a block."""
         rest = self._data[self._at :]
-        if rest != bytes(range(1, len(rest) + 1)) or len(rest) >= _LONGEST_PADDING or len(self._data) % 8:
+        if rest != bytes(range(1, len(rest) + 1)) or len(rest) > _LONGEST_PADDING or len(self._data) % _LONGEST_PADDING:
             raise UnusableKeyError("has something after the end of its OpenSSH key", "give the key alone")

@@ -144,6 +144,17 @@ def test_keys_of_other_kinds_and_sizes_are_refused(files: KeyFiles, names: tuple
         refused(files.bad[name], Reason.KEY_TOO_WEAK, says=says)
 
 
+def test_what_the_library_of_python_writes_is_read() -> None:
+    forms = (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL, PrivateFormat.OpenSSH)
+    for spec in KeySpec:
+        key = generate_private_key(spec)
+        for form in forms if spec is not KeySpec.ED25519 else (PrivateFormat.PKCS8, PrivateFormat.OpenSSH):
+            encodings = (Encoding.PEM,) if form is PrivateFormat.OpenSSH else (Encoding.PEM, Encoding.DER)
+            for encoding in encodings:
+                found = private_key_info(key.private_bytes(encoding, form, NoEncryption()))
+                assert found[1:] == (public_key_der(key.public_key()), spec), (spec, form, encoding)
+
+
 def test_every_bad_file_is_refused(files: KeyFiles) -> None:
     for name, data in files.bad.items():
         with pytest.raises(CertdError):
