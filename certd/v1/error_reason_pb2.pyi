@@ -105,14 +105,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     IMPORT_EXPIRED: _ErrorReason.ValueType  # 40
     """The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION."""
     IMPORT_KEY_MISMATCH: _ErrorReason.ValueType  # 41
-    """The certificate is not for the key or the name of the authority. FAILED_PRECONDITION."""
+    """The certificate is not for the key or the name of the authority, or the private key is not that of the imported certificate.
+    FAILED_PRECONDITION.
+    """
     IMPORT_CHAIN_INVALID: _ErrorReason.ValueType  # 42
-    """The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
-    before it. FAILED_PRECONDITION.
+    """The chain does not lead upwards from the certificate, for an authority to its root: an element is missing, does not belong
+    there or did not sign the one before it. FAILED_PRECONDITION.
     """
     IMPORT_NOT_COMPATIBLE: _ErrorReason.ValueType  # 43
-    """The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
-    FAILED_PRECONDITION.
+    """The certificate has what certd cannot work with: an extension, its path length, no authority's constraints; or it would take
+    from its consumers what the version before gives them: its kind of key, a key usage, every name. FAILED_PRECONDITION.
     """
     QUOTA_EXCEEDED: _ErrorReason.ValueType  # 44
     """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""
@@ -239,14 +241,16 @@ IMPORT_NOT_PEM: ErrorReason.ValueType  # 39
 IMPORT_EXPIRED: ErrorReason.ValueType  # 40
 """The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION."""
 IMPORT_KEY_MISMATCH: ErrorReason.ValueType  # 41
-"""The certificate is not for the key or the name of the authority. FAILED_PRECONDITION."""
+"""The certificate is not for the key or the name of the authority, or the private key is not that of the imported certificate.
+FAILED_PRECONDITION.
+"""
 IMPORT_CHAIN_INVALID: ErrorReason.ValueType  # 42
-"""The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
-before it. FAILED_PRECONDITION.
+"""The chain does not lead upwards from the certificate, for an authority to its root: an element is missing, does not belong
+there or did not sign the one before it. FAILED_PRECONDITION.
 """
 IMPORT_NOT_COMPATIBLE: ErrorReason.ValueType  # 43
-"""The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
-FAILED_PRECONDITION.
+"""The certificate has what certd cannot work with: an extension, its path length, no authority's constraints; or it would take
+from its consumers what the version before gives them: its kind of key, a key usage, every name. FAILED_PRECONDITION.
 """
 QUOTA_EXCEEDED: ErrorReason.ValueType  # 44
 """The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED."""

@@ -109,13 +109,14 @@ const (
 	ErrorReason_IMPORT_NOT_PEM ErrorReason = 39
 	// The certificate, or one of its chain, is expired or not valid yet. FAILED_PRECONDITION.
 	ErrorReason_IMPORT_EXPIRED ErrorReason = 40
-	// The certificate is not for the key or the name of the authority. FAILED_PRECONDITION.
-	ErrorReason_IMPORT_KEY_MISMATCH ErrorReason = 41
-	// The chain does not lead from the certificate to a root: an element is missing, in the wrong place or did not sign the one
-	// before it. FAILED_PRECONDITION.
-	ErrorReason_IMPORT_CHAIN_INVALID ErrorReason = 42
-	// The certificate has what certd cannot work with: an extension, its path length, no authority's constraints.
+	// The certificate is not for the key or the name of the authority, or the private key is not that of the imported certificate.
 	// FAILED_PRECONDITION.
+	ErrorReason_IMPORT_KEY_MISMATCH ErrorReason = 41
+	// The chain does not lead upwards from the certificate, for an authority to its root: an element is missing, does not belong
+	// there or did not sign the one before it. FAILED_PRECONDITION.
+	ErrorReason_IMPORT_CHAIN_INVALID ErrorReason = 42
+	// The certificate has what certd cannot work with: an extension, its path length, no authority's constraints; or it would take
+	// from its consumers what the version before gives them: its kind of key, a key usage, every name. FAILED_PRECONDITION.
 	ErrorReason_IMPORT_NOT_COMPATIBLE ErrorReason = 43
 	// The tenant has as many of the resource as it may have; delete one that is not needed. RESOURCE_EXHAUSTED.
 	ErrorReason_QUOTA_EXCEEDED ErrorReason = 44
