@@ -192,7 +192,7 @@ class Scheduler:
             for job in several:
                 if job.subject not in failed:
                     self._step(f"job.{kind}.done")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # As in `_work`.
             if len(several) > 1:
                 # One of them has the others fail; alone it fails alone, and steps that were done stay done.
                 return [failure for job in several for failure in self._run_together(kind, [job])]

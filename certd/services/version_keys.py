@@ -89,7 +89,7 @@ class VersionKeys:
     def _make(self, makings: Sequence[Making], failures: Failures) -> list[Making]:
         """Makes those of one tenant."""
         wrapping_key = self._wrapping_keys.primary(makings[0].managed.tenant, known=makings[0].wrapping_key)
-        tell(self._step, makings, first="managed.2.wrapping-key", renewal="renewal.0.wrapping-key")
+        tell(self._step, makings, first="managed.2.wrapping-key", renewal="renewal.1.wrapping-key")
         orders = [
             KeyOrder(
                 wrapping_key_id=wrapping_key.key_id,

@@ -86,13 +86,13 @@ class VersionMaking:
         """Makes versions, no two of one managed certificate; returns which failed, and why."""
         failures: Failures = {}
         keyed = self._keys.make(makings, failures)
-        tell(self._step, keyed, first="managed.3.key-sealed", renewal="renewal.1.key-sealed")
+        tell(self._step, keyed, first="managed.3.key-sealed", renewal="renewal.2.key-sealed")
         now = self._clock.now()
         ordered = self._order_all(keyed, failures, now)
         completion = Completion(self._plan(ordered, now), now)
-        tell(self._step, [one.making for one in ordered], first="managed.3.planned", renewal="renewal.2.planned")
+        tell(self._step, [one.making for one in ordered], first="managed.3.planned", renewal="renewal.3.planned")
         issued = self._issue(ordered, completion, failures, now)
-        tell(self._step, issued, first="managed.4.issued", renewal="renewal.3.issued")
+        tell(self._step, issued, first="managed.4.issued", renewal="renewal.4.issued")
         return failures
 
     def _order_all(self, makings: Sequence[Making], failures: Failures, now: datetime) -> list[_Ordered]:
@@ -223,8 +223,8 @@ def _authority_ends(managed: ManagedCertificate, signer: Signer) -> CertdError:
     told = "soon" if end is None else f"at {rfc3339(end)}"
     return CertdError(
         Reason.LIFETIME_EXCEEDS_AUTHORITY,
-        f"the authority {name} ends {told}, too soon for a certificate in place of this one: re-issue the certificate of"
-        " the authority; the renewal then goes on by itself",
+        f"the authority {name} ends {told}, too soon for a certificate in place of this one: re-issue the authority's"
+        " certificate; the renewal then goes on by itself",
         metadata={} if end is None else {"authority_not_after": rfc3339(end)},
         resource=name,
     )

@@ -57,6 +57,8 @@ class Transaction:
 
     def execute_many(self, statement: Many, rows: Sequence[Mapping[str, object]]) -> int:
         """Executes a statement for each of the rows, which is quicker than `execute`; returns how many were changed."""
+        if not rows:
+            return 0
         if self.engine_name != SQLITE:
             return self.execute(statement.statement, rows).rowcount
         if self._connection is None:

@@ -165,3 +165,12 @@ def test_how_many_jobs_are_due_in_spans_of_time(store: Store) -> None:
         assert jobs.loads(tx, spans, most=50) == [50, COUNT - 60, 0, 0]
         assert jobs.loads(tx, [], most=50) == []
         assert jobs.loads(tx, [spans[0]] * 12, most=7) == [7] * 12
+
+
+def test_nothing_is_written_for_none(store: Store) -> None:
+    def work(tx: Transaction) -> int:
+        sealed_keys.set_expiries(tx, [])
+        jobs.put_all(tx, [])
+        return managed_certificates.set_versions(tx, []) + managed_versions.insert_all(tx, [])
+
+    assert store.write("test", work) == 0
