@@ -1,6 +1,6 @@
 """Certificates that are imported: every check fails on its own, and says which one, which check and what to do."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -8,101 +8,36 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from certd.errors import CertdError, Reason
 from certd.pki import der
-from certd.pki.encoding import pem
 from certd.pki.imported_certificate import (
     LONGEST_CERTIFICATE,
-    MOST_IN_CHAIN,
     ImportedCertificate,
     check,
-    check_reimport,
     names_of,
 )
 from certd.pki.key_spec import KeySpec, public_key_der
 from certd.pki.names import SubjectAlternativeNames
-from tests.outside_parent import Extension, OutsideAuthority, certify, name, outside_authority, pem_of
+from tests.outside_parent import name, outside_authority, pem_of
+from tests.unit.imported_certificates import (
+    EMPTY,
+    ISSUER,
+    KEY,
+    LEAF,
+    MIDDLE,
+    NOW,
+    ROOT,
+    RSA,
+    dns,
+    imported,
+    leaf,
+    refused,
+)
 from tests.unit.key_files import CERTTOOL, PASSWORD, keystore, openssl, run
-
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
-KEY = ec.generate_private_key(ec.SECP256R1())
-RSA = rsa.generate_private_key(65537, 2048)
-ROOT = outside_authority("Outside Root", now=NOW)
-MIDDLE = outside_authority("Outside Middle", ROOT, now=NOW)
-ISSUER = outside_authority("Outside Issuer", MIDDLE, now=NOW)
-EMPTY = x509.Name([])
-
-
-def dns(*names: str) -> Extension:
-    return x509.SubjectAlternativeName([x509.DNSName(one) for one in names]), False
-
-
-def usage(*bits: str) -> Extension:
-    all_bits = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{bit: bit in bits for bit in all_bits}), True
-
-
-def extended(*usages: x509.ObjectIdentifier) -> Extension:
-    return x509.ExtendedKeyUsage(usages), False
-
-
-def leaf(
-    issuer: OutsideAuthority | None = ISSUER,
-    *,
-    subject: x509.Name | None = None,
-    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = KEY,
-    extensions: Sequence[Extension] = (dns("www.example.com"),),
-    without: Collection[type[x509.ExtensionType]] = (x509.KeyUsage,),
-) -> bytes:
-    """Returns the DER of a certificate for the tests."""
-    return certify(
-        issuer,
-        now=NOW,
-        subject=name("www.example.com") if subject is None else subject,
-        public_key=key.public_key(),
-        signing_key=key if issuer is None else None,
-        authority=False,
-        extensions=extensions,
-        without=without,
-    ).public_bytes(Encoding.DER)
-
-
-LEAF = leaf()
-
-
-def imported(certificate: bytes = LEAF, *chain: bytes, now: datetime = NOW) -> ImportedCertificate:
-    return check(certificate, pem_of(*(chain or ISSUER.chain)), now=now)
-
-
-def refused(reason: Reason, call: Callable[[], object], *, field: str, says: str) -> None:
-    with pytest.raises(CertdError) as caught:
-        call()
-    error = caught.value
-    assert error.reason is reason, error
-    assert [violation.field for violation in error.violations] == [field]
-    assert says in error.message
-    assert "; " in error.message, "a message has a remedy"
-
-
-def warned(found: ImportedCertificate) -> list[tuple[str, str]]:
-    return [(warning.field, warning.message) for warning in found.warnings]
-
 
 # What will do.
 
@@ -379,182 +314,6 @@ def test_what_cannot_be_shown_is_refused() -> None:
     )
 
 
-# The chain.
-
-
-def test_a_certificate_of_an_authority_needs_its_chain() -> None:
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: check(LEAF, b"", now=NOW),
-        field="certificate",
-        says="certificate (CN=www.example.com) is not self-signed, and there is no chain; give the certificate of its"
-        " issuer (CN=Outside Issuer), and those above that, as certificate_chain",
-    )
-    # Its own name as issuer does not make it self-signed.
-    of_itself = outside_authority("www.example.com", now=NOW)
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: check(leaf(of_itself), b"", now=NOW),
-        field="certificate",
-        says="is not self-signed",
-    )
-
-
-def test_a_self_signed_certificate_takes_no_chain() -> None:
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: check(leaf(None), pem_of(ROOT.der), now=NOW),
-        field="certificate_chain[0]",
-        says="certificate_chain[0] (CN=Outside Root) is above nothing: certificate (CN=www.example.com) is self-signed",
-    )
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.permutations(range(3)))
-def test_a_chain_out_of_order_is_sorted_with_a_warning(order: list[int]) -> None:
-    found = imported(LEAF, *(ISSUER.chain[index] for index in order))
-    assert found.chain == ISSUER.chain
-    expected = (
-        []
-        if order == [0, 1, 2]
-        else [("certificate_chain", "was not in order from the issuer upwards, and was sorted")]
-    )
-    assert warned(found) == expected
-
-
-def test_what_is_there_twice_is_left_out_with_a_warning() -> None:
-    found = imported(LEAF, ISSUER.der, LEAF, MIDDLE.der, ISSUER.der, LEAF)
-    assert found.chain == (ISSUER.der, MIDDLE.der)
-    assert warned(found) == [
-        ("certificate_chain[1]", "is the certificate itself, and was left out"),
-        ("certificate_chain[3]", "is the same as certificate_chain[0], and was left out"),
-        ("certificate_chain[4]", "is the certificate itself, and was left out"),
-    ]
-    # A bundle of nothing but the certificate is that of a self-signed one, of which nothing is left.
-    own = leaf(None)
-    assert warned(check(own, pem_of(own), now=NOW)) == [
-        ("certificate_chain[0]", "is the certificate itself, and was left out")
-    ]
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: check(LEAF, pem_of(LEAF), now=NOW),
-        field="certificate",
-        says="is not self-signed, and there is no chain",
-    )
-
-
-def test_strangers_are_refused_by_name() -> None:
-    other = outside_authority("Stranger", now=NOW)
-    below = outside_authority("Stranger's Issuer", other, now=NOW)
-    for chain, field, says in [
-        ((*ISSUER.chain, other.der), "certificate_chain[3]", "(CN=Stranger) is not between certificate and its root"),
-        ((other.der, *ISSUER.chain), "certificate_chain[0]", "(CN=Stranger) is not between certificate and its root"),
-        (
-            (ISSUER.der, MIDDLE.der, other.der),
-            "certificate_chain[2]",
-            "(CN=Stranger) did not sign certificate_chain[1]",
-        ),
-        # A hole in the chain.
-        ((ISSUER.der, ROOT.der), "certificate_chain[1]", "(CN=Outside Root) did not sign certificate_chain[0]"),
-        ((MIDDLE.der, ROOT.der), "certificate", "CN=Outside Issuer is missing"),
-        (below.chain, "certificate", "has no issuer in the chain: CN=Outside Issuer is missing"),
-    ]:
-        refused(Reason.IMPORT_CHAIN_INVALID, lambda c=chain: imported(LEAF, *c), field=field, says=says)  # type: ignore[misc]
-
-
-def test_who_did_not_sign_is_no_issuer() -> None:
-    namesake = outside_authority("Outside Issuer", MIDDLE, now=NOW)
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(LEAF, *namesake.chain),
-        field="certificate_chain[0]",
-        says="has the name of the issuer of certificate (CN=www.example.com), but its key identifier is not",
-    )
-    unmarked = leaf(without=(x509.KeyUsage, x509.AuthorityKeyIdentifier))
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(unmarked, *namesake.chain),
-        field="certificate_chain[0]",
-        says="but its key did not make that signature",
-    )
-
-
-def test_who_may_not_sign_is_no_issuer() -> None:
-    no_authority = certify(ROOT, now=NOW, subject=name("Not an Issuer"), public_key=KEY.public_key(), authority=False)
-    below = OutsideAuthority(certificate=no_authority, key=KEY, above=(ROOT,))
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(leaf(below, key=RSA), *below.chain),
-        field="certificate_chain[0]",
-        says="is no authority's: it has no basic constraints with CA:TRUE",
-    )
-    bits = usage("crl_sign", "digital_signature")
-    unfit = outside_authority("Lists only", ROOT, now=NOW, extensions=[bits])
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(leaf(unfit), *unfit.chain),
-        field="certificate_chain[0]",
-        says="may not sign certificates: its key usage has no keyCertSign",
-    )
-
-
-def test_path_lengths_hold() -> None:
-    root = outside_authority("Short Root", now=NOW, path_length=0)
-    issuer = outside_authority("Issuer", root, now=NOW)
-    assert imported(leaf(root), root.der).chain == (root.der,)
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(leaf(issuer), *issuer.chain),
-        field="certificate_chain[1]",
-        says="has the path length 0, and 1 authorities stand between it and certificate",
-    )
-
-
-def test_an_authority_with_a_weak_key_is_refused() -> None:
-    weak = outside_authority("Weak", ROOT, now=NOW, key=rsa.generate_private_key(65537, 1024))
-    refused(
-        Reason.IMPORT_NOT_COMPATIBLE,
-        lambda: imported(leaf(weak), *weak.chain),
-        field="certificate_chain[0]",
-        says="has an RSA key of 1024 bits",
-    )
-
-
-def test_a_bundle_of_all_the_authorities_of_the_world_is_refused_at_once() -> None:
-    # All of one name and each by another key: sorting these would verify a thousand signatures.
-    key = ec.generate_private_key(ec.SECP256R1())
-    many = [outside_authority("Outside Issuer", now=NOW, key=key).der for _ in range(MOST_IN_CHAIN + 1)]
-    refused(
-        Reason.IMPORT_CHAIN_INVALID,
-        lambda: imported(LEAF, *many),
-        field="certificate_chain",
-        says=f"has {MOST_IN_CHAIN + 1} certificates, more than {MOST_IN_CHAIN}",
-    )
-    # Copies count once.
-    assert imported(LEAF, *([ISSUER.der] * (MOST_IN_CHAIN + 1))).chain == (ISSUER.der,)
-
-
-def test_another_family_than_its_issuers_is_worth_a_warning() -> None:
-    assert warned(imported(leaf(key=RSA))) == [
-        ("certificate", "has a key of the family RSA that an authority with one of the family EC certified")
-    ]
-    authority = outside_authority("RSA Root", now=NOW, key=RSA)
-    assert warned(imported(leaf(authority), authority.der)) == [
-        ("certificate", "has a key of the family EC that an authority with one of the family RSA certified")
-    ]
-    assert imported(leaf(authority, key=rsa.generate_private_key(65537, 2048)), authority.der).warnings == ()
-
-
-def test_an_edwards_key_is_imported() -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    made = certify(ISSUER, now=NOW, subject=name("ed"), public_key=key.public_key(), authority=False)
-    found = imported(made.public_bytes(Encoding.DER))
-    assert found.key_spec is KeySpec.ED25519
-    assert [message for _, message in warned(found)] == [
-        "has a key of the family Edwards that an authority with one of the family EC certified"
-    ]
-
-
 # What other tools make.
 
 
@@ -588,175 +347,3 @@ def test_what_openssl_gnutls_and_java_make_is_imported(tmp_path: Path) -> None:
     exported = run("keytool", "-exportcert", "-rfc", "-keystore", str(store), "-alias", "key", "-storepass", PASSWORD)
     found = check(exported, b"", now=datetime.now(tz=UTC))
     assert (found.names.dns_names, found.key_spec) == (("java.example",), KeySpec.RSA_3072)
-
-
-# A new version takes nothing from the consumers of the one before.
-
-SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
-FULL = (
-    dns("www.example.com", "example.com"),
-    usage("digital_signature", "key_encipherment"),
-    extended(SERVER, CLIENT),
-)
-
-
-def reimported(
-    old: bytes, extensions: Sequence[Extension], *, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = RSA
-) -> list[str]:
-    """Returns the warnings of a new version with these extensions."""
-    new = check(leaf(key=key, extensions=extensions), pem_of(*ISSUER.chain), now=NOW)
-    return [warning.message for warning in check_reimport(old, new)]
-
-
-def not_compatible(call: Callable[[], object], *problems: str) -> str:
-    with pytest.raises(CertdError) as caught:
-        call()
-    error = caught.value
-    assert error.reason is Reason.IMPORT_NOT_COMPATIBLE
-    assert [violation.description for violation in error.violations] == list(problems)
-    assert {violation.field for violation in error.violations} == {"certificate"}
-    for problem in problems:
-        assert problem in error.message
-    assert "; " in error.message
-    return error.message
-
-
-def test_the_same_again_with_another_key_is_compatible() -> None:
-    old = leaf(key=RSA, extensions=FULL)
-    assert reimported(old, FULL, key=rsa.generate_private_key(65537, 2048)) == []
-    other = outside_authority("Another Root", now=NOW)
-    assert check_reimport(old, imported(leaf(other, key=RSA, extensions=FULL), other.der)) == ()
-
-
-def test_usages_may_grow() -> None:
-    old = leaf(key=RSA, extensions=FULL)
-    more = (
-        dns("other.example.com", "www.example.com"),
-        usage("digital_signature", "key_encipherment", "content_commitment"),
-        extended(SERVER, CLIENT, ExtendedKeyUsageOID.CODE_SIGNING),
-    )
-    assert reimported(old, more) == []
-    anything = (*FULL[:2], extended(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
-    assert reimported(old, anything) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "says"),
-    [
-        (
-            rsa.generate_private_key(65537, 3072),
-            "has a key of the kind RSA_3072 where the current version has RSA_2048",
-        ),
-        (KEY, "has a key of the kind EC_P256 where the current version has RSA_2048"),
-    ],
-)
-def test_kind_and_size_of_the_key_stay(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, says: str) -> None:
-    old = leaf(key=RSA, extensions=FULL)
-    not_compatible(lambda: reimported(old, FULL, key=key), says)
-
-
-def test_everything_that_is_missing_is_named() -> None:
-    old = leaf(
-        key=RSA,
-        extensions=(
-            dns("old.example.com"),
-            usage("digital_signature", "key_encipherment", "content_commitment"),
-            extended(SERVER, ExtendedKeyUsageOID.EMAIL_PROTECTION, x509.ObjectIdentifier("1.3.6.1.4.1.55555.9")),
-        ),
-    )
-    new = (dns("new.example.com"), usage("digital_signature"), extended(SERVER))
-    message = not_compatible(
-        lambda: reimported(old, new),
-        "lacks the key usage contentCommitment",
-        "lacks the key usage keyEncipherment",
-        "lacks the extended key usage 1.3.6.1.5.5.7.3.4 (emailProtection)",
-        "lacks the extended key usage 1.3.6.1.4.1.55555.9",
-        "lacks any of its names: old.example.com",
-    )
-    assert message.startswith("certificate (CN=www.example.com) cannot take the place of the current version")
-
-
-def test_key_encipherment_may_go_from_an_ec_certificate() -> None:
-    old = leaf(key=KEY, extensions=FULL)
-    new = (FULL[0], usage("digital_signature"), FULL[2])
-    assert reimported(old, new, key=KEY) == [
-        "lacks, other than the current version, the key usage keyEncipherment, which means nothing here"
-    ]
-    old = leaf(key=RSA, extensions=FULL)
-    not_compatible(lambda: reimported(old, new), "lacks the key usage keyEncipherment")
-
-
-def test_client_authentication_may_go_with_a_warning() -> None:
-    old = leaf(key=RSA, extensions=FULL)
-    (warning,) = reimported(old, (*FULL[:2], extended(SERVER)))
-    assert "lacks, other than the current version, the extended key usage 1.3.6.1.5.5.7.3.2 (clientAuth)" in warning
-    assert "consumers that use it as a client will be refused" in warning
-    not_compatible(
-        lambda: reimported(old, (*FULL[:2], extended(CLIENT))),
-        "lacks the extended key usage 1.3.6.1.5.5.7.3.1 (serverAuth)",
-    )
-
-
-def test_an_extension_that_comes_or_goes_whole_is_worth_a_warning() -> None:
-    bare, full = leaf(key=RSA, extensions=FULL[:1]), leaf(key=RSA, extensions=FULL)
-    restricted = "which restricts it to what stands there; the current version has none and is not restricted"
-    assert reimported(bare, FULL) == [
-        f"has the extension key usage, {restricted}",
-        f"has the extension extended key usage, {restricted}",
-    ]
-    gone = "where the current version has one; some consumers ask for it"
-    assert reimported(full, FULL[:1]) == [
-        f"has no extension key usage, {gone}",
-        f"has no extension extended key usage, {gone}",
-    ]
-
-
-def test_one_name_stays() -> None:
-    old = leaf(key=RSA, extensions=FULL)
-    assert reimported(old, (dns("EXAMPLE.com", "new.example.com"), *FULL[1:])) == []
-    not_compatible(
-        lambda: reimported(old, (dns("new.example.com"), *FULL[1:])),
-        "lacks any of its names: example.com, www.example.com",
-    )
-    many = leaf(key=RSA, extensions=(dns(*(f"n{number}.example" for number in range(9))), *FULL[1:]))
-    not_compatible(
-        lambda: reimported(many, FULL),
-        "lacks any of its names: n0.example, n1.example, n2.example, n3.example, n4.example, …",
-    )
-    # Where there is no other, the CN counts, as consumers of then have it.
-    by_cn = leaf(subject=name("Pump 7"), key=RSA, extensions=FULL[1:])
-    new = check(leaf(subject=name("pump 7"), key=RSA, extensions=FULL[1:]), pem_of(*ISSUER.chain), now=NOW)
-    assert check_reimport(by_cn, new) == ()
-    not_compatible(lambda: reimported(by_cn, FULL), "lacks any of its names: pump 7")
-
-
-# Whatever is changed, what is accepted is what the issuer signed.
-
-
-_FLIPS = settings(max_examples=300, deadline=None)
-# The library only warns of them.
-_ODD_SERIALS = pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
-
-
-@_ODD_SERIALS
-@_FLIPS
-@given(st.integers(0, 8 * len(LEAF) - 1))
-def test_a_flipped_bit_of_the_certificate_is_refused(bit: int) -> None:
-    with pytest.raises(CertdError):
-        check(flipped(LEAF, bit), pem_of(*ISSUER.chain), now=NOW)
-
-
-@_ODD_SERIALS
-@_FLIPS
-@given(st.integers(0, 8 * len(ISSUER.der) - 1))
-def test_a_flipped_bit_of_the_chain_is_refused(bit: int) -> None:
-    """With the next one above it: alone, what only names that one is not held against anything."""
-    chain = "".join(pem("CERTIFICATE", one) for one in (flipped(ISSUER.der, bit), MIDDLE.der))
-    with pytest.raises(CertdError):
-        check(LEAF, chain.encode(), now=NOW)
-
-
-def flipped(data: bytes, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
