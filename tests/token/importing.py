@@ -2,9 +2,11 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from certd.errors import CertdError, Reason
 from certd.pki.import_key import seal_private_key
 from certd.pki.key_spec import KeySpec, generate_private_key, public_key_der
 from certd.pki.private_key import PrivateKey
@@ -22,6 +25,7 @@ from tests.token.material import Authority, make_authority, make_context
 
 END = datetime(2030, 1, 31, tzinfo=UTC)
 EC = generate_private_key(KeySpec.EC_P256)
+OTHER = generate_private_key(KeySpec.EC_P256)
 
 
 def pkcs8(key: PrivateKey) -> bytes:
@@ -99,3 +103,11 @@ def make_importer(client: TokenClient) -> Importer:
     key_id = secrets.token_bytes(16)
     client.ensure_wrapping_key(key_id=key_id)
     return Importer(client, make_authority(client), key_id)
+
+
+def refused(call: Callable[[], object], reason: Reason, *, says: str) -> CertdError:
+    with pytest.raises(CertdError) as caught:
+        call()
+    assert caught.value.reason is reason, caught.value
+    assert says in caught.value.message
+    return caught.value
