@@ -7,20 +7,15 @@ nothing pending; at the end the whole chain of events must be whole, each change
 certificate (`audit.py`).
 """
 
-import contextlib
-import json
 import random
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import grpc
-import psutil
 
 from certd.client.connection import Client
 from certd.client.credentials import Credentials, read_credentials
@@ -29,6 +24,7 @@ from certd.client.failure import CallFailed, decode
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import GetManagedCertificateRequest
 from tests.daemon import Installation
+from tests.faults import armed
 from tests.faults.asking import Ask, ask, authority_request, managed_request, outside_request
 from tests.faults.audit import Books
 from tests.faults.changes import Batch, Changes, batch
@@ -118,9 +114,7 @@ class Rounds:
             private_key=installation.private_key,
             trust_bundle=installation.trust_bundle,
         )
-        self._process: subprocess.Popen[bytes] | None = None
-        self._address = ""
-        self._token_pid = 0
+        self._daemon: armed.ArmedDaemon | None = None
         self._lock = threading.Lock()
         self._answered = 0
         self._at_answer: Callable[[], None] | None = None
@@ -144,10 +138,8 @@ class Rounds:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._close_input()
+        if self._daemon is not None:
+            self._daemon.end()
 
     def round(self, death: Death) -> None:
         """Lets the victim die under load and brings everything to its end."""
@@ -183,55 +175,35 @@ class Rounds:
         """Stops the daemon as an operator does, and audits everything."""
         with self._client() as client:
             self._changes.check_blocked(client)
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(60) == 0, self._installation.log.read_text()[-4000:]
+        process = self._running.process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, self._installation.log.read_text()[-4000:]
         self._audit()
 
-    def _close_input(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+    @property
+    def _running(self) -> armed.ArmedDaemon:
+        assert self._daemon is not None
+        return self._daemon
 
     def _client(self) -> Client:
-        return Client(self._address, self._credentials)
+        return Client(self._running.address, self._credentials)
 
     def _start(self) -> None:
-        ready_file = self._installation.data / "ready"
-        with ready_file.open("wb") as output, self._installation.log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.daemon", str(self._installation.config)],
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=errors,
-            )
-        process = self._process
-
-        def ready() -> dict[str, str] | None:
-            assert process.poll() is None, self._installation.log.read_text()[-4000:]
-            text = ready_file.read_text()
-            return dict(json.loads(text.removeprefix("READY "))) if text.endswith("\n") else None
-
-        found = eventually(ready, within=60)
-        self._address, self._token_pid = found["grpc"], int(found["token_pid"])
+        self._daemon = armed.start(self._installation)
 
     def _arm(self, death: Death) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
         self._at_answer = None
         if death.step:
-            self._process.stdin.write(f"{death.step} {death.occurrence} {death.victim}\n".encode())
-            self._process.stdin.flush()
+            self._running.arm(death.step, death.occurrence, death.victim)
             return
-        process = self._process
+        process = self._running.process
 
         def kill() -> None:
             if death.victim == DAEMON:
                 process.kill()
             else:
                 # The child may be a later one than the daemon began with.
-                for child in _children(process.pid, f"certd.{death.victim}"):
+                for child in armed.children(process.pid, f"certd.{death.victim}"):
                     child.kill()
 
         if death.after_answers:
@@ -290,7 +262,7 @@ class Rounds:
     def _others(self, managed: str, authority: str, found: Ask) -> None:
         """Makes the calls beside issuing once; whether they succeed is seen to afterwards."""
         # Without retries: what fails here is repeated when the dead are back.
-        with Client(self._address, self._credentials, timeout=2) as client:
+        with Client(self._running.address, self._credentials, timeout=2) as client:
             for call in (
                 lambda: client.stubs.request_managed_certificate(managed_request(managed), timeout=20),
                 lambda: client.stubs.create_authority(
@@ -319,8 +291,7 @@ class Rounds:
 
     def _raise_dead(self, death: Death) -> None:
         """Waits for the death of a daemon that was to die, and starts the next. A step may not have come to pass."""
-        process = self._process
-        assert process is not None
+        process = self._running.process
         if death.victim == DAEMON:
             try:
                 # What the scheduler does is done when the callers have long had their answers.
@@ -329,7 +300,7 @@ class Rounds:
                 assert death.step in {"export.1.recorded", "issue.5.completed"}, f"{death} did not happen"
                 process.kill()
                 process.wait()
-            self._close_input()
+            self._running.close_input()
             self._start()
 
     def _insist(self, one: Ask) -> None:
@@ -406,12 +377,3 @@ class Rounds:
             "an export without its event"
         )
         self.tally.lost, self.tally.revoked = of_kind["certificate.lost"], of_kind["certificate.revoked"]
-
-
-def _children(pid: int, program: str) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if program in child.cmdline():
-                found.append(child)
-    return found
