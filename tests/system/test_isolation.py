@@ -45,6 +45,7 @@ from certd.v1.managed_certificate_service_pb2 import ExportManagedCertificateReq
 from tests.daemon import Installation, RunningDaemon, initialise, running
 from tests.system.books import books, database_of, defects, rows
 from tests.system.calls import NAME, administrator, calling, make_csr, must, refused
+from tests.system.leasing import leased_keys
 from tests.system.memory import number_needles, private_key_needles, scan
 from tests.system.softhsm_objects import SecretObject, secret_objects
 from tests.token.material import Authority, make_certificate, run_python, verifies
@@ -66,7 +67,7 @@ class Worked:
     daemon: RunningDaemon
     settings: TokenSettings
     subscriber_keys: dict[str, bytes]
-    """DER of the PKCS#8 PrivateKeyInfo of each managed certificate, as exported."""
+    """DER of the PKCS#8 PrivateKeyInfo of each managed certificate, as exported, or as leased."""
 
     @property
     def installation(self) -> Installation:
@@ -108,7 +109,9 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
             daemon,
             *("managed", "request", "isolated-kept", "--authority", "isolated-ca", "--dns", NAME, "--not-exportable"),
         )
-        yield Worked(daemon, token_settings(load(made.config)), dict(_exported(daemon)))
+        exported, leased = dict(_exported(daemon)), leased_keys(daemon, (*MANAGED, "isolated-kept"))
+        assert exported.items() <= leased.items()
+        yield Worked(daemon, token_settings(load(made.config)), leased)
     assert not defects(made.log.read_text())
 
 
@@ -483,9 +486,10 @@ def test_who_writes_the_database_opens_no_key(worked: Worked, managed: str, move
             _execute(worked.database, back)
         assert (failure.code, failure.reason) == ("FAILED_PRECONDITION", Reason.TOKEN_POLICY_FORBIDS)
         assert "does not open" in failure.message
-        # All is as it was but for the event, which is durable before the token process moves.
+        # All is as it was but for the event, durable before the token process moves, and when it says that it was.
         after = books(worked.database)
-        assert after.pop("events")[0] == before.pop("events")[0] + 1
+        for table, more in (("events", 1), ("managed_certificates", 0)):
+            assert after.pop(table)[0] == before.pop(table)[0] + more
         assert after == before
         if managed != "isolated-kept":
             assert caller.stubs.export_managed_certificate(request, timeout=60).encrypted_private_key_pem
@@ -493,5 +497,5 @@ def test_who_writes_the_database_opens_no_key(worked: Worked, managed: str, move
 
 def _execute(database: Path, statements: list[str]) -> None:
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
-        for statement in statements:
-            assert connection.execute(statement).rowcount > 0, statement
+        for one in statements:
+            assert connection.execute(one).rowcount > 0, one
