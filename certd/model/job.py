@@ -14,7 +14,10 @@ class JobKind(enum.StrEnum):
     ADVANCE_RENEWAL_CAMPAIGN = "advance-renewal-campaign"
     """The subject is the uid of a campaign."""
     RESEAL_KEYS = "reseal-keys"
-    """The subject is the resource name of a wrapping key that is no longer primary."""
+    """The subject is the resource name of a wrapping key that is no longer primary.
+
+    What is sealed under it is sealed anew; one that is destroyed goes from the token.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,6 +143,7 @@ class ManagedCertificateVersion:
     public_key: bytes
     """DER of the SubjectPublicKeyInfo."""
     wrapping_key_number: int
+    """Of the wrapping key under which its key is sealed, or was."""
     authority_uid: str
     """Empty for an imported one."""
     serial: str | None

@@ -366,7 +366,11 @@ def _destroyed_view(key: WrappingKey) -> WrappingKeyView:
 def _existing(tx: Transaction, name: WrappingKeyName) -> WrappingKey:
     found = wrapping_keys.get(tx, name.tenant, name.number)
     if found is None:
-        raise CertdError(Reason.WRAPPING_KEY_NOT_FOUND, f"{name} does not exist", resource=str(name))
+        raise CertdError(
+            Reason.WRAPPING_KEY_NOT_FOUND,
+            f"{name} does not exist; ListWrappingKeys shows those that do",
+            resource=str(name),
+        )
     return found
 
 

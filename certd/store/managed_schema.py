@@ -92,6 +92,7 @@ managed_certificate_versions = Table(
     ),
     number_column("number"),
     bytes_column("public_key"),
+    # As in the row of its sealed key, which it follows in the same transaction; of the last one when that is deleted.
     number_column("wrapping_key_number"),
     text_column("authority_uid"),
     # Of the certificate that one of our authorities made; NULL until it is issued, and for an imported one.

@@ -99,7 +99,10 @@ def primary(tx: Transaction, tenant: str) -> WrappingKey | None:
 
 
 def seals(tx: Transaction, tenant: str, number: int) -> bool:
-    """Returns whether a key is the one that seals for a tenant; it stays so until the transaction ends, which writes."""
+    """Returns whether a key is the one that seals for a tenant.
+
+    It stays so until the transaction ends, which is one that writes.
+    """
     found = _wrapping_key(tx.execute(_HELD_PRIMARY, {"of_tenant": tenant}).first())
     return found is not None and found.number == number
 

@@ -52,6 +52,7 @@ from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import RequestManagedCertificateRequest
 from certd.v1.profile_service_pb2 import DeleteProfileRequest
 from certd.v1.tenant_service_pb2 import CreateTenantRequest
+from certd.v1.wrapping_key_service_pb2 import GetWrappingKeyRequest
 from certd.v1.x509_pb2 import SubjectAlternativeNames
 from tests.system.calls import NAME, Caller, make_csr
 from tests.system.reason_server import (
@@ -370,6 +371,10 @@ RAISED: dict[Reason, Raised] = {
     ),
     Reason.IDENTITY_NOT_FOUND: Raised(
         by=lambda it: it.refused(GetIdentityRequest(name="identities/nobody")), remedy="ListIdentities shows"
+    ),
+    Reason.WRAPPING_KEY_NOT_FOUND: Raised(
+        by=lambda it: it.refused(GetWrappingKeyRequest(name=f"{TENANT}/wrappingKeys/9")),
+        remedy="ListWrappingKeys shows",
     ),
     Reason.GRANT_NOT_FOUND: Raised(
         by=lambda it: it.refused(GetGrantRequest(name="grants/none")), remedy="ListGrants shows"
