@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certd.client.connection import Client
-from certd.client.credentials import read_credentials
 from certd.client.export import export_to_one_time_key, export_under_passphrase
 from certd.config import load, token_settings
 from certd.errors import CertdError, Reason
@@ -45,7 +44,7 @@ from certd.v1.managed_certificate_service_pb2 import ExportManagedCertificateReq
 from tests.daemon import Installation, RunningDaemon, initialise, running
 from tests.system.books import books, database_of, defects, rows
 from tests.system.calls import NAME, administrator, calling, make_csr, must, refused
-from tests.system.leasing import leased_keys
+from tests.system.leasing import credentials_of_administrator, leased_keys
 from tests.system.memory import number_needles, private_key_needles, scan
 from tests.system.softhsm_objects import SecretObject, secret_objects
 from tests.token.material import Authority, make_certificate, run_python, verifies
@@ -117,11 +116,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
 
 def _exported(daemon: RunningDaemon) -> Iterator[tuple[str, bytes]]:
     """Requests managed certificates and exports each in both ways."""
-    made = daemon.installation
-    credentials = read_credentials(
-        certificate=made.certificate, private_key=made.private_key, trust_bundle=made.trust_bundle
-    )
-    with Client(daemon.grpc, credentials) as client:
+    with Client(daemon.grpc, credentials_of_administrator(daemon)) as client:
         for managed, spec in MANAGED.items():
             must(daemon, *("managed", "request", managed, "--authority", "isolated-ca", "--dns", NAME, "--key", spec))
             name = f"tenants/default/managedCertificates/{managed}"
