@@ -43,6 +43,11 @@ from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
 from tests.api.edge_imports import FakeManagedImport
+from tests.api.edge_managed_changes import (
+    FakeManagedCertificateChanges,
+    FakeManagedRevocation,
+    FakeRenewalCampaigns,
+)
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 from tests.api.edge_server_info import FakeRefusals, FakeServer
 from tests.api.edge_tenants import FakeTenants
@@ -452,16 +457,16 @@ def running_edge(
         certificate_searches=FakeCertificateSearches(told, certificates.view),
         revocation=FakeRevocation(told, certificates.view),
         managed_certificates=managed,
+        managed_certificate_changes=FakeManagedCertificateChanges(told, managed.view),
+        managed_revocation=FakeManagedRevocation(told, managed.view),
+        renewal_campaigns=FakeRenewalCampaigns(told),
         managed_export=FakeManagedExport(told),
         managed_certificate_searches=FakeManagedCertificateSearches(told, managed.view),
         wrapping_key_rotation=FakeWrappingKeyRotation(told),
         managed_import=FakeManagedImport(told, managed.view, now=NOW, authority_certificate=SYSTEM_ROOT.der),
         # What is not asked here.
-        managed_certificate_changes=cast("Any", None),
-        managed_revocation=cast("Any", None),
         associations=cast("Any", None),
         leases=cast("Any", None),
-        renewal_campaigns=cast("Any", None),
         profiles=profiles,
         profile_checks=profile_checks,
         tenants=FakeTenants(told),
