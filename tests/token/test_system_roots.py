@@ -6,11 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from certd.errors import CertdError
 from certd.pki.encoding import certificate_pem, parse_certificates
 from certd.token.pinning import pin_roots
-from tests.token.consumers import NOW, make_root
+from tests.token.consumers import CONSUMER, NOW, Key, SystemRoot, make_root
 from tests.token.leasing import Custodian, custodian
 
 
@@ -74,10 +76,23 @@ def test_roots_of_another_user_are_refused(own: Custodian) -> None:
     assert "folder that belongs to another user" in _refusal_of_roots(own)
 
 
+def _pem_of_nameless(issuer: ec.EllipticCurvePrivateKey, key: Key, *, authority: bool) -> bytes:
+    """Returns a certificate whose issuer and subject are the same name."""
+    nameless = SystemRoot(issuer, x509.Name([]), b"")
+    return certificate_pem(nameless.issue(key, uris=[CONSUMER], authority=authority)).encode()
+
+
 NO_ROOTS: dict[str, Callable[[Custodian], bytes]] = {
     "nothing": lambda _: b"",
     "garbage": lambda _: b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     "an identity": lambda own: certificate_pem(own.consumer().certificate).encode(),
+    "a self-signed identity": lambda own: _pem_of_nameless(own.root.key, own.root.key, authority=False),
+    "an authority below another": lambda own: certificate_pem(
+        own.root.issue(ec.generate_private_key(ec.SECP256R1()), authority=True)
+    ).encode(),
+    "an authority of its own name by another's key": lambda own: _pem_of_nameless(
+        own.root.key, ec.generate_private_key(ec.SECP256R1()), authority=True
+    ),
     "a root and an identity": lambda own: (
         certificate_pem(own.root.certificate) + certificate_pem(own.consumer().certificate)
     ).encode(),
