@@ -25,7 +25,7 @@ from certd.token.system_roots import SystemRoots
 
 _journal = logging.getLogger("certd.token.journal")
 
-_OF_ONE_CONSUMER = 60
+LEASES_OF_ONE_CONSUMER = 60
 """Leases in a minute, which may all come at once."""
 _CONSUMERS = 100_000
 """How many consumers may lease in a minute."""
@@ -88,7 +88,7 @@ class Leases:
         self._roots = SystemRoots(settings.system_roots)
         self._seen = SeenStatements(_STATEMENTS)
         self._all = TokenBucket(settings.leases_per_minute)
-        self._of_each = BucketOfEach(_OF_ONE_CONSUMER, most=_CONSUMERS)
+        self._of_each = BucketOfEach(LEASES_OF_ONE_CONSUMER, most=_CONSUMERS)
 
     def lease(self, request: messages.LeaseRequest) -> messages.LeaseResponse:
         """Opens a key and encrypts it to the consumer's key.
@@ -145,9 +145,7 @@ class Leases:
     def _take_place(self, consumer: str) -> None:
         retry_after = self._of_each.take(consumer)
         if retry_after:
-            message = (
-                f"The consumer leases more than {_OF_ONE_CONSUMER} keys a minute; try again in {retry_after:.1f} s."
-            )
+            message = f"The consumer leases more than {LEASES_OF_ONE_CONSUMER} keys a minute; try again in {retry_after:.1f} s."
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
         retry_after = self._all.take()
         if retry_after:

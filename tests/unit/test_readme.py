@@ -7,12 +7,14 @@ from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.config import Limits as ConfiguredLimits
+from certd.config import Token
 from certd.model.access import ROLE_PERMISSIONS, Permission, Role
 from certd.model.certificate_filter import DEEPEST, MOST_NODES
 from certd.model.tenant import DEFAULT_QUOTAS, Quota
 from certd.pki import name_constraints
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
+from certd.token.leases import LEASES_OF_ONE_CONSUMER
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
@@ -97,5 +99,7 @@ def test_the_limits_stand_in_the_readme() -> None:
         "Calls worked on at once": f"{configured.concurrent_calls} (`concurrent_calls`)",
         "Calls that wait": f"{configured.maximum_waiting_calls:,} (`maximum_waiting_calls`)",
         "Certificates that wait for the token": f"{configured.signing_queue:,} (`signing_queue`)",
+        "Keys that consumers lease": f"{Token.model_fields['leases_per_minute'].default:,} a minute "
+        f"(`[token] leases_per_minute`), {LEASES_OF_ONE_CONSUMER} of one consumer",
     }
     assert {limit: limits[limit] for limit in expected} == expected
