@@ -145,7 +145,8 @@ class Leases:
     def _take_place(self, consumer: str) -> None:
         retry_after = self._of_each.take(consumer)
         if retry_after:
-            message = f"The consumer leases more than {LEASES_OF_ONE_CONSUMER} keys a minute; try again in {retry_after:.1f} s."
+            most = f"{LEASES_OF_ONE_CONSUMER} keys a minute"
+            message = f"The consumer leases more than {most}; try again in {retry_after:.1f} s."
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
         retry_after = self._all.take()
         if retry_after:
