@@ -10,9 +10,11 @@ from sqlalchemy import update
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Role
 from certd.model.authority import AuthorityType
+from certd.model.certificate import RevocationReason
 from certd.model.certificate_filter import HasName
 from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
+from certd.model.managed_certificate_filter import ManagedCertificateFilter
 from certd.model.names import (
     AuthorityName,
     CertificateName,
@@ -20,6 +22,7 @@ from certd.model.names import (
     IdentityName,
     ManagedCertificateName,
     ProfileName,
+    RenewalCampaignName,
     TenantName,
 )
 from certd.model.tenant import Quotas
@@ -29,12 +32,15 @@ from certd.services.authority_changes import Change
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
+from certd.services.managed_certificate_changes import LABELS, ManagedCertificateChange
 from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import NewManagedCertificate
 from certd.services.managed_export import PassphraseExport
+from certd.services.managed_revocation import NewManagedRevocation
 from certd.services.paging import Page, PageRequest
 from certd.services.profile_check import RequestToCheck
 from certd.services.profiles import ProfileChange
+from certd.services.renewal_campaigns import NewRenewalCampaign
 from certd.services.revocation import NewRevocation
 from certd.services.tenants import GivenTenant, TenantChange
 from certd.store import grants, managed_schema, sealed_keys, wrapping_keys
@@ -68,6 +74,10 @@ class Place:
     @property
     def managed(self) -> ManagedCertificateName:
         return ManagedCertificateName(self.tenant, f"web{self.suffix}")
+
+    @property
+    def campaign(self) -> RenewalCampaignName:
+        return RenewalCampaignName(self.tenant, f"leak{self.suffix}")
 
     @property
     def certificate(self) -> CertificateName:
@@ -115,6 +125,10 @@ def tenancy(world: World) -> Tenancy:
         issued[tenant] = core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=False, timeout=30)
         name = ManagedCertificateName(tenant, "web")
         world.request(name=name, authority=AuthorityName(tenant, "ca"))
+        campaign = NewRenewalCampaign(
+            name=RenewalCampaignName(tenant, "leak"), filter=ManagedCertificateFilter(domain="nowhere.internal")
+        )
+        core.renewal_campaigns.create(ADMINISTRATOR, campaign, key=None, validate_only=False)
         managed[tenant] = eventually(lambda name=name: _active(world, name))  # type: ignore[misc]  # As above.
     return Tenancy(world=world, issued=issued, managed=managed)
 
@@ -159,6 +173,24 @@ def calls_on(world: World, caller: Caller, at: Place) -> dict[str, Callable[[], 
         "managed.export": lambda: core.managed_export.export(
             caller, at.managed, version=None, protection=passphrase, reason=""
         ),
+        "managed.update": lambda: core.managed_certificate_changes.update(
+            caller, ManagedCertificateChange(name=at.managed, fields=frozenset({LABELS}), labels={"a": "b"}), **made
+        ),
+        "managed.renew": lambda: core.managed_certificate_changes.renew(caller, at.managed, reason="", key=None),
+        "managed.delete": lambda: core.managed_certificate_changes.delete(caller, at.managed, etag="", **made),
+        "managed.versions, a page": lambda: core.managed_certificate_changes.versions(caller, at.managed, FIRST),
+        # A version that nobody has: what is revoked is of no use to the other calls.
+        "managed.revoke": lambda: core.managed_revocation.revoke(
+            caller,
+            NewManagedRevocation(name=at.managed, version=1_000_000, reason=RevocationReason.SUPERSEDED),
+            key=None,
+        ),
+        "campaigns.create": lambda: core.renewal_campaigns.create(
+            caller, NewRenewalCampaign(name=at.campaign, filter=ManagedCertificateFilter()), **made
+        ),
+        "campaigns.get": lambda: core.renewal_campaigns.get(caller, at.campaign),
+        "campaigns.cancel": lambda: core.renewal_campaigns.cancel(caller, at.campaign),
+        "campaigns.page": lambda: core.renewal_campaigns.page(caller, tenant, FIRST),
         "server.trust-bundle": lambda: core.server.trust_bundle(caller, tenant),
         "tenants.get": lambda: core.tenants.get(caller, tenant),
         "tenants.update": lambda: core.tenants.update(caller, renamed, **made),
@@ -320,7 +352,7 @@ def test_wrapping_keys_are_apart(tenancy: Tenancy) -> None:
     uid = tenancy.managed[MINE].managed_certificate.uid
     moved = update(keys).where(keys.c.managed_certificate_uid == uid).values(blob=foreign)
     core.store.write("test.move", lambda tx: tx.execute(moved).rowcount)
-    with pytest.raises(CertdError, match="sealed under another wrapping key"):
+    with pytest.raises(CertdError, match="sealed for another tenant"):
         calls_on(tenancy.world, INSIDER, tenancy.place(MINE))["managed.export"]()
 
 

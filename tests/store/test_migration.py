@@ -1,6 +1,7 @@
 """Migrations make what the schema says, and say who may use it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,12 +9,25 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from certd.clock import SystemClock
 from certd.errors import CertdError, Reason
+from certd.model.certificate import RevocationReason
+from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.tenant import Quota
-from certd.store import authorities, dialect, managed_schema, profiles, schema, tenant_counts
+from certd.store import (
+    authorities,
+    certificates,
+    dialect,
+    managed_certificates,
+    managed_schema,
+    managed_versions,
+    profiles,
+    revocations,
+    schema,
+    tenant_counts,
+)
 from certd.store.columns import metadata
 from certd.store.migration import migrate
-from certd.store.store import Store
-from tests.store.samples import NOW, add_tenant, authority
+from certd.store.store import Store, Transaction
+from tests.store.samples import LATER, NOW, add_tenant, authority, completion, intent, managed, version
 from tests.store.waiting import run_together
 
 
@@ -168,6 +182,61 @@ def test_what_tenants_had_before_there_were_quotas_is_counted(
         ("default", Quota.PROFILES): 1,
         ("other", Quota.AUTHORITIES): 1,
     }
+
+
+def test_versions_of_before_learn_what_became_of_their_certificates(
+    database_url: str, open_store: Callable[[str], Store], engine: Engine
+) -> None:
+    """The release before kept that with the certificates alone, and had one version of each."""
+    migrate(database_url)
+    store = open_store(database_url)
+    add_tenant(store)
+    # Names, whether it was issued, and whether it was revoked.
+    cases = {"lives": (True, False), "revoked": (True, True), "pending": (False, False)}
+    uids: dict[str, str] = {}
+
+    def fill(tx: Transaction) -> None:
+        for name, (issued, revoked) in cases.items():
+            made = managed(name, state=ManagedCertificateState.ACTIVE, current_version=1 if issued else 0)
+            uids[name] = made.uid
+            managed_certificates.insert(tx, made)
+            if issued:
+                serial = f"0{len(uids)}"
+                certificate = intent(serial=serial, authority_uid="ca", not_before=NOW, not_after=LATER)
+                certificates.insert_intents(tx, [certificate])
+                certificates.complete(tx, [completion(certificate)])
+                managed_versions.insert(tx, replace(version(made), authority_uid="ca", serial=serial))
+                if revoked:
+                    reason = RevocationReason.SUPERSEDED
+                    revocations.revoke(tx, "ca", serial, revoke_time=LATER, reason=reason, invalidity_time=None)
+
+    store.write("test", fill)
+    store.close()
+    with engine.connect() as connection:
+        for statement in _BACK_TO_3:
+            connection.execute(text(statement))
+        connection.commit()
+    migrate(database_url)
+    with open_store(database_url).read("test") as tx:
+        found = {name: managed_versions.get(tx, uid, 1) for name, uid in uids.items()}
+        states = {name: managed_certificates.get_by_uid(tx, uid) for name, uid in uids.items()}
+        jobs_of = tx.execute(text("SELECT subject FROM jobs")).scalars().all()
+    told = {
+        name: None if one is None else (one.not_before, one.not_after, one.revoke_time, one.revocation_reason)
+        for name, one in found.items()
+    }
+    assert told == {
+        "lives": (NOW, LATER, None, None),
+        "revoked": (NOW, LATER, LATER, RevocationReason.SUPERSEDED),
+        "pending": None,
+    }
+    assert {name: one.state.value for name, one in states.items() if one is not None} == {
+        "lives": "ACTIVE",
+        "revoked": "REVOKED",
+        "pending": "ACTIVE",
+    }
+    # What was revoked is not renewed by itself.
+    assert set(jobs_of) == {uids["lives"], uids["pending"]}
 
 
 def test_migrations_beside_each_other_wait(postgres_url: str) -> None:

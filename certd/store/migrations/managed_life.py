@@ -24,6 +24,7 @@ def upgrade() -> None:
     _add_campaigns()
     op.create_index("managed_certificates_not_after", "managed_certificates", ["state", "not_after"])
     op.create_index("sealed_keys_expire_time", "sealed_keys", ["expire_time"])
+    _copy_certificates()
     op.execute(
         "INSERT INTO jobs (kind, subject, due_time, available_time, attempt) "
         "SELECT 'advance-managed-certificate', uid, update_time, update_time, 0 FROM managed_certificates "
@@ -31,6 +32,24 @@ def upgrade() -> None:
         "(SELECT subject FROM jobs WHERE kind = 'advance-managed-certificate')"
     )
     op.execute("UPDATE schema_compatibility SET schema_number = 4 WHERE id = 1")
+
+
+def _copy_certificates() -> None:
+    """Says of versions what their certificates say; what has no version that lives is REVOKED."""
+    of_version = (
+        "(SELECT {} FROM certificates WHERE certificates.authority_uid = managed_certificate_versions.authority_uid"
+        " AND certificates.serial = managed_certificate_versions.serial)"
+    )
+    columns = ("not_before", "not_after", "revoke_time", "revocation_reason")
+    copied = ", ".join(f"{column} = {of_version.format(column)}" for column in columns)
+    op.execute(f"UPDATE managed_certificate_versions SET {copied} WHERE serial IS NOT NULL")  # noqa: S608  # Constants.
+    op.execute(
+        "UPDATE managed_certificates SET state = 'REVOKED', next_attempt_time = NULL WHERE state = 'ACTIVE'"
+        " AND EXISTS (SELECT 1 FROM managed_certificate_versions"
+        " WHERE managed_certificate_versions.managed_certificate_uid = managed_certificates.uid"
+        " AND managed_certificate_versions.number = managed_certificates.current_version"
+        " AND managed_certificate_versions.revoke_time IS NOT NULL)"
+    )
 
 
 def _add_columns() -> None:
