@@ -135,6 +135,22 @@ class Server:
             thread.join(_SECONDS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """How a reason is raised, and what its failure must say."""
+
+    by: Callable[[Server], Told]
+    field: str | None = None
+    """Path of the field that is to blame; None: no field is."""
+    remedy: str
+    """Words that tell what to do."""
+    retry: bool = False
+    """Whether it says when to come again."""
+    alone: bool = False
+    """Whether the server is of no use afterwards."""
+    limits: Limits | None = None
+
+
 def issue(**changes: Any) -> IssueCertificateRequest:
     """Returns a request that succeeds, unless changed."""
     return IssueCertificateRequest(**{"parent": CA, "csr": make_csr(), **changes})

@@ -8,9 +8,8 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,7 @@ from tests.system.reason_server import (
     DISABLED,
     PROFILE,
     TENANT,
+    Raised,
     Server,
     Told,
     create_authority,
@@ -69,26 +69,11 @@ from tests.system.reason_server import (
     serving,
     told_by,
 )
+from tests.system.reasons_of_managed import RAISED_OF_MANAGED
 from tests.waiting import eventually
 
 _DAY = 86_400
 _REQUEST_ID = "1f6e5b0a-6f0e-4d3b-9f55-2f0c6f1f8a11"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Raised:
-    """How a reason is raised, and what its failure must say."""
-
-    by: Callable[[Server], Told]
-    field: str | None = None
-    """Path of the field that is to blame; None: no field is."""
-    remedy: str
-    """Words that tell what to do."""
-    retry: bool = False
-    """Whether it says when to come again."""
-    alone: bool = False
-    """Whether the server is of no use afterwards."""
-    limits: Limits | None = None
 
 
 def _wrongly_signed(server: Server) -> Told:
@@ -439,6 +424,7 @@ RAISED: dict[Reason, Raised] = {
     Reason.CREDENTIAL_REVOKED: Raised(by=_revoked_credential, remedy="enroll again", alone=True),
     Reason.PERMISSION_MISSING: Raised(by=_no_grant, remedy="an administrator can grant it", alone=True),
     Reason.QUOTA_EXCEEDED: Raised(by=_too_many_profiles, remedy="delete one that is not used", alone=True),
+    **RAISED_OF_MANAGED,
 }
 """One entry for each reason."""
 
