@@ -94,18 +94,30 @@ ensure_gnutls() {
   else ensure_command certtool gnutls-bin gnutls-utils gnutls; fi
 }
 
-# Java's, whose files are imported.
-ensure_keytool() {
-  # macOS has one of its own, which only says that there is no Java.
-  if [ "$(package_manager)" = brew ] && ! keytool -help >/dev/null 2>&1; then
-    if ! [ -x "$(brew --prefix)/opt/openjdk/bin/keytool" ]; then install_packages "keytool" "" "" "openjdk"; fi
-    PATH="$(brew --prefix)/opt/openjdk/bin:$PATH"
-    export PATH
-  fi
-  ensure_command keytool default-jre-headless java-latest-openjdk-headless openjdk
+ensure_ssh_keygen() { ensure_command ssh-keygen openssh-client openssh openssh; }
+
+# Certificates and PKCS#12 as NSS has them.
+ensure_nss() {
+  ensure_command pk12util libnss3-tools nss-tools nss
+  ensure_command certutil libnss3-tools nss-tools nss
 }
 
-ensure_ssh_keygen() { ensure_command ssh-keygen openssh-client openssh openssh; }
+# macOS has commands of these names, which only say that there is no Java.
+has_java() { javac -version >/dev/null 2>&1 && java -version >/dev/null 2>&1 && keytool -help >/dev/null 2>&1; }
+
+# Java with its compiler and keytool, 17 or later.
+ensure_java() {
+  if has_java; then return 0; fi
+  if [ "$(package_manager)" = brew ]; then
+    if ! [ -x "$(brew --prefix)/opt/openjdk/bin/javac" ]; then install_packages Java "" "" openjdk; fi
+    PATH="$(brew --prefix)/opt/openjdk/bin:$PATH"
+    export PATH
+  else
+    install_packages Java default-jdk-headless java-devel ""
+  fi
+  hash -r
+  has_java || fail "javac or keytool is still not found after Java was installed" "see that they are on PATH"
+}
 
 has_postgresql_server() {
   local candidate
