@@ -5,8 +5,10 @@ from functools import partial
 from certd.api import fields, x509
 from certd.api.associations import use_message
 from certd.api.call import Call, Methods
+from certd.api.renewal import parse_renewal, renewal_message, window_message
 from certd.model.managed_certificate import Condition, ManagedCertificateType
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName, check_id
+from certd.model.renewal import Span
 from certd.model.request_limits import RequestLimits
 from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec
@@ -58,6 +60,7 @@ def request_managed_certificate(
     )
     exportable = violations.attempt(lambda: _exportable(given.export_policy))
     labels = violations.attempt(lambda: fields.labels("managed_certificate.labels", given.labels, most=limits.labels))
+    renewal = violations.attempt(lambda: parse_renewal("managed_certificate.renewal", given.renewal))
     violations.check()
     view = managed_certificates.request(
         call.caller,
@@ -70,6 +73,7 @@ def request_managed_certificate(
             names=names,
             lifetime=lifetime,
             exportable=exportable,
+            renewal=renewal,
             labels=labels,
         ),
         key=key,
@@ -144,7 +148,13 @@ def managed_certificate_message(view: ManagedCertificateView) -> managed_certifi
         message.description.CopyFrom(x509.description(view.certificate))
     if managed.next_attempt_time is not None:
         message.next_attempt_time.CopyFrom(x509.timestamp(managed.next_attempt_time))
-    if managed.type is ManagedCertificateType.IMPORTED and managed.issue_time is not None:
+    if managed.renewal_window is not None:
+        message.renewal_window.CopyFrom(window_message(Span(*managed.renewal_window)))
+    if managed.export_time is not None:
+        message.export_time.CopyFrom(x509.timestamp(managed.export_time))
+    if managed.type is not ManagedCertificateType.IMPORTED:
+        message.renewal.CopyFrom(renewal_message(managed.renewal))
+    elif managed.issue_time is not None:
         message.import_time.CopyFrom(x509.timestamp(managed.issue_time))
     return message
 

@@ -18,6 +18,7 @@ from certd.model.managed_certificate import (
     ManagedCertificateState,
 )
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
+from certd.model.renewal import DEFAULT_RENEWAL_POLICY, RenewalPolicy
 from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
@@ -67,6 +68,7 @@ class NewManagedCertificate:
     names: SubjectAlternativeNames
     lifetime: timedelta | None = None
     exportable: bool = True
+    renewal: RenewalPolicy = DEFAULT_RENEWAL_POLICY
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -243,6 +245,7 @@ def _declared(new: NewManagedCertificate, authority: Authority, profile: str, no
         state=ManagedCertificateState.PENDING,
         conditions=(waiting,),
         next_attempt_time=now,
+        renewal=new.renewal,
         labels=new.labels,
         create_time=now,
         update_time=now,

@@ -10,7 +10,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from certd.model.authority import AuthorityType
 from certd.model.certificate import CertificateState
+from certd.model.managed_certificate import ManagedCertificateType
 from certd.model.names import AuthorityName, CertificateName, ManagedCertificateName, ProfileName, TenantName
+from certd.model.renewal import MaintenanceWindow, RenewalMode, RenewalPolicy
 from certd.pki import distinguished_name
 from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
@@ -277,6 +279,13 @@ def test_request_managed_certificate(edge: Edge) -> None:
             subject=distinguished_name_of(("cn", "www.example.internal")),
             lifetime=Duration(seconds=3600),
             export_policy=managed_certificate_pb2.ManagedCertificate.NOT_EXPORTABLE,
+            renewal=managed_certificate_pb2.RenewalPolicy(
+                mode=managed_certificate_pb2.RenewalPolicy.WHEN_USED,
+                remaining_percent=20,
+                maintenance_windows=[
+                    managed_certificate_pb2.MaintenanceWindow(cron="0 2 * * SAT", duration=Duration(seconds=3600))
+                ],
+            ),
             labels={"a": ""},
             request_id=REQUEST_ID,
         ),
@@ -296,6 +305,11 @@ def test_request_managed_certificate(edge: Edge) -> None:
         ),
         lifetime=timedelta(hours=1),
         exportable=False,
+        renewal=RenewalPolicy(
+            mode=RenewalMode.WHEN_USED,
+            remaining_percent=20,
+            maintenance_windows=(MaintenanceWindow(cron="0 2 * * SAT", duration=timedelta(hours=1)),),
+        ),
         labels={"a": ""},
     )
     assert key.request_id == REQUEST_ID.lower()
@@ -363,12 +377,47 @@ def test_a_managed_certificate_goes_out_whole(edge: Edge) -> None:
         update_time=moment_of(NOW),
         etag="77aa-5",
         warnings=[x509_pb2.Warning(field="csr.extensions", message="1.2.3 was dropped")],
+        renewal=managed_certificate_pb2.RenewalPolicy(
+            mode=managed_certificate_pb2.RenewalPolicy.ALWAYS, remaining_percent=33
+        ),
     )
     edge.managed_certificates.view = replace(
         edge.managed_certificates.view, managed_certificate=replace(MANAGED, exportable=False)
     )
     answer = call(edge, managed_certificate_service_pb2.GetManagedCertificateRequest(name=MANAGED_NAME))
     assert answer.export_policy == kind.NOT_EXPORTABLE
+
+
+def test_when_it_is_renewed_and_was_exported_goes_out(edge: Edge) -> None:
+    window = MaintenanceWindow(cron="0 2 * * SAT", time_zone="Europe/Berlin", duration=timedelta(hours=1))
+    managed = replace(
+        MANAGED,
+        renewal=RenewalPolicy(mode=RenewalMode.NEVER, remaining_percent=20, maintenance_windows=(window,)),
+        renewal_window=(NOW, NOW + timedelta(days=1)),
+        export_time=NOW,
+        exported_version=2,
+    )
+    edge.managed_certificates.view = replace(edge.managed_certificates.view, managed_certificate=managed)
+    answer = call(edge, managed_certificate_service_pb2.GetManagedCertificateRequest(name=MANAGED_NAME))
+    policy = managed_certificate_pb2.RenewalPolicy
+    assert answer.renewal == policy(
+        mode=policy.NEVER,
+        remaining_percent=20,
+        maintenance_windows=[
+            managed_certificate_pb2.MaintenanceWindow(
+                cron="0 2 * * SAT", time_zone="Europe/Berlin", duration=Duration(seconds=3600)
+            )
+        ],
+    )
+    assert answer.renewal_window.start_time == moment_of(NOW)
+    assert answer.renewal_window.end_time == moment_of(NOW + timedelta(days=1))
+    assert (answer.export_time, answer.used) == (moment_of(NOW), True)
+    # What was made elsewhere has no policy, and was imported instead.
+    imported = replace(managed, type=ManagedCertificateType.IMPORTED, issue_time=NOW)
+    edge.managed_certificates.view = replace(edge.managed_certificates.view, managed_certificate=imported)
+    answer = call(edge, managed_certificate_service_pb2.GetManagedCertificateRequest(name=MANAGED_NAME))
+    assert not answer.HasField("renewal")
+    assert answer.import_time == moment_of(NOW)
 
 
 def test_list_managed_certificates(edge: Edge) -> None:
