@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -39,6 +39,7 @@ from certd.services.managed_certificates import ManagedCertificates, NewManagedC
 from certd.services.managed_export import Exported, ManagedExport, PassphraseExport, RecipientExport
 from certd.services.paging import Page, PageRequest
 from certd.services.rates import Rates
+from tests.api.edge_associations import FakeAssociations, FakeLeases
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
@@ -464,9 +465,8 @@ def running_edge(
         managed_certificate_searches=FakeManagedCertificateSearches(told, managed.view),
         wrapping_key_rotation=FakeWrappingKeyRotation(told),
         managed_import=FakeManagedImport(told, managed.view, now=NOW, authority_certificate=SYSTEM_ROOT.der),
-        # What is not asked here.
-        associations=cast("Any", None),
-        leases=cast("Any", None),
+        associations=FakeAssociations(told),
+        leases=FakeLeases(told, LEAF.der, (TENANT_ROOT.der,)),
         profiles=profiles,
         profile_checks=profile_checks,
         tenants=FakeTenants(told),
