@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from certd.pki.import_key import seal_private_key
+from certd.pki.key_spec import public_key_der
 from tests.outside_parent import Extension, OutsideAuthority, certify, name, pem_of
 
 PairKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -43,6 +45,11 @@ class Pair:
     @property
     def key_der(self) -> bytes:
         return self.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+    def sealed_to(self, statement: bytes, *, exportable: bool = False, private_key: bytes | None = None) -> bytes:
+        """Returns the key, or what is taken for it, sealed to an import key for this certificate."""
+        public_key = public_key_der(self.key.public_key())
+        return seal_private_key(private_key or self.key_der, statement, public_key=public_key, exportable=exportable)
 
 
 def pair(

@@ -963,7 +963,9 @@ class SealedImport(_message.Message):
     sealed_import_key: _builtins.bytes
     """The sealed import key."""
     statement: _builtins.bytes
-    """The statement of the import key, the HPKE info."""
+    """The statement of the import key. The HPKE info is made of it, of the hash of `public_key` and of `context.exportable` of the
+    request, see `pki.import_key`, so that the key is imported as the client meant it or not at all.
+    """
     ciphertext: _builtins.bytes
     """HPKE encapsulated key and ciphertext."""
     @_builtins.property

@@ -24,7 +24,7 @@ class ImportKey:
     wrapping_key_number: int
     sealed_key: bytes = field(repr=False)
     statement: bytes
-    """What the signature is about, and the HPKE info to seal with; see `pki.import_key`."""
+    """What the signature is about, and a part of the HPKE info to seal with; see `pki.import_key`."""
     signature: bytes
     """By the key of the system authority."""
     signature_algorithm: SignatureAlgorithm

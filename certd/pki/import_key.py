@@ -1,10 +1,12 @@
 """Import keys: to which clients seal the private keys that they import, so that nobody between sees them.
 
 The key pair is made in the token process, which states whose it is, which one and until when; an authority's key signs
-that. A client seals to no key whose statement a root of its own trust has not signed, and the statement is the HPKE
-info, so that what was sealed opens as a message to this tenant and this key alone.
+that. A client seals to no key whose statement a root of its own trust has not signed. The HPKE info holds the
+statement, the public key of the certificate and whether the private key may be exported, so that what was sealed opens
+as a message to this tenant and this key alone, and neither for another certificate nor under another export policy.
 """
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +25,7 @@ PRIVATE_KEY_BYTES = 32
 """Raw X25519 (RFC 7748)."""
 
 _DOMAIN = b"certd.import-key.v1"
+_INFO_DOMAIN = b"certd.import.v1"
 _LONGEST_STATEMENT = 1024
 _TIME_BYTES = 8
 _ASK_AGAIN = "ask for the import key again, and tell whoever runs the server if that does not help"
@@ -106,20 +109,44 @@ def subject_public_key_info(public_key: bytes) -> bytes:
     return X25519PublicKey.from_public_bytes(public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def seal_private_key(private_key: bytes, statement: bytes) -> bytes:
+def import_info(statement: bytes, *, public_key: bytes, exportable: bool) -> bytes:
+    """Returns the HPKE info of a private key that is sealed to an import key.
+
+    Args:
+        statement: about the import key.
+        public_key: DER of the SubjectPublicKeyInfo of the certificate that the private key belongs to.
+        exportable: whether the private key may ever be exported.
+    """
+    policy = b"\x01" if exportable else b"\x00"
+    return canonical(_INFO_DOMAIN, statement, hashlib.sha256(public_key).digest(), policy)
+
+
+def seal_private_key(private_key: bytes, statement: bytes, *, public_key: bytes, exportable: bool) -> bytes:
     """Seals a private key, as its file has it, to the import key of a statement that `verify_import_key` accepted.
+
+    Args:
+        private_key: in any encoding of `pki.private_key`.
+        statement: about the import key.
+        public_key: as for `import_info`.
+        exportable: as for `import_info`.
 
     Returns the encapsulated key (32 bytes) followed by the ciphertext. FIELD_INVALID when the statement is none, or the
     key in it cannot receive.
     """
     recipient = parse_import_key_statement(statement).public_key
-    return hpke_encrypt(private_key, recipient_public_key=recipient, info=statement)
+    info = import_info(statement, public_key=public_key, exportable=exportable)
+    return hpke_encrypt(private_key, recipient_public_key=recipient, info=info)
 
 
-def open_private_key(ciphertext: bytes, *, import_key: bytes, statement: bytes) -> bytearray:
+def open_private_key(ciphertext: bytes, *, import_key: bytes, info: bytes) -> bytearray:
     """Opens what `seal_private_key` made; returns what was sealed, which the caller wipes.
 
-    FIELD_INVALID when it was sealed to another key or with another statement, or a bit has changed.
+    Args:
+        ciphertext: the encapsulated key followed by the ciphertext.
+        import_key: the private half, raw X25519.
+        info: what `import_info` returns of what the private key is to be imported for.
+
+    FIELD_INVALID when it was sealed to another key or with another info, or a bit has changed.
     """
     try:
         private_key = X25519PrivateKey.from_private_bytes(import_key)
@@ -127,12 +154,12 @@ def open_private_key(ciphertext: bytes, *, import_key: bytes, statement: bytes) 
         # Its own text is not shown, nor the one before it: nothing of a key stands in an error.
         raise field_invalid("import_key", f"is not a raw X25519 key of {PRIVATE_KEY_BYTES} bytes") from None
     try:
-        return bytearray(hpke_decrypt(ciphertext, private_key=private_key, info=statement))
+        return bytearray(hpke_decrypt(ciphertext, private_key=private_key, info=info))
     except CertdError:
         raise field_invalid(
             "sealed_private_key.ciphertext",
-            "does not open with the import key that it names; seal it again, to the key that GetImportKey returns and"
-            " with its `statement` as HPKE info",
+            "was sealed for another export policy, import key or certificate, or has changed on its way; seal it again,"
+            " to the key that GetImportKey returns, for this certificate and the export policy that it is to have",
         ) from None
 
 

@@ -149,7 +149,8 @@ class ManagedImport:
 
         Raises what `pki.imported_certificate` raises, IMPORT_KEY_MISMATCH, MANAGED_CERTIFICATE_EXISTS,
         MANAGED_CERTIFICATE_NOT_FOUND, STATE_FORBIDS for one that was not imported, FIELD_INVALID for an import key that
-        has ended or another export policy, KEY_TOO_WEAK, QUOTA_EXCEEDED, REQUEST_ID_REUSED, TOKEN_UNAVAILABLE.
+        has ended, another export policy, or a private key that was sealed for something else, KEY_TOO_WEAK,
+        QUOTA_EXCEEDED, REQUEST_ID_REUSED, TOKEN_UNAVAILABLE.
         """
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_IMPORT, str(new.name))
         now = self._clock.now()

@@ -36,7 +36,7 @@ class PlainPrivateKey:
 
 @dataclass(frozen=True, slots=True)
 class SealedPrivateKey:
-    """A private key that the caller sealed to an import key."""
+    """A private key that the caller sealed to an import key, for one certificate and one export policy."""
 
     import_key: ImportKeyName
     ciphertext: bytes = field(repr=False)
@@ -185,7 +185,10 @@ def check_private_key(
     Raises what `pki.private_key` raises, and IMPORT_KEY_MISMATCH.
     """
     if isinstance(private_key, SealedPrivateKey):
-        untold = "only the token process opens it: whether it belongs to the certificate is checked when it is imported"
+        untold = (
+            "only the token process opens it: whether it belongs to the certificate, and was sealed for that and this"
+            " export policy, is checked when it is imported"
+        )
         return (Warning("sealed_private_key", untold),)
     opened, public_key, _ = private_key_info(private_key.data, field="plain_private_key")
     opened[:] = bytes(len(opened))

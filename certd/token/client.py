@@ -324,7 +324,8 @@ class TokenClient:
             wrapping_key_id: CKA_ID of the tenant's wrapping key.
             context: what it is to be bound to, purpose custody; its `public_key_sha256` is empty.
             public_key: DER of the SubjectPublicKeyInfo that it must have.
-            private_key: in any encoding of `pki.private_key`, or that sealed to an import key.
+            private_key: in any encoding of `pki.private_key`, or that sealed to an import key, for this public key and
+                what the context says of export.
 
         Raises:
             CertdError: IMPORT_KEY_MISMATCH when it is another key; FIELD_INVALID and KEY_TOO_WEAK when it is none, or

@@ -1,7 +1,8 @@
 """Takes keys in custody that were made elsewhere: plain, or sealed to a key that this process made and vouches for.
 
 What is plain passes through the daemon. What is sealed to an import key does not: its private half is generated here,
-lies sealed with the daemon, and opens nowhere else.
+lies sealed with the daemon, and opens nowhere else. Whoever sealed it said for which certificate and whether it may be
+exported, and the daemon cannot have it imported as anything else.
 """
 
 import hashlib
@@ -84,6 +85,7 @@ class Imports:
         """Verifies a private key against the public one and seals it; a helper reads it, for RSA takes its time.
 
         FIELD_INVALID and KEY_TOO_WEAK when it is none that can be imported; IMPORT_KEY_MISMATCH when it is another;
+        FIELD_INVALID too when it was sealed for another export policy, import key or certificate than these;
         TOKEN_POLICY_FORBIDS when it is sealed to an import key that does not open, or has ended; RATE_LIMITED.
         """
         check_key_id("wrapping_key_id", request.wrapping_key_id)
@@ -96,7 +98,7 @@ class Imports:
         if how is None:
             raise field_invalid("private_key", "must be there, plain or sealed to an import key")
         self._take_place()
-        opening = self._sealed(request.sealed, context) if how == "sealed" else _plain(request)
+        opening = self._sealed(request, context) if how == "sealed" else _plain(request)
         wrapping_key_id, public_key = request.wrapping_key_id, request.public_key
 
         def verify() -> InModule:
@@ -127,8 +129,9 @@ class Imports:
             message = f"The token process has imported as many keys as it may; try again in {retry_after:.1f} s."
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
 
-    def _sealed(self, sealed: messages.SealedImport, context: SealContext) -> Callable[[], bytearray]:
+    def _sealed(self, request: messages.ImportKeyRequest, context: SealContext) -> Callable[[], bytearray]:
         """Opens the import key; returns what opens the private key with it and wipes it, on any thread, once."""
+        sealed = request.sealed
         check_key_id("sealed.wrapping_key_id", sealed.wrapping_key_id)
         own = context_of(sealed.context, field="sealed.context")
         _check_import_context(own, field="sealed.context")
@@ -143,11 +146,13 @@ class Imports:
         private_key = unseal(
             self._module, sealed.sealed_import_key, wrapping_key_id=sealed.wrapping_key_id, context=bound
         )
-        ciphertext, info = sealed.ciphertext, sealed.statement
+        ciphertext = sealed.ciphertext
+        # Made of what the key will be sealed as, so that it opens only if the client sealed it for that.
+        info = import_keys.import_info(sealed.statement, public_key=request.public_key, exportable=context.exportable)
 
         def opened() -> bytearray:
             try:
-                return import_keys.open_private_key(ciphertext, import_key=bytes(private_key), statement=info)
+                return import_keys.open_private_key(ciphertext, import_key=bytes(private_key), info=info)
             finally:
                 wipe(private_key)
 

@@ -467,7 +467,7 @@ class ImportManagedCertificateRequest(_message.Message):
     """As it is; the server sees it for the length of the call."""
     export_policy: _managed_certificate_pb2.ManagedCertificate.ExportPolicy.ValueType
     """Optional. Whether the key may be exported. Default NOT_EXPORTABLE for an imported key. A new version must say the same as
-    the ones before, or nothing.
+    the ones before, or nothing. A sealed private key must have been sealed for the policy that it gets.
     """
     replace: _builtins.bool
     """Optional. Must be true to make a new version of an existing one, and false for a new one, so that neither happens by mistake."""
@@ -479,7 +479,7 @@ class ImportManagedCertificateRequest(_message.Message):
     """
     @_builtins.property
     def sealed_private_key(self) -> Global___SealedPrivateKey:
-        """Sealed to the import key with HPKE base mode, see ImportKey; the server never sees it. certctl does so."""
+        """Sealed to the import key with HPKE base mode, see SealedPrivateKey; the server never sees it. certctl does so."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -514,7 +514,12 @@ Global___ImportManagedCertificateRequest: _TypeAlias = ImportManagedCertificateR
 
 @_typing.final
 class SealedPrivateKey(_message.Message):
-    """A private key that is sealed to the import key."""
+    """A private key that is sealed to the import key, for one certificate and one export policy: for another the token process does
+    not open it, whatever the server says. The HPKE `info` to seal with is `certd.import.v1`, the `statement` of the import key,
+    the SHA-256 (32 bytes) of the certificate's SubjectPublicKeyInfo as DER, its point not compressed if it has one, and one byte,
+    1 when the key may be exported and 0 when not, each preceded by its length in four bytes. A new version has the export policy
+    of the ones before.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -578,8 +583,9 @@ class ImportKey(_message.Message):
     public_key: _builtins.bytes
     """Raw X25519 public key, 32 bytes. HPKE: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode (RFC 9180)."""
     statement: _builtins.bytes
-    """HPKE `info` to seal with. It is also what is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the
-    public key and the end of its use, each preceded by its length in four bytes.
+    """What is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the public key and the end of its use in
+    microseconds since 1970 (8 bytes), each preceded by its length in four bytes. It is part of the HPKE `info` to seal with, see
+    SealedPrivateKey. Seal to no key whose statement does not verify.
     """
     signature: _builtins.bytes
     """Signature of the statement by the system authority."""

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 
 from certd.client.messages import timestamp
-from certd.pki.import_key import import_key_statement, open_private_key
+from certd.pki.encoding import parse_certificates
+from certd.pki.import_key import import_info, import_key_statement, open_private_key
+from certd.pki.key_spec import public_key_der
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import ImportKey
 from certd.v1.x509_pb2 import ECDSA_WITH_SHA256, EncodedCertificate
@@ -70,15 +73,20 @@ class Importing:
         return ImportKey(**(fields | changes))
 
     def opened(self) -> bytes:
-        """Returns the private key that came sealed."""
+        """Returns the private key that came sealed, for the certificate and the policy that came with it."""
         (request,) = self._fake.requests("ImportManagedCertificate")
         assert request.sealed_private_key.import_key == IMPORT_KEY
         assert request.WhichOneof("private_key") == "sealed_private_key"
+        assert request.export_policy != ManagedCertificate.EXPORT_POLICY_UNSPECIFIED
+        (certificate,) = parse_certificates(request.certificate)
+        info = import_info(
+            self.key().statement,
+            public_key=public_key_der(x509.load_der_x509_certificate(certificate).public_key()),
+            exportable=request.export_policy == ManagedCertificate.EXPORTABLE,
+        )
         return bytes(
             open_private_key(
-                request.sealed_private_key.ciphertext,
-                import_key=self._private_key.private_bytes_raw(),
-                statement=self.key().statement,
+                request.sealed_private_key.ciphertext, import_key=self._private_key.private_bytes_raw(), info=info
             )
         )
 

@@ -65,12 +65,14 @@ def test_it_seals_the_key_and_shows_what_comes_and_what_came(
     assert ended.err == "certctl: warning: certificate_chain: was put in order\n"
 
 
-@pytest.mark.usefixtures("importing")
-def test_nothing_is_said_of_export_unless_asked(fake: FakeServer, certctl: Certctl, shop: Pair, files: Files) -> None:
+def test_a_key_is_not_sealed_as_exportable_unless_asked(
+    fake: FakeServer, certctl: Certctl, importing: Importing, shop: Pair, files: Files
+) -> None:
     assert certctl("managed", "import", "shop", *files.of(shop), "--validate-only").code == 0
     (request,) = fake.requests("ImportManagedCertificate")
-    assert request.export_policy == ManagedCertificate.EXPORT_POLICY_UNSPECIFIED
+    assert request.export_policy == ManagedCertificate.NOT_EXPORTABLE
     assert request.validate_only
+    assert sealed_key(importing).private_numbers() == shop.key.private_numbers()
 
 
 @pytest.mark.usefixtures("importing")
@@ -168,8 +170,7 @@ def test_replace_shows_what_changes(fake: FakeServer, certctl: Certctl, shop: Pa
         ends=timedelta(days=200),
         extended=[ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
     )
-    found = ManagedCertificate(name=SHOP, current_version=3, certificate=EncodedCertificate(der=shop.der))
-    fake.answer("GetManagedCertificate", found)
+    fake.answer("GetManagedCertificate", there(shop))
     ended = certctl("managed", "import", "shop", *files.of(coming), "--replace")
     assert ended.code == 0, ended.err
     assert fake.requests("ImportManagedCertificate")[0].replace
@@ -183,14 +184,47 @@ def test_replace_shows_what_changes(fake: FakeServer, certctl: Certctl, shop: Pa
         "Key changes to another key, EC_P256 too",
         "Issuer changes CN=Outside Issuer → CN=Outside Root",
         "Usages change + clientAuth",
+        "Export stays NOT_EXPORTABLE",
     ):
         assert told in flat, flat
 
 
+def there(shop: Pair, policy: int = ManagedCertificate.NOT_EXPORTABLE) -> ManagedCertificate:
+    """Returns what a new version is imported of."""
+    return ManagedCertificate(
+        name=SHOP,
+        current_version=3,
+        certificate=EncodedCertificate(der=shop.der),
+        export_policy=policy,  # type: ignore[arg-type]  # Servers of the future may have others.
+    )
+
+
+@pytest.mark.parametrize("policy", [ManagedCertificate.EXPORTABLE, ManagedCertificate.NOT_EXPORTABLE])
+def test_a_new_version_is_sealed_for_the_policy_of_the_ones_before(
+    fake: FakeServer, certctl: Certctl, importing: Importing, shop: Pair, files: Files, policy: int
+) -> None:
+    fake.answer("GetManagedCertificate", there(shop, policy))
+    assert certctl("managed", "import", "shop", *files.of(shop), "--replace").code == 0
+    (request,) = fake.requests("ImportManagedCertificate")
+    assert request.export_policy == policy
+    assert sealed_key(importing).private_numbers() == shop.key.private_numbers()
+    assert len(fake.requests("GetManagedCertificate")) == 1
+
+
+def test_what_is_said_of_export_is_what_a_new_version_is_sealed_for(
+    fake: FakeServer, certctl: Certctl, importing: Importing, shop: Pair, files: Files
+) -> None:
+    """The server refuses it; it is not quietly made something else here."""
+    fake.answer("GetManagedCertificate", there(shop))
+    assert certctl("managed", "import", "shop", *files.of(shop), "--replace", "--exportable").code == 0
+    (request,) = fake.requests("ImportManagedCertificate")
+    assert request.export_policy == ManagedCertificate.EXPORTABLE
+    assert sealed_key(importing).private_numbers() == shop.key.private_numbers()
+
+
 @pytest.mark.usefixtures("importing")
 def test_replace_says_what_stays(fake: FakeServer, certctl: Certctl, shop: Pair, files: Files) -> None:
-    found = ManagedCertificate(name=SHOP, current_version=3, certificate=EncodedCertificate(der=shop.der))
-    fake.answer("GetManagedCertificate", found)
+    fake.answer("GetManagedCertificate", there(shop))
     out = certctl("managed", "import", "shop", *files.of(shop), "--replace").out
     flat = "\n".join(" ".join(line.split()) for line in out.splitlines())
     for told in ("Names change no", "Key changes no, it is the same key", "Issuer changes no", "Usages change no"):

@@ -16,7 +16,6 @@ from certd.model.managed_certificate import (
 )
 from certd.model.names import ManagedCertificateName, TenantName
 from certd.pki import sealing
-from certd.pki.import_key import seal_private_key
 from certd.services.idempotency import RequestKey
 from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_export import Exported, RecipientExport
@@ -36,10 +35,12 @@ SHOP_PAIR = pair(ISSUER, "shop.example.internal", "www.shop.example.internal", n
 NEXT_PAIR = pair(ISSUER, "shop.example.internal", "new.example.internal", now=NOW, ends=timedelta(days=180))
 
 
-def sealed(world: World, given: Pair) -> SealedPrivateKey:
-    """Seals as a client does."""
+def sealed(
+    world: World, given: Pair, *, exportable: bool = False, private_key: bytes | None = None
+) -> SealedPrivateKey:
+    """Seals as a client does, which may take something else for the private key of the certificate."""
     key = world.core.managed_import.import_key(ADMINISTRATOR, TENANT)
-    return SealedPrivateKey(key.name, seal_private_key(given.key_der, key.statement))
+    return SealedPrivateKey(key.name, given.sealed_to(key.statement, exportable=exportable, private_key=private_key))
 
 
 def importing(given: Pair = SHOP_PAIR, **changes: Any) -> NewImport:

@@ -15,7 +15,7 @@ from certd.model.import_key import ImportKey
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import ManagedCertificateName, TenantName, WrappingKeyName
 from certd.model.wrapping_key import WrappingKeyState
-from certd.pki.import_key import seal_private_key, verify_import_key
+from certd.pki.import_key import verify_import_key
 from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_import_plan import NewImport, PlainPrivateKey, SealedPrivateKey
 from certd.services.system import LEAD
@@ -46,7 +46,7 @@ def current(world: World) -> ImportKey:
 def import_sealed(
     world: World, key: ImportKey, *, name: ManagedCertificateName = SHOP, given: Pair = SHOP_PAIR
 ) -> ManagedCertificateView:
-    sealed = SealedPrivateKey(key.name, seal_private_key(given.key_der, key.statement))
+    sealed = SealedPrivateKey(key.name, given.sealed_to(key.statement))
     new = NewImport(name=name, certificate=given.pem, chain=given.chain_pem, private_key=sealed)
     return world.core.managed_import.import_(ADMINISTRATOR, new, key=None, validate_only=False)
 
@@ -116,7 +116,7 @@ def test_each_tenant_has_its_own(world: World) -> None:
     ours, theirs = current(world), world.core.managed_import.import_key(ADMINISTRATOR, TenantName("acme"))
     assert ours.public_key != theirs.public_key
     # Neither by its name, nor with its statement under the name of ours, does a key for one open for the other.
-    sealed = seal_private_key(SHOP_PAIR.key_der, theirs.statement)
+    sealed = SHOP_PAIR.sealed_to(theirs.statement)
     new = NewImport(
         name=SHOP,
         certificate=SHOP_PAIR.pem,

@@ -23,7 +23,6 @@ from certd.model.managed_certificate import (
 )
 from certd.model.names import ImportKeyName, ManagedCertificateName, TenantName
 from certd.model.tenant import Quotas
-from certd.pki.import_key import seal_private_key
 from certd.pki.key_spec import KeySpec, public_key_der
 from certd.services.idempotency import RequestKey
 from certd.services.managed_import_plan import PlainPrivateKey, SealedPrivateKey
@@ -51,7 +50,8 @@ from tests.services.import_books import (
 
 @pytest.mark.parametrize("way", ["plain", "sealed"])
 def test_a_new_one_is_active_with_its_key_in_custody(world: World, way: str) -> None:
-    private_key = PlainPrivateKey(SHOP_PAIR.key_pem) if way == "plain" else sealed(world, SHOP_PAIR)
+    plain = PlainPrivateKey(SHOP_PAIR.key_pem)
+    private_key = plain if way == "plain" else sealed(world, SHOP_PAIR, exportable=True)
     view = import_(world, private_key=private_key, exportable=True, labels={"team": "web"})
     managed = view.managed_certificate
     assert (view.state, managed.type) == (ManagedCertificateState.ACTIVE, ManagedCertificateType.IMPORTED)
@@ -109,7 +109,7 @@ def test_an_imported_key_never_leaves_unless_it_was_said_to(world: World) -> Non
 )
 def test_keys_of_every_size_come_in_sealed(world: World, key: Any) -> None:
     given = pair(ISSUER, "shop.example.internal", now=NOW, key=key)
-    import_(world, given, private_key=sealed(world, given), exportable=True)
+    import_(world, given, private_key=sealed(world, given, exportable=True), exportable=True)
     assert load_der_private_key(export(world).encrypted_key, None).public_key() == key.public_key()
 
 
@@ -130,19 +130,24 @@ def test_a_chain_in_any_order_is_sorted_with_a_warning(world: World) -> None:
 
 @pytest.mark.parametrize("way", ["plain", "sealed"])
 def test_a_key_of_another_certificate_is_refused_by_the_token_process(world: World, way: str) -> None:
-    private_key = PlainPrivateKey(NEXT_PAIR.key_pem) if way == "plain" else sealed(world, NEXT_PAIR)
+    plain = PlainPrivateKey(NEXT_PAIR.key_pem)
+    # Its client took it for that of this certificate.
+    private_key = plain if way == "plain" else sealed(world, SHOP_PAIR, private_key=NEXT_PAIR.key_der)
     assert refused(world, private_key=private_key).reason is Reason.IMPORT_KEY_MISMATCH
 
 
 def test_bytes_that_are_no_key_get_as_far_as_the_token_process_only(world: World) -> None:
     error = refused(world, private_key=PlainPrivateKey(b"-----BEGIN NONSENSE-----"))
     assert error.reason is Reason.FIELD_INVALID
-    key = world.core.managed_import.import_key(ADMINISTRATOR, TENANT)
-    nonsense = SealedPrivateKey(key.name, seal_private_key(b"no key at all", key.statement))
-    assert refused(world, private_key=nonsense).reason is Reason.FIELD_INVALID
-    message = seal_private_key(SHOP_PAIR.key_der, key.statement)
-    flipped = SealedPrivateKey(key.name, message[:-1] + bytes([message[-1] ^ 1]))
-    assert refused(world, private_key=flipped).reason is Reason.FIELD_INVALID
+    nonsense = sealed(world, SHOP_PAIR, private_key=b"no key at all")
+    error = refused(world, private_key=nonsense)
+    assert error.reason is Reason.FIELD_INVALID
+    assert "neither PEM nor DER" in error.message
+    good = sealed(world, SHOP_PAIR)
+    flipped = replace(good, ciphertext=good.ciphertext[:-1] + bytes([good.ciphertext[-1] ^ 1]))
+    error = refused(world, private_key=flipped)
+    assert error.reason is Reason.FIELD_INVALID
+    assert "was sealed for another export policy, import key or certificate" in error.message
 
 
 def test_what_the_checks_refuse_never_gets_to_the_token_process(world: World) -> None:
@@ -186,7 +191,7 @@ def test_one_that_an_authority_issues_is_not_replaced(world: World) -> None:
 def test_a_new_version_becomes_current_and_the_one_before_stays_until_it_ends(world: World) -> None:
     first = import_(world, exportable=True, labels={"team": "web"})
     world.clock.advance(timedelta(days=10))
-    view = import_(world, NEXT_PAIR, private_key=sealed(world, NEXT_PAIR), replace=True)
+    view = import_(world, NEXT_PAIR, private_key=sealed(world, NEXT_PAIR, exportable=True), replace=True)
     managed = view.managed_certificate
     assert managed.uid == first.managed_certificate.uid
     assert (managed.current_version, view.certificate) == (2, NEXT_PAIR.der)
@@ -218,6 +223,42 @@ def test_the_export_policy_stays(world: World, *, exportable: bool) -> None:
     assert [violation.field for violation in error.violations] == ["export_policy"]
     view = import_(world, NEXT_PAIR, replace=True, exportable=exportable)
     assert view.managed_certificate.exportable is exportable
+
+
+@pytest.mark.parametrize("exportable", [True, False])
+@pytest.mark.parametrize("replacing", [True, False])
+def test_a_key_is_imported_under_the_policy_that_it_was_sealed_for(
+    world: World, *, exportable: bool, replacing: bool
+) -> None:
+    """Whatever the daemon says to the token process, which is asked as it is of every import."""
+    if replacing:
+        import_(world, exportable=exportable)
+    asked = {"replace": True, "exportable": None} if replacing else {"exportable": exportable}
+    given = NEXT_PAIR if replacing else SHOP_PAIR
+    error = refused(world, given, private_key=sealed(world, given, exportable=not exportable), **asked)
+    assert error.reason is Reason.FIELD_INVALID
+    assert [violation.field for violation in error.violations] == ["sealed_private_key.ciphertext"]
+    assert "was sealed for another export policy, import key or certificate" in error.message
+    view = import_(world, given, private_key=sealed(world, given, exportable=exportable), **asked)
+    assert view.managed_certificate.exportable is exportable
+
+
+def test_a_row_that_is_made_exportable_does_not_make_what_is_sealed_for_the_next_version_so(world: World) -> None:
+    """Who writes into the database changes the policy of the books, and not that of what a client sealed."""
+    import_(world, exportable=False)
+    rows = managed_schema.managed_certificates
+    world.core.store.write("test.policy", lambda tx: tx.execute(update(rows).values(exportable=True)))
+    error = refused(world, NEXT_PAIR, private_key=sealed(world, NEXT_PAIR), replace=True)
+    assert error.reason is Reason.FIELD_INVALID
+    assert [violation.field for violation in error.violations] == ["sealed_private_key.ciphertext"]
+
+
+def test_a_key_is_imported_with_the_certificate_that_it_was_sealed_for(world: World) -> None:
+    """Even when it is that of another, too: whoever sealed it said which one it is for."""
+    error = refused(world, private_key=sealed(world, NEXT_PAIR, private_key=SHOP_PAIR.key_der))
+    assert error.reason is Reason.FIELD_INVALID
+    assert [violation.field for violation in error.violations] == ["sealed_private_key.ciphertext"]
+    import_(world, private_key=sealed(world, SHOP_PAIR))
 
 
 def test_a_new_version_takes_nothing_from_the_consumers(world: World) -> None:
@@ -362,7 +403,7 @@ def test_who_may_import_one_name_imports_no_other(world: World) -> None:
     world.core.store.write("test.grant", lambda tx: grants.insert(tx, grant))
     # The import key too, without which it would have to show its private key.
     key = world.core.managed_import.import_key(requester, TENANT)
-    private_key = SealedPrivateKey(key.name, seal_private_key(SHOP_PAIR.key_der, key.statement))
+    private_key = SealedPrivateKey(key.name, SHOP_PAIR.sealed_to(key.statement))
     import_(world, private_key=private_key, caller=requester)
     error = refused(world, name=ManagedCertificateName("default", "other"), caller=requester)
     assert error.reason is Reason.PERMISSION_MISSING

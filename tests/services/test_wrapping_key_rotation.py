@@ -18,7 +18,6 @@ from certd.errors import CertdError, Reason
 from certd.model.event import EventType
 from certd.model.names import ManagedCertificateName, TenantName, WrappingKeyName
 from certd.model.wrapping_key import WrappingKey, WrappingKeyState
-from certd.pki.import_key import seal_private_key
 from certd.pki.sealing import hpke_decrypt
 from certd.services import wrapping_key_rotation
 from certd.services.idempotency import RequestKey
@@ -523,7 +522,7 @@ def test_import_keys_are_sealed_anew_and_still_open_what_was_sealed_to_them(ca: 
     rotate(ca)
     assert retired(ca).resealed_count == 2
     shop = ManagedCertificateName("default", "shop")
-    private_key = SealedPrivateKey(taken.name, seal_private_key(given.key_der, taken.statement))
+    private_key = SealedPrivateKey(taken.name, given.sealed_to(taken.statement, exportable=True))
     new = NewImport(name=shop, certificate=given.pem, chain=given.chain_pem, private_key=private_key, exportable=True)
     ca.core.managed_import.import_(ADMINISTRATOR, new, key=None, validate_only=False)
     public_key = opened(ca, shop)

@@ -24,6 +24,7 @@ from certd.token.client import GeneratedImportKey, ImportedKey, SealedImport, To
 from tests.token.material import Authority, make_authority, make_context
 
 END = datetime(2030, 1, 31, tzinfo=UTC)
+SEALED_FOR_ANOTHER = "was sealed for another export policy, import key or certificate"
 EC = generate_private_key(KeySpec.EC_P256)
 OTHER = generate_private_key(KeySpec.EC_P256)
 
@@ -63,13 +64,18 @@ class Importer:
         return self.client.generate_import_key(**{**values, **changes})  # type: ignore[arg-type]
 
     def sealed(self, made: GeneratedImportKey, data: bytes | None = None, **changes: object) -> SealedImport:
-        """Returns the key, sealed to an import key."""
+        """Returns the key, sealed to an import key for this certificate and policy, or what a careless client seals."""
         values: dict[str, object] = {
             "wrapping_key_id": self.wrapping_key_id,
             "sealed_import_key": made.sealed_key,
             "context": import_context(),
             "statement": made.statement,
-            "ciphertext": seal_private_key(pkcs8(self.key) if data is None else data, made.statement),
+            "ciphertext": seal_private_key(
+                pkcs8(self.key) if data is None else data,
+                made.statement,
+                public_key=self.public_key,
+                exportable=self.context.exportable,
+            ),
         }
         return SealedImport(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from certd.pki.key_spec import (
 )
 from certd.pki.sealing import Purpose
 from certd.token.client import ResealItem, SealedImport, TokenClient
-from tests.token.importing import END, Importer, import_context, make_importer, refused
+from tests.token.importing import END, SEALED_FOR_ANOTHER, Importer, import_context, make_importer, refused
 from tests.token.material import AUTHORITY, NOW, make_authority, make_certificate, make_context, make_policy
 
 
@@ -202,12 +202,12 @@ def test_parts_of_two_import_keys_do_not_go_together(importer: Importer) -> None
         refused(lambda c=case: importer.import_(c), Reason.TOKEN_POLICY_FORBIDS, says=says)  # type: ignore[misc]
     # What is stated of the end is held by HPKE, for the blob does not know of it.
     longer = replace(good, statement=_stated(one.public_key, end=END + timedelta(days=1)))
-    refused(lambda: importer.import_(longer), Reason.FIELD_INVALID, says="does not open with the import key")
+    refused(lambda: importer.import_(longer), Reason.FIELD_INVALID, says=SEALED_FOR_ANOTHER)
     ciphertext = importer.sealed(other).ciphertext
     refused(
         lambda: importer.import_(replace(good, ciphertext=ciphertext)),
         Reason.FIELD_INVALID,
-        says="does not open with the import key",
+        says=SEALED_FOR_ANOTHER,
     )
     for field, context in [
         ("purpose", import_context(purpose=Purpose.CUSTODY)),

@@ -24,12 +24,13 @@ from certd.internal import token_pb2 as messages
 from certd.pki.key_spec import (
     KeySpec,
     generate_private_key,
+    public_key_der,
 )
-from certd.pki.sealing import Purpose
+from certd.pki.sealing import Purpose, hpke_encrypt
 from certd.token.client import TokenClient, start_child
 from tests.softhsm import make_token
 from tests.token.clocked_token import set_clock, start_clocked
-from tests.token.importing import EC, END, OTHER, Importer, make_importer, pkcs8, refused
+from tests.token.importing import EC, END, OTHER, SEALED_FOR_ANOTHER, Importer, make_importer, pkcs8, refused
 from tests.token.material import make_authority, make_certificate, make_context
 
 
@@ -122,6 +123,50 @@ def test_what_was_imported_as_not_exportable_stays_so(importer: Importer) -> Non
     imported = closed.import_()
     refused(lambda: closed.exported(imported), Reason.NOT_EXPORTABLE, says="not exportable")
     refused(lambda: importer.exported(imported), Reason.TOKEN_POLICY_FORBIDS, says="does not open")
+
+
+# A daemon that was taken over says what it likes; what it hands on says what the client meant.
+
+
+def test_what_was_sealed_as_not_exportable_is_not_imported_as_exportable(importer: Importer) -> None:
+    made = importer.generate()
+    closed = replace(importer, context=make_context(exportable=False))
+    sealed = closed.sealed(made)
+    error = refused(lambda: importer.import_(sealed), Reason.FIELD_INVALID, says=SEALED_FOR_ANOTHER)
+    assert [violation.field for violation in error.violations] == ["sealed_private_key.ciphertext"]
+    imported = closed.import_(sealed)
+    refused(lambda: closed.exported(imported), Reason.NOT_EXPORTABLE, says="not exportable")
+    refused(lambda: importer.exported(imported), Reason.TOKEN_POLICY_FORBIDS, says="does not open")
+    # Nor the other way round, which would hold back what somebody counts on.
+    refused(lambda: closed.import_(importer.sealed(made)), Reason.FIELD_INVALID, says=SEALED_FOR_ANOTHER)
+    assert importer.same(importer.import_(importer.sealed(made)))
+
+
+def test_what_was_sealed_for_a_certificate_is_not_imported_with_that_of_another_key(importer: Importer) -> None:
+    sealed = importer.sealed(importer.generate())
+    for public_key in (public_key_der(OTHER.public_key()), importer.public_key + b"\0", b""):
+        refused(
+            lambda p=public_key: importer.import_(sealed, public_key=p),  # type: ignore[misc]
+            Reason.FIELD_INVALID,
+            says=SEALED_FOR_ANOTHER,
+        )
+    # Nor does its own certificate get it when it was sealed for that one.
+    other = replace(importer, key=OTHER).sealed(importer.generate(), pkcs8(importer.key))
+    refused(lambda: importer.import_(other), Reason.FIELD_INVALID, says=SEALED_FOR_ANOTHER)
+    assert importer.same(importer.import_(sealed))
+
+
+def test_what_is_sealed_with_the_statement_alone_is_not_imported(importer: Importer) -> None:
+    """That says nothing of export nor of a certificate, so anybody could say what they like."""
+    made = importer.generate()
+    loose = hpke_encrypt(pkcs8(importer.key), recipient_public_key=made.public_key, info=made.statement)
+    for exportable in (False, True):
+        context = make_context(exportable=exportable)
+        refused(
+            lambda c=context: importer.import_(importer.sealed(made, ciphertext=loose), context=c),  # type: ignore[misc]
+            Reason.FIELD_INVALID,
+            says=SEALED_FOR_ANOTHER,
+        )
 
 
 def test_a_wrapping_key_that_is_not_there_is_named(importer: Importer) -> None:

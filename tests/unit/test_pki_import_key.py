@@ -1,5 +1,6 @@
 """Import keys: what is stated of one, what is sealed to it, and that nothing that was changed is believed or opens."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from certd.errors import CertdError, Reason
 from certd.pki.import_key import (
     ImportKeyStatement,
     generate_import_key,
+    import_info,
     import_key_statement,
     open_private_key,
     parse_import_key_statement,
@@ -43,7 +45,15 @@ def sign(statement: bytes, signer: OutsideAuthority = ROOT) -> bytes:
 
 
 SIGNATURE = sign(STATEMENT)
-CIPHERTEXT = seal_private_key(PRIVATE_KEY, STATEMENT)
+SPKI = b"not looked at here either"
+INFO = import_info(STATEMENT, public_key=SPKI, exportable=False)
+
+
+def seal(statement: bytes = STATEMENT) -> bytes:
+    return seal_private_key(PRIVATE_KEY, statement, public_key=SPKI, exportable=False)
+
+
+CIPHERTEXT = seal()
 
 
 @dataclass(frozen=True)
@@ -154,13 +164,37 @@ _PARTS = (b"tenant-1", b"k1", PUBLIC_KEY, bytes(8))
 )
 def test_what_is_no_statement_is_not_read_as_one(statement: bytes) -> None:
     refused(lambda: parse_import_key_statement(statement), field="statement", says="is not a statement")
-    refused(lambda: seal_private_key(PRIVATE_KEY, statement), field="statement", says="is not a statement")
+    refused(lambda: seal(statement), field="statement", says="is not a statement")
 
 
 def test_what_was_sealed_opens_with_the_import_key() -> None:
-    assert open_private_key(CIPHERTEXT, import_key=bytes(IMPORT_KEY), statement=STATEMENT) == PRIVATE_KEY
+    assert open_private_key(CIPHERTEXT, import_key=bytes(IMPORT_KEY), info=INFO) == PRIVATE_KEY
     # Everybody who seals makes a key of their own for it.
-    assert seal_private_key(PRIVATE_KEY, STATEMENT) != CIPHERTEXT
+    assert seal() != CIPHERTEXT
+
+
+@pytest.mark.parametrize("exportable", [False, True])
+def test_an_info_has_one_encoding(*, exportable: bool) -> None:
+    assert import_info(STATEMENT, public_key=SPKI, exportable=exportable) == b"".join(
+        len(field).to_bytes(4) + field
+        for field in (
+            b"certd.import.v1",
+            STATEMENT,
+            hashlib.sha256(SPKI).digest(),
+            b"\x01" if exportable else b"\x00",
+        )
+    )
+
+
+@pytest.mark.parametrize("exportable", [False, True])
+def test_what_was_sealed_opens_under_its_policy_and_for_its_certificate_alone(*, exportable: bool) -> None:
+    ciphertext = seal_private_key(PRIVATE_KEY, STATEMENT, public_key=SPKI, exportable=exportable)
+    does_not_open(ciphertext, info=import_info(STATEMENT, public_key=SPKI, exportable=not exportable))
+    does_not_open(ciphertext, info=import_info(STATEMENT, public_key=SPKI + b"!", exportable=exportable))
+    # As it was sealed before there was anything but the statement to it.
+    does_not_open(ciphertext, info=STATEMENT)
+    info = import_info(STATEMENT, public_key=SPKI, exportable=exportable)
+    assert open_private_key(ciphertext, import_key=bytes(IMPORT_KEY), info=info) == PRIVATE_KEY
 
 
 def test_the_statement_holds_what_was_sealed() -> None:
@@ -168,15 +202,14 @@ def test_the_statement_holds_what_was_sealed() -> None:
     for name, value in others.items():
         values = {"tenant": "tenant-1", "import_key_id": "k1", "public_key": PUBLIC_KEY, "expire_time": END}
         other = import_key_statement(**(values | {name: value}))  # type: ignore[arg-type]
-        does_not_open(CIPHERTEXT, statement=other)
+        does_not_open(CIPHERTEXT, info=import_info(other, public_key=SPKI, exportable=False))
     does_not_open(CIPHERTEXT, import_key=bytes(generate_import_key()[0]))
 
 
-def does_not_open(
-    ciphertext: bytes = CIPHERTEXT, *, import_key: bytes = bytes(IMPORT_KEY), statement: bytes = STATEMENT
-) -> None:
-    with pytest.raises(CertdError, match="does not open with the import key that it names") as caught:
-        open_private_key(ciphertext, import_key=import_key, statement=statement)
+def does_not_open(ciphertext: bytes = CIPHERTEXT, *, import_key: bytes = bytes(IMPORT_KEY), info: bytes = INFO) -> None:
+    says = "was sealed for another export policy, import key or certificate"
+    with pytest.raises(CertdError, match=says) as caught:
+        open_private_key(ciphertext, import_key=import_key, info=info)
     assert caught.value.reason is Reason.FIELD_INVALID
     assert [violation.field for violation in caught.value.violations] == ["sealed_private_key.ciphertext"]
     assert caught.value.__suppress_context__
@@ -199,7 +232,13 @@ def test_what_nobody_sealed_does_not_open(ciphertext: bytes) -> None:
 def test_a_flipped_bit_of_the_statement_is_neither_believed_nor_opens(bit: int) -> None:
     changed = flipped(STATEMENT, bit)
     refused(lambda: Given(statement=changed).verify(), says="has a signature that does not verify under its root")
-    does_not_open(statement=changed)
+    does_not_open(info=import_info(changed, public_key=SPKI, exportable=False))
+
+
+@_TRIALS
+@given(st.integers(0, 8 * len(INFO) - 1))
+def test_a_flipped_bit_of_the_info_does_not_open(bit: int) -> None:
+    does_not_open(info=flipped(INFO, bit))
 
 
 @_TRIALS
@@ -218,7 +257,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_an_import_key_has_its_length(length: int) -> None:
     refused(
-        lambda: open_private_key(CIPHERTEXT, import_key=b"\x07" * length, statement=STATEMENT),
+        lambda: open_private_key(CIPHERTEXT, import_key=b"\x07" * length, info=INFO),
         says="is not a raw X25519",
     )
 
@@ -226,7 +265,7 @@ def test_an_import_key_has_its_length(length: int) -> None:
 def test_nothing_is_sealed_to_a_point_of_small_order() -> None:
     statement = import_key_statement(tenant="t", import_key_id="k", public_key=bytes(32), expire_time=END)
     refused(
-        lambda: seal_private_key(PRIVATE_KEY, statement),
+        lambda: seal(statement),
         field="recipient_public_key",
         says="public key that can receive",
     )

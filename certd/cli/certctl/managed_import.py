@@ -173,6 +173,8 @@ def _import(run: Invocation, full_name: str, material: "Material", request: Impo
             with run.progress("getting the managed certificate"):
                 found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=full_name))
             card += _change_rows(found, coming, material, now)
+            # The key is sealed for the policy that is shown.
+            request.export_policy = request.export_policy or found.export_policy
         if run.output is output.Format.TABLE:
             click.echo(output.format_card([("To import", full_name), *card]))
         with run.progress("importing"):
@@ -240,6 +242,7 @@ def _change_rows(
         ("Key changes", "no, it is the same key" if same_key else _change(before.key_spec, coming.key_spec)),
         ("Issuer changes", _change(before.issuer_text, coming.issuer_text, same="no")),
         ("Usages change", _difference(_usages(before), _usages(coming))),
+        ("Export stays", enum_text(found, "export_policy")),
     ]
 
 

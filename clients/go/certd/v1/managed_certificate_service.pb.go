@@ -900,7 +900,7 @@ type ImportManagedCertificateRequest struct {
 	//	*ImportManagedCertificateRequest_SealedPrivateKey
 	PrivateKey isImportManagedCertificateRequest_PrivateKey `protobuf_oneof:"private_key"`
 	// Optional. Whether the key may be exported. Default NOT_EXPORTABLE for an imported key. A new version must say the same as
-	// the ones before, or nothing.
+	// the ones before, or nothing. A sealed private key must have been sealed for the policy that it gets.
 	ExportPolicy ManagedCertificate_ExportPolicy `protobuf:"varint,7,opt,name=export_policy,json=exportPolicy,proto3,enum=certd.v1.ManagedCertificate_ExportPolicy" json:"export_policy,omitempty"`
 	// Optional. At most 50; keys to 128 and values to 256 characters. With a new version they take the place of the old ones when
 	// there are any.
@@ -1044,7 +1044,7 @@ type ImportManagedCertificateRequest_PlainPrivateKey struct {
 }
 
 type ImportManagedCertificateRequest_SealedPrivateKey struct {
-	// Sealed to the import key with HPKE base mode, see ImportKey; the server never sees it. certctl does so.
+	// Sealed to the import key with HPKE base mode, see SealedPrivateKey; the server never sees it. certctl does so.
 	SealedPrivateKey *SealedPrivateKey `protobuf:"bytes,6,opt,name=sealed_private_key,json=sealedPrivateKey,proto3,oneof"`
 }
 
@@ -1054,7 +1054,11 @@ func (*ImportManagedCertificateRequest_PlainPrivateKey) isImportManagedCertifica
 func (*ImportManagedCertificateRequest_SealedPrivateKey) isImportManagedCertificateRequest_PrivateKey() {
 }
 
-// A private key that is sealed to the import key.
+// A private key that is sealed to the import key, for one certificate and one export policy: for another the token process does
+// not open it, whatever the server says. The HPKE `info` to seal with is `certd.import.v1`, the `statement` of the import key,
+// the SHA-256 (32 bytes) of the certificate's SubjectPublicKeyInfo as DER, its point not compressed if it has one, and one byte,
+// 1 when the key may be exported and 0 when not, each preceded by its length in four bytes. A new version has the export policy
+// of the ones before.
 type SealedPrivateKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `name` of the import key.
@@ -1162,8 +1166,9 @@ type ImportKey struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Raw X25519 public key, 32 bytes. HPKE: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, base mode (RFC 9180).
 	PublicKey []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	// HPKE `info` to seal with. It is also what is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the
-	// public key and the end of its use, each preceded by its length in four bytes.
+	// What is signed: `certd.import-key.v1`, opaque uid of the tenant, id of the key, the public key and the end of its use in
+	// microseconds since 1970 (8 bytes), each preceded by its length in four bytes. It is part of the HPKE `info` to seal with, see
+	// SealedPrivateKey. Seal to no key whose statement does not verify.
 	Statement []byte `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
 	// Signature of the statement by the system authority.
 	Signature []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
