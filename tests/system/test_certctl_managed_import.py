@@ -109,6 +109,22 @@ def test_import_replace_and_return(
     assert public_key(tmp_path / "current.pem") == public_key(second[1])
 
 
+def test_what_was_imported_as_not_exportable_stays_so(
+    daemon: RunningDaemon, elsewhere: Elsewhere, passphrase_file: Path, tmp_path: Path
+) -> None:
+    """Each key is sealed by certctl for its policy, and the token process opens it for no other."""
+    first, second = (elsewhere.leaf(f"safe-{number}", "safe.example.internal") for number in (1, 2))
+    must(daemon, "managed", "import", "safe", *first)
+    ended = daemon.certctl("managed", "import", "safe", *second, "--replace", "--exportable")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("certctl: FIELD_INVALID: export_policy")
+    assert "NOT_EXPORTABLE" in must(daemon, "managed", "import", "safe", *second, "--replace")
+    exporting = ("managed", "export", "safe", "--passphrase-file", passphrase_file, "--out-dir", tmp_path / "out")
+    ended = daemon.certctl(*exporting)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("certctl: NOT_EXPORTABLE: ")
+
+
 def test_what_consumers_would_lose_is_refused(daemon: RunningDaemon, elsewhere: Elsewhere) -> None:
     must(daemon, "managed", "import", "till", *elsewhere.leaf("till-1", "till.example.internal"))
     larger = elsewhere.leaf("till-2", "till.example.internal", key="P-384")
