@@ -638,8 +638,8 @@ class UpdateManagedCertificateRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`. Default what differs
-        among these is taken whole.
+        """Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`, or `*` for all of
+        these. Default `labels` and `renewal`, as far as they are set, taken whole.
         """
 
     def __init__(

@@ -221,7 +221,8 @@ class ManagedCertificateServiceServicer:
 
     def RenewManagedCertificate(self, request, context):
         """Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
-        NOT_RENEWABLE for an imported one.
+        One that is PENDING is on its way. NOT_RENEWABLE for what was imported, has FAILED, or is REVOKED for a reason that says that
+        nobody shall have it, as every one but the three compromises does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

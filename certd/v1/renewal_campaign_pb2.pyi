@@ -77,7 +77,9 @@ class RenewalCampaign(_message.Message):
     state: Global___RenewalCampaign.State.ValueType
     """Output only. How far it is."""
     selected_count: _builtins.int
-    """Output only. How many certificates are in the set, as far as it is selected."""
+    """Output only. How many certificates are in the set, as far as it is selected: those that were renewed or left out, and those that
+    are on their way or blocked.
+    """
     selection_complete: _builtins.bool
     """Output only. Whether all of the tenant was looked at."""
     renewed_count: _builtins.int

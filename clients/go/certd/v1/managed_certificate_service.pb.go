@@ -1266,8 +1266,8 @@ type UpdateManagedCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The managed certificate, with `name` and what is to change. With an `etag` it changes only as it was read.
 	ManagedCertificate *ManagedCertificate `protobuf:"bytes,1,opt,name=managed_certificate,json=managedCertificate,proto3" json:"managed_certificate,omitempty"`
-	// Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`. Default what differs
-	// among these is taken whole.
+	// Optional. `labels`, `renewal`, `renewal.mode`, `renewal.remaining_percent`, `renewal.maintenance_windows`, or `*` for all of
+	// these. Default `labels` and `renewal`, as far as they are set, taken whole.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`

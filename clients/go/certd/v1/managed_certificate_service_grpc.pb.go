@@ -73,7 +73,8 @@ type ManagedCertificateServiceClient interface {
 	// Changes labels or the renewal policy. Names, keys and the export policy are for life.
 	UpdateManagedCertificate(ctx context.Context, in *UpdateManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
 	// Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
-	// NOT_RENEWABLE for an imported one.
+	// One that is PENDING is on its way. NOT_RENEWABLE for what was imported, has FAILED, or is REVOKED for a reason that says that
+	// nobody shall have it, as every one but the three compromises does.
 	RenewManagedCertificate(ctx context.Context, in *RenewManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
 	// Makes an earlier version of an imported one current again, which has not ended.
 	RollBackManagedCertificate(ctx context.Context, in *RollBackManagedCertificateRequest, opts ...grpc.CallOption) (*ManagedCertificate, error)
@@ -375,7 +376,8 @@ type ManagedCertificateServiceServer interface {
 	// Changes labels or the renewal policy. Names, keys and the export policy are for life.
 	UpdateManagedCertificate(context.Context, *UpdateManagedCertificateRequest) (*ManagedCertificate, error)
 	// Has a new version made now, with a new key, whatever the policy says. Any number of calls while one is on its way make one.
-	// NOT_RENEWABLE for an imported one.
+	// One that is PENDING is on its way. NOT_RENEWABLE for what was imported, has FAILED, or is REVOKED for a reason that says that
+	// nobody shall have it, as every one but the three compromises does.
 	RenewManagedCertificate(context.Context, *RenewManagedCertificateRequest) (*ManagedCertificate, error)
 	// Makes an earlier version of an imported one current again, which has not ended.
 	RollBackManagedCertificate(context.Context, *RollBackManagedCertificateRequest) (*ManagedCertificate, error)

@@ -94,7 +94,8 @@ type RenewalCampaign struct {
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Output only. How far it is.
 	State RenewalCampaign_State `protobuf:"varint,5,opt,name=state,proto3,enum=certd.v1.RenewalCampaign_State" json:"state,omitempty"`
-	// Output only. How many certificates are in the set, as far as it is selected.
+	// Output only. How many certificates are in the set, as far as it is selected: those that were renewed or left out, and those that
+	// are on their way or blocked.
 	SelectedCount int64 `protobuf:"varint,6,opt,name=selected_count,json=selectedCount,proto3" json:"selected_count,omitempty"`
 	// Output only. Whether all of the tenant was looked at.
 	SelectionComplete bool `protobuf:"varint,7,opt,name=selection_complete,json=selectionComplete,proto3" json:"selection_complete,omitempty"`
