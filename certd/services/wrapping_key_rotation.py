@@ -15,6 +15,7 @@ gone.
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,6 +46,8 @@ from certd.token.client import ResealItem, TokenClient
 
 PAGE: Final = 200
 """Keys that are sealed anew in one frame and written in one transaction, so that whoever signs waits no longer."""
+_LONGEST_FRAME: Final = 0.25
+"""Seconds that a page may take in the token process; where it takes longer, a token is slow or busy, it is halved."""
 _PAGES_OF_A_RUN: Final = 200
 """After so many a job gives its worker to others, and goes on when it is its turn again."""
 _TOLD: Final = 20
@@ -199,6 +202,7 @@ class _Run:
         self._step = step
         self._old = old
         self._pages_left = _PAGES_OF_A_RUN
+        self._size = PAGE
         self.found = 0
         """Keys that the last pass found."""
         self.failed: list[tuple[Blob, CertdError]] = []
@@ -210,7 +214,7 @@ class _Run:
         after: Blob | None = None
         while True:
             with self._store.read("wrapping-keys.page-under") as tx:
-                page = sealed_under.page(tx, self._old, after, PAGE)
+                page = sealed_under.page(tx, self._old, after, self._size)
                 new = wrapping_keys.primary(tx, self._old.tenant)
                 tenant_uid = existing_tenant(tx, self._old.tenant).uid
             if not page:
@@ -225,6 +229,7 @@ class _Run:
     def _reseal(self, page: Sequence[Blob], tenant_uid: str, known: WrappingKey | None) -> None:
         new = self._wrapping_keys.primary(self._old.tenant, known=known)
         contexts = [_context(one, tenant_uid) for one in page]
+        began = time.monotonic()
         outcomes = self._token.reseal(
             [
                 ResealItem(
@@ -237,6 +242,8 @@ class _Run:
                 for one, context in zip(page, contexts, strict=True)
             ]
         )
+        if time.monotonic() - began > _LONGEST_FRAME:
+            self._size = max(1, self._size // 2)
         self._step("rotation.2.resealed")
         resealed = []
         for one, outcome in zip(page, outcomes, strict=True):
