@@ -1,7 +1,6 @@
 """Exports under a passphrase in every form, and that they keep nobody from signing."""
 
 import secrets
-import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +134,7 @@ def test_who_exports_a_strong_pkcs12_keeps_nobody_from_signing(shared: TokenClie
     authority = make_authority(shared)
     item = authority.item(make_certificate())
     certificate = certificate_for(custody.key.public_key)
+    exports = 12
     done = threading.Event()
 
     def sign() -> list[float]:
@@ -147,9 +147,11 @@ def test_who_exports_a_strong_pkcs12_keeps_nobody_from_signing(shared: TokenClie
 
     with ThreadPoolExecutor(1) as pool:
         signing = pool.submit(sign)
-        for _ in range(5):
+        for _ in range(exports):
             export(custody, ExportForm.PKCS12_MODERN, certificate)
         done.set()
         waits = signing.result()
-    assert len(waits) > 50
-    assert statistics.median(waits) < 0.05
+    # The thread of the module would make one signature for every export, and the library would let five through.
+    assert len(waits) > 20 * exports
+    # One of every export would be held up; what else is busy on this machine holds up a few.
+    assert sum(wait > 0.1 for wait in waits) < exports / 2
