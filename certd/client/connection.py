@@ -34,7 +34,7 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-_READS: Final = ("Get", "List", "Search", "Check", "WhoAmI", "TestPermissions", "RenewIdentity")
+_READS: Final = ("Get", "List", "Search", "Check", "WhoAmI", "TestPermissions", "RenewIdentity", "ReportDeployment")
 """Prefixes of the requests that change nothing, or when repeated nothing more."""
 
 RequestT = TypeVar("RequestT", bound=Message)

@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -460,3 +461,38 @@ def test_of_two_daemons_that_make_the_same_association_one_does(daemons: tuple[W
     assert second.core.managed_certificates.get(ADMINISTRATOR, WEB).managed_certificate.association_count == 4
     assert blobs(second) == [(f"m{number}", 1) for number in range(4)]
     assert eventually(lambda: len(told(second, EventType.ASSOCIATION_CREATED)) == 4)
+
+
+def test_a_renewal_at_the_same_moment_refuses_nobody(daemons: tuple[World, World]) -> None:
+    first, second = daemons
+    active(first)
+    those = [consumer(first, f"m{number}") for number in range(6)]
+    start = threading.Barrier(len(those) + 1)
+    failures: list[CertdError] = []
+
+    def run(work: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            work()
+        except CertdError as error:
+            failures.append(error)
+
+    def renew() -> None:
+        first.core.managed_certificate_changes.renew(ADMINISTRATOR, WEB, reason="", key=None)
+
+    works = [partial(associate, daemons[number % 2], who) for number, who in enumerate(those)]
+    threads = [threading.Thread(target=run, args=(work,)) for work in (renew, *works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+    def renewed() -> bool:
+        second.core.scheduler.wake()
+        return second.core.managed_certificates.get(ADMINISTRATOR, WEB).managed_certificate.current_version == 2
+
+    eventually(renewed)
+    managed = second.core.managed_certificates.get(ADMINISTRATOR, WEB).managed_certificate
+    assert managed.association_count == len(those)
+    assert len(blobs(second)) == len(those)

@@ -141,6 +141,23 @@ def test_a_version_is_sealed_for_a_consumer_when_it_first_leases_it(leasing: Wor
     assert leasing.core.associations.get(ADMINISTRATOR, view.association.name).association.leased_version == 2
 
 
+def test_a_renewed_certificate_is_leased_with_its_new_key(leasing: World) -> None:
+    machine = consumer(leasing)
+    view = associate(leasing, machine)
+    before = lease(leasing, machine, view)
+    leasing.core.managed_certificate_changes.renew(ADMINISTRATOR, WEB, reason="", key=None)
+
+    def renewed() -> AssociationView | None:
+        found = leasing.core.associations.get(machine.caller, view.association.name)
+        return found if found.association.current_version == 2 else None
+
+    now = eventually(renewed)
+    after = lease(leasing, machine, now, now.association.current_version)
+    assert after.public_key() != before.public_key()
+    # Those who have not come to it yet still get the one that they know.
+    assert lease(leasing, machine, view, 1).public_key() == before.public_key()
+
+
 def test_what_was_pending_when_it_was_associated_is_leased_once_it_is_issued(
     tmp_path: Path, token_settings: TokenSettings
 ) -> None:
