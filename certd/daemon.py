@@ -83,6 +83,7 @@ class Daemon:
         self._core.start()
         ready = self._listen(credentials)
         self._core.server_certificate.begin(self.reload)
+        self._core.pinned_roots.begin()
         return ready
 
     def take_process(self) -> None:

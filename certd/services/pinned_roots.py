@@ -16,7 +16,10 @@ _log = logging.getLogger("certd.pinned-roots")
 
 
 class PinnedRoots:
-    """Writes the roots of the system that are trusted, no others."""
+    """Writes the roots of the system that are trusted, no others.
+
+    It looks after the file from `begin` on: a core without listeners pins when it is told to.
+    """
 
     def __init__(self, file: Path, *, token: TokenClient, system_authority: SystemAuthority) -> None:
         self._file = file
@@ -25,6 +28,12 @@ class PinnedRoots:
         self._lock = threading.Lock()
         self._seen: tuple[bytes, ...] = ()
         self._problem = ""
+        self._begun = False
+
+    def begin(self) -> None:
+        """Begins to look after the file, at once."""
+        self._begun = True
+        self.look()
 
     def pin(self) -> bool | None:
         """Writes what is missing; returns whether that was anything, and None when the file is another user's to write.
@@ -49,8 +58,8 @@ class PinnedRoots:
             ) from error
 
     def look(self) -> None:
-        """Looks whether anything is missing; to be called every few seconds, by one thread."""
-        if self._system_authority.find() is None or self._token.isolation() is None:
+        """Looks whether anything is missing; to be called every few seconds."""
+        if not self._begun or self._system_authority.find() is None or self._token.isolation() is None:
             return
         try:
             pinned = self.pin()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from certd.credential_files import write
+from certd.errors import CertdError
 from certd.pki.consumer_certificate import parse_roots
 from certd.pki.encoding import certificate_pem
 
@@ -19,9 +20,9 @@ def pin_roots(path: Path, certificates: Sequence[bytes], *, beside_others: bool 
         certificates: the roots.
         beside_others: whether those that the file has stay.
 
-    Raises FIELD_INVALID for what is no root, also in the file, and OSError.
+    Raises FIELD_INVALID for what is no root, also in the file unless nothing of it stays, and OSError.
     """
-    found = [root.certificate for root in parse_roots(path.read_bytes(), field=_FIELD)] if path.exists() else []
+    found = _pinned(path, refuse_broken=beside_others)
     wanted = list(dict.fromkeys([*found, *certificates] if beside_others else certificates))
     bundle = "".join(certificate_pem(certificate) for certificate in wanted).encode()
     parse_roots(bundle, field=_FIELD)
@@ -29,3 +30,14 @@ def pin_roots(path: Path, certificates: Sequence[bytes], *, beside_others: bool 
         return False
     write(path, bundle, mode=0o644)
     return True
+
+
+def _pinned(path: Path, *, refuse_broken: bool) -> list[bytes]:
+    if not path.exists():
+        return []
+    try:
+        return [root.certificate for root in parse_roots(path.read_bytes(), field=_FIELD)]
+    except CertdError:
+        if refuse_broken:
+            raise
+        return []

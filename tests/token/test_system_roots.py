@@ -159,3 +159,6 @@ def test_what_is_no_root_is_not_pinned(tmp_path: Path) -> None:
     with pytest.raises(CertdError):
         pin_roots(file, [root.certificate], beside_others=True)
     assert file.read_text() == certificate_pem(identity)
+    # Whoever keeps nothing of it need not understand it.
+    assert pin_roots(file, [root.certificate])
+    assert parse_certificates(file.read_bytes()) == [root.certificate]
