@@ -5,7 +5,6 @@ taken. The jobs are the calendar, there is no other. In a large fleet every hour
 """
 
 import hashlib
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from certd.store import jobs
 from certd.store.store import Transaction
 
 _CANDIDATES: Final = 12
-_MOST_COUNTED: Final = 50
-"""Of the jobs of an hour: looking costs no more in a large fleet."""
 _DRAWS: Final = struct.Struct(">16I")
 _DRAW_BITS: Final = 32
-_HOUR: Final = 3600
-_MINUTE: Final = 60
+_HOUR: Final = timedelta(hours=1)
+_MINUTE: Final = timedelta(minutes=1)
 _SECOND: Final = timedelta(seconds=1)
 
 
@@ -52,15 +49,16 @@ def plan_renewal(
     """
     if policy.mode is RenewalMode.NEVER:
         return None
-    window = renewal_window(not_before, not_after, policy)
-    draws = _draws(uid, version)
-    places = _places(policy, window, longest_wait(not_before, not_after, policy), now, draws[:_CANDIDATES])
-    if len(places) == 1:
-        chosen = places[0]
-    else:
-        loads = jobs.loads(tx, places, most=_MOST_COUNTED)
-        chosen = places[loads.index(min(loads))]
-    return RenewalPlan(window, max(_moment(chosen, draws[-1]), now))
+    window, draws = renewal_window(not_before, not_after, policy), _draws(uid, version)
+    left = Span(max(window.start, now), max(window.end, now))
+    spans = _maintenance(policy, left, longest_wait(not_before, not_after, policy), draws) or {
+        left: draws[:_CANDIDATES]
+    }
+    length = _HOUR if left.end - left.start >= _CANDIDATES * _HOUR else _MINUTE
+    places = [(_begin(span, draw, length), span) for span, of_span in spans.items() for draw in of_span]
+    loads = jobs.loads(tx, [begin for begin, _ in places], length)
+    begin, span = places[loads.index(min(loads))]
+    return RenewalPlan(window, _moment(Span(max(begin, span.start), min(begin + length, span.end)), draws[-1]))
 
 
 def keeps_to_maintenance(policy: RenewalPolicy, not_before: datetime, not_after: datetime) -> bool:
@@ -84,40 +82,31 @@ def _moment(span: Span, draw: int) -> datetime:
     return span.start + _part((span.end - span.start) // _SECOND, draw) * _SECOND
 
 
-def _places(
-    policy: RenewalPolicy, window: Span, until: datetime, now: datetime, draws: Sequence[int]
-) -> Sequence[Span]:
-    """Returns where the moment may be: one span, or one for each draw."""
-    window = Span(max(window.start, now), max(window.end, now))
-    windows = policy.maintenance_windows
+def _maintenance(
+    policy: RenewalPolicy, left: Span, until: datetime, draws: Sequence[int]
+) -> dict[Span, Sequence[int]] | None:
+    """Returns the maintenance windows that may be used, with draws of places in each; None: any time may be."""
+    windows, found = policy.maintenance_windows, dict[Span, list[int]]()
     if not windows:
-        return _hours(window, draws)
-    found = []
-    for draw in draws:
-        span = next_span(windows, _moment(window, draw), until=window.end)
+        return None
+    for draw in draws[:_CANDIDATES]:
+        span = next_span(windows, _moment(left, draw), until=left.end)
         if span is not None:
-            inside = Span(max(span.start, window.start), min(span.end, window.end))
             # Draws that lead to one span are spread over it.
-            found += _hours(inside, (_mixed(draw),))
+            found.setdefault(Span(max(span.start, left.start), min(span.end, left.end)), []).append(_mixed(draw))
     if found:
-        return found
-    later = next_span(windows, window.end, until=until)
-    if later is not None:
-        return (Span(max(later.start, now), max(min(later.end, until), later.start, now)),)
-    return _hours(window, draws)
+        return dict(found)
+    later = next_span(windows, left.end, until=until)
+    return (
+        None if later is None else {Span(max(later.start, left.end), max(min(later.end, until), left.end)): draws[:1]}
+    )
 
 
-def _hours(span: Span, draws: Sequence[int]) -> list[Span]:
-    """Returns the parts of a span into which the draws fall: clock hours, or minutes when it is short."""
-    start, end = math.ceil(span.start.timestamp()), math.floor(span.end.timestamp())
-    if start >= end:
-        return [Span(span.start, span.start)]
-    length = _HOUR if end - start >= _CANDIDATES * _HOUR else _MINUTE
-    found = []
-    for draw in draws:
-        begin = (start + _part(end - start, draw)) // length * length
-        found.append(Span(_time(max(begin, start)), _time(min(begin + length, end))))
-    return found
+def _begin(span: Span, draw: int, length: timedelta) -> datetime:
+    """Returns where the clock hour or minute begins into which a draw falls."""
+    moment = _moment(span, draw)
+    whole = int(length.total_seconds())
+    return datetime.fromtimestamp(int(moment.timestamp()) // whole * whole, UTC)
 
 
 def _part(whole: int, draw: int) -> int:
@@ -128,7 +117,3 @@ def _part(whole: int, draw: int) -> int:
 def _mixed(draw: int) -> int:
     """Returns another draw, as far as anybody can tell."""
     return (draw * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFF_FFFF
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -49,8 +49,7 @@ class Completion:
     def __call__(self, tx: Transaction, issuances: Sequence[Issuance]) -> None:
         """Writes all that changes with the current versions."""
         ours = [(self.planned[issuance.intent.managed_certificate_uid or ""], issuance) for issuance in issuances]
-        found = managed_certificates.get_many(tx, [one.making.uid for one, _ in ours], to_change=True)
-        current = {managed.uid: managed for managed in found}
+        current = _current(tx, [one.making.managed for one, _ in ours])
         changed: list[ManagedCertificate] = []
         versions: list[ManagedCertificateVersion] = []
         ended: list[tuple[str, int, datetime]] = []
@@ -70,6 +69,16 @@ class Completion:
             raise CertdError(Reason.OWNERSHIP_LOST, "a managed certificate was changed meanwhile; try again")
         sealed_keys.set_expiries(tx, ended)
         _put_jobs(tx, changed)
+
+
+def _current(tx: Transaction, known: Sequence[ManagedCertificate]) -> dict[str, ManagedCertificate]:
+    """Returns managed certificates as they stand; most have not changed since they were read."""
+    revisions = managed_certificates.revisions(tx, [managed.uid for managed in known])
+    current = {managed.uid: managed for managed in known if revisions.get(managed.uid) == managed.revision}
+    changed = revisions.keys() - current.keys()
+    if changed:
+        current |= {managed.uid: managed for managed in managed_certificates.get_many(tx, sorted(changed))}
+    return current
 
 
 def _check(making: Making, before: ManagedCertificate | None, now: datetime) -> None:

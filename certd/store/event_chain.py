@@ -36,8 +36,9 @@ class ChainBreak:
     description: str
 
 
-def _part(data: bytes) -> bytes:
-    return len(data).to_bytes(8) + data
+def _joined(parts: Iterable[bytes]) -> bytes:
+    """Returns the parts, each preceded by its length."""
+    return b"".join([len(part).to_bytes(8) + part for part in parts])
 
 
 def encode(
@@ -48,16 +49,16 @@ def encode(
     Raises UnicodeEncodeError for text that is none.
     """
     parts = [
-        _part(time.to_bytes(8, signed=True)),
-        _part(event_type.encode()),
+        time.to_bytes(8, signed=True),
+        event_type.encode(),
         # A tenant with an empty name and no tenant are two things.
-        _part(b"" if tenant is None else b"\x01" + tenant.encode()),
-        _part(principal.encode()),
-        _part(resource.encode()),
+        b"" if tenant is None else b"\x01" + tenant.encode(),
+        principal.encode(),
+        resource.encode(),
     ]
     for key in sorted(details):
-        parts += (_part(key.encode()), _part(details[key].encode()))
-    return b"".join(parts)
+        parts += (key.encode(), details[key].encode())
+    return _joined(parts)
 
 
 def canonical(event: Event) -> bytes:
@@ -84,7 +85,7 @@ def chain_hash(previous: bytes, seq: int, event: Event) -> bytes:
 
 
 def _hash(previous: bytes, seq: int, encoded: bytes) -> bytes:
-    data = _part(_DOMAIN) + _part(previous) + _part(seq.to_bytes(8)) + _part(encoded)
+    data = _joined((_DOMAIN, previous, seq.to_bytes(8), encoded))
     return hashlib.sha256(data).digest()
 
 

@@ -1,17 +1,17 @@
 """Rows of jobs, claimed with a lease."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, literal_column, select, update
 
 from certd.model.job import Job, JobKind
 from certd.store import schema
-from certd.store.dialect import Many, insert_or_replace
+from certd.store.dialect import Many, OneRow, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
-from certd.store.values import EPOCH, microseconds, optional_time_of, time_of
+from certd.store.values import duration_microseconds, microseconds, optional_time_of, time_of
 
 _jobs = schema.jobs
 _PUT = insert_or_replace(
@@ -35,31 +35,37 @@ _AVAILABLE: Select[Any] = (
     .with_for_update(skip_locked=True)
 )
 _KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
-_TAKE = (
+_TAKE = Many(
     update(_jobs)
     .where(*_KEY_FITS)
-    .values(available_time=bindparam("lease_until"), owner_epoch=bindparam("of_owner"), attempt=_jobs.c.attempt + 1)
+    .values(available_time=bindparam("lease_until"), owner_epoch=bindparam("of_owner"), attempt=_jobs.c.attempt + 1),
+    columns=("of_kind", "of_subject", "lease_until", "of_owner"),
+    sqlite_text="""
+        UPDATE jobs SET available_time = taken.column3, owner_epoch = taken.column4, attempt = jobs.attempt + 1
+        FROM (VALUES {rows}) AS taken WHERE jobs.kind = taken.column1 AND jobs.subject = taken.column2
+    """,
 )
 _RELEASE = (
     update(_jobs)
     .where(_jobs.c.owner_epoch.is_not(None), _jobs.c.owner_epoch.not_in(LIVE_EPOCHS))
     .values(available_time=_jobs.c.due_time, owner_epoch=None)
 )
-_SPANS_AT_ONCE = 12
-_LOADS = select(
-    *(
-        select(func.count())
-        .select_from(
-            select(literal_column("1"))
-            .where(
-                _jobs.c.available_time >= bindparam(f"start_{place}"),
-                _jobs.c.available_time < bindparam(f"end_{place}"),
+_SPANS = tuple((f"start_{place}", f"end_{place}") for place in range(12))
+LOAD_COUNTED = 25
+"""What `loads` counts to: looking at a full hour costs no more than at one that is nearly empty."""
+_LOADS = OneRow(
+    select(
+        *(
+            select(func.count())
+            .select_from(
+                select(literal_column("1"))
+                .where(_jobs.c.available_time >= bindparam(start), _jobs.c.available_time < bindparam(end))
+                .limit(bindparam("most"))
+                .subquery()
             )
-            .limit(bindparam("most"))
-            .subquery()
+            .scalar_subquery()
+            for start, end in _SPANS
         )
-        .scalar_subquery()
-        for place in range(_SPANS_AT_ONCE)
     )
 )
 _FINISH = delete(_jobs).where(*_KEY_FITS)
@@ -126,7 +132,7 @@ def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch:
     rows = tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit}).all()
     if rows:
         lease = microseconds(lease_until)
-        tx.execute(
+        tx.execute_many(
             _TAKE,
             [
                 {"of_kind": row.kind, "of_subject": row.subject, "lease_until": lease, "of_owner": owner_epoch}
@@ -155,14 +161,15 @@ def finish(tx: Transaction, kind: JobKind, subject: str, *, due_time: datetime |
     return tx.execute(_FINISH_DUE, {**parameters, "of_due_time": microseconds(due_time)}).rowcount == 1
 
 
-def loads(tx: Transaction, spans: Sequence[tuple[datetime, datetime]], *, most: int) -> list[int]:
-    """Returns how many jobs are due in each of up to 12 spans, the end excluded; counts no further than `most`."""
-    parameters: dict[str, object] = {"most": most}
-    for place in range(_SPANS_AT_ONCE):
-        start, end = spans[place] if place < len(spans) else (EPOCH, EPOCH)
-        parameters[f"start_{place}"] = microseconds(start)
-        parameters[f"end_{place}"] = microseconds(end)
-    return list(tx.execute(_LOADS, parameters).one())[: len(spans)]
+def loads(tx: Transaction, starts: Sequence[datetime], length: timedelta) -> list[int]:
+    """Returns how many jobs are due in so long from each of 1 to 12 moments on; counts no further than LOAD_COUNTED."""
+    values: dict[str, object] = {"most": LOAD_COUNTED}
+    lasts = duration_microseconds(length)
+    for place, (start, end) in enumerate(_SPANS):
+        # Whoever has fewer moments asks for the first of them again.
+        moment = microseconds(starts[place if place < len(starts) else 0])
+        values[start], values[end] = moment, moment + lasts
+    return list(tx.one_row(_LOADS, values)[: len(starts)])
 
 
 def next_due(tx: Transaction) -> datetime | None:

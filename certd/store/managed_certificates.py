@@ -93,6 +93,12 @@ _PAGE = (
 _GET_MANY = _SELECT.where(_managed.c.uid.in_(bindparam("keys", expanding=True))).order_by(_managed.c.uid)
 # Says nothing on SQLite, where nobody else writes meanwhile.
 _GET_MANY_TO_CHANGE = _GET_MANY.with_for_update()
+_REVISIONS = (
+    select(_managed.c.uid, _managed.c.revision)
+    .where(_managed.c.uid.in_(bindparam("keys", expanding=True)))
+    .order_by(_managed.c.uid)
+    .with_for_update()
+)
 _THERE = select(_managed.c.uid).where(_managed.c.uid.in_(bindparam("keys", expanding=True)))
 _INSERT = insert_if_absent(_managed)
 _SET_VERSIONS = Many(
@@ -291,6 +297,11 @@ def get_many(tx: Transaction, uids: Sequence[str], *, to_change: bool = False) -
     """
     rows = tx.execute(_GET_MANY_TO_CHANGE if to_change else _GET_MANY, {"keys": list(uids)})
     return [managed_certificate_of(row) for row in rows]
+
+
+def revisions(tx: Transaction, uids: Sequence[str]) -> dict[str, int]:
+    """Returns the revisions of those that are there, which nobody else changes until the transaction ends."""
+    return {row.uid: row.revision for row in tx.execute(_REVISIONS, {"keys": list(uids)})}
 
 
 def there(tx: Transaction, uids: Sequence[str]) -> frozenset[str]:

@@ -155,16 +155,16 @@ def test_many_jobs_are_put_and_put_again(store: Store) -> None:
     assert claimed == [replace(put[0], attempt=1), *(replace(job, attempt=3) for job in later)]
 
 
-def test_how_many_jobs_are_due_in_spans_of_time(store: Store) -> None:
+def test_how_many_jobs_are_due_from_moments_on(store: Store) -> None:
     put = [Job(kind=KIND, subject=f"{number}", due_time=NOW + number * timedelta(minutes=1)) for number in range(COUNT)]
     store.write("test", lambda tx: jobs.put_all(tx, put))
     hour = timedelta(hours=1)
-    spans = [(NOW, NOW + hour), (NOW + hour, NOW + 2 * hour), (NOW - hour, NOW), (NOW, NOW)]
+    starts = [NOW, NOW + hour, NOW - hour]
     with store.read("test") as tx:
-        assert jobs.loads(tx, spans, most=1000) == [60, COUNT - 60, 0, 0]
-        assert jobs.loads(tx, spans, most=50) == [50, COUNT - 60, 0, 0]
-        assert jobs.loads(tx, [], most=50) == []
-        assert jobs.loads(tx, [spans[0]] * 12, most=7) == [7] * 12
+        # Not counted to the end.
+        assert jobs.loads(tx, starts, hour) == [jobs.LOAD_COUNTED, COUNT - 60, 0]
+        assert jobs.loads(tx, starts, timedelta(minutes=7)) == [7, 7, 0]
+        assert jobs.loads(tx, [NOW + hour] * 12, hour) == [COUNT - 60] * 12
 
 
 def test_nothing_is_written_for_none(store: Store) -> None:
