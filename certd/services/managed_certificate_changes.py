@@ -26,6 +26,7 @@ from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.managed_certificate_records import event_of
 from certd.services.managed_certificate_views import ManagedCertificateView, existing_managed, view_of
 from certd.services.paging import Page, PageRequest, page_of
+from certd.services.renewal_planning import maintenance_warnings
 from certd.services.steps import StepHook
 from certd.store import certificates, jobs, managed_deletion, managed_versions, sealed_keys
 from certd.store.store import Store, Transaction
@@ -111,14 +112,14 @@ class ManagedCertificateChanges:
             tx.event(event_of(EventType.MANAGED_CERTIFICATE_UPDATED, changed, caller.principal, now, version=0, **told))
             if changed.renewal != found.renewal and _is_planned(found):
                 jobs.hasten(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, found.uid, now)
-            return view_of(tx, changed, now)
+            return _warned(view_of(tx, changed, now))
 
         if validate_only:
             with self._store.read("managed-certificates.update") as tx:
                 found, planned = plan(tx)
                 if planned != found:
                     planned = replace(planned, update_time=now, revision=found.revision + 1)
-                return view_of(tx, planned, now)
+                return _warned(view_of(tx, planned, now))
         view = self._store.write("managed-certificates.update", update)
         self._step("update.1.committed")
         self._wake_scheduler()
@@ -233,6 +234,14 @@ def _planned(found: ManagedCertificate, change: ManagedCertificateChange, now: d
     if renewal != found.renewal and _is_planned(found):
         planned = replace(planned, renewal_window=None, next_attempt_time=None)
     return planned
+
+
+def _warned(view: ManagedCertificateView) -> ManagedCertificateView:
+    """Returns a view that says when maintenance windows cannot be kept to."""
+    managed = view.managed_certificate
+    if managed.issue_time is None or managed.not_after is None:
+        return view
+    return replace(view, warnings=maintenance_warnings(managed.renewal, managed.issue_time, managed.not_after))
 
 
 def _is_planned(managed: ManagedCertificate) -> bool:

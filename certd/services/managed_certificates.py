@@ -39,6 +39,7 @@ from certd.services.managed_certificate_views import (
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.profiles import DEFAULT_PROFILE
 from certd.services.remembered import Remembered
+from certd.services.renewal_planning import maintenance_warnings
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.tenants import check_quota, existing_tenant
@@ -129,7 +130,8 @@ class ManagedCertificates:
             if earlier is None:
                 raise error.another() from error
             return earlier
-        view = replace(view_with(declared, None, now), warnings=prepared.warnings)
+        unkept = maintenance_warnings(new.renewal, prepared.not_before, prepared.not_after)
+        view = replace(view_with(declared, None, now), warnings=(*prepared.warnings, *unkept))
         if validate_only:
             with self._store.read("managed-certificates.validate") as tx:
                 if managed_certificates.get(tx, new.name.tenant, new.name.managed_certificate) is not None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from certd.clock import rfc3339
 from certd.model.maintenance import next_span
 from certd.model.managed_certificate import ManagedCertificate
 from certd.model.renewal import RenewalMode, RenewalPolicy, Span, longest_wait, renewal_window
+from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
 from certd.store import jobs
 from certd.store.store import Transaction
 
@@ -61,11 +63,14 @@ def plan_renewal(
     return RenewalPlan(window, _moment(Span(max(begin, span.start), min(begin + length, span.end)), draws[-1]))
 
 
-def keeps_to_maintenance(policy: RenewalPolicy, not_before: datetime, not_after: datetime) -> bool:
-    """Returns whether a certificate with this validity can be renewed during a maintenance window of the policy."""
+def maintenance_warnings(policy: RenewalPolicy, not_before: datetime, not_after: datetime) -> tuple[Warning, ...]:
+    """Returns a warning when a certificate with this validity cannot be renewed during a window of the policy."""
     windows = policy.maintenance_windows
     start, until = renewal_window(not_before, not_after, policy).start, longest_wait(not_before, not_after, policy)
-    return not windows or next_span(windows, start, until=until) is not None
+    if not windows or next_span(windows, start, until=until) is not None:
+        return ()
+    told = f"none begins from {rfc3339(start)} to {rfc3339(until)}, so the certificate is renewed at another time"
+    return (Warning("managed_certificate.renewal.maintenance_windows", told),)
 
 
 def moment_in(span: Span, managed: ManagedCertificate) -> datetime:
