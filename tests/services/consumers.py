@@ -1,12 +1,13 @@
 """Consumers in a world: identities with keys, their associations, and the leases that they sign for."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,7 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from certd.errors import CertdError
 from certd.model.access import Caller, Grant, Role
+from certd.model.event import Event, EventType
 from certd.model.identity import IdentityState, spiffe_id_of
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState, ManagedCertificateVersion
 from certd.model.names import AssociationName, IdentityName, ManagedCertificateName
@@ -240,3 +243,25 @@ def _certificate_for(public_key: bytes, now: datetime) -> bytes:
 
 def association_name(association_id: str = "machine", managed: ManagedCertificateName = WEB) -> AssociationName:
     return AssociationName(managed, association_id)
+
+
+def refusal(call: Callable[[], object]) -> CertdError:
+    with pytest.raises(CertdError) as refused:
+        call()
+    return refused.value
+
+
+def attempt(world: World, who: Consumer, name: AssociationName, request: Request | SignedLease) -> CertdError:
+    """How a lease is refused."""
+    signed = request.signed if isinstance(request, Request) else request
+    return refusal(lambda: world.core.leases.lease(who.caller, name, signed))
+
+
+def told(world: World, *types: EventType) -> list[Event]:
+    return [event for event in world.events() if event.type in types]
+
+
+def refusals_told(world: World) -> list[tuple[str, str, str]]:
+    """Principal, resource and reason of the refused leases."""
+    events = told(world, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)
+    return [(event.principal, event.resource, event.details["reason"]) for event in events]

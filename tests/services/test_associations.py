@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from certd.errors import CertdError, Reason
 from certd.model.access import Role
-from certd.model.event import Event, EventType
+from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import WILDCARD, AssociationName, IdentityName, ManagedCertificateName, TenantName
 from certd.services import associations as services
@@ -35,6 +35,8 @@ from tests.services.consumers import (
     associate,
     association_name,
     consumer,
+    refusal,
+    told,
 )
 from tests.waiting import eventually
 
@@ -61,16 +63,6 @@ def new(who: Consumer | IdentityName, **changes: Any) -> NewAssociation:
 def create(world: World, wanted: NewAssociation, **how: Any) -> AssociationView:
     chosen: dict[str, Any] = {"key": None, "validate_only": False} | how
     return world.core.associations.create(ADMINISTRATOR, wanted, **chosen)
-
-
-def refusal(call: Callable[[], object]) -> CertdError:
-    with pytest.raises(CertdError) as refused:
-        call()
-    return refused.value
-
-
-def told(world: World, *types: EventType) -> list[Event]:
-    return [event for event in world.events() if event.type in types]
 
 
 def blobs(world: World) -> list[tuple[str, int]]:

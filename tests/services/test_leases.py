@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,15 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import delete, select, update
 
-from certd.errors import CertdError, Reason
+from certd.errors import Reason
 from certd.model.access import EVERYTHING, Caller, Role
 from certd.model.association import DeploymentState
-from certd.model.event import Event, EventType
+from certd.model.event import EventType
 from certd.model.identity import IdentityState
 from certd.model.names import AssociationName, ManagedCertificateName, TenantName
-from certd.services import lease_refusals
 from certd.services.association_views import AssociationView
-from certd.services.leases import GivenDeployment, SignedLease
+from certd.services.leases import GivenDeployment
 from certd.store import identities, managed_schema
 from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
@@ -29,18 +28,20 @@ from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import ADMINISTRATOR, STRANGER, CrashError, World, configuration, crash, running_world
 from tests.services.consumers import (
     WEB,
-    Consumer,
-    Request,
     active,
     add_version,
     associate,
     association_name,
+    attempt,
     consumer,
     give,
     lease,
     leasing_world,
     pin_system_root,
+    refusal,
+    refusals_told,
     signed_request,
+    told,
 )
 from tests.waiting import eventually
 
@@ -58,28 +59,6 @@ def leasing(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
     with leasing_world(tmp_path, token_settings) as world:
         active(world)
         yield world
-
-
-def refusal(call: Callable[[], object]) -> CertdError:
-    with pytest.raises(CertdError) as refused:
-        call()
-    return refused.value
-
-
-def attempt(world: World, who: Consumer, name: AssociationName, request: Request | SignedLease) -> CertdError:
-    """How a lease is refused."""
-    signed = request.signed if isinstance(request, Request) else request
-    return refusal(lambda: world.core.leases.lease(who.caller, name, signed))
-
-
-def told(world: World, *types: EventType) -> list[Event]:
-    return [event for event in world.events() if event.type in types]
-
-
-def refusals_told(world: World) -> list[tuple[str, str, str]]:
-    """Principal, resource and reason of the refused leases."""
-    events = told(world, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)
-    return [(event.principal, event.resource, event.details["reason"]) for event in events]
 
 
 def test_a_consumer_leases_the_key_of_its_certificate(leasing: World) -> None:
@@ -414,48 +393,6 @@ def test_two_leases_at_once_seal_one_key(leasing: World) -> None:
     assert len(set(ended)) == 1
     with leasing.core.store.read("test") as tx:
         assert len(tx.execute(select(_KEYS.c.blob).where(_KEYS.c.version == 2)).all()) == 1
-
-
-def test_equal_refusals_are_counted_within_the_minute(leasing: World) -> None:
-    machine = consumer(leasing)
-    view = associate(leasing, machine)
-    # The next minute is a minute away.
-    leasing.clock.advance(timedelta(seconds=60 - leasing.clock.now().second))
-    for _ in range(5):
-        attempt(leasing, machine, association_name("absent"), signed_request(machine, view))
-    attempt(leasing, machine, view.association.name, signed_request(machine, view, 7))
-    events = told(leasing, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)
-    assert [(event.details["reason"], event.details["count"]) for event in events] == [
-        ("ASSOCIATION_NOT_FOUND", "1"),
-        ("MANAGED_CERTIFICATE_NOT_FOUND", "1"),
-    ]
-    leasing.core.lease_refusals.flush()
-    assert len(told(leasing, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)) == 2, "the minute is not over"
-    leasing.clock.advance(timedelta(seconds=60))
-    leasing.core.scheduler.wake()
-    event = eventually(lambda: told(leasing, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)[2:])[0]
-    assert (event.details["reason"], event.details["count"]) == ("ASSOCIATION_NOT_FOUND", "4")
-    assert event.resource == str(association_name("absent"))
-    # In the next minute it is a new one.
-    attempt(leasing, machine, association_name("absent"), signed_request(machine, view))
-    assert len(told(leasing, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)) == 4
-
-
-def test_whoever_tries_everything_fills_no_books(leasing: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_refusals, "KINDS_OF_ONE", 3)
-    monkeypatch.setattr(lease_refusals, "MOST_KINDS", 6)
-    machine, other, third = (consumer(leasing, name) for name in ("machine", "other", "third"))
-    view = associate(leasing, machine)
-    for who in (machine, other, third):
-        for number in range(20):
-            attempt(leasing, who, association_name(f"absent-{number}"), signed_request(who, view))
-    leasing.core.lease_refusals.flush(whole_minutes=False)
-    events = told(leasing, EventType.MANAGED_CERTIFICATE_LEASE_REFUSED)
-    counts = {who.spiffe_id: 0 for who in (machine, other, third)}
-    for event in events:
-        counts[event.principal] += int(event.details["count"])
-    assert counts == {machine.spiffe_id: 20, other.spiffe_id: 2, third.spiffe_id: 0}
-    assert len(events) == 3 + 2 + 2
 
 
 def report(world: World, caller: Caller, name: AssociationName, **changes: object) -> AssociationView:
