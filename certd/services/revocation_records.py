@@ -20,7 +20,7 @@ from certd.pki.description import describe
 from certd.services.authorities import every_authority
 from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
 from certd.services.managed_certificate_records import event_of
-from certd.store import authorities, blocked_keys, managed_certificates, managed_versions, revocations
+from certd.store import authorities, blocked_keys, managed_certificates, managed_versions, revocations, sealed_keys
 from certd.store.store import Transaction
 
 _COMPROMISED = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
@@ -162,6 +162,8 @@ def _revoke_version(
     reason, number = _reason_of(row), row.managed_certificate_version or 0
     revoke_time = row.revoke_time or now
     managed_versions.set_revoked(tx, managed.uid, number, revoke_time=revoke_time, reason=reason)
+    # Who investigates may need its key, until it is at its end; nobody else gets it.
+    sealed_keys.set_expiry(tx, managed.uid, number, row.not_after)
     tx.event(
         event_of(
             EventType.MANAGED_CERTIFICATE_REVOKED,

@@ -253,6 +253,21 @@ def test_revoked_versions_do_not_leave(web: World, way: Revoke) -> None:
 
 
 @BOTH_WAYS
+def test_the_key_of_what_is_revoked_is_kept_until_its_end(web: World, way: Revoke) -> None:
+    way(web, 1, CESSATION)
+    ends = stands(web).not_after
+    assert ends is not None
+
+    def deleted(time: datetime) -> int:
+        return web.core.store.write("test.tidy", lambda tx: sealed_keys.delete_expired(tx, time, 10))
+
+    assert deleted(ends) == 0
+    assert versions(web)[0].key_available
+    assert deleted(ends + timedelta(seconds=1)) == 1
+    assert not versions(web)[0].key_available
+
+
+@BOTH_WAYS
 def test_who_gave_it_up_ends_a_renewal_that_somebody_wanted(web: World, way: Revoke) -> None:
     """It is revoked while the certificate of the next version is being signed."""
     web.steps.at["issue.3.intended"] = lambda: way(web, 1, CESSATION)
