@@ -13,7 +13,7 @@ from certd.errors import CertdError, Reason
 from certd.model.job import Job, JobKind
 from certd.services.steps import StepHook
 from certd.store import jobs
-from certd.store.store import Store
+from certd.store.store import Store, Transaction
 
 _log = logging.getLogger("certd.scheduler")
 
@@ -31,8 +31,8 @@ Run = Callable[[str], None]
 """Does a job, given its subject. It ends the job in the transaction of its last step."""
 RunTogether = Callable[[Sequence[str]], Mapping[str, CertdError]]
 """Does many jobs of one kind, given their subjects, and returns which failed. It ends each as `Run` does."""
-Blocked = Callable[[str, CertdError, datetime], None]
-"""Writes into the subject why it waits, and until when."""
+Blocked = Callable[[Transaction, str, CertdError, datetime], None]
+"""Writes into the subject why it waits, and until when, in the transaction that puts the job back."""
 
 
 class Waker:
@@ -209,11 +209,14 @@ class Scheduler:
             longest = min(longest, timedelta(seconds=5))
         due = self._clock.now() + longest * random.uniform(0.5, 1.0)  # noqa: S311  # Jitter is no secret.
         _log.warning("the job %s of %s waits until %s: %s", job.kind, job.subject, due.isoformat(), error)
+        tell = self._blocked.get(job.kind)
+
+        def put_back(tx: Transaction) -> None:
+            if jobs.put_back(tx, replace(job, due_time=due), owner_epoch=self._epoch()) and tell is not None:
+                tell(tx, job.subject, error, due)
+
         try:
-            self._store.write("jobs.retry", lambda tx: jobs.put(tx, replace(job, due_time=due)))
-            tell = self._blocked.get(job.kind)
-            if tell is not None:
-                tell(job.subject, error, due)
+            self._store.write("jobs.retry", put_back)
         except CertdError as failure:
             # The lease of the claim ends by itself.
             _log.warning("the retry of %s could not be written: %s", job.subject, failure)

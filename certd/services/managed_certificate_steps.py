@@ -20,7 +20,7 @@ from certd.model.managed_certificate import ISSUED, ManagedCertificate, ManagedC
 from certd.model.managed_certificate_states import Change, after
 from certd.model.renewal_steps import NextStep, awaited_maintenance, next_step
 from certd.services.managed_certificate_records import event_of, observed
-from certd.services.renewal_waits import RenewalWaits, changeable
+from certd.services.renewal_waits import RenewalWaits, changeable, note_blocked
 from certd.services.tenants import existing_tenant
 from certd.services.version_keys import Failures, Making
 from certd.services.version_making import VersionMaking
@@ -73,31 +73,22 @@ class ManagedCertificateSteps:
             failures.update(self._making.make(makings))
         return {uid: error for uid, error in failures.items() if not self._gave_up(found.get(uid), error)}
 
-    def blocked(self, uid: str, error: CertdError, next_attempt_time: datetime) -> None:
+    def blocked(self, tx: Transaction, uid: str, error: CertdError, next_attempt_time: datetime) -> None:
         """Writes into the resource why its next step waits, and until when."""
-        now = self._clock.now()
-
-        def note(tx: Transaction) -> None:
-            managed = changeable(tx, uid)
-            if managed is None:
-                return
-            if managed.state is not ManagedCertificateState.PENDING:
-                self._waits.note_blocked(tx, managed, error, next_attempt_time, now)
-                return
-            if error.reason not in {condition.reason for condition in managed.conditions}:
-                # One event for a reason, not one for each attempt.
-                waits = event_of(EventType.MANAGED_CERTIFICATE_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
-                tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
-            managed_certificates.update(
-                tx,
-                replace(
-                    observed(managed, ISSUED, now, status=False, reason=error.reason, message=error.message),
-                    next_attempt_time=next_attempt_time,
-                ),
-                expected_revision=managed.revision,
-            )
-
-        self._store.write("managed-certificates.blocked", note)
+        now, managed = self._clock.now(), changeable(tx, uid)
+        if managed is None:
+            return
+        if managed.state is not ManagedCertificateState.PENDING:
+            note_blocked(tx, managed, error, next_attempt_time, now)
+            return
+        if error.reason not in {condition.reason for condition in managed.conditions}:
+            # One event for a reason, not one for each attempt.
+            waits = event_of(EventType.MANAGED_CERTIFICATE_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
+            tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
+        waiting = observed(managed, ISSUED, now, status=False, reason=error.reason, message=error.message)
+        managed_certificates.update(
+            tx, replace(waiting, next_attempt_time=next_attempt_time), expected_revision=managed.revision
+        )
 
     def _gave_up(self, managed: ManagedCertificate | None, error: CertdError) -> bool:
         """Makes FAILED what can never be issued; returns whether there is nothing more to try."""

@@ -52,27 +52,6 @@ class RenewalWaits:
 
         self._store.write("managed-certificates.wait", settle)
 
-    def note_blocked(
-        self,
-        tx: Transaction,
-        managed: ManagedCertificate,
-        error: CertdError,
-        next_attempt_time: datetime,
-        now: datetime,
-    ) -> None:
-        """Writes into a managed certificate what keeps it from being renewed, and when that is tried again."""
-        due = next_step(managed, now) in {NextStep.MAKE_VERSION, NextStep.PLAN}
-        if error.reason in _PASSING or not due:
-            # Nobody waits: it will be looked at again, and was renewed by another, or is about to be.
-            return
-        known = {condition.reason for condition in managed.conditions if condition.type == RENEWAL_BLOCKED}
-        if not managed.renewal_blocked or error.reason not in known:
-            # One event for a reason, not one for each attempt.
-            waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
-            tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
-        blocked = observed(managed, RENEWAL_BLOCKED, now, status=True, reason=error.reason, message=error.message)
-        _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
-
     def _plan(self, uid: str, now: datetime) -> _Plan | None:
         """Returns when the current version is replaced, if that is not planned: for reading alone, so not in a work."""
         with self._store.read("managed-certificates.plan") as tx:
@@ -101,6 +80,27 @@ class RenewalWaits:
         return _Plan(
             version=managed.current_version, policy=managed.renewal, issue_time=certificate.create_time, plan=plan
         )
+
+
+def note_blocked(
+    tx: Transaction,
+    managed: ManagedCertificate,
+    error: CertdError,
+    next_attempt_time: datetime,
+    now: datetime,
+) -> None:
+    """Writes into a managed certificate what keeps it from being renewed, and when that is tried again."""
+    due = next_step(managed, now) in {NextStep.MAKE_VERSION, NextStep.PLAN}
+    if error.reason in _PASSING or not due:
+        # Nobody waits: it will be looked at again, and was renewed by another, or is about to be.
+        return
+    known = {condition.reason for condition in managed.conditions if condition.type == RENEWAL_BLOCKED}
+    if not managed.renewal_blocked or error.reason not in known:
+        # One event for a reason, not one for each attempt.
+        waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
+        tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
+    blocked = observed(managed, RENEWAL_BLOCKED, now, status=True, reason=error.reason, message=error.message)
+    _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
 
 
 def changeable(tx: Transaction, uid: str) -> ManagedCertificate | None:

@@ -45,6 +45,11 @@ _TAKE = Many(
         FROM (VALUES {rows}) AS taken WHERE jobs.kind = taken.column1 AND jobs.subject = taken.column2
     """,
 )
+_PUT_BACK = (
+    update(_jobs)
+    .where(*_KEY_FITS, _jobs.c.owner_epoch == bindparam("of_owner"), _jobs.c.attempt == bindparam("of_attempt"))
+    .values(due_time=bindparam("at"), available_time=bindparam("at"), owner_epoch=None)
+)
 _RELEASE = (
     update(_jobs)
     .where(_jobs.c.owner_epoch.is_not(None), _jobs.c.owner_epoch.not_in(LIVE_EPOCHS))
@@ -143,6 +148,21 @@ def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch:
         Job(kind=JobKind(row.kind), subject=row.subject, due_time=time_of(row.due_time), attempt=row.attempt + 1)
         for row in rows
     ]
+
+
+def put_back(tx: Transaction, job: Job, *, owner_epoch: int) -> bool:
+    """Gives a job that was claimed under this epoch its due time, at which it is tried again; returns whether it did.
+
+    Not what was ended, put again or claimed by another meanwhile: that stays as it is.
+    """
+    parameters = {
+        "of_kind": job.kind.value,
+        "of_subject": job.subject,
+        "of_owner": owner_epoch,
+        "of_attempt": job.attempt,
+        "at": microseconds(job.due_time),
+    }
+    return tx.execute(_PUT_BACK, parameters).rowcount == 1
 
 
 def release_of_ended_owners(tx: Transaction, now: datetime) -> int:

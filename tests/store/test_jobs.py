@@ -150,3 +150,25 @@ def test_a_kind_that_only_a_newer_release_knows_blocks_nothing(store: Store) -> 
     assert next_due(store) == NOW
     assert claim(store) == [replace(job("a"), attempt=1)]
     assert claim(store) == []
+
+
+def test_a_job_is_put_back_by_who_has_it(store: Store) -> None:
+    put(store, job("a"), job("ended"), job("put again"), job("taken over"))
+    claimed = {one.subject: one for one in claim(store)}
+    store.write("test", lambda tx: jobs.finish(tx, KIND, "ended"))
+    put(store, job("put again", NOW + timedelta(days=1)))
+    later = NOW + timedelta(seconds=5)
+    assert not put_back(store, claimed["a"], later, owner_epoch=2)
+    assert put_back(store, claimed["a"], later)
+    assert not put_back(store, claimed["a"], later)
+    assert not put_back(store, claimed["ended"], later)
+    assert not put_back(store, claimed["put again"], later)
+    assert claim(store, NOW + LEASE - timedelta(microseconds=1)) == [replace(job("a", later), attempt=2)]
+    # Its lease had passed, and the same daemon began it anew.
+    assert [one.subject for one in claim(store, NOW + LEASE)] == ["taken over"]
+    assert not put_back(store, claimed["taken over"], later)
+
+
+def put_back(store: Store, claimed: Job, due_time: datetime, owner_epoch: int = 1) -> bool:
+    again = replace(claimed, due_time=due_time)
+    return store.write("test", lambda tx: jobs.put_back(tx, again, owner_epoch=owner_epoch))
