@@ -10,6 +10,7 @@ from certd.store import events
 from certd.store.store import Store
 from tests.faults.asking import Ask
 from tests.faults.changes import PROFILE_ID, Changes
+from tests.system.jobs import at_work, check_planned
 from tests.waiting import eventually
 
 Found = Counter[tuple[str, str]]
@@ -43,7 +44,8 @@ class Books:
         self._audit_certificates(answers, changes, found)
         self._audit_requests(answers)
         self._audit_profile(changes, found)
-        assert self.read("SELECT count(*) FROM jobs") == [(0,)]
+        assert at_work(self._file) == [], "the daemon ended with work on its hands"
+        check_planned(self._file)
         assert self.read("SELECT count(*) FROM wrapping_keys") == [(1,)]
         return found
 

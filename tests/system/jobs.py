@@ -1,0 +1,40 @@
+"""The jobs of a daemon, read past it: which are at work or due, and whether every renewal has the one that it needs."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from tests.system.books import rows
+
+_ADVANCE = "advance-managed-certificate"
+_SECOND = 1_000_000
+
+
+def at_work(database: Path, *, within: timedelta = timedelta(0)) -> list[tuple[str, str]]:
+    """Returns kind and subject of the jobs that somebody has claimed, or that are due, now or within some time.
+
+    A managed certificate that will be renewed has a job for as long as it is there; one that waits changes nothing.
+    """
+    until = int((time.time() + within.total_seconds()) * _SECOND)
+    statement = "SELECT kind, subject FROM jobs WHERE owner_epoch IS NOT NULL OR available_time <= ? ORDER BY 1, 2"
+    return rows(database, statement, [until])
+
+
+def check_planned(database: Path) -> None:
+    """Every managed certificate that an authority issues has one job, in its renewal window; there is no other job.
+
+    For a daemon without work, whose managed certificates are all ACTIVE and renewed by the default policy.
+    """
+    planned = rows(
+        database,
+        "SELECT m.managed_certificate_id, m.state, m.renewal, m.next_attempt_time, m.renewal_window_start, "
+        "m.renewal_window_end, j.due_time, j.available_time, j.owner_epoch FROM managed_certificates m "
+        "LEFT JOIN jobs j ON j.kind = ? AND j.subject = m.uid WHERE m.type = 'PRIVATE'",
+        [_ADVANCE],
+    )
+    for managed, state, renewal, planned_time, start, end, due, available, owner in planned:
+        assert (state, renewal) == ("ACTIVE", "{}"), managed
+        assert due is not None, f"nobody will renew {managed}"
+        assert (due, available, owner) == (planned_time, planned_time, None), managed
+        assert start <= due <= end, f"{managed} is renewed outside of its window"
+    assert rows(database, "SELECT count(*) FROM jobs") == [(len(planned),)], "there are jobs for nobody"
