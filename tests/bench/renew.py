@@ -97,8 +97,8 @@ def _request(installation: Installation, options: argparse.Namespace) -> None:
 def _renew_all(installation: Installation, certificates: int) -> dict[str, Any]:
     """Marks all as to be renewed, starts the daemon and waits until none is left; returns what that took."""
     with closing(_books(installation)) as books:
-        books.execute("UPDATE managed_certificates SET forced_version = current_version")
         now = time.time_ns() // 1000
+        books.execute("UPDATE managed_certificates SET forced_version = current_version, next_attempt_time = ?", (now,))
         books.execute(
             "UPDATE jobs SET due_time = ?, available_time = ?, owner_epoch = NULL, attempt = 0"
             " WHERE kind = 'advance-managed-certificate'",
