@@ -38,6 +38,7 @@ class Custody:
 class ConsumerKey:
     """The key of a version, sealed for one consumer, and not yet in the books."""
 
+    managed_certificate_uid: str
     version: int
     wrapping_key_number: int
     blob: bytes
@@ -61,8 +62,13 @@ def custody_of(
 
 
 def may_be_kept(tx: Transaction, managed_uid: str, key: ConsumerKey) -> bool:
-    """Returns whether the wrapping key under which it was sealed still seals, in the transaction that keeps it."""
-    return sealed_keys.is_primary(tx, managed_uid, key.wrapping_key_number)
+    """Returns whether it is a key of this managed certificate, and the wrapping key under which it was sealed seals.
+
+    Asked in the transaction that keeps it: meanwhile the managed certificate may have been deleted, and another made by
+    its name, as which nothing of this one ever opens.
+    """
+    own = key.managed_certificate_uid == managed_uid
+    return own and sealed_keys.is_primary(tx, managed_uid, key.wrapping_key_number)
 
 
 def keep(tx: Transaction, managed_uid: str, association_id: str, key: ConsumerKey) -> None:
@@ -104,4 +110,9 @@ class AssociationKeys:
         if isinstance(outcome, CertdError):
             self._wrapping_keys.doubt(primary)
             raise outcome
-        return ConsumerKey(version=custody.context.version, wrapping_key_number=primary.number, blob=outcome)
+        return ConsumerKey(
+            managed_certificate_uid=custody.context.certificate,
+            version=custody.context.version,
+            wrapping_key_number=primary.number,
+            blob=outcome,
+        )
