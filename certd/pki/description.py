@@ -68,6 +68,8 @@ def describe(certificate: bytes) -> Description:
         extensions = parsed.extensions
         subject, issuer = parsed.subject.public_bytes(), parsed.issuer.public_bytes()
         algorithm, public_key = _raw_parts(certificate)
+        # The library reads some that it does not write, for example with a number below zero.
+        encoded = [extension.value.public_bytes() for extension in extensions]
     except (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType) as error:
         raise field_invalid("certificate", "is not the DER of a certificate that decodes") from error
     values = {type(extension.value): extension.value for extension in extensions}
@@ -105,9 +107,9 @@ def describe(certificate: bytes) -> Description:
             DescribedExtension(
                 oid=extension.oid.dotted_string,
                 critical=extension.critical,
-                value=extension.value.public_bytes(),
+                value=value,
             )
-            for extension in extensions
+            for extension, value in zip(extensions, encoded, strict=True)
         ),
     )
 

@@ -317,6 +317,16 @@ def test_what_cannot_be_shown_is_refused() -> None:
 # What other tools make.
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_an_extension_that_the_library_reads_and_does_not_write_is_refused() -> None:
+    below_zero = der.sequence(der.encode(0x80, b"key"), der.encode(0x82, b"\xff"))
+    identifier = x509.UnrecognizedExtension(x509.AuthorityKeyIdentifier.oid, below_zero)
+    certificate = leaf(extensions=[dns("www.example.com"), (identifier, False)], without=[x509.AuthorityKeyIdentifier])
+    refused(
+        Reason.IMPORT_NOT_COMPATIBLE, lambda: imported(certificate), field="certificate", says="that cannot be shown"
+    )
+
+
 def test_what_openssl_gnutls_and_java_make_is_imported(tmp_path: Path) -> None:
     self_signed = openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes", "-keyout", "/dev/null"),
