@@ -319,7 +319,8 @@ def test_what_cannot_be_shown_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
 def test_an_extension_that_the_library_reads_and_does_not_write_is_refused() -> None:
-    below_zero = der.sequence(der.encode(0x80, b"key"), der.encode(0x82, b"\xff"))
+    issuer = der.encode(der.context(1), der.encode(der.context(4), ISSUER.certificate.subject.public_bytes()))
+    below_zero = der.sequence(der.encode(0x80, b"key"), issuer, der.encode(0x82, b"\xff"))
     identifier = x509.UnrecognizedExtension(x509.AuthorityKeyIdentifier.oid, below_zero)
     certificate = leaf(extensions=[dns("www.example.com"), (identifier, False)], without=[x509.AuthorityKeyIdentifier])
     refused(
