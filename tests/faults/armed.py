@@ -21,12 +21,17 @@ class ArmedDaemon:
     address: str
     """Of the gRPC API."""
     token_pid: int
+    output: Path
+    """What it writes: that it serves, then each time that it is armed."""
 
     def arm(self, step: str, occurrence: int, victim: str) -> None:
         """Has the victim, `daemon`, `token` or `prepare`, die when the step was done so many times from now on."""
+        before = self.output.read_text().count("\n")
         assert self.process.stdin is not None
         self.process.stdin.write(f"{step} {occurrence} {victim}\n".encode())
         self.process.stdin.flush()
+        # Otherwise the step could be over before it knows.
+        eventually(lambda: self.output.read_text().count("\n") > before or self.process.poll() is not None)
 
     def end(self) -> None:
         """Kills it unless it is dead."""
@@ -60,7 +65,7 @@ def start(installation: Installation) -> ArmedDaemon:
         return dict(json.loads(text.removeprefix("READY "))) if text.endswith("\n") else None
 
     found = eventually(ready, within=60)
-    return ArmedDaemon(process=process, address=found["grpc"], token_pid=int(found["token_pid"]))
+    return ArmedDaemon(process=process, address=found["grpc"], token_pid=int(found["token_pid"]), output=ready_file)
 
 
 def children(pid: int, program: str) -> list[psutil.Process]:

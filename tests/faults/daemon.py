@@ -1,7 +1,7 @@
 """`certd serve` with a step hook that kills: a program, run by `rounds.py`.
 
 A line on standard input arms it: `STEP OCCURRENCE VICTIM`, with the victim `daemon`, `token` or `prepare`. When the
-step is done for that many times from then on, the victim gets SIGKILL.
+step is done for that many times from then on, the victim gets SIGKILL. It answers that it is armed.
 """
 
 import contextlib
@@ -35,6 +35,8 @@ class Killer:
             with self._lock:
                 self._step, left, self._victim = line.split()
                 self._left = int(left)
+            sys.stdout.write(f"ARMED {line}")
+            sys.stdout.flush()
 
     def __call__(self, name: str) -> None:
         with self._lock:

@@ -29,12 +29,12 @@ from tests.faults.asking import Ask, ask, authority_request, managed_request, ou
 from tests.faults.audit import Books
 from tests.faults.changes import Batch, Changes, batch
 from tests.faults.outside import OutsideParent
+from tests.faults.served import DAEMON, PREPARE, TOKEN
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAEMON, TOKEN, PREPARE = "daemon", "token", "prepare"
 STEPS = (
     "issue.1.read",
     "issue.2.prepared",
@@ -44,6 +44,7 @@ STEPS = (
     "managed.1.requested",
     "managed.2.wrapping-key",
     "managed.3.key-sealed",
+    "managed.3.planned",
     "managed.4.issued",
     "export.1.recorded",
     "authority.1.requested",

@@ -6,17 +6,8 @@ import sys
 import pytest
 
 from tests.daemon import Installation
-from tests.faults.rounds import (
-    CALLERS,
-    CERTIFICATES_PER_CALLER,
-    DAEMON,
-    PREPARE,
-    STEPS,
-    TOKEN,
-    Death,
-    Rounds,
-    random_death,
-)
+from tests.faults.rounds import CALLERS, CERTIFICATES_PER_CALLER, STEPS, Death, Rounds, random_death
+from tests.faults.served import DAEMON, PREPARE, TOKEN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the children in /proc")
 

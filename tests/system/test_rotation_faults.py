@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from tests.daemon import Installation
-from tests.faults.rotations import DAEMON, STEPS, TOKEN, Rotations
+from tests.faults.rotations import STEPS, Rotations
+from tests.faults.served import DAEMON, TOKEN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the children in /proc")
 
