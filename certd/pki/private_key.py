@@ -42,6 +42,8 @@ _DECRYPT = "decrypt it first: openssl pkey -in KEY -out DECRYPTED"
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 _BEGIN, _END = b"-----BEGIN ", b"-----END "
+_MOST_BLOCKS = 16
+"""Of which one can be a key. What begins again and again is looked through to its end again and again."""
 _LONGEST_LABEL = 40
 _PUBLIC_LABELS = frozenset({"PUBLIC KEY", "RSA PUBLIC KEY", "SSH2 PUBLIC KEY"})
 _CERTIFICATE_LABELS = frozenset(
@@ -132,6 +134,8 @@ _OTHER_FILES = (
 
 
 def _from_pem(data: bytes) -> PrivateKey:
+    if (begun := data.count(_BEGIN)) > _MOST_BLOCKS:
+        raise UnusableKeyError(f"has {begun} PEM blocks", _ALONE)
     matches = list(_BLOCK.finditer(data))
     if not len(matches) == data.count(_BEGIN) == data.count(_END):
         raise UnusableKeyError("has a PEM block without its beginning or its end", _DAMAGED)

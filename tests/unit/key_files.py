@@ -201,6 +201,7 @@ def _bad(directory: Path, good: _Made) -> dict[str, bytes]:
         ),
         "two keys": rsa + ec,
         "the same key twice": ec + ec,
+        "beginnings alone": b"-----BEGIN EC PRIVATE KEY-----" * 500,
         "a public key": openssl("pkey", "-pubout", data=rsa),
         "a public key in DER": openssl("pkey", "-pubout", "-outform", "DER", data=rsa),
         "a public key of PKCS#1": openssl("rsa", "-RSAPublicKey_out", data=rsa),

@@ -83,6 +83,7 @@ def test_what_every_tool_writes_is_read(files: KeyFiles) -> None:
         ),
         (("encrypted OpenSSH",), "is encrypted; decrypt a copy of it first: ssh-keygen"),
         (("two keys", "the same key twice"), "has 2 private keys"),
+        (("beginnings alone",), "has 500 PEM blocks"),
         (("a public key", "a public key of PKCS#1"), "has a public key"),
         (("a public key in DER", "a public key of PKCS#1 in DER", "a public key of OpenSSH"), "is a public key"),
         (("a certificate", "a request", "a key and its certificate"), "has a certificate or a request"),
