@@ -71,7 +71,8 @@ class RenewalWaits:
                 uid=uid,
                 version=managed.current_version,
                 policy=managed.renewal,
-                not_before=certificate.not_before,
+                # As when it was issued, see `VersionMaking`.
+                not_before=max(certificate.not_before, certificate.create_time),
                 not_after=certificate.not_after,
                 now=now,
             )

@@ -96,7 +96,7 @@ def leaf(world: World) -> x509.Certificate:
 
 def test_what_is_issued_has_a_window_and_a_moment_in_it(web: World) -> None:
     managed, certificate = stands(web), leaf(web)
-    window = renewal_window(certificate.not_valid_before_utc, certificate.not_valid_after_utc, DEFAULT_RENEWAL_POLICY)
+    window = renewal_window(web.clock.now(), certificate.not_valid_after_utc, DEFAULT_RENEWAL_POLICY)
     assert managed.renewal_window == window
     assert managed.issue_time == web.clock.now()
     assert window.start <= planned(web) < window.end
@@ -119,7 +119,7 @@ def test_it_is_renewed_at_its_moment_with_another_key_and_not_before(web: World)
         first.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     )
     # The next one is planned.
-    window = renewal_window(second.not_valid_before_utc, second.not_valid_after_utc, DEFAULT_RENEWAL_POLICY)
+    window = renewal_window(now, second.not_valid_after_utc, DEFAULT_RENEWAL_POLICY)
     assert managed.renewal_window == window
     assert window.start <= planned(web) < window.end
     assert due_times(web, managed.uid) == [planned(web)]
@@ -224,9 +224,11 @@ def test_another_policy_makes_another_plan(web: World) -> None:
     before = stands(web)
     change_policy(web, RenewalPolicy(remaining_percent=10))
     settle(web)
-    managed, certificate = stands(web), leaf(web)
+    managed = stands(web)
+    assert managed.issue_time is not None
+    assert managed.not_after is not None
     assert managed.renewal_window == renewal_window(
-        certificate.not_valid_before_utc, certificate.not_valid_after_utc, RenewalPolicy(remaining_percent=10)
+        managed.issue_time, managed.not_after, RenewalPolicy(remaining_percent=10)
     )
     assert planned(web) > (before.next_attempt_time or web.clock.now())
     assert due_times(web, managed.uid) == [planned(web)]
