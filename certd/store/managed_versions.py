@@ -32,13 +32,13 @@ _SELECT: Select[Any] = select(
     _versions.c.serial,
     _versions.c.create_time,
     _versions.c.certificate,
-    _versions.c.chain,
     _versions.c.not_before,
     _versions.c.not_after,
     _versions.c.revoke_time,
     _versions.c.revocation_reason,
 )
-_GET = _SELECT.where(*_FITS)
+# A chain may have megabytes, so only who asks for one version reads it.
+_GET = _SELECT.add_columns(_versions.c.chain).where(*_FITS)
 _DOWN = (
     _SELECT.where(_versions.c.managed_certificate_uid == bindparam("key"), _versions.c.number < bindparam("below"))
     .order_by(_versions.c.number.desc())
@@ -77,7 +77,7 @@ _SET_ISSUED_MANY = Many(
 _ABOVE_ALL = 1 << 62
 
 
-def _version(row: Row[Any]) -> ManagedCertificateVersion:
+def _version(row: Row[Any], chain: bytes | None = None) -> ManagedCertificateVersion:
     return ManagedCertificateVersion(
         managed_certificate_uid=row.managed_certificate_uid,
         number=row.number,
@@ -87,7 +87,7 @@ def _version(row: Row[Any]) -> ManagedCertificateVersion:
         serial=row.serial,
         create_time=time_of(row.create_time),
         certificate=row.certificate,
-        chain=() if row.chain is None else split(row.chain),
+        chain=() if chain is None else split(chain),
         not_before=optional_time_of(row.not_before),
         not_after=optional_time_of(row.not_after),
         revoke_time=optional_time_of(row.revoke_time),
@@ -116,9 +116,9 @@ def insert(tx: Transaction, version: ManagedCertificateVersion) -> None:
 
 
 def get(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCertificateVersion | None:
-    """Returns a version; None when there is none."""
+    """Returns a version; None when there is none. It alone comes with the chain of an imported certificate."""
     row = tx.execute(_GET, {"key": managed_certificate_uid, "of_number": number}).first()
-    return None if row is None else _version(row)
+    return None if row is None else _version(row, row.chain)
 
 
 def in_making(tx: Transaction, managed_certificate_uids: Sequence[str]) -> dict[str, ManagedCertificateVersion]:
