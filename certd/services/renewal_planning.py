@@ -1,12 +1,15 @@
-"""When a managed certificate is renewed: a moment of its own, where few others have theirs.
+"""When a managed certificate is renewed: at a moment of its own, where few others have theirs.
 
-A few hours of the window are drawn by a hash of certificate and version; the one in which the fewest jobs are due is
-taken. The jobs are the calendar, there is no other. In a large fleet every hour has many, and the hash alone decides.
+A hash of certificate and version draws a moment of the window. Of the twelve hours around it that one is taken in which
+the fewest jobs are due. So what comes together by chance is spread, and what is planned is spread over the window as
+evenly as the hash is. To look for the emptiest hour of the whole window would have all take its end, which nobody else
+can have taken yet.
+
+The jobs are the calendar, there is no other. In a large fleet every hour has many, and the hash alone decides.
 """
 
 import hashlib
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -19,9 +22,11 @@ from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
 from certd.store import jobs
 from certd.store.store import Transaction
 
-_CANDIDATES: Final = 12
-_DRAWS: Final = struct.Struct(">16I")
+_DRAWS: Final = struct.Struct(">3I20x")
 _DRAW_BITS: Final = 32
+_PLACES: Final = 12
+_MOST_COUNTED: Final = 300
+"""Jobs in all places together. Where there are more it makes no difference which is taken, and counting has an end."""
 _HOUR: Final = timedelta(hours=1)
 _MINUTE: Final = timedelta(minutes=1)
 _SECOND: Final = timedelta(seconds=1)
@@ -47,20 +52,18 @@ def plan_renewal(
 ) -> RenewalPlan | None:
     """Returns when a version with this validity is replaced, `now` or later; None when the policy is NEVER.
 
-    The same version of the same certificate has the same hours to choose from, however often it is planned.
+    The same version of the same certificate is drawn the same moment, however often it is planned.
     """
     if policy.mode is RenewalMode.NEVER:
         return None
-    window, draws = renewal_window(not_before, not_after, policy), _draws(uid, version)
+    window = renewal_window(not_before, not_after, policy)
     left = Span(max(window.start, now), max(window.end, now))
-    spans = _maintenance(policy, left, longest_wait(not_before, not_after, policy), draws) or {
-        left: draws[:_CANDIDATES]
-    }
-    length = _HOUR if left.end - left.start >= _CANDIDATES * _HOUR else _MINUTE
-    places = [(_begin(span, draw, length), span) for span, of_span in spans.items() for draw in of_span]
-    loads = jobs.loads(tx, [begin for begin, _ in places], length)
-    begin, span = places[loads.index(min(loads))]
-    return RenewalPlan(window, _moment(Span(max(begin, span.start), min(begin + length, span.end)), draws[-1]))
+    in_window, in_span, in_place = _draws(uid, version)
+    span, moment = left, _moment(left, in_window)
+    if policy.maintenance_windows:
+        span = _maintenance(policy, moment, left, longest_wait(not_before, not_after, policy)) or left
+        moment = _moment(span, in_span)
+    return RenewalPlan(window, _less_busy(tx, span, moment, in_place))
 
 
 def maintenance_warnings(policy: RenewalPolicy, not_before: datetime, not_after: datetime) -> tuple[Warning, ...]:
@@ -75,50 +78,54 @@ def maintenance_warnings(policy: RenewalPolicy, not_before: datetime, not_after:
 
 def moment_in(span: Span, managed: ManagedCertificate) -> datetime:
     """Returns the moment of a span that a managed certificate has for its own."""
-    return _moment(span, _draws(managed.uid, managed.current_version)[-1])
+    return _moment(span, _draws(managed.uid, managed.current_version)[0])
 
 
-def _draws(uid: str, version: int) -> tuple[int, ...]:
-    return _DRAWS.unpack(hashlib.sha512(f"{uid}/{version}".encode()).digest())
+def _draws(uid: str, version: int) -> tuple[int, int, int]:
+    in_window, in_span, in_place = _DRAWS.unpack(hashlib.sha256(f"{uid}/{version}".encode()).digest())
+    return in_window, in_span, in_place
 
 
 def _moment(span: Span, draw: int) -> datetime:
     """Returns the moment of a span on which a draw falls, in whole seconds from its start."""
-    return span.start + _part((span.end - span.start) // _SECOND, draw) * _SECOND
+    return span.start + ((span.end - span.start) // _SECOND * draw >> _DRAW_BITS) * _SECOND
 
 
-def _maintenance(
-    policy: RenewalPolicy, left: Span, until: datetime, draws: Sequence[int]
-) -> dict[Span, Sequence[int]] | None:
-    """Returns the maintenance windows that may be used, with draws of places in each; None: any time may be."""
-    windows, found = policy.maintenance_windows, dict[Span, list[int]]()
-    if not windows:
-        return None
-    for draw in draws[:_CANDIDATES]:
-        span = next_span(windows, _moment(left, draw), until=left.end)
-        if span is not None:
-            # Draws that lead to one span are spread over it.
-            found.setdefault(Span(max(span.start, left.start), min(span.end, left.end)), []).append(_mixed(draw))
-    if found:
-        return dict(found)
+def _maintenance(policy: RenewalPolicy, moment: datetime, left: Span, until: datetime) -> Span | None:
+    """Returns the part of a maintenance window that may be used; None when none comes in time.
+
+    The next one from the moment on, or else from the beginning of what is left of the renewal's window; after that the
+    next one for as long as there is time.
+    """
+    windows = policy.maintenance_windows
+    found = next_span(windows, moment, until=left.end) or next_span(windows, left.start, until=left.end)
+    if found is not None:
+        return Span(max(found.start, left.start), max(min(found.end, left.end), left.start))
     later = next_span(windows, left.end, until=until)
-    return (
-        None if later is None else {Span(max(later.start, left.end), max(min(later.end, until), left.end)): draws[:1]}
-    )
+    return None if later is None else Span(max(later.start, left.end), max(min(later.end, until), left.end))
 
 
-def _begin(span: Span, draw: int, length: timedelta) -> datetime:
-    """Returns where the clock hour or minute begins into which a draw falls."""
-    moment = _moment(span, draw)
-    whole = int(length.total_seconds())
-    return datetime.fromtimestamp(int(moment.timestamp()) // whole * whole, UTC)
+def _less_busy(tx: Transaction, span: Span, moment: datetime, draw: int) -> datetime:
+    """Returns the moment, or one in an hour around it in which fewer jobs are due; of a short span, in a minute."""
+    if span.start == span.end:
+        return moment
+    length = _HOUR if span.end - span.start >= _PLACES * _HOUR else _MINUTE
+    around = max(min(moment - length * (_PLACES // 2), span.end - length * (_PLACES - 1)), span.start)
+    first = _whole(around, length)
+    loads = jobs.loads(tx, first, length, _PLACES, most=_MOST_COUNTED)
+    if loads is None:
+        return moment
+    # Its own hour comes first: it is left only for one that has less to do.
+    usable, own = loads[: -(-(span.end - first) // length)], (moment - first) // length
+    in_order = usable[own:] + usable[:own]
+    chosen = in_order.index(min(in_order))
+    if chosen == 0:
+        return moment
+    begin = first + (own + chosen) % len(usable) * length
+    return _moment(Span(max(begin, span.start), min(begin + length, span.end)), draw)
 
 
-def _part(whole: int, draw: int) -> int:
-    """Returns a number below `whole`, or 0."""
-    return whole * draw >> _DRAW_BITS
-
-
-def _mixed(draw: int) -> int:
-    """Returns another draw, as far as anybody can tell."""
-    return (draw * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFF_FFFF
+def _whole(moment: datetime, length: timedelta) -> datetime:
+    """Returns the beginning of the clock hour, or minute, of a moment."""
+    seconds = int(length.total_seconds())
+    return datetime.fromtimestamp(int(moment.timestamp()) // seconds * seconds, UTC)

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     Executable,
-    Select,
     Table,
     Text,
     cast,
@@ -122,31 +121,6 @@ class Many:
                 changed += raw.execute(text, [row[name] for row in part for name in columns]).rowcount
                 start += size
         return changed
-
-
-class OneRow:
-    """A query that returns one row, for bound values by name.
-
-    On SQLite the driver executes it: for a query of many small parts SQLAlchemy takes several times as long as SQLite.
-    """
-
-    __slots__ = ("_constants", "_names", "_text", "statement")
-
-    def __init__(self, statement: Select[Any]) -> None:
-        self.statement = statement
-        compiled = statement.compile(dialect=sqlite.dialect())
-        self._text = str(compiled)
-        # In the order in which they stand; SQLAlchemy adds some of its own.
-        self._names = tuple(compiled.positiontup or ())
-        self._constants = {name: value for name, value in compiled.params.items() if value is not None}
-
-    def on_sqlite(self, connection: Connection, values: Mapping[str, object]) -> Sequence[Any]:
-        """Executes it; returns the row."""
-        known = {**self._constants, **values}
-        found: Sequence[Any] = (
-            raw_sqlite(connection).execute(self._text, [known[name] for name in self._names]).fetchone()
-        )
-        return found
 
 
 def parse_url(text: str) -> URL:

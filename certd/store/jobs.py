@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Select, bindparam, delete, func, select, update
 
 from certd.model.job import Job, JobKind
 from certd.store import schema
-from certd.store.dialect import Many, OneRow, insert_or_replace
+from certd.store.dialect import Many, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import duration_microseconds, microseconds, optional_time_of, time_of
@@ -55,24 +55,13 @@ _RELEASE = (
     .where(_jobs.c.owner_epoch.is_not(None), _jobs.c.owner_epoch.not_in(LIVE_EPOCHS))
     .values(available_time=_jobs.c.due_time, owner_epoch=None)
 )
-_SPANS = tuple((f"start_{place}", f"end_{place}") for place in range(12))
-LOAD_COUNTED = 25
-"""What `loads` counts to: looking at a full hour costs no more than at one that is nearly empty."""
-_LOADS = OneRow(
-    select(
-        *(
-            select(func.count())
-            .select_from(
-                select(literal_column("1"))
-                .where(_jobs.c.available_time >= bindparam(start), _jobs.c.available_time < bindparam(end))
-                .limit(bindparam("most"))
-                .subquery()
-            )
-            .scalar_subquery()
-            for start, end in _SPANS
-        )
-    )
+_IN_SPAN = (
+    select(((_jobs.c.available_time - bindparam("start")) // bindparam("length")).label("place"))
+    .where(_jobs.c.available_time >= bindparam("start"), _jobs.c.available_time < bindparam("end"))
+    .limit(bindparam("most"))
+    .subquery()
 )
+_LOADS: Select[Any] = select(_IN_SPAN.c.place, func.count().label("due")).group_by(_IN_SPAN.c.place)
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
 _NEXT = select(_jobs.c.available_time).where(_IS_KNOWN).order_by(_jobs.c.available_time).limit(1)
@@ -181,15 +170,15 @@ def finish(tx: Transaction, kind: JobKind, subject: str, *, due_time: datetime |
     return tx.execute(_FINISH_DUE, {**parameters, "of_due_time": microseconds(due_time)}).rowcount == 1
 
 
-def loads(tx: Transaction, starts: Sequence[datetime], length: timedelta) -> list[int]:
-    """Returns how many jobs are due in so long from each of 1 to 12 moments on; counts no further than LOAD_COUNTED."""
-    values: dict[str, object] = {"most": LOAD_COUNTED}
-    lasts = duration_microseconds(length)
-    for place, (start, end) in enumerate(_SPANS):
-        # Whoever has fewer moments asks for the first of them again.
-        moment = microseconds(starts[place if place < len(starts) else 0])
-        values[start], values[end] = moment, moment + lasts
-    return list(tx.one_row(_LOADS, values)[: len(starts)])
+def loads(tx: Transaction, start: datetime, length: timedelta, count: int, *, most: int) -> list[int] | None:
+    """Returns how many jobs are due in each of `count` spans of a length, one after the other from `start` on.
+
+    None when there are `most` or more in all: counting goes no further.
+    """
+    first, lasts = microseconds(start), duration_microseconds(length)
+    parameters = {"start": first, "length": lasts, "end": first + count * lasts, "most": most}
+    found: dict[int, int] = dict(tx.execute(_LOADS, parameters).all())  # type: ignore[arg-type]  # Rows of two.
+    return None if sum(found.values()) >= most else [found.get(place, 0) for place in range(count)]
 
 
 def next_due(tx: Transaction) -> datetime | None:

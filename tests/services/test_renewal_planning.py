@@ -97,6 +97,18 @@ def test_the_hours_are_evenly_full(store: Store) -> None:
     assert len({time.replace(hour=0, day=1, month=1) for time in planned}) > len(planned) * 0.9
 
 
+def test_nobody_is_pushed_to_the_end_of_the_window(store: Store) -> None:
+    """Those who come one after the other find its end empty, and do not all take it: half of them are early."""
+    shares = []
+    for number in range(600):
+        begins = NOW + number * timedelta(minutes=30)
+        found = plan(store, f"m{number}", not_before=begins, not_after=begins + 7 * DAY, now=begins)
+        put(store, f"m{number}", found.time)
+        shares.append((found.time - found.window.start) / (found.window.end - found.window.start))
+    assert 0.45 < sum(shares) / len(shares) < 0.6
+    assert sum(share < 0.25 for share in shares) / len(shares) > 0.1
+
+
 def test_moments_of_hourly_certificates_are_spread_over_their_minutes(store: Store) -> None:
     planned = times(store, 100, not_after=NOW + HOUR)
     assert max(Counter(time.replace(second=0) for time in planned).values()) <= 2 * 100 / 23
@@ -117,7 +129,7 @@ def test_in_a_fleet_that_fills_every_hour_the_hash_decides(store: Store) -> None
                     due_time=window.start + hour * HOUR,
                 )
                 for hour in range(hours + 2)
-                for number in range(jobs.LOAD_COUNTED)
+                for number in range(25)
             ],
         )
 

@@ -155,16 +155,17 @@ def test_many_jobs_are_put_and_put_again(store: Store) -> None:
     assert claimed == [replace(put[0], attempt=1), *(replace(job, attempt=3) for job in later)]
 
 
-def test_how_many_jobs_are_due_from_moments_on(store: Store) -> None:
+def test_how_many_jobs_are_due_in_hours_that_follow_each_other(store: Store) -> None:
     put = [Job(kind=KIND, subject=f"{number}", due_time=NOW + number * timedelta(minutes=1)) for number in range(COUNT)]
     store.write("test", lambda tx: jobs.put_all(tx, put))
     hour = timedelta(hours=1)
-    starts = [NOW, NOW + hour, NOW - hour]
     with store.read("test") as tx:
-        # Not counted to the end.
-        assert jobs.loads(tx, starts, hour) == [jobs.LOAD_COUNTED, COUNT - 60, 0]
-        assert jobs.loads(tx, starts, timedelta(minutes=7)) == [7, 7, 0]
-        assert jobs.loads(tx, [NOW + hour] * 12, hour) == [COUNT - 60] * 12
+        assert jobs.loads(tx, NOW, hour, 3, most=1000) == [60, COUNT - 60, 0]
+        assert jobs.loads(tx, NOW - hour, hour, 2, most=1000) == [0, 60]
+        assert jobs.loads(tx, NOW, timedelta(minutes=7), 12, most=1000) == [7] * 11 + [COUNT - 77]
+        # It is not counted to the end.
+        assert jobs.loads(tx, NOW, hour, 2, most=COUNT) is None
+        assert jobs.loads(tx, NOW, hour, 2, most=COUNT + 1) == [60, COUNT - 60]
 
 
 def test_nothing_is_written_for_none(store: Store) -> None:
