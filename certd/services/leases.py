@@ -171,7 +171,7 @@ class Leases:
         return self._store.write("leases.report", report)
 
     def _lease(self, caller: Caller, name: AssociationName, signed: SignedLease) -> Leased:
-        leasable = self._recorded(caller, name, signed)
+        leasable, now = self._recorded(caller, name, signed)
         self._step("lease.1.recorded")
         blob = leasable.blob or b""
         encrypted = self._token.lease(
@@ -184,6 +184,9 @@ class Leases:
             sign_time=signed.sign_time,
             signature=signed.signature,
         )
+        # Only what leaves is shown as leased; and nothing leaves for an association that has ended meanwhile.
+        self._store.write("leases.leased", lambda tx: _note(tx, caller, name, signed.version, now))
+        self._step("lease.2.noted")
         return Leased(
             version=signed.version,
             certificate=leasable.material.certificate,
@@ -191,8 +194,11 @@ class Leases:
             encrypted_key=encrypted,
         )
 
-    def _recorded(self, caller: Caller, name: AssociationName, signed: SignedLease) -> _Leasable:
-        """Returns what is leased, once its event is durable. The first lease of a version seals it for the consumer."""
+    def _recorded(self, caller: Caller, name: AssociationName, signed: SignedLease) -> tuple[_Leasable, datetime]:
+        """Returns what is to be leased, and since when its event is durable.
+
+        The first lease of a version seals it for the consumer.
+        """
         for _ in range(TRIES):
             with self._store.read("leases.read") as tx:
                 found = _leasable(tx, caller, name, signed.version)
@@ -208,7 +214,7 @@ class Leases:
                 lambda tx, sealed=sealed, now=now: _record(tx, caller, name, signed, sealed, now),  # type: ignore[misc]  # mypy infers no type for a default.
             )
             if recorded is not None:
-                return recorded
+                return recorded, now
         raise rotated_meanwhile()
 
 
@@ -220,7 +226,7 @@ def _record(
     sealed: ConsumerKey | None,
     now: datetime,
 ) -> _Leasable | None:
-    """Writes down that a version is leased; returns None, with nothing written, when it must be sealed once more."""
+    """Writes the event of a lease; returns None, with nothing written, when the key must be sealed once more."""
     # What held when it was read may be over.
     found = _leasable(tx, caller, name, signed.version)
     if found.blob is None:
@@ -228,7 +234,6 @@ def _record(
             return None
         keep(tx, found.managed.uid, name.association, sealed)
         found = replace(found, blob=sealed.blob)
-    associations.set_leased(tx, found.association, signed.version, now)
     tx.event(
         event_of(
             EventType.MANAGED_CERTIFICATE_LEASED,
@@ -242,6 +247,11 @@ def _record(
         )
     )
     return found
+
+
+def _note(tx: Transaction, caller: Caller, name: AssociationName, version: int, now: datetime) -> None:
+    """Has the association show what its consumer gets; raises ASSOCIATION_NOT_FOUND when it has ended."""
+    associations.set_leased(tx, own_association(tx, caller, name), version, now)
 
 
 def _leasable(tx: Transaction, caller: Caller, name: AssociationName, number: int) -> _Leasable:

@@ -60,6 +60,7 @@ STEPS = (
     "association.1.sealed",
     "association.2.committed",
     "lease.1.recorded",
+    "lease.2.noted",
 )
 """Every numbered step of renewals, imports, associations and leases."""
 _ROTATED = 5

@@ -212,6 +212,29 @@ def test_a_signature_is_good_for_what_was_signed_alone(leasing: World) -> None:
     assert attempt(leasing, machine, name, good).reason is Reason.LEASE_REFUSED
 
 
+def test_only_what_leaves_is_shown_as_leased(leasing: World) -> None:
+    machine = consumer(leasing)
+    view = associate(leasing, machine)
+    name = view.association.name
+    late = signed_request(machine, view, sign_time=datetime.now(UTC) - timedelta(minutes=6))
+    assert attempt(leasing, machine, name, late).reason is Reason.LEASE_REFUSED
+    shown = leasing.core.associations.get(ADMINISTRATOR, name).association
+    assert (shown.leased_version, shown.lease_time) == (0, None)
+    lease(leasing, machine, view)
+    shown = leasing.core.associations.get(ADMINISTRATOR, name).association
+    assert (shown.leased_version, shown.lease_time) == (1, leasing.clock.now())
+
+
+def test_nothing_leaves_for_an_association_that_ends_while_the_token_opens_a_key(leasing: World) -> None:
+    machine = consumer(leasing)
+    view = associate(leasing, machine)
+    name = view.association.name
+    leasing.steps.at["lease.1.recorded"] = lambda: leasing.core.associations.delete(ADMINISTRATOR, name, key=None)
+    error = attempt(leasing, machine, name, signed_request(machine, view))
+    assert error.reason is Reason.ASSOCIATION_NOT_FOUND
+    assert refusals_told(leasing) == [(machine.spiffe_id, str(name), "ASSOCIATION_NOT_FOUND")]
+
+
 def test_a_replayed_request_gets_nothing(leasing: World) -> None:
     machine = consumer(leasing)
     view = associate(leasing, machine)
