@@ -10,6 +10,7 @@ The jobs are the calendar, there is no other. In a large fleet every hour has ma
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -49,10 +50,12 @@ def plan_renewal(
     not_before: datetime,
     not_after: datetime,
     now: datetime,
+    beside: Sequence[datetime] = (),
 ) -> RenewalPlan | None:
     """Returns when a version with this validity is replaced, `now` or later; None when the policy is NEVER.
 
-    The same version of the same certificate is drawn the same moment, however often it is planned.
+    The same version of the same certificate is drawn the same moment, however often it is planned. `beside` are moments
+    that were planned just now, and are not in the books yet.
     """
     if policy.mode is RenewalMode.NEVER:
         return None
@@ -63,7 +66,7 @@ def plan_renewal(
     if policy.maintenance_windows:
         span = _maintenance(policy, moment, left, longest_wait(not_before, not_after, policy)) or left
         moment = _moment(span, in_span)
-    return RenewalPlan(window, _less_busy(tx, span, moment, in_place))
+    return RenewalPlan(window, _less_busy(tx, span, moment, in_place, beside))
 
 
 def maintenance_warnings(policy: RenewalPolicy, not_before: datetime, not_after: datetime) -> tuple[Warning, ...]:
@@ -105,7 +108,7 @@ def _maintenance(policy: RenewalPolicy, moment: datetime, left: Span, until: dat
     return None if later is None else Span(max(later.start, left.end), max(min(later.end, until), left.end))
 
 
-def _less_busy(tx: Transaction, span: Span, moment: datetime, draw: int) -> datetime:
+def _less_busy(tx: Transaction, span: Span, moment: datetime, draw: int, beside: Sequence[datetime]) -> datetime:
     """Returns the moment, or one in an hour around it in which fewer jobs are due; of a short span, in a minute."""
     if span.start == span.end:
         return moment
@@ -115,6 +118,10 @@ def _less_busy(tx: Transaction, span: Span, moment: datetime, draw: int) -> date
     loads = jobs.loads(tx, first, length, _PLACES, most=_MOST_COUNTED)
     if loads is None:
         return moment
+    for other in beside:
+        place = (other - first) // length
+        if 0 <= place < _PLACES:
+            loads[place] += 1
     # Its own hour comes first: it is left only for one that has less to do.
     usable, own = loads[: -(-(span.end - first) // length)], (moment - first) // length
     in_order = usable[own:] + usable[:own]

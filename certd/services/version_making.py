@@ -139,23 +139,25 @@ class VersionMaking:
             raise CertdError(Reason.PROFILE_FORBIDS, f"{rule}; have one request it again", violations=(violation,))
 
     def _plan(self, ordered: Sequence[_Ordered], now: datetime) -> dict[str, Planned]:
+        planned: dict[str, Planned] = {}
+        beside: list[datetime] = []
         with self._store.read("managed-certificates.plan") as tx:
-            return {
-                one.making.uid: Planned(
-                    making=one.making,
-                    plan=plan_renewal(
-                        tx,
-                        uid=one.making.uid,
-                        version=one.making.number,
-                        policy=one.making.managed.renewal,
-                        # The lifetime of one that begins in the past is what is left of it.
-                        not_before=max(one.not_before, now),
-                        not_after=one.not_after,
-                        now=now,
-                    ),
+            for one in ordered:
+                making = one.making
+                plan = plan_renewal(
+                    tx,
+                    uid=making.uid,
+                    version=making.number,
+                    policy=making.managed.renewal,
+                    not_before=one.not_before,
+                    not_after=one.not_after,
+                    now=now,
+                    beside=beside,
                 )
-                for one in ordered
-            }
+                planned[making.uid] = Planned(making=making, plan=plan)
+                if plan is not None:
+                    beside.append(plan.time)
+        return planned
 
     def _issue(
         self, ordered: Sequence[_Ordered], completion: Completion, failures: Failures, now: datetime

@@ -97,6 +97,14 @@ def test_the_hours_are_evenly_full(store: Store) -> None:
     assert len({time.replace(hour=0, day=1, month=1) for time in planned}) > len(planned) * 0.9
 
 
+def test_what_is_planned_together_keeps_apart(store: Store) -> None:
+    """A hundred in a window of 67 hours, none of which is in the books yet."""
+    planned: list[datetime] = []
+    for number in range(100):
+        planned.append(plan(store, f"m{number}", not_after=NOW + 7 * DAY, beside=planned).time)
+    assert max(Counter(time.replace(minute=0, second=0) for time in planned).values()) <= 3
+
+
 def test_nobody_is_pushed_to_the_end_of_the_window(store: Store) -> None:
     """Those who come one after the other find its end empty, and do not all take it: half of them are early."""
     shares = []
