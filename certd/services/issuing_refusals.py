@@ -4,6 +4,7 @@ from certd.errors import CertdError, Reason, Violation
 
 QUEUE_LENGTH = 1024
 """Certificates that may be on their way at once, unless configured otherwise."""
+_COMPROMISED = "compromised"
 RETRY_AFTER = 0.5
 """Seconds."""
 
@@ -23,9 +24,14 @@ def key_blocked() -> CertdError:
     return CertdError(
         Reason.KEY_TOO_WEAK,
         f"the subject's key {problem}",
-        metadata={"finding": "compromised"},
+        metadata={"finding": _COMPROMISED},
         violations=(Violation("public_key", problem),),
     )
+
+
+def is_key_blocked(error: CertdError) -> bool:
+    """Returns whether an error is that of a key that was reported as compromised."""
+    return error.metadata.get("finding") == _COMPROMISED
 
 
 def not_enabled(authority: str) -> CertdError:

@@ -13,7 +13,7 @@ from certd.model.wrapping_key import WrappingKey
 from certd.services.managed_certificate_records import event_of, seal_context
 from certd.services.steps import StepHook
 from certd.services.wrapping_keys import WrappingKeys
-from certd.store import managed_certificates, managed_versions, sealed_keys
+from certd.store import managed_certificates, managed_deletion, managed_versions, sealed_keys
 from certd.store.sealed_keys import SealedKey
 from certd.store.store import Store, Transaction
 from certd.token.client import KeyOrder, TokenClient
@@ -85,6 +85,22 @@ class VersionKeys:
             except CertdError as error:
                 failures.update({making.uid: error.another() for making in of_tenant})
         return there
+
+    def replace_compromised(self, making: Making) -> CertdError:
+        """Forgets the key of a version that may never be certified; returns why to try again, with another one.
+
+        Its certificate was interrupted once and counts as lost, and somebody has revoked that as compromised.
+        """
+        self._store.write(
+            "managed-certificates.forget-key",
+            lambda tx: managed_deletion.delete_in_making(tx, making.uid, making.number),
+        )
+        name = making.managed.name.version(making.number)
+        return CertdError(
+            Reason.OWNERSHIP_LOST,
+            f"the key of {name} was reported as compromised; another one is made",
+            retry_after=0.5,
+        )
 
     def _make(self, makings: Sequence[Making], failures: Failures) -> list[Making]:
         """Makes those of one tenant."""

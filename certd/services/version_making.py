@@ -29,6 +29,7 @@ from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import Profile
 from certd.services.issuance import ManagedVersion, Order
 from certd.services.issuing import Asked, Issuing, Pending
+from certd.services.issuing_refusals import is_key_blocked
 from certd.services.profiles import existing_profile
 from certd.services.remembered import Remembered
 from certd.services.renewal_planning import plan_renewal
@@ -92,6 +93,9 @@ class VersionMaking:
         completion = Completion(self._plan(ordered, now), now)
         tell(self._step, [one.making for one in ordered], first="managed.3.planned", renewal="renewal.3.planned")
         issued = self._issue(ordered, completion, failures, now)
+        for making in keyed:
+            if making.uid in failures and is_key_blocked(failures[making.uid]):
+                failures[making.uid] = self._keys.replace_compromised(making)
         tell(self._step, issued, first="managed.4.issued", renewal="renewal.4.issued")
         return failures
 

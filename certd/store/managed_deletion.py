@@ -1,4 +1,4 @@
-"""All rows of a managed certificate, deleted together."""
+"""All rows of a managed certificate, deleted together, and those of a version that will never be issued."""
 
 from sqlalchemy import bindparam, delete, select
 
@@ -29,6 +29,21 @@ _DELETE = delete(managed_schema.managed_certificates).where(
 )
 
 
+_versions, _sealed = managed_schema.managed_certificate_versions, managed_schema.sealed_keys
+_IN_MAKING = (
+    _versions.c.managed_certificate_uid == bindparam("key"),
+    _versions.c.number == bindparam("of_number"),
+    _versions.c.serial.is_(None),
+    _versions.c.certificate.is_(None),
+)
+_DELETE_KEY_IN_MAKING = delete(_sealed).where(
+    _sealed.c.managed_certificate_uid == bindparam("key"),
+    _sealed.c.version == bindparam("of_number"),
+    select(_versions.c.number).where(*_IN_MAKING).exists(),
+)
+_DELETE_IN_MAKING = delete(_versions).where(*_IN_MAKING)
+
+
 def consumers(tx: Transaction, managed_certificate_uid: str, *, most: int) -> list[str]:
     """Returns the names of up to `most` identities that may lease the keys of a managed certificate."""
     rows = tx.execute(_CONSUMERS, {"key": managed_certificate_uid, "most": most})
@@ -43,3 +58,10 @@ def delete_all(tx: Transaction, managed: ManagedCertificate) -> bool:
         return False
     tenant_counts.add(tx, managed.tenant, Quota.MANAGED_CERTIFICATES, -1)
     return True
+
+
+def delete_in_making(tx: Transaction, managed_certificate_uid: str, number: int) -> bool:
+    """Deletes a version that was never issued, with its key; returns whether there was one."""
+    parameters = {"key": managed_certificate_uid, "of_number": number}
+    tx.execute(_DELETE_KEY_IN_MAKING, parameters)
+    return tx.execute(_DELETE_IN_MAKING, parameters).rowcount == 1

@@ -1,5 +1,6 @@
 """Managed certificates are renewed in their windows, by every policy, whatever happens on the way."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from certd.services.authority_changes import Change
 from certd.services.managed_revocation import NewManagedRevocation
 from certd.services.profile_changes import GivenProfile
 from certd.services.profiles import ProfileChange
-from certd.store import managed_schema, schema
+from certd.store import blocked_keys, managed_schema, schema
 from certd.token.settings import TokenSettings
 from tests.postgres import postgres_server, postgres_url
 from tests.services.batches import CA
@@ -592,6 +593,37 @@ def test_what_was_revoked_while_it_was_renewed_gets_no_new_version(web: World) -
     assert not events(web, BLOCKED)
     wanted = [CertificateState.REVOKED, CertificateState.LOST]
     eventually(lambda: states_of_certificates(web, stands(web).uid) == wanted)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_key_that_was_reported_as_compromised_before_its_use_is_made_anew(ca: World, number: int) -> None:
+    """Its certificate was lost once, and whoever saw that revoked it; the first version or a later one."""
+    step = "managed.3.key-sealed" if number == 1 else "renewal.2.key-sealed"
+    if number == 2:
+        active(ca)
+
+    def block() -> None:
+        made = versions(ca)[0].version
+        assert made.number == number
+        digest = hashlib.sha256(made.public_key).digest()
+        ca.core.store.write(
+            "test.block",
+            lambda tx: blocked_keys.block(
+                tx, "default", digest, authority_uid=made.authority_uid, serial="00", now=ca.clock.now()
+            ),
+        )
+
+    ca.steps.at[step] = block
+    if number == 1:
+        ca.request()
+    else:
+        ca.clock.advance(planned(ca) - ca.clock.now())
+        ca.core.scheduler.wake()
+    as_time_goes_by(ca, lambda: stands(ca).current_version == number, step=SECOND)
+    assert get(ca).state is ManagedCertificateState.ACTIVE
+    assert not events(ca, BLOCKED, EventType.MANAGED_CERTIFICATE_FAILED)
+    assert len(events(ca, EventType.MANAGED_CERTIFICATE_KEY_GENERATED)) == number + 1
+    export(ca)
 
 
 # Maintenance windows.
