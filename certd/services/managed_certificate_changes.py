@@ -24,11 +24,16 @@ from certd.services.access import Access
 from certd.services.forced_renewal import force_renewal, not_renewable, updated
 from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.managed_certificate_records import event_of
-from certd.services.managed_certificate_views import ManagedCertificateView, existing_managed, view_of
+from certd.services.managed_certificate_views import (
+    ManagedCertificateView,
+    certificate_of,
+    existing_managed,
+    view_of,
+)
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.renewal_planning import maintenance_warnings
 from certd.services.steps import StepHook
-from certd.store import certificates, jobs, managed_deletion, managed_versions, sealed_keys
+from certd.store import jobs, managed_deletion, managed_versions, sealed_keys
 from certd.store.store import Store, Transaction
 
 _UPDATE, _RENEW, _DELETE = "UpdateManagedCertificate", "RenewManagedCertificate", "DeleteManagedCertificate"
@@ -207,7 +212,7 @@ class ManagedCertificateChanges:
                     name=parent.version(row.number),
                     version=row,
                     state=row.state_at(now, current_version=managed.current_version),
-                    certificate=_certificate(tx, row),
+                    certificate=certificate_of(tx, row),
                     key_available=row.number in there,
                 )
                 for row in rows
@@ -302,13 +307,6 @@ def _check_unused(tx: Transaction, managed: ManagedCertificate) -> None:
         metadata={"consumers": told},
         resource=str(managed.name),
     )
-
-
-def _certificate(tx: Transaction, version: ManagedCertificateVersion) -> bytes | None:
-    if version.certificate is not None or version.serial is None:
-        return version.certificate
-    row = certificates.get(tx, version.authority_uid, version.serial)
-    return None if row is None else row.der
 
 
 def _number(key: list[str] | None) -> int | None:

@@ -83,6 +83,14 @@ def material_of(tx: Transaction, version: ManagedCertificateVersion) -> Material
     return Material(certificate=row.der, chain=authority.full_chain)
 
 
+def certificate_of(tx: Transaction, version: ManagedCertificateVersion) -> bytes | None:
+    """Returns the DER of the certificate of a version; None while it is not issued."""
+    if version.certificate is not None or version.serial is None:
+        return version.certificate
+    row = certificates.get(tx, version.authority_uid, version.serial)
+    return None if row is None else row.der
+
+
 def view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> ManagedCertificateView:
     """Returns a managed certificate with its current certificate, and who uses it."""
     # As many as it may have.
@@ -93,7 +101,9 @@ def view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> Mana
 
 def listed_view_of(tx: Transaction, managed: ManagedCertificate, now: datetime) -> ManagedCertificateView:
     """Returns a managed certificate as lists show it: with its current certificate, without what is above that."""
-    return replace(view_with(managed, _current_material(tx, managed), now), chain=())
+    current = managed_versions.get_bare(tx, managed.uid, managed.current_version) if managed.current_version else None
+    certificate = None if current is None else certificate_of(tx, current)
+    return replace(view_with(managed, None, now), certificate=certificate)
 
 
 def _current_material(tx: Transaction, managed: ManagedCertificate) -> Material | None:

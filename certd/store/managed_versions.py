@@ -39,6 +39,7 @@ _SELECT: Select[Any] = select(
 )
 # A chain may have megabytes, so only who asks for one version reads it.
 _GET = _SELECT.add_columns(_versions.c.chain).where(*_FITS)
+_GET_BARE = _SELECT.where(*_FITS)
 _DOWN = (
     _SELECT.where(_versions.c.managed_certificate_uid == bindparam("key"), _versions.c.number < bindparam("below"))
     .order_by(_versions.c.number.desc())
@@ -119,6 +120,12 @@ def get(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCe
     """Returns a version; None when there is none. It alone comes with the chain of an imported certificate."""
     row = tx.execute(_GET, {"key": managed_certificate_uid, "of_number": number}).first()
     return None if row is None else _version(row, row.chain)
+
+
+def get_bare(tx: Transaction, managed_certificate_uid: str, number: int) -> ManagedCertificateVersion | None:
+    """Returns a version without the chain of an imported certificate; None when there is none."""
+    row = tx.execute(_GET_BARE, {"key": managed_certificate_uid, "of_number": number}).first()
+    return None if row is None else _version(row)
 
 
 def in_making(tx: Transaction, managed_certificate_uids: Sequence[str]) -> dict[str, ManagedCertificateVersion]:

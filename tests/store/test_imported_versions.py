@@ -24,6 +24,7 @@ def test_a_chain_is_read_with_its_version_alone(store: Store) -> None:
     bare = [replace(one, chain=()) for one in several]
     with store.read("test") as tx:
         assert [managed_versions.get(tx, shop.uid, number) for number in (1, 2)] == several
+        assert [managed_versions.get_bare(tx, shop.uid, number) for number in (1, 2, 3)] == [*bare, None]
         # As many of them as a page has are in memory at once.
         assert managed_versions.page(tx, shop.uid, below=None, limit=10) == bare[::-1]
         assert managed_versions.latest(tx, shop.uid) == bare[1]
