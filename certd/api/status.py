@@ -109,6 +109,12 @@ _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "profiles": "certd.v1.Profile",
     "managedCertificates": "certd.v1.ManagedCertificate",
     "versions": "certd.v1.ManagedCertificateVersion",
+    "associations": "certd.v1.Association",
+    "renewalCampaigns": "certd.v1.RenewalCampaign",
+    "importKeys": "certd.v1.ImportKey",
+    "wrappingKeys": "certd.v1.WrappingKey",
+    "identities": "certd.v1.Identity",
+    "grants": "certd.v1.Grant",
 }
 
 # Together below 8 KiB, base64 included, past which gRPC drops trailers at random. The message counts twice: once as it

@@ -57,6 +57,25 @@ def test_every_reason_arrives_with_its_details(edge: Edge, reason: Reason) -> No
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tenants/default", "Tenant"),
+        ("tenants/default/managedCertificates/web", "ManagedCertificate"),
+        ("tenants/default/managedCertificates/web/versions/2", "ManagedCertificateVersion"),
+        ("tenants/default/managedCertificates/web/associations/machine", "Association"),
+        ("tenants/default/renewalCampaigns/leak", "RenewalCampaign"),
+        ("tenants/default/importKeys/k1", "ImportKey"),
+        ("tenants/default/wrappingKeys/1", "WrappingKey"),
+        ("identities/edge", "Identity"),
+        ("tenants/default/grants/machines", "Grant"),
+    ],
+)
+def test_the_kind_of_a_resource_is_its_own_and_not_that_of_what_it_belongs_to(edge: Edge, name: str, kind: str) -> None:
+    failure = _fail(edge, CertdError(Reason.STATE_FORBIDS, "not now", resource=name))
+    assert failure.resource == (f"certd.v1.{kind}", name)
+
+
+@pytest.mark.parametrize(
     "reason",
     [
         Reason.TOKEN_UNAVAILABLE,
