@@ -100,7 +100,9 @@ class ManagedCertificate(_message.Message):
         EXPORTABLE: ManagedCertificate._ExportPolicy.ValueType  # 1
         """Callers with the permission to export may export it."""
         NOT_EXPORTABLE: ManagedCertificate._ExportPolicy.ValueType  # 2
-        """Nobody may, ever. The policy is bound into the sealed key and cannot be changed."""
+        """Nobody may, ever. The policy is bound into the sealed key and cannot be changed. It says nothing of consumers: who is
+        associated and may lease gets the key all the same (LeaseKey).
+        """
 
     class ExportPolicy(_ExportPolicy, metaclass=_ExportPolicyEnumTypeWrapper):
         """Whether the private key may leave under a passphrase or to a recipient key."""
@@ -110,7 +112,9 @@ class ManagedCertificate(_message.Message):
     EXPORTABLE: ManagedCertificate.ExportPolicy.ValueType  # 1
     """Callers with the permission to export may export it."""
     NOT_EXPORTABLE: ManagedCertificate.ExportPolicy.ValueType  # 2
-    """Nobody may, ever. The policy is bound into the sealed key and cannot be changed."""
+    """Nobody may, ever. The policy is bound into the sealed key and cannot be changed. It says nothing of consumers: who is
+    associated and may lease gets the key all the same (LeaseKey).
+    """
 
     @_typing.final
     class LabelsEntry(_message.Message):

@@ -259,14 +259,15 @@ class ManagedCertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateAssociation(self, request, context):
-        """Lets an identity lease the keys of a managed certificate.
+        """Lets an identity lease the keys of a managed certificate, also of one that is NOT_EXPORTABLE. The identity needs the role
+        `consumer` beside that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAssociation(self, request, context):
-        """Returns one association. Its consumer may always ask.
+        """Returns one association. Its consumer may ask too, as long as it may lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

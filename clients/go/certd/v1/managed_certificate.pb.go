@@ -151,7 +151,8 @@ const (
 	ManagedCertificate_EXPORT_POLICY_UNSPECIFIED ManagedCertificate_ExportPolicy = 0
 	// Callers with the permission to export may export it.
 	ManagedCertificate_EXPORTABLE ManagedCertificate_ExportPolicy = 1
-	// Nobody may, ever. The policy is bound into the sealed key and cannot be changed.
+	// Nobody may, ever. The policy is bound into the sealed key and cannot be changed. It says nothing of consumers: who is
+	// associated and may lease gets the key all the same (LeaseKey).
 	ManagedCertificate_NOT_EXPORTABLE ManagedCertificate_ExportPolicy = 2
 )
 

@@ -86,9 +86,10 @@ type ManagedCertificateServiceClient interface {
 	DeleteManagedCertificate(ctx context.Context, in *DeleteManagedCertificateRequest, opts ...grpc.CallOption) (*DeleteManagedCertificateResponse, error)
 	// Lists the versions of a managed certificate, newest first.
 	ListManagedCertificateVersions(ctx context.Context, in *ListManagedCertificateVersionsRequest, opts ...grpc.CallOption) (*ListManagedCertificateVersionsResponse, error)
-	// Lets an identity lease the keys of a managed certificate.
+	// Lets an identity lease the keys of a managed certificate, also of one that is NOT_EXPORTABLE. The identity needs the role
+	// `consumer` beside that.
 	CreateAssociation(ctx context.Context, in *CreateAssociationRequest, opts ...grpc.CallOption) (*Association, error)
-	// Returns one association. Its consumer may always ask.
+	// Returns one association. Its consumer may ask too, as long as it may lease.
 	GetAssociation(ctx context.Context, in *GetAssociationRequest, opts ...grpc.CallOption) (*Association, error)
 	// Lists associations by name: of a managed certificate, or with `-` for it, all of a tenant.
 	ListAssociations(ctx context.Context, in *ListAssociationsRequest, opts ...grpc.CallOption) (*ListAssociationsResponse, error)
@@ -389,9 +390,10 @@ type ManagedCertificateServiceServer interface {
 	DeleteManagedCertificate(context.Context, *DeleteManagedCertificateRequest) (*DeleteManagedCertificateResponse, error)
 	// Lists the versions of a managed certificate, newest first.
 	ListManagedCertificateVersions(context.Context, *ListManagedCertificateVersionsRequest) (*ListManagedCertificateVersionsResponse, error)
-	// Lets an identity lease the keys of a managed certificate.
+	// Lets an identity lease the keys of a managed certificate, also of one that is NOT_EXPORTABLE. The identity needs the role
+	// `consumer` beside that.
 	CreateAssociation(context.Context, *CreateAssociationRequest) (*Association, error)
-	// Returns one association. Its consumer may always ask.
+	// Returns one association. Its consumer may ask too, as long as it may lease.
 	GetAssociation(context.Context, *GetAssociationRequest) (*Association, error)
 	// Lists associations by name: of a managed certificate, or with `-` for it, all of a tenant.
 	ListAssociations(context.Context, *ListAssociationsRequest) (*ListAssociationsResponse, error)
