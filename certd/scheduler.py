@@ -122,9 +122,10 @@ class Scheduler:
                 self._woken.wait(sleep)
 
     def _beat(self) -> None:
-        now = self._clock.now()
-        if now >= self._next_beat:
-            self._next_beat = now + timedelta(seconds=_LONGEST_SLEEP)
+        now, pause = self._clock.now(), timedelta(seconds=_LONGEST_SLEEP)
+        # It is farther off than that only by a clock that was put back.
+        if not now < self._next_beat <= now + pause:
+            self._next_beat = now + pause
             for beat in self._beats:
                 beat()
 

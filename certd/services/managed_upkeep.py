@@ -1,12 +1,14 @@
 """What is done about managed certificates from time to time, whatever their jobs say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock
 from certd.model.job import JobKind
-from certd.store import jobs, managed_endings, sealed_keys
+from certd.services.forced_renewal import updated
+from certd.store import jobs, managed_certificates, managed_endings, sealed_keys
 from certd.store.managed_endings import Ending
 from certd.store.store import Store, Transaction
 
@@ -33,15 +35,16 @@ class ManagedUpkeep:
         """The one that was looked at last, by its end, while not all were."""
 
     def look(self) -> None:
-        """Puts a job for certificates around their end that have none; every hour, many at a time."""
+        """Puts a job for certificates around their end that have none in time; every hour, many at a time."""
         now = self._clock.now()
-        if self._seen is None and now < self._next_look:
+        if self._seen is None and _waits(now, self._next_look):
             return
         with self._store.read("managed-certificates.look") as tx:
             page = managed_endings.page(
                 tx,
                 after=self._seen or (now - _AROUND_THE_END, ""),
                 until=now + _AROUND_THE_END,
+                now=now,
                 limit=_LOOKED_AT_ONCE,
             )
         forgotten = [one for one in page if one.is_forgotten]
@@ -56,7 +59,7 @@ class ManagedUpkeep:
     def delete_keys(self) -> None:
         """Deletes sealed keys of versions that ended; every hour, and with each beat while there are many."""
         now = self._clock.now()
-        if now < self._next_deletion:
+        if _waits(now, self._next_deletion):
             return
         for _ in range(_DELETED_IN_A_BEAT // _DELETED_AT_ONCE):
             deleted = self._store.write(
@@ -67,6 +70,14 @@ class ManagedUpkeep:
                 return
 
 
-def _remind(tx: Transaction, forgotten: list[Ending], now: datetime) -> None:
-    for one in forgotten:
-        jobs.hasten(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, one.uid, now)
+def _waits(now: datetime, time: datetime) -> bool:
+    """Returns whether a time is yet to come; what is farther off than it can be was told by a clock that was ahead."""
+    return now < time <= now + _EVERY
+
+
+def _remind(tx: Transaction, forgotten: Sequence[Ending], now: datetime) -> None:
+    for managed in managed_certificates.get_many(tx, [one.uid for one in forgotten], to_change=True):
+        if managed.next_attempt_time is not None and managed.next_attempt_time > max(managed.not_after or now, now):
+            # Nobody means that; it is planned anew.
+            updated(tx, replace(managed, next_attempt_time=None, update_time=now), managed)
+        jobs.hasten(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, managed.uid, now)

@@ -1,8 +1,8 @@
 """Managed certificates by their end, and whether anybody will look after them then."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy import Select, and_, bindparam, literal_column, or_, select
 
@@ -12,8 +12,10 @@ from certd.model.renewal import RenewalMode
 from certd.store import managed_schema, schema
 from certd.store.managed_certificates import renewal_of
 from certd.store.transaction import Transaction
-from certd.store.values import microseconds, time_of
+from certd.store.values import microseconds, optional_time_of, time_of
 
+_LONGEST_WAIT: Final = timedelta(days=2)
+"""What is due or past its end is looked at again sooner than that."""
 _managed, _jobs = managed_schema.managed_certificates, schema.jobs
 _PAGE: Select[Any] = (
     select(
@@ -23,7 +25,7 @@ _PAGE: Select[Any] = (
         _managed.c.renewal,
         _managed.c.current_version,
         _managed.c.forced_version,
-        _jobs.c.subject,
+        _jobs.c.available_time,
     )
     .join_from(
         _managed,
@@ -50,10 +52,12 @@ class Ending:
     uid: str
     not_after: datetime
     is_forgotten: bool
-    """Whether it is to be renewed, and has no job."""
+    """Whether it is to be renewed, and has no job, or one that comes when it is too late.
+
+    That is what a clock leaves which was far ahead for a while."""
 
 
-def page(tx: Transaction, *, after: tuple[datetime, str], until: datetime, limit: int) -> list[Ending]:
+def page(tx: Transaction, *, after: tuple[datetime, str], until: datetime, now: datetime, limit: int) -> list[Ending]:
     """Returns up to `limit` that end by `until`, by their end, from behind the one with this end and uid."""
     rows = tx.execute(
         _PAGE,
@@ -69,6 +73,7 @@ def page(tx: Transaction, *, after: tuple[datetime, str], until: datetime, limit
         planned = renewal_of(row.renewal).mode is not RenewalMode.NEVER
         wanted = planned or 0 < row.forced_version == row.current_version
         ours = ManagedCertificateType(row.type) is ManagedCertificateType.PRIVATE
-        forgotten = ours and wanted and row.subject is None
-        found.append(Ending(uid=row.uid, not_after=time_of(row.not_after), is_forgotten=forgotten))
+        ends, comes = time_of(row.not_after), optional_time_of(row.available_time)
+        late = comes is None or comes > max(ends, now + _LONGEST_WAIT)
+        found.append(Ending(uid=row.uid, not_after=ends, is_forgotten=ours and wanted and late))
     return found

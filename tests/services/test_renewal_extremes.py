@@ -4,10 +4,20 @@ from datetime import timedelta
 
 import pytest
 
+from certd.errors import Reason
 from certd.model.renewal import RenewalPolicy
 from tests.services.conftest import World
-from tests.services.managed_books import stands
-from tests.services.renewals import SECOND, at_planned, planned, settle
+from tests.services.consumers import active
+from tests.services.managed_books import as_time_goes_by, stands
+from tests.services.renewals import DAY, MINUTE, SECOND, at, at_planned, blocked, due_times, planned, settle
+
+
+@pytest.fixture
+def web(world: World) -> World:
+    world.create_root()
+    world.create_subordinate()
+    active(world)
+    return world
 
 
 @pytest.mark.parametrize(("seconds", "percent"), [(60, 33), (60, 80), (120, 33), (300, 80)])
@@ -27,3 +37,18 @@ def test_what_lives_for_a_minute_is_renewed_when_so_much_of_that_minute_is_left(
         assert now + seconds // 10 * SECOND - SECOND <= start < end < (managed.not_after or now)
         assert start <= planned(world) <= end
         at_planned(world)
+
+
+def test_a_clock_that_was_years_ahead_costs_no_renewal(web: World) -> None:
+    """It finds everything expired, the authority too, and has it tried again minutes later, years ahead."""
+    condition = blocked(at(web, web.clock.now() + 12 * 365 * DAY))
+    assert condition is not None
+    assert condition.reason == Reason.AUTHORITY_NOT_ENABLED
+    ends = stands(web).not_after
+    assert ends is not None
+    # It is put back, and time goes on.
+    web.clock.advance(ends - 40 * DAY - web.clock.now())
+    as_time_goes_by(web, lambda: (stands(web).next_attempt_time or ends) < ends, step=MINUTE)
+    settle(web)
+    assert due_times(web, stands(web).uid) == [planned(web)]
+    assert at_planned(web).current_version == 2
