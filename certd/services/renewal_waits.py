@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from certd.clock import rfc3339
 from certd.errors import CertdError, Reason
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.job import Job, JobKind
@@ -127,6 +128,10 @@ def _settle(tx: Transaction, managed: ManagedCertificate, step: NextStep, plan: 
                 issue_time=managed.issue_time or plan.issue_time,
                 update_time=now,
             )
+            if managed.renewal_blocked and plan.plan.time > now:
+                # Another policy, say: until then nothing can keep it from being renewed.
+                message = f"It is renewed at {rfc3339(plan.plan.time)}."
+                planned = observed(planned, RENEWAL_BLOCKED, now, status=False, reason="Planned", message=message)
             _wait_until(tx, managed, planned, plan.plan.time)
         case NextStep.PLAN | NextStep.MAKE_VERSION:
             span = awaited_maintenance(managed, now) if step is NextStep.MAKE_VERSION else None

@@ -6,10 +6,23 @@ import pytest
 
 from certd.errors import Reason
 from certd.model.renewal import RenewalPolicy
-from tests.services.conftest import World
+from certd.services.authority_changes import Change
+from tests.services.batches import CA
+from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import active
 from tests.services.managed_books import as_time_goes_by, stands
-from tests.services.renewals import DAY, MINUTE, SECOND, at, at_planned, blocked, due_times, planned, settle
+from tests.services.renewals import (
+    DAY,
+    MINUTE,
+    SECOND,
+    at,
+    at_planned,
+    blocked,
+    change_policy,
+    due_times,
+    planned,
+    settle,
+)
 
 
 @pytest.fixture
@@ -52,3 +65,18 @@ def test_a_clock_that_was_years_ahead_costs_no_renewal(web: World) -> None:
     settle(web)
     assert due_times(web, stands(web).uid) == [planned(web)]
     assert at_planned(web).current_version == 2
+
+
+def test_what_is_planned_for_later_by_another_policy_is_no_longer_blocked(web: World) -> None:
+    web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+    assert at_planned(web).renewal_blocked
+    change_policy(web, RenewalPolicy(remaining_percent=5))
+    settle(web)
+    managed = stands(web)
+    assert planned(web) > web.clock.now() + DAY
+    assert not managed.renewal_blocked
+    condition = blocked(managed)
+    assert condition is not None
+    assert (condition.reason, condition.last_transition_time) == ("Planned", web.clock.now())
+    # When it is due by that one, it is.
+    assert at_planned(web).renewal_blocked
