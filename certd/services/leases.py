@@ -1,6 +1,7 @@
 """Leases: a consumer gets certificate, chain and key of what it is associated with."""
 
 import hashlib
+import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -35,6 +36,8 @@ from certd.services.wrapping_keys import WrappingKeys
 from certd.store import association_keys, associations, identities, managed_versions
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
+from certd.token.rate import BucketOfEach
+from certd.token.settings import LEASES_OF_ONE_CONSUMER, MOST_CONSUMERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,10 @@ class Leases:
         self._keys = AssociationKeys(token=token, wrapping_keys=wrapping_keys)
         self._refusals = refusals
         self._step = step
+        # As the token process has it, which is asked only after the event: so that nobody fills the books with leases
+        # that it refuses.
+        self._rates = BucketOfEach(LEASES_OF_ONE_CONSUMER, most=MOST_CONSUMERS)
+        self._rates_lock = threading.Lock()
 
     def lease(self, caller: Caller, name: AssociationName, signed: SignedLease) -> Leased:
         """Returns a version with its private key, encrypted to the one-time key of the consumer who signed for it.
@@ -199,12 +206,14 @@ class Leases:
 
         The first lease of a version seals it for the consumer.
         """
-        for _ in range(TRIES):
+        for number in range(TRIES):
             with self._store.read("leases.read") as tx:
                 found = _leasable(tx, caller, name, signed.version)
             if not self._token.ready:
                 # No event of a lease that cannot be.
                 raise token_unavailable(self._token.problem)
+            if number == 0:
+                self._take_place(caller)
             sealed = None
             if found.blob is None:
                 sealed = self._keys.seal(found.custody, found.association.consumer_spiffe_id)
@@ -216,6 +225,17 @@ class Leases:
             if recorded is not None:
                 return recorded, now
         raise rotated_meanwhile()
+
+    def _take_place(self, caller: Caller) -> None:
+        with self._rates_lock:
+            retry_after = self._rates.take(caller.principal)
+        if retry_after:
+            most = f"{LEASES_OF_ONE_CONSUMER} keys a minute"
+            raise CertdError(
+                Reason.RATE_LIMITED,
+                f"{caller.principal} asks for more than {most}; try again in {retry_after:.1f} s",
+                retry_after=retry_after,
+            )
 
 
 def _record(

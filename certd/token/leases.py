@@ -20,15 +20,11 @@ from certd.token.pin import wipe
 from certd.token.rate import BucketOfEach, TokenBucket
 from certd.token.requests import check_key_id, context_of, whose
 from certd.token.seal import unseal
-from certd.token.settings import TokenSettings
+from certd.token.settings import LEASES_OF_ONE_CONSUMER, MOST_CONSUMERS, TokenSettings
 from certd.token.system_roots import SystemRoots
 
 _journal = logging.getLogger("certd.token.journal")
 
-LEASES_OF_ONE_CONSUMER = 60
-"""Leases in a minute, which may all come at once."""
-_CONSUMERS = 100_000
-"""How many consumers may lease in a minute."""
 _STATEMENTS = 250_000
 """How many statements are remembered, for at most ten minutes each."""
 
@@ -88,7 +84,7 @@ class Leases:
         self._roots = SystemRoots(settings.system_roots)
         self._seen = SeenStatements(_STATEMENTS)
         self._all = TokenBucket(settings.leases_per_minute)
-        self._of_each = BucketOfEach(LEASES_OF_ONE_CONSUMER, most=_CONSUMERS)
+        self._of_each = BucketOfEach(LEASES_OF_ONE_CONSUMER, most=MOST_CONSUMERS)
 
     def lease(self, request: messages.LeaseRequest) -> messages.LeaseResponse:
         """Opens a key and encrypts it to the consumer's key.

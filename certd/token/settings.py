@@ -8,6 +8,10 @@ from certd import log
 
 RESEALS_AT_ONCE: Final = 256
 """How many keys one call may have sealed anew."""
+LEASES_OF_ONE_CONSUMER: Final = 60
+"""Leases in a minute, which may all come at once."""
+MOST_CONSUMERS: Final = 100_000
+"""How many consumers may lease in a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from certd.model.tenant import DEFAULT_QUOTAS, Quota
 from certd.pki import name_constraints
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
-from certd.token.leases import LEASES_OF_ONE_CONSUMER
+from certd.token.settings import LEASES_OF_ONE_CONSUMER
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
