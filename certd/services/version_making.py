@@ -153,7 +153,8 @@ class VersionMaking:
                     uid=making.uid,
                     version=making.number,
                     policy=making.managed.renewal,
-                    not_before=one.not_before,
+                    # The lifetime of one that begins in the past is what is left of it.
+                    not_before=max(one.not_before, now),
                     not_after=one.not_after,
                     now=now,
                     beside=beside,

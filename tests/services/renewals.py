@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sqlalchemy import func, select, update
 
 from certd.model.event import Event, EventType
-from certd.model.managed_certificate import RENEWAL_BLOCKED, Condition, ManagedCertificate
+from certd.model.managed_certificate import RENEWAL_BLOCKED, Condition, ManagedCertificate, ManagedCertificateState
 from certd.model.names import ManagedCertificateName
 from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.pki.sealing import hpke_decrypt
@@ -20,12 +20,13 @@ from certd.services.managed_export import RecipientExport
 from certd.store import jobs, schema
 from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import WEB
-from tests.services.managed_books import stands
+from tests.services.managed_books import get, stands
 from tests.waiting import eventually
 
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 NEVER, WHEN_USED = RenewalPolicy(mode=RenewalMode.NEVER), RenewalPolicy(mode=RenewalMode.WHEN_USED)
 RENEWED, BLOCKED = EventType.MANAGED_CERTIFICATE_RENEWED, EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED
+LONGEST_RETRY = 10 * MINUTE
 _SPKI = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 _jobs = schema.jobs
 
@@ -151,3 +152,25 @@ def together(calls: Sequence[Callable[[], object]]) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def request(world: World, **changes: Any) -> None:
+    """Requests one and waits until it is issued."""
+    world.request(**changes)
+    settle(world)
+    assert get(world).state is ManagedCertificateState.ACTIVE
+
+
+def goes_on(world: World) -> None:
+    """It recovers by itself, within ten minutes."""
+    start = world.clock.now()
+    before = stands(world).current_version
+    managed = at_planned(world)
+    assert world.clock.now() - start <= LONGEST_RETRY
+    assert (managed.current_version, managed.state) == (before + 1, ManagedCertificateState.ACTIVE)
+    condition = blocked(managed)
+    assert condition is not None
+    assert (condition.status, condition.reason) == (False, "Renewed")
+    assert condition.last_transition_time == world.clock.now()
+    assert not managed.renewal_blocked
+    export(world)

@@ -123,7 +123,7 @@ class Fleet:
                 if window is not None and not window.start <= made <= window.end + self.step:
                     found.append(f"version {row.number} of {uid} was made at {made}, not in {window}")
                 begins, ends = _EPOCH + row.not_before * _MICROSECOND, _EPOCH + row.not_after * _MICROSECOND
-                another = renewal_window(begins, ends, DEFAULT_RENEWAL_POLICY)
+                another = renewal_window(max(begins, made), ends, DEFAULT_RENEWAL_POLICY)
                 if window is not None and another.start <= window.end:
                     found.append(f"version {row.number} of {uid} may be replaced in the window of the one before")
                 window = another
