@@ -76,3 +76,16 @@ def test_bench_tenants_compares_every_method(tmp_path: Path) -> None:
     assert all(method["exists_us"] > 0 < method["missing_us"] for method in report["methods"])
     assert f"{len(methods)} methods, 4 rounds" in ended.stdout
     assert "0 tell existing from missing" in ended.stdout
+
+
+def test_bench_decade_lives_through_days_of_a_few_certificates(tmp_path: Path) -> None:
+    """Of so few no hour is like another; the long run looks at that."""
+    report_file = tmp_path / "decade.json"
+    ended = bench("--years", "0.02", "--scale", "0.02", "--json", report_file, "--folder", tmp_path, name="decade")
+    assert ended.returncode in {0, 1}, ended.stderr
+    report = json.loads(report_file.read_text())
+    assert report["certificates"] == 14 + 3 + 2 + 1 + 1
+    # Those of a week are renewed within it.
+    assert report["renewals"] >= 14
+    assert (report["expired_or_held_back"], report["outside_their_window"]) == ([], [])
+    assert list(tmp_path.iterdir()) == [report_file]
