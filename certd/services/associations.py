@@ -137,7 +137,7 @@ class Associations:
         A consumer may ask for its own; of others' it is told what it is told of those that do not exist.
         """
         own_alone = not self._access.may(caller, Permission.ASSOCIATION_READ, str(name))
-        if own_alone and not self._access.may(caller, Permission.KEY_LEASE, str(name.managed_certificate)):
+        if own_alone and not self._access.may(caller, Permission.KEY_LEASE, str(name)):
             self._access.require(caller, Permission.ASSOCIATION_READ, str(name))
         with self._store.read("associations.get") as tx:
             found = own_association(tx, caller, name) if own_alone else existing_association(tx, name)

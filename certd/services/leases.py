@@ -136,7 +136,7 @@ class Leases:
         version that is none, STATE_FORBIDS for one that is not issued, revoked, or at its end, LEASE_REFUSED,
         RATE_LIMITED, TOKEN_UNAVAILABLE.
         """
-        self._access.require(caller, Permission.KEY_LEASE, str(name.managed_certificate))
+        self._access.require(caller, Permission.KEY_LEASE, str(name))
         try:
             return self._lease(caller, name, signed)
         except CertdError as error:
@@ -148,7 +148,7 @@ class Leases:
 
         Raises ASSOCIATION_NOT_FOUND for what is not the caller's own, FIELD_INVALID for a version that is none.
         """
-        self._access.require(caller, Permission.KEY_LEASE, str(name.managed_certificate))
+        self._access.require(caller, Permission.KEY_LEASE, str(name))
         now = self._clock.now()
         deployment = given.at(now)
 
