@@ -100,10 +100,15 @@ class _Standing:
     """What the private key is sealed to."""
 
     def agrees(self, later: "_Standing", wrapping_key: WrappingKey) -> bool:
-        """Returns whether what was sealed for this still fits the books, as they stand later."""
-        revisions = [None if one.managed is None else (one.managed.uid, one.managed.revision) for one in (self, later)]
+        """Returns whether what was sealed for this still fits the books, as they stand later.
+
+        Labels, exports and associations may have come meanwhile: they are no reason to seal anew.
+        """
+        before, after = (
+            None if one.managed is None else (one.managed.uid, one.managed.current_version) for one in (self, later)
+        )
         seals = None if later.wrapping_key is None else later.wrapping_key.number
-        return revisions[0] == revisions[1] and self.number == later.number and seals == wrapping_key.number
+        return before == after and self.number == later.number and seals == wrapping_key.number
 
 
 class ManagedImport:
@@ -288,7 +293,8 @@ class ManagedImport:
             if found.managed is None:
                 managed_certificates.insert(tx, managed)
             else:
-                changed = managed_certificates.update(tx, managed, expected_revision=found.managed.revision)
+                now_planned = planned(call.new, call.given, before=found.managed, number=standing.number, now=now)
+                changed = managed_certificates.update(tx, now_planned, expected_revision=found.managed.revision)
                 if changed is None:
                     raise changed_meanwhile(managed.name)
                 kept = changed

@@ -25,6 +25,7 @@ from certd.model.names import ImportKeyName, ManagedCertificateName, TenantName
 from certd.model.tenant import Quotas
 from certd.pki.key_spec import KeySpec, public_key_der
 from certd.services.idempotency import RequestKey
+from certd.services.managed_certificate_changes import LABELS, ManagedCertificateChange
 from certd.services.managed_import_plan import PlainPrivateKey, SealedPrivateKey
 from certd.store import blocked_keys, grants, managed_schema, sealed_keys, tenants
 from certd.store.store import Transaction
@@ -360,16 +361,38 @@ def test_two_new_ones_of_a_name_at_once_are_one(world: World) -> None:
 def test_who_is_always_late_is_told(world: World) -> None:
     import_(world)
 
-    def label_again(count: int = 0) -> None:
-        rows = managed_schema.managed_certificates
-        more = update(rows).values(revision=rows.c.revision + 1)
-        world.core.store.write("test.revision", lambda tx: tx.execute(more))
-        world.steps.at["import.1.sealed"] = lambda: label_again(count + 1)
+    def import_again() -> None:
+        import_(world, replace=True)
+        world.steps.at["import.1.sealed"] = import_again
 
-    label_again()
-    error = refused(world, NEXT_PAIR, replace=True)
-    assert error.reason is Reason.OWNERSHIP_LOST
-    assert error.retry_after is not None
+    world.steps.at["import.1.sealed"] = import_again
+    with pytest.raises(CertdError) as caught:
+        import_(world, NEXT_PAIR, replace=True)
+    assert caught.value.reason is Reason.OWNERSHIP_LOST
+    assert caught.value.retry_after is not None
+    view = world.core.managed_certificates.get(ADMINISTRATOR, SHOP)
+    assert (view.managed_certificate.current_version, view.certificate) == (4, SHOP_PAIR.der)
+
+
+def test_what_else_changes_meanwhile_stays_and_keeps_no_new_version_out(world: World) -> None:
+    import_(world, exportable=True)
+    exports = 0
+
+    def export_and_label() -> None:
+        nonlocal exports
+        exports += 1
+        export(world)
+        change = ManagedCertificateChange(name=SHOP, fields=frozenset({LABELS}), labels={"exports": str(exports)})
+        world.core.managed_certificate_changes.update(ADMINISTRATOR, change, key=None, validate_only=False)
+        world.steps.at["import.1.sealed"] = export_and_label
+
+    world.steps.at["import.1.sealed"] = export_and_label
+    view = import_(world, NEXT_PAIR, replace=True)
+    managed = view.managed_certificate
+    assert (managed.current_version, view.certificate, exports) == (2, NEXT_PAIR.der, 1)
+    assert (managed.labels, managed.exported_version) == ({"exports": "1"}, 1)
+    assert managed.export_time is not None
+    assert managed == world.core.managed_certificates.get(ADMINISTRATOR, SHOP).managed_certificate
 
 
 def test_no_more_are_imported_than_the_tenant_may_have(world: World) -> None:
