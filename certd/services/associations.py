@@ -29,6 +29,7 @@ from certd.services.forced_renewal import updated
 from certd.services.idempotency import RequestKey, is_repeated, replay
 from certd.services.managed_certificate_views import existing_managed
 from certd.services.paging import Page, PageRequest, page_of
+from certd.services.renewal_waits import used_at_last
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
@@ -283,6 +284,7 @@ def _made_before(tx: Transaction, name: str) -> AssociationView:
 
 def _count(tx: Transaction, managed: ManagedCertificate, more: int, now: datetime) -> None:
     changed = replace(managed, association_count=max(0, managed.association_count + more), update_time=now)
+    changed = used_at_last(tx, managed, changed, now)
     # It was read in this transaction: who changes it at the same moment has the work run again, and nobody is refused.
     updated(tx, changed, managed)
 

@@ -17,6 +17,7 @@ from certd.services.access import Access
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.managed_certificate_records import event_of, seal_context
 from certd.services.managed_certificate_views import Material, existing_managed, existing_version, material_of
+from certd.services.renewal_waits import used_at_last
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.store import managed_certificates, sealed_keys
@@ -203,6 +204,7 @@ def _record(tx: Transaction, caller: Caller, found: _Exportable, details: dict[s
         export_time=now,
         update_time=now,
     )
+    changed = used_at_last(tx, managed, changed, now)
     # It is read and written in one transaction, so whatever changed it since it was chosen stays.
     managed_certificates.update(tx, changed, expected_revision=managed.revision)
     made = event_of(EventType.MANAGED_CERTIFICATE_EXPORTED, managed, caller.principal, now, version=version.number)

@@ -9,7 +9,7 @@ from certd.errors import CertdError, Reason
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.job import Job, JobKind
 from certd.model.managed_certificate import RENEWAL_BLOCKED, ManagedCertificate
-from certd.model.renewal import RenewalPolicy
+from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.model.renewal_steps import NextStep, awaited_maintenance, next_look, next_step
 from certd.services.managed_certificate_records import event_of, observed
 from certd.services.renewal_planning import RenewalPlan, moment_in, plan_renewal
@@ -21,6 +21,8 @@ _PASSING: Final = frozenset(
     {Reason.SIGNING_QUEUE_FULL, Reason.OWNERSHIP_LOST, Reason.SHUTTING_DOWN, Reason.STATE_FORBIDS}
 )
 """Reasons of failures that are over by the next attempt, so that nobody need hear of them."""
+_NOT_USED: Final = "NotUsed"
+"""Reason of the condition of what waits for nothing but to be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,25 @@ def note_blocked(
     _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
 
 
+def used_at_last(
+    tx: Transaction, before: ManagedCertificate, changed: ManagedCertificate, now: datetime
+) -> ManagedCertificate:
+    """Returns `changed`, which whoever calls this writes over `before`: due now, if it waited for nothing but its use.
+
+    It may be near its end, or past it, and is looked at only now and then.
+    """
+    if before.used or not changed.used or not _waits_for_use(before):
+        return changed
+    jobs.hasten(tx, _KIND, changed.uid, now)
+    return replace(changed, next_attempt_time=now)
+
+
+def _waits_for_use(managed: ManagedCertificate) -> bool:
+    return managed.renewal.mode is RenewalMode.WHEN_USED and any(
+        condition.type == RENEWAL_BLOCKED and condition.reason == _NOT_USED for condition in managed.conditions
+    )
+
+
 def changeable(tx: Transaction, uid: str) -> ManagedCertificate | None:
     """Returns a managed certificate that nobody else changes until the transaction ends; None when there is none."""
     return next(iter(managed_certificates.get_many(tx, [uid], to_change=True)), None)
@@ -119,7 +140,7 @@ def _settle(tx: Transaction, managed: ManagedCertificate, step: NextStep, plan: 
             _put(tx, managed, managed.next_attempt_time or now)
         case NextStep.WAIT_FOR_USE:
             message = "It would be renewed now if it were used: associated with a consumer, or exported."
-            waits = observed(managed, RENEWAL_BLOCKED, now, status=False, reason="NotUsed", message=message)
+            waits = observed(managed, RENEWAL_BLOCKED, now, status=False, reason=_NOT_USED, message=message)
             _wait_until(tx, managed, waits, next_look(managed, now))
         case NextStep.PLAN if plan is not None and _fits(plan, managed):
             planned = replace(
@@ -128,7 +149,7 @@ def _settle(tx: Transaction, managed: ManagedCertificate, step: NextStep, plan: 
                 issue_time=managed.issue_time or plan.issue_time,
                 update_time=now,
             )
-            if managed.renewal_blocked and plan.plan.time > now:
+            if plan.plan.time > now and (managed.renewal_blocked or _waits_for_use(managed)):
                 # Another policy, say: until then nothing can keep it from being renewed.
                 message = f"It is renewed at {rfc3339(plan.plan.time)}."
                 planned = observed(planned, RENEWAL_BLOCKED, now, status=False, reason="Planned", message=message)

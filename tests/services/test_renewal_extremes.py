@@ -1,25 +1,30 @@
 """Renewals where something is extreme: lifetimes, clocks, how much is held back at once."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from certd.errors import Reason
-from certd.model.renewal import RenewalPolicy
+from certd.model.managed_certificate import ManagedCertificateState
+from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.services.authority_changes import Change
 from tests.services.batches import CA
 from tests.services.conftest import ADMINISTRATOR, World
-from tests.services.consumers import active
-from tests.services.managed_books import as_time_goes_by, stands
+from tests.services.consumers import active, associate, consumer
+from tests.services.managed_books import as_time_goes_by, get, stands
 from tests.services.renewals import (
     DAY,
+    HOUR,
     MINUTE,
     SECOND,
+    WHEN_USED,
     at,
     at_planned,
     blocked,
     change_policy,
     due_times,
+    export,
     planned,
     settle,
 )
@@ -80,3 +85,41 @@ def test_what_is_planned_for_later_by_another_policy_is_no_longer_blocked(web: W
     assert (condition.reason, condition.last_transition_time) == ("Planned", web.clock.now())
     # When it is due by that one, it is.
     assert at_planned(web).renewal_blocked
+
+
+@pytest.mark.parametrize("use", [export, lambda world: associate(world, consumer(world))])
+@pytest.mark.parametrize("lifetime", [HOUR, 90 * DAY])
+def test_what_waited_for_its_use_is_renewed_at_once_when_it_is_used(
+    world: World, lifetime: timedelta, use: Callable[[World], object]
+) -> None:
+    """Also past its end, when it is looked at once a day; of an hour's the last look comes an hour before that."""
+    world.create_root()
+    world.create_subordinate()
+    world.request(lifetime=lifetime, renewal=WHEN_USED)
+    settle(world)
+    ends = stands(world).not_after
+    assert ends is not None
+    while world.clock.now() <= ends:
+        at_planned(world)
+    assert get(world).state is ManagedCertificateState.EXPIRED
+    use(world)
+    settle(world)
+    managed = stands(world)
+    assert (managed.current_version, get(world).state) == (2, ManagedCertificateState.ACTIVE)
+
+
+def test_what_waits_for_its_use_no_longer_is_planned_by_its_new_policy(world: World) -> None:
+    world.create_root()
+    world.create_subordinate()
+    world.request(renewal=WHEN_USED)
+    settle(world)
+    at_planned(world)
+    change_policy(world, RenewalPolicy(mode=RenewalMode.WHEN_USED, remaining_percent=5))
+    settle(world)
+    before = stands(world)
+    assert planned(world) > world.clock.now() + DAY
+    # Its time has not come, and so its use changes nothing of it.
+    associate(world, consumer(world))
+    settle(world)
+    assert (stands(world).current_version, planned(world)) == (1, before.next_attempt_time)
+    assert at_planned(world).current_version == 2
