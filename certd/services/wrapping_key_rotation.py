@@ -2,8 +2,9 @@
 
 Each step may be the last before a crash, and the next one goes on from what is in the books:
 
-1. write: the new key gets its row, PRIMARY, and its CKA_ID; the old one becomes DECRYPT_ONLY; a job. Commit. From here
-   on nothing is added to what is sealed under the old one. The new one gets its key in the token before its first use.
+0. token: make the new key. One that cannot be made changes nothing; one of which no row comes to know seals nothing.
+1. write: the new key gets its row, PRIMARY; the old one becomes DECRYPT_ONLY; a job. Commit. From here on nothing is
+   added to what is sealed under the old one.
 2. token: seal anew a page of what is sealed under the old key.
 3. write: each blob takes the place of the one that is still under the old key. 2 and 3 again, until nothing is found.
 4. write: the old key is RETIRED. It stays in the token for the backups that were made before.
@@ -117,9 +118,25 @@ class WrappingKeyRotation:
             # Nothing could be sealed before the new key is made.
             raise token_unavailable(self._token.problem)
         now = self._clock.now()
-        view = self._store.write(
-            "wrapping-keys.rotate", lambda tx: _rotate(tx, caller, parent, secrets.token_bytes(16), key=key, now=now)
-        )
+        with self._store.read("wrapping-keys.rotatable") as tx:
+            found = _rotatable(tx, caller, parent, key)
+        if isinstance(found, WrappingKeyView):
+            return found
+        # Before any row says that it seals: a token that cannot make it leaves the old one primary.
+        key_id = secrets.token_bytes(16)
+        self._token.ensure_wrapping_key(key_id=key_id)
+        self._step("rotation.0.made")
+        try:
+            view = self._store.write(
+                "wrapping-keys.rotate", lambda tx: _rotate(tx, caller, found, key_id, key=key, now=now)
+            )
+        except CertdError as error:
+            if error.reason is not Reason.STORE_UNAVAILABLE:
+                # Where the commit itself failed it may have been done all the same.
+                self._unmake(key_id)
+            raise
+        if view.wrapping_key.key_id != key_id:
+            self._unmake(key_id)
         self._step("rotation.1.rotated")
         self._wake_scheduler()
         return view
@@ -170,6 +187,13 @@ class WrappingKeyRotation:
         # Others wait for the worker.
         again = Job(kind=JobKind.RESEAL_KEYS, subject=name, due_time=self._clock.now())
         self._store.write("wrapping-keys.go-on", lambda tx: jobs.put(tx, again))
+
+    def _unmake(self, key_id: bytes) -> None:
+        """Destroys a key of which no row knows."""
+        try:
+            self._token.destroy_wrapping_key(key_id=key_id)
+        except CertdError as error:
+            _log.warning("the wrapping key %s, which seals nothing, stays in the token: %s", key_id.hex(), error)
 
     def _retire(self, old: WrappingKey) -> None:
         now = self._clock.now()
@@ -274,9 +298,10 @@ class _Run:
             wrapping_keys.update(tx, told, current.revision)
 
 
-def _rotate(
-    tx: Transaction, caller: Caller, parent: TenantName, key_id: bytes, *, key: RequestKey | None, now: datetime
-) -> WrappingKeyView:
+def _rotatable(
+    tx: Transaction, caller: Caller, parent: TenantName, key: RequestKey | None
+) -> WrappingKey | WrappingKeyView:
+    """Returns the key that is to be followed by another, or what an earlier call made; raises why neither is."""
     made = replay(tx, caller, _ROTATE, key)
     if made is not None:
         return WrappingKeyView(wrapping_key=_existing(tx, WrappingKeyName.parse("name", made)))
@@ -297,6 +322,18 @@ def _rotate(
             metadata={"wrapping_key": going_on.name},
             resource=going_on.name,
         )
+    return old
+
+
+def _rotate(
+    tx: Transaction, caller: Caller, wanted: WrappingKey, key_id: bytes, *, key: RequestKey | None, now: datetime
+) -> WrappingKeyView:
+    old = _rotatable(tx, caller, TenantName(wanted.tenant), key)
+    if isinstance(old, WrappingKeyView):
+        return old
+    if old.number != wanted.number:
+        message = f"{wanted.name} was followed by {old.name} meanwhile; rotate that, if it is what you want"
+        raise CertdError(Reason.STATE_FORBIDS, message, metadata={"wrapping_key": old.name}, resource=old.name)
     new = wrapping_keys.rotate(tx, old, key_id=key_id, now=now)
     if new is None:
         raise CertdError(Reason.OWNERSHIP_LOST, f"{old.name} was changed meanwhile; try again", retry_after=0.5)

@@ -21,6 +21,7 @@ from certd.services.idempotency import RequestKey
 from certd.services.managed_import_plan import NewImport, PlainPrivateKey, SealedPrivateKey
 from certd.services.paging import PageRequest
 from certd.store import managed_schema, managed_versions, sealed_keys
+from certd.token.client import TokenClient
 from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
 from tests.imports import Pair, pair
@@ -180,6 +181,34 @@ def test_no_death_at_any_step_leaves_a_key_that_does_not_open(ca: World, monkeyp
         lease(ca, machine, association, 31)
     assert told(ca, EventType.WRAPPING_KEY_RETIRED) == [str(FIRST)]
     as_time_goes_by(ca, lambda: not jobs_of(ca))
+
+
+def test_a_new_key_that_no_row_knows_changes_nothing(ca: World) -> None:
+    fill(ca, certificates=1)
+    before = get(ca)
+    ca.steps.at["rotation.0.made"] = crash
+    with pytest.raises(CrashError):
+        rotate(ca)
+    assert get(ca) == before
+    assert before.state is WrappingKeyState.PRIMARY
+    fill_one_more(ca, "meanwhile")
+    assert rotate(ca).name == str(SECOND)
+    retired(ca)
+    assert (left(ca), left(ca, SECOND)) == (0, 2)
+
+
+def test_a_token_that_makes_no_key_leaves_the_old_one_primary(ca: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(ca, certificates=1)
+
+    def full(_token: TokenClient, *, key_id: bytes) -> bool:
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"no room for the key {key_id.hex()}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TokenClient, "ensure_wrapping_key", full)
+        assert refused(lambda: rotate(ca)).reason is Reason.TOKEN_UNAVAILABLE
+    assert get(ca).state is WrappingKeyState.PRIMARY
+    fill_one_more(ca, "meanwhile")
+    assert left(ca) == 2
 
 
 @pytest.mark.parametrize("step", ["rotation.1.rotated", "rotation.2.resealed", "rotation.3.written"])
