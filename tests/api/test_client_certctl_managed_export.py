@@ -184,7 +184,9 @@ def test_pkcs7_holds_no_key_and_asks_for_none(
     fake: FakeServer, certctl: Certctl, root: Issued, web: Issued, tmp_path: Path
 ) -> None:
     ended = certctl("managed", "export", "web", "--format", "pkcs7", "--out-dir", tmp_path / "out")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0, ended.err
+    # What takes a second says so.
+    assert ended.err in {"", "certctl: exporting …\n"}
     ((name, (data, mode)),) = contents(tmp_path / "out").items()
     assert (name, mode) == ("chain.p7b", 0o644)
     held = {each.public_bytes(Encoding.DER) for each in load_der_pkcs7_certificates(data)}
@@ -198,7 +200,9 @@ def test_a_truststore_holds_the_chain_alone(
 ) -> None:
     arguments: Words = ("managed", "export", "web", "--format", "truststore", "--passphrase-file", passphrase_file)
     ended = certctl(*arguments, "--out-dir", tmp_path / "out")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0, ended.err
+    # What takes a second says so.
+    assert ended.err in {"", "certctl: exporting …\n"}
     ((name, (data, _)),) = contents(tmp_path / "out").items()
     assert name == "truststore.p12"
     opened = load_pkcs12(data, PASSPHRASE)
