@@ -26,6 +26,7 @@ _LEASE = timedelta(minutes=10)
 _LONGEST_SLEEP = 10.0
 _FIRST_RETRY = timedelta(seconds=1)
 _LONGEST_RETRY = timedelta(minutes=10)
+_NO_STORE = frozenset({Reason.STORE_UNAVAILABLE, Reason.SHUTTING_DOWN})
 
 Run = Callable[[str], None]
 """Does a job, given its subject. It ends the job in the transaction of its last step."""
@@ -170,17 +171,16 @@ class Scheduler:
             self._runs[job.kind](job.subject)
             self._step(f"job.{job.kind}.done")
         except CertdError as error:
-            self._retry(job, error)
+            self._retry([(job, error)])
         except Exception:  # noqa: BLE001  # A defect in one job must not end its worker; the log has it.
-            self._retry(job, _defect(job))
+            self._retry([(job, _defect(job))])
         finally:
             self._free.release()
             self._woken.set()
 
     def _work_together(self, kind: JobKind, several: Sequence[Job]) -> None:
         try:
-            for job, error in self._run_together(kind, several):
-                self._retry(job, error)
+            self._retry(self._run_together(kind, several))
         finally:
             for _ in several:
                 self._free.release()
@@ -202,25 +202,45 @@ class Scheduler:
             return [(several[0], _defect(several[0]))]
         return [(job, failed[job.subject]) for job in several if job.subject in failed]
 
-    def _retry(self, job: Job, error: CertdError) -> None:
-        """Puts the job back with a growing, jittered delay and says so in its subject."""
-        longest = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(job.attempt, 12))
-        if error.reason is Reason.TOKEN_UNAVAILABLE:
-            # Seconds, as a rule; there is no use in waiting long when it is back.
-            longest = min(longest, timedelta(seconds=5))
-        due = self._clock.now() + longest * random.uniform(0.5, 1.0)  # noqa: S311  # Jitter is no secret.
-        _log.warning("the job %s of %s waits until %s: %s", job.kind, job.subject, due.isoformat(), error)
-        tell = self._blocked.get(job.kind)
+    def _retry(self, failed: Sequence[tuple[Job, CertdError]]) -> None:
+        """Puts jobs back with growing, jittered delays and says so in their subjects, all in one transaction."""
+        retries = [(replace(job, due_time=self._clock.now() + _delay(job, error)), error) for job, error in failed]
+        # In the order in which others write their subjects, so that on PostgreSQL nobody waits in a circle.
+        retries.sort(key=lambda retry: retry[0].subject)
+        for job, error in retries:
+            # What fails for long says so ever more rarely; its subject says it all the time.
+            level = logging.WARNING if job.attempt & (job.attempt - 1) == 0 else logging.DEBUG
+            _log.log(level, "the job %s of %s waits until %s: %s", job.kind, job.subject, job.due_time, error)
+        self._put_back(retries)
 
+    def _put_back(self, retries: Sequence[tuple[Job, CertdError]]) -> None:
         def put_back(tx: Transaction) -> None:
-            if jobs.put_back(tx, replace(job, due_time=due), owner_epoch=self._epoch()) and tell is not None:
-                tell(tx, job.subject, error, due)
+            for job, error in retries:
+                tell = self._blocked.get(job.kind)
+                if jobs.put_back(tx, job, owner_epoch=self._epoch()) and tell is not None:
+                    tell(tx, job.subject, error, job.due_time)
 
+        if not retries:
+            return
         try:
             self._store.write("jobs.retry", put_back)
-        except CertdError as failure:
-            # The lease of the claim ends by itself.
-            _log.warning("the retry of %s could not be written: %s", job.subject, failure)
+        except Exception as failure:  # noqa: BLE001  # As in `_work`.
+            if len(retries) > 1 and not (isinstance(failure, CertdError) and failure.reason in _NO_STORE):
+                for one in retries:
+                    self._put_back([one])
+                return
+            # The leases of the claims end by themselves.
+            told = retries[0][0].subject if len(retries) == 1 else f"{len(retries)} jobs"
+            _log.warning("the retry of %s could not be written: %s", told, failure)
+
+
+def _delay(job: Job, error: CertdError) -> timedelta:
+    longest: timedelta = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(job.attempt, 12))
+    if error.reason is Reason.TOKEN_UNAVAILABLE:
+        # Seconds, as a rule; there is no use in waiting long when it is back. One that is away for hours is not asked
+        # for by thousands every few seconds.
+        longest = min(longest, timedelta(seconds=max(5, job.attempt)))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311  # Jitter is no secret.
 
 
 def _defect(job: Job) -> CertdError:

@@ -1,14 +1,19 @@
 """Renewals where something is extreme: lifetimes, clocks, how much is held back at once."""
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, text, update
 
-from certd.errors import Reason
+from certd.errors import CertdError, Reason
 from certd.model.managed_certificate import ManagedCertificateState
+from certd.model.names import ManagedCertificateName
 from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.services.authority_changes import Change
+from certd.store import managed_schema, schema
+from certd.store.store import Transaction
 from tests.services.batches import CA
 from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import active, associate, consumer
@@ -28,6 +33,7 @@ from tests.services.renewals import (
     planned,
     settle,
 )
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -123,3 +129,60 @@ def test_what_waits_for_its_use_no_longer_is_planned_by_its_new_policy(world: Wo
     settle(world)
     assert (stands(world).current_version, planned(world)) == (1, before.next_attempt_time)
     assert at_planned(world).current_version == 2
+
+
+def test_one_that_cannot_be_put_back_leaves_no_other_claimed(world: World) -> None:
+    """What they wait for is written together; what fails then is written alone."""
+    world.create_root()
+    world.create_subordinate()
+    names = [ManagedCertificateName("default", f"m{number}") for number in range(20)]
+    for name in names:
+        world.request(name.managed_certificate)
+    settle(world)
+    world.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+
+    def due_and_refused(tx: Transaction) -> None:
+        tx.execute(update(managed_schema.managed_certificates).values(next_attempt_time=0))
+        tx.execute(update(schema.jobs).values(due_time=0, available_time=0))
+        tx.execute(
+            text(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON managed_certificates WHEN OLD.managed_certificate_id = 'm7'"
+                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        )
+
+    world.core.store.write("test.due", due_and_refused)
+    bad = stands(world, names.pop(7)).uid
+
+    def claimed() -> set[str]:
+        world.core.scheduler.wake()
+        with world.core.store.read("test.claimed") as tx:
+            rows = tx.execute(select(schema.jobs.c.subject).where(schema.jobs.c.owner_epoch.is_not(None)))
+            return set(rows.scalars())
+
+    eventually(lambda: claimed() == {bad})
+    assert all(stands(world, name).renewal_blocked for name in names)
+
+
+@pytest.mark.parametrize(("attempt", "least", "most"), [(3, 2.5, 5), (120, 60, 121), (3000, 300, 600)])
+def test_a_token_that_is_away_for_long_is_asked_for_ever_more_rarely(
+    web: World, attempt: int, least: float, most: float
+) -> None:
+    def away() -> None:
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, "away")
+
+    web.steps.at["renewal.2.key-sealed"] = away
+    web.core.store.write("test.attempt", lambda tx: tx.execute(update(schema.jobs).values(attempt=attempt)))
+    at_planned(web)
+    assert stands(web).renewal_blocked
+    assert least * SECOND <= planned(web) - web.clock.now() <= most * SECOND
+
+
+def test_what_is_blocked_for_long_does_not_fill_the_log(web: World, caplog: pytest.LogCaptureFixture) -> None:
+    web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+    with caplog.at_level(logging.WARNING, logger="certd.scheduler"):
+        for _ in range(20):
+            at_planned(web)
+    told = [record for record in caplog.records if "waits until" in record.getMessage()]
+    # After 1, 2, 4, 8 and 16 attempts.
+    assert len(told) == 5
