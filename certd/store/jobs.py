@@ -34,6 +34,9 @@ _AVAILABLE: Select[Any] = (
     # Says nothing on SQLite, where nobody else writes meanwhile.
     .with_for_update(skip_locked=True)
 )
+_NEWEST = _AVAILABLE.order_by(None).order_by(_jobs.c.available_time.desc(), _jobs.c.kind.desc(), _jobs.c.subject.desc())
+_FOR_THE_NEWEST = 4
+"""One of so many claims."""
 _KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
 _TAKE = Many(
     update(_jobs)
@@ -119,11 +122,19 @@ def hasten(tx: Transaction, kind: JobKind, subject: str, due_time: datetime) -> 
 def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch: int, limit: int) -> list[Job]:
     """Claims up to `limit` jobs that are due, the longest due first, and keeps others off them until `lease_until`.
 
+    Of more than that a fourth are those that became due last: what somebody waits for now does not come after all that
+    was left undone in a long time.
+
     A job whose claimer neither finished it nor put it again is due once the lease has passed, or once the claimer's
     epoch has ended, see `release_of_ended_owners`. The attempt of a job that is returned counts this one: 1 the first
     time.
     """
-    rows = tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit}).all()
+    newest = limit // _FOR_THE_NEWEST
+    rows = list(tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit - newest}))
+    if newest and len(rows) == limit - newest:
+        known = {(row.kind, row.subject) for row in rows}
+        last = tx.execute(_NEWEST, {"now": microseconds(now), "most": newest})
+        rows += [row for row in last if (row.kind, row.subject) not in known]
     if rows:
         lease = microseconds(lease_until)
         tx.execute_many(

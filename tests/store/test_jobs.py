@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import text
 
 from certd.model.job import Job, JobKind
@@ -38,6 +39,24 @@ def claim(store: Store, now: datetime = NOW, limit: int = 10, owner_epoch: int =
 def next_due(store: Store) -> datetime | None:
     with store.read("test") as tx:
         return jobs.next_due(tx)
+
+
+def test_of_many_that_are_due_a_fourth_are_those_that_became_due_last(store: Store) -> None:
+    """Who waits for something now does not wait for all that was left undone."""
+    old = [job(f"old-{number:02}", NOW - timedelta(hours=20 - number)) for number in range(20)]
+    put(store, *old, job("new"), job("later", NOW + timedelta(seconds=1)))
+    found = [one.subject for one in claim(store, limit=8)]
+    assert found == [*(one.subject for one in old[:6]), "new", "old-19"]
+    while several := claim(store, limit=8):
+        found += [one.subject for one in several]
+    assert sorted(found) == ["new", *(one.subject for one in old)]
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_each_that_is_due_is_claimed_once_however_many_there_are(store: Store, count: int) -> None:
+    put(store, *(job(f"m{number}", NOW - timedelta(seconds=number)) for number in range(count)))
+    found = [one.subject for one in claim(store, limit=8)]
+    assert len(set(found)) == len(found) == min(count, 8)
 
 
 def test_jobs_are_claimed_when_they_are_due_the_longest_due_first(store: Store) -> None:
