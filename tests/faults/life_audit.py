@@ -91,6 +91,8 @@ class Expected:
     """The current version of each managed certificate."""
     imported: dict[str, list[bytes]] = field(default_factory=dict)
     """DER of the versions of each imported one."""
+    deleted: list[str] = field(default_factory=list)
+    """Ids of what was imported and is there no more."""
     roll_backs: int = 0
     rotations: int = 0
     """Of the wrapping key."""
@@ -169,7 +171,8 @@ class LifeBooks:
         for managed in expected.managed:
             name, last = _PARENT + managed, 1 + expected.renewals
             assert self._numbers(managed) == (last, list(range(1, last + 1)))
-            assert found["managed-certificate.renewal-requested", name] == expected.renewals, managed
+            for kind in ("renewal-requested", "updated"):
+                assert found[f"managed-certificate.{kind}", name] == expected.renewals, (managed, kind)
             for number in range(1, last + 1):
                 version = f"{name}/versions/{number}"
                 assert found["managed-certificate.key-generated", version] == 1, version
@@ -188,6 +191,8 @@ class LifeBooks:
         there = rows(self._file, "SELECT managed_certificate_id FROM managed_certificates WHERE type = 'IMPORTED'")
         assert {managed for (managed,) in there} == expected.imported.keys()
         assert _count(found, "managed-certificate.rolled-back") == expected.roll_backs
+        for managed in expected.deleted:
+            assert found["managed-certificate.deleted", _PARENT + managed] == 1, managed
 
     def _audit_certificates(self, expected: Expected) -> int:
         """The certificate of each version is in the books as it was exported; any other was lost, and is revoked."""

@@ -1,9 +1,10 @@
 """The lives of managed certificates under fire: renewals, imports, associations and leases while something dies.
 
-A round arms the daemon and, under a little load, has every managed certificate renewed, imports, imports again, rolls
-back, associates and leases, and now and then rotates the wrapping key, each call repeated with its request id until it
-is answered. All the while the books must hold every change whole or not at all (`life_audit.py`); after it each renewal
-has made one version, and what came of everything opens and fits its certificate.
+A round arms the daemon and, under a little load, has every managed certificate renewed, updates it, imports, imports
+again, rolls back, associates and leases, deletes what was imported before, and now and then rotates the wrapping key,
+each call repeated with its request id until it is answered. All the while the books must hold every change whole or not
+at all (`life_audit.py`); after it each renewal has made one version, and what came of everything opens and fits its
+certificate.
 """
 
 import itertools
@@ -27,11 +28,13 @@ from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import (
     CreateAssociationRequest,
     DeleteAssociationRequest,
+    DeleteManagedCertificateRequest,
     GetAssociationRequest,
     GetManagedCertificateRequest,
     ImportManagedCertificateRequest,
     RenewManagedCertificateRequest,
     RollBackManagedCertificateRequest,
+    UpdateManagedCertificateRequest,
 )
 from certd.v1.wrapping_key_pb2 import WrappingKey
 from certd.v1.wrapping_key_service_pb2 import GetWrappingKeyRequest, RotateWrappingKeyRequest
@@ -57,12 +60,14 @@ STEPS = (
     "import.1.sealed",
     "import.2.committed",
     "roll-back.1.committed",
+    "update.1.committed",
+    "delete.1.committed",
     "association.1.sealed",
     "association.2.committed",
     "lease.1.recorded",
     "lease.2.noted",
 )
-"""Every numbered step of renewals, imports, associations and leases."""
+"""Every numbered step of renewals, imports, changes, associations and leases."""
 _ROTATED = 5
 """In every so many rounds the wrapping key is rotated."""
 _PAUSE = 0.05
@@ -118,10 +123,7 @@ class Lives:
     def round(self, victim: str, step: str, occurrence: int = 1) -> None:
         """Has everything done once, and lets the victim die at a step of that."""
         number = self.tally.rounds
-        consumer = f"c{number}"
-        self._served.insist(lambda client: client.stubs.create_enrollment_code(
-            CreateEnrollmentCodeRequest(identity=f"{TENANT}/identities/{consumer}"), timeout=20
-        ))  # fmt: skip
+        consumer = self._identity(f"c{number}")
         before = self._served.pid_of(victim)
         with self._load(issues=step not in ISSUING_STEPS):
             self._served.running.arm(step, occurrence, victim)
@@ -145,24 +147,26 @@ class Lives:
             client.call(client.stubs.request_managed_certificate, managed_request(managed))
             eventually(partial(self._at, managed, 1), within=60)
             self._associate(managed, "admin", "identities/admin")
-        for managed, times in (("again", 1), ("rolled", 2)):
+        self._associate(self._managed[0], "ended", self._identity("ended"))
+        for managed, times in (("again", 1), ("rolled", 2), ("deleted", 1)):
             for version in range(1, times + 1):
                 self._import(managed, version)
-        self.expected.current["rolled"] = 2
 
     def _do_all(self, number: int, consumer: str) -> None:
         """Does everything that a round does, each thing in a thread of its own, until it is done."""
         turn = self._managed[number % len(self._managed)]
         deeds: list[Callable[[], object]] = [
             *(partial(self._renew, managed, number) for managed in self._managed),
+            *(partial(self._update, managed, number) for managed in self._managed),
             partial(self._import, f"i{number}", 1),
             partial(self._import, "again", number + 2),
             partial(self._roll_back, number),
-            partial(self._associate, turn, consumer, f"{TENANT}/identities/{consumer}"),
+            partial(self._associate, turn, f"c{number}", consumer),
             partial(self._lease, turn),
+            # In the first round nothing was made in an earlier one.
+            partial(self._delete, f"i{number - 1}" if number else "deleted"),
+            partial(self._end, f"c{number - 1}" if number else "ended"),
         ]
-        if number % 2:
-            deeds.append(partial(self._end, f"c{number - 1}"))
         if number % _ROTATED == _ROTATED - 1:
             deeds.append(partial(self._rotate, number))
         with ThreadPoolExecutor(len(deeds)) as threads:
@@ -179,6 +183,7 @@ class Lives:
             found = eventually(partial(self._at, managed, version), within=60)
             assert found is not None
             assert (found.current_version, found.state) == (version, ManagedCertificate.ACTIVE), managed
+            assert found.labels == {"round": str(number)}, managed
             self.expected.current[managed] = version
             self._export(managed, version)
             self._export(managed, version - 1)
@@ -197,11 +202,32 @@ class Lives:
         request = GetManagedCertificateRequest(name=_name(managed))
         return self._served.insist(lambda client: client.stubs.get_managed_certificate(request, timeout=20))
 
+    def _identity(self, identity_id: str) -> str:
+        """Makes an identity, which never enrolls, and returns its name."""
+        identity = f"{TENANT}/identities/{identity_id}"
+        request = CreateEnrollmentCodeRequest(identity=identity)
+        self._served.insist(lambda client: client.stubs.create_enrollment_code(request, timeout=20))
+        return identity
+
     def _renew(self, managed: str, number: int) -> None:
         request = RenewManagedCertificateRequest(
             name=_name(managed), reason=f"round {number}", request_id=stable_id(f"renew {managed} {number}")
         )
         self._served.insist(lambda client: client.stubs.renew_managed_certificate(request, timeout=20))
+
+    def _update(self, managed: str, number: int) -> None:
+        changed = ManagedCertificate(name=_name(managed), labels={"round": str(number)})
+        request = UpdateManagedCertificateRequest(
+            managed_certificate=changed, request_id=stable_id(f"update {managed} {number}")
+        )
+        self._served.insist(lambda client: client.stubs.update_managed_certificate(request, timeout=20))
+
+    def _delete(self, managed: str) -> None:
+        request = DeleteManagedCertificateRequest(name=_name(managed), request_id=stable_id(f"delete {managed}"))
+        self._served.insist(lambda client: client.stubs.delete_managed_certificate(request, timeout=20))
+        with self._lock:
+            del self.expected.imported[managed]
+            self.expected.deleted.append(managed)
 
     def _import(self, managed: str, version: int) -> None:
         """Imports the version of a managed certificate, sealed to the import key."""
