@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, select, update
+from sqlalchemy import Select, bindparam, delete, func, literal_column, select, update
 
 from certd.model.job import Job, JobKind
 from certd.store import schema
-from certd.store.dialect import Many, insert_or_replace
+from certd.store.dialect import Many, PerEngine, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import duration_microseconds, microseconds, optional_time_of, time_of
@@ -24,17 +24,31 @@ _HASTEN = insert_or_replace(
     replaced=["due_time", "available_time"],
     where=lambda new: _jobs.c.owner_epoch.is_(None) & (_jobs.c.available_time > new.available_time),
 )
-# A kind that only a newer release knows is left to a daemon of that release, and blocks nobody here.
-_IS_KNOWN = _jobs.c.kind.in_([kind.value for kind in JobKind])
-_AVAILABLE: Select[Any] = (
+_BY_TIME = (_jobs.c.available_time, _jobs.c.kind, _jobs.c.subject)
+
+
+def _of_known_kinds(statement: Select[Any]) -> PerEngine:
+    """Returns a statement without the kinds that only a newer release knows: its daemons do them, and nobody waits.
+
+    SQLite would look for the kinds, and read every job there is to find the first by time: one for each managed
+    certificate. A plus before the column has it read them by time.
+    """
+    kinds = [kind.value for kind in JobKind]
+    return PerEngine(
+        sqlite=statement.where(literal_column("+jobs.kind").in_(kinds)),
+        postgresql=statement.where(_jobs.c.kind.in_(kinds)),
+    )
+
+
+_DUE: Select[Any] = (
     select(_jobs.c.kind, _jobs.c.subject, _jobs.c.due_time, _jobs.c.attempt)
-    .where(_jobs.c.available_time <= bindparam("now"), _IS_KNOWN)
-    .order_by(_jobs.c.available_time, _jobs.c.kind, _jobs.c.subject)
+    .where(_jobs.c.available_time <= bindparam("now"))
     .limit(bindparam("most"))
     # Says nothing on SQLite, where nobody else writes meanwhile.
     .with_for_update(skip_locked=True)
 )
-_NEWEST = _AVAILABLE.order_by(None).order_by(_jobs.c.available_time.desc(), _jobs.c.kind.desc(), _jobs.c.subject.desc())
+_OLDEST = _of_known_kinds(_DUE.order_by(*_BY_TIME))
+_NEWEST = _of_known_kinds(_DUE.order_by(*(column.desc() for column in _BY_TIME)))
 _FOR_THE_NEWEST = 4
 """One of so many claims."""
 _KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
@@ -67,7 +81,7 @@ _IN_SPAN = (
 _LOADS: Select[Any] = select(_IN_SPAN.c.place, func.count().label("due")).group_by(_IN_SPAN.c.place)
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
-_NEXT = select(_jobs.c.available_time).where(_IS_KNOWN).order_by(_jobs.c.available_time).limit(1)
+_NEXT = _of_known_kinds(select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1))
 
 
 def put(tx: Transaction, job: Job) -> None:
@@ -130,7 +144,7 @@ def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch:
     time.
     """
     newest = limit // _FOR_THE_NEWEST
-    rows = list(tx.execute(_AVAILABLE, {"now": microseconds(now), "most": limit - newest}))
+    rows = list(tx.execute(_OLDEST, {"now": microseconds(now), "most": limit - newest}))
     if newest and len(rows) == limit - newest:
         known = {(row.kind, row.subject) for row in rows}
         last = tx.execute(_NEWEST, {"now": microseconds(now), "most": newest})

@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, Executable, text
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import CursorResult, Executable, event
 
-from certd.store.dialect import PerEngine
+from certd.store.dialect import PerEngine, raw_sqlite
 from certd.store.transaction import Transaction
 
 
 class Explaining(Transaction):
-    """Notes the plan of every statement before it executes it."""
+    """Notes the plan of every statement that it executes."""
 
     __slots__ = ("plans",)
 
@@ -26,11 +25,18 @@ class Explaining(Transaction):
         statement: Executable | PerEngine,
         parameters: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None,
     ) -> CursorResult[Any]:
-        assert not isinstance(statement, PerEngine)
-        compiled = statement.compile(  # type: ignore[attr-defined]  # Every statement here compiles.
-            dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True}
-        )
-        values = compiled.params if parameters is None else compiled.construct_params(parameters)
-        rows = super().execute(text(f"EXPLAIN QUERY PLAN {compiled}"), values)
-        self.plans.append("\n".join(str(row[-1]) for row in rows))
-        return super().execute(statement, parameters)
+        connection, said = self._connection, list[tuple[str, Any]]()
+        assert connection is not None
+
+        def note(*told: Any) -> None:
+            said.append((told[2], told[3]))
+
+        event.listen(connection, "before_cursor_execute", note)
+        try:
+            result = super().execute(statement, parameters)
+        finally:
+            event.remove(connection, "before_cursor_execute", note)
+        for sql, values in said:
+            rows = raw_sqlite(connection).execute(f"EXPLAIN QUERY PLAN {sql}", values)
+            self.plans.append("\n".join(str(row[-1]) for row in rows))
+        return result

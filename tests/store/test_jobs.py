@@ -10,6 +10,7 @@ from sqlalchemy import text
 from certd.model.job import Job, JobKind
 from certd.store import jobs, owners
 from certd.store.store import Store, Transaction
+from tests.store.explaining import Explaining
 from tests.store.samples import NOW
 from tests.store.waiting import run_together
 
@@ -191,3 +192,19 @@ def test_a_job_is_put_back_by_who_has_it(store: Store) -> None:
 def put_back(store: Store, claimed: Job, due_time: datetime, owner_epoch: int = 1) -> bool:
     again = replace(claimed, due_time=due_time)
     return store.write("test", lambda tx: jobs.put_back(tx, again, owner_epoch=owner_epoch))
+
+
+def test_what_is_due_is_found_by_its_time_however_many_jobs_there_are(sqlite_store: Store) -> None:
+    """By kind it would be found among all, one for each managed certificate."""
+    put(sqlite_store, *(job(f"m{number}") for number in range(20)))
+
+    def work(tx: Transaction) -> list[str]:
+        explaining = Explaining(tx)
+        assert len(jobs.claim(explaining, NOW, lease_until=NOW + LEASE, owner_epoch=1, limit=8)) == 8
+        assert jobs.next_due(explaining) == NOW
+        return explaining.plans
+
+    oldest, newest, following = sqlite_store.write("test", work)
+    for plan in (oldest, newest):
+        assert plan.startswith("SEARCH jobs USING INDEX jobs_available_time (available_time<?)")
+    assert following == "SCAN jobs USING INDEX jobs_available_time"
