@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, bindparam, literal_column, or_, select
+from sqlalchemy import Select, and_, bindparam, literal_column, select, tuple_
 
 from certd.model.job import JobKind
 from certd.model.managed_certificate import ManagedCertificateType
@@ -35,9 +35,7 @@ _PAGE: Select[Any] = (
     )
     .where(
         _managed.c.state == literal_column("'ACTIVE'"),
-        # The first condition alone is a range of the index; the second drops what was seen of the first moment.
-        _managed.c.not_after >= bindparam("after_time"),
-        or_(_managed.c.not_after > bindparam("after_time"), _managed.c.uid > bindparam("after_uid")),
+        tuple_(_managed.c.not_after, _managed.c.uid) > tuple_(bindparam("after_time"), bindparam("after_uid")),
         _managed.c.not_after <= bindparam("until"),
     )
     .order_by(_managed.c.not_after, _managed.c.uid)

@@ -81,8 +81,13 @@ managed_certificates = Table(
     Column("renewal_blocked", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("tenant", "managed_certificate_id", name="managed_certificates_tenant_id"),
 )
-# Finds what will end soon.
-Index("managed_certificates_not_after", managed_certificates.c.state, managed_certificates.c.not_after)
+# Finds what will end soon; all that an authority cut short ends at one moment.
+Index(
+    "managed_certificates_not_after",
+    managed_certificates.c.state,
+    managed_certificates.c.not_after,
+    managed_certificates.c.uid,
+)
 
 managed_certificate_versions = Table(
     "managed_certificate_versions",

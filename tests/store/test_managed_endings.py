@@ -13,6 +13,7 @@ from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.store import jobs, managed_certificates, managed_endings
 from certd.store.managed_endings import Ending
 from certd.store.store import Store, Transaction
+from tests.store.explaining import Explaining
 from tests.store.samples import NOW, add_tenant, managed
 
 DAY = timedelta(days=1)
@@ -100,3 +101,13 @@ def test_a_job_of_another_kind_is_not_its_job(tenant: Store) -> None:
     tenant.write("test", lambda tx: jobs.put(tx, other))
     ((found,),) = pages(tenant, 10)
     assert found.is_forgotten
+
+
+def test_a_page_is_read_from_where_the_last_one_ended_also_of_those_that_end_at_one_moment(sqlite_store: Store) -> None:
+    """As all do that their authority cut short."""
+    with sqlite_store.read("test") as tx:
+        explaining = Explaining(tx)
+        managed_endings.page(explaining, after=(NOW, "m"), until=NOW + DAY, now=NOW, limit=10)
+    (plan,) = explaining.plans
+    assert "managed_certificates_not_after (state=? AND (not_after,uid)>(?,?) AND not_after<?)" in plan
+    assert "ORDER BY" not in plan

@@ -22,7 +22,7 @@ def upgrade() -> None:
     _add_associations()
     _add_import_keys()
     _add_campaigns()
-    op.create_index("managed_certificates_not_after", "managed_certificates", ["state", "not_after"])
+    op.create_index("managed_certificates_not_after", "managed_certificates", ["state", "not_after", "uid"])
     op.create_index("sealed_keys_expire_time", "sealed_keys", ["expire_time"])
     _copy_certificates()
     op.execute(
