@@ -17,9 +17,9 @@ from certd.store.store import Store, Transaction
 
 _log = logging.getLogger("certd.scheduler")
 
-WORKERS = 64
+WORKERS = 128
 """Jobs at work at once. They wait for commits and for the token most of the time, and share both when they are many."""
-_TOGETHER = 32
+_TOGETHER = 64
 """Jobs of one kind that are done together: half of those at work, so that one half waits while the other computes."""
 _LEASE = timedelta(minutes=10)
 """After this a job that was claimed and not finished is due again, should its daemon hang and yet live."""

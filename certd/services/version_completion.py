@@ -137,7 +137,14 @@ def _event(before: ManagedCertificate, version: ManagedCertificateVersion, now: 
         "previous_version": str(before.current_version),
         "serial": version.serial or "",
     }
-    return replace(renewed, details={**renewed.details, **told})
+    return Event(
+        time=now,
+        type=renewed.type,
+        tenant=renewed.tenant,
+        principal=renewed.principal,
+        resource=renewed.resource,
+        details={**renewed.details, **told},
+    )
 
 
 def _put_jobs(tx: Transaction, changed: Sequence[ManagedCertificate]) -> None:

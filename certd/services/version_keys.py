@@ -1,8 +1,10 @@
 """The key of a version of a managed certificate: generated in the token process, sealed, and durable."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
@@ -10,13 +12,18 @@ from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateVersion
 from certd.model.tenant import Tenant
 from certd.model.wrapping_key import WrappingKey
+from certd.pki.key_spec import KeySpec
 from certd.services.managed_certificate_records import event_of, seal_context
 from certd.services.steps import StepHook
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store import managed_certificates, managed_deletion, managed_versions, sealed_keys
 from certd.store.sealed_keys import SealedKey
 from certd.store.store import Store, Transaction
-from certd.token.client import KeyOrder, TokenClient
+from certd.token.client import GeneratedKey, KeyOrder, TokenClient
+
+_SLOW_TO_GENERATE: Final = frozenset({KeySpec.RSA_2048, KeySpec.RSA_3072, KeySpec.RSA_4096})
+_SLOW_AT_ONCE: Final = 32
+"""Half of those for which the token process has places."""
 
 Failures = dict[str, CertdError]
 """Why a version was not made, by uid of the managed certificate."""
@@ -71,6 +78,8 @@ class VersionKeys:
         self._clock = clock
         self._wrapping_keys = wrapping_keys
         self._step = step
+        self._generating_slowly = threading.Lock()
+        """Held by who has slow keys generated, so that others find places in the token process, too."""
 
     def make(self, makings: Sequence[Making], failures: Failures) -> list[Making]:
         """Returns those versions that have their key, made now or before; adds the others to `failures`."""
@@ -116,7 +125,7 @@ class VersionKeys:
         ]
         now = self._clock.now()
         generated = []
-        for making, made in zip(makings, self._token.generate_subscriber_keys(orders), strict=True):
+        for making, made in zip(makings, self._generate(orders), strict=True):
             if isinstance(made, CertdError):
                 self._wrapping_keys.doubt(wrapping_key)
                 failures[making.uid] = made
@@ -132,6 +141,13 @@ class VersionKeys:
             )
             generated.append(_Generated(making, version, made.sealed_key))
         return self._keep(generated, failures, now) if generated else []
+
+    def _generate(self, orders: Sequence[KeyOrder]) -> list[GeneratedKey | CertdError]:
+        if not any(order.key_spec in _SLOW_TO_GENERATE for order in orders):
+            return self._token.generate_subscriber_keys(orders)
+        with self._generating_slowly:
+            parts = [orders[start : start + _SLOW_AT_ONCE] for start in range(0, len(orders), _SLOW_AT_ONCE)]
+            return [made for part in parts for made in self._token.generate_subscriber_keys(part)]
 
     def _keep(self, generated: Sequence[_Generated], failures: Failures, now: datetime) -> list[Making]:
         """Writes versions and sealed keys in one transaction, one by one only after an error."""

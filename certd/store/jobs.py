@@ -8,7 +8,7 @@ from sqlalchemy import Select, bindparam, delete, func, literal_column, select, 
 
 from certd.model.job import Job, JobKind
 from certd.store import schema
-from certd.store.dialect import Many, PerEngine, insert_or_replace
+from certd.store.dialect import Many, PerEngine, Query, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
 from certd.store.transaction import Transaction
 from certd.store.values import duration_microseconds, microseconds, optional_time_of, time_of
@@ -78,7 +78,7 @@ _IN_SPAN = (
     .limit(bindparam("most"))
     .subquery()
 )
-_LOADS: Select[Any] = select(_IN_SPAN.c.place, func.count().label("due")).group_by(_IN_SPAN.c.place)
+_LOADS = Query(select(_IN_SPAN.c.place, func.count()).group_by(_IN_SPAN.c.place))
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
 _NEXT = _of_known_kinds(select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1))
@@ -202,7 +202,7 @@ def loads(tx: Transaction, start: datetime, length: timedelta, count: int, *, mo
     """
     first, lasts = microseconds(start), duration_microseconds(length)
     parameters = {"start": first, "length": lasts, "end": first + count * lasts, "most": most}
-    found: dict[int, int] = dict(tx.execute(_LOADS, parameters).all())  # type: ignore[arg-type]  # Rows of two.
+    found = {int(row[0]): int(row[1]) for row in tx.query(_LOADS, parameters)}
     return None if sum(found.values()) >= most else [found.get(place, 0) for place in range(count)]
 
 

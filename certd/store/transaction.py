@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, Executable
 
 from certd.model.event import Event
-from certd.store.dialect import SQLITE, Many, PerEngine
+from certd.store.dialect import SQLITE, Many, PerEngine, Query
 from certd.store.event_chain import canonical
 from certd.store.values import labels_text, microseconds
 
@@ -64,6 +64,14 @@ class Transaction:
         if self._connection is None:
             raise RuntimeError("the transaction has ended; nothing of it may be used after its work has returned")
         return statement.on_sqlite(self._connection, rows)
+
+    def query(self, query: Query, values: Mapping[str, object]) -> Sequence[Sequence[Any]]:
+        """Returns the rows of a query, quicker than `execute`."""
+        if self.engine_name != SQLITE:
+            return self.execute(query.statement, values).all()
+        if self._connection is None:
+            raise RuntimeError("the transaction has ended; nothing of it may be used after its work has returned")
+        return query.on_sqlite(self._connection, values)
 
     def event(self, event: Event) -> None:
         """Records an event; it gets its number with the commit, or on PostgreSQL soon after."""
