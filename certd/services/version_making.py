@@ -41,7 +41,8 @@ from certd.store import profiles
 from certd.store.store import Store, Transaction
 
 _LEAST_GAIN: Final = 10
-"""A renewed certificate that ends with its authority ends later by at least so many parts of its lifetime."""
+"""A renewed certificate that ends with its authority ends later by at least such a part of its lifetime, while the one
+before it lives longer than that."""
 _LONGEST_ISSUE: Final = 180.0
 """Seconds. The lease of a job is longer."""
 _SECOND: Final = timedelta(seconds=1)
@@ -216,13 +217,15 @@ def _groups(ordered: Sequence[_Ordered]) -> list[list[_Ordered]]:
 def _gains_too_little(managed: ManagedCertificate, profile: Profile, not_after: datetime, now: datetime) -> bool:
     """Returns whether a certificate would replace one that ends about as late, as its authority ends.
 
-    Otherwise those of an authority that ends would be renewed again and again, in ever shorter steps. What somebody
-    wants renewed now need only end no earlier.
+    Otherwise those of an authority that ends would be renewed again and again, in ever shorter steps. One that ends
+    before that is worth it is replaced once more all the same, when it doubles what is left; so none ends while its
+    authority could give it days. What somebody wants renewed now need only end no earlier.
     """
     if managed.current_version == 0 or managed.not_after is None or managed.lifetime is not None:
         return False
     whole = now.astimezone(UTC).replace(microsecond=0) + profile.default_lifetime - _SECOND
-    least = timedelta(0) if managed.forced else profile.default_lifetime / _LEAST_GAIN
+    left = max(managed.not_after - now, _SECOND)
+    least = timedelta(0) if managed.forced else min(profile.default_lifetime / _LEAST_GAIN, left)
     return not_after < whole and not_after - managed.not_after < least
 
 

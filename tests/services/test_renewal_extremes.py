@@ -29,6 +29,7 @@ from tests.services.renewals import (
     blocked,
     change_policy,
     due_times,
+    end_authority,
     export,
     planned,
     settle,
@@ -186,3 +187,22 @@ def test_what_is_blocked_for_long_does_not_fill_the_log(web: World, caplog: pyte
     told = [record for record in caplog.records if "waits until" in record.getMessage()]
     # After 1, 2, 4, 8 and 16 attempts.
     assert len(told) == 5
+
+
+def test_what_ends_a_little_before_its_authority_is_renewed_once_more_before_it_ends(web: World) -> None:
+    """Five days are too little for a renewal a month before, and too much to be given away."""
+    first = stands(web).not_after
+    assert first is not None
+    ends = first + 5 * DAY
+    end_authority(web, ends)
+    condition = blocked(at_planned(web))
+    assert condition is not None
+    assert (condition.status, condition.reason) == (True, Reason.LIFETIME_EXCEEDS_AUTHORITY)
+    assert at(web, first - 6 * DAY).current_version == 1
+    managed = at(web, first - 4 * DAY)
+    assert (managed.current_version, managed.not_after, managed.renewal_blocked) == (2, ends, False)
+    # There is nothing more to gain.
+    at_planned(web)
+    for time in (first, ends - HOUR, ends - SECOND, ends + HOUR):
+        managed = at(web, time)
+        assert (managed.current_version, managed.renewal_blocked) == (2, True)
