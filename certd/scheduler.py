@@ -128,7 +128,13 @@ class Scheduler:
         if not now < self._next_beat <= now + pause:
             self._next_beat = now + pause
             for beat in self._beats:
-                beat()
+                # What one of them cannot do keeps no other from what it can.
+                try:
+                    beat()
+                except CertdError as error:
+                    _log.warning("what is done from time to time waits: %s", error)
+                except Exception:  # noqa: BLE001  # As in `_run`.
+                    _log.exception("what is done from time to time failed, and is tried again")
 
     def _claim(self) -> float:
         """Claims as much as there are free workers and returns how long nothing will be due, in seconds."""

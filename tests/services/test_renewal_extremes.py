@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 
 from certd.errors import CertdError, Reason
 from certd.model.managed_certificate import ManagedCertificateState
@@ -17,7 +17,7 @@ from certd.store.store import Transaction
 from tests.services.batches import CA
 from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import active, associate, consumer
-from tests.services.managed_books import as_time_goes_by, get, stands
+from tests.services.managed_books import as_time_goes_by, at_version, get, new_key, renew, stands
 from tests.services.renewals import (
     DAY,
     HOUR,
@@ -206,3 +206,20 @@ def test_what_ends_a_little_before_its_authority_is_renewed_once_more_before_it_
     for time in (first, ends - HOUR, ends - SECOND, ends + HOUR):
         managed = at(web, time)
         assert (managed.current_version, managed.renewal_blocked) == (2, True)
+
+
+def test_what_cannot_be_done_from_time_to_time_keeps_nobody_from_looking_for_lost_renewals(web: World) -> None:
+    """Request records that cannot be deleted, say."""
+    renew(web, key=new_key())
+    managed = at_version(web, 2).managed_certificate
+    assert managed.not_after is not None
+
+    def spoil(tx: Transaction) -> None:
+        tx.execute(delete(schema.jobs))
+        tx.execute(
+            text("CREATE TRIGGER refuse BEFORE DELETE ON request_records BEGIN SELECT RAISE(ABORT, 'refused'); END")
+        )
+
+    web.core.store.write("test.spoil", spoil)
+    at(web, managed.not_after - 2 * DAY)
+    at_version(web, 3)
