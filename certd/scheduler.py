@@ -26,6 +26,8 @@ _LEASE = timedelta(minutes=10)
 _LONGEST_SLEEP = 10.0
 _FIRST_RETRY = timedelta(seconds=1)
 _LONGEST_RETRY = timedelta(minutes=10)
+_PUT_BACK_TOGETHER = 16
+"""Few enough that on PostgreSQL others seldom change one of their subjects meanwhile, and have all be done again."""
 _NO_STORE = frozenset({Reason.STORE_UNAVAILABLE, Reason.SHUTTING_DOWN})
 
 Run = Callable[[str], None]
@@ -209,7 +211,7 @@ class Scheduler:
         return [(job, failed[job.subject]) for job in several if job.subject in failed]
 
     def _retry(self, failed: Sequence[tuple[Job, CertdError]]) -> None:
-        """Puts jobs back with growing, jittered delays and says so in their subjects, all in one transaction."""
+        """Puts jobs back with growing, jittered delays and says so in their subjects, many in one transaction."""
         retries = [(replace(job, due_time=self._clock.now() + _delay(job, error)), error) for job, error in failed]
         # In the order in which others write their subjects, so that on PostgreSQL nobody waits in a circle.
         retries.sort(key=lambda retry: retry[0].subject)
@@ -217,7 +219,8 @@ class Scheduler:
             # What fails for long says so ever more rarely; its subject says it all the time.
             level = logging.WARNING if job.attempt & (job.attempt - 1) == 0 else logging.DEBUG
             _log.log(level, "the job %s of %s waits until %s: %s", job.kind, job.subject, job.due_time, error)
-        self._put_back(retries)
+        for start in range(0, len(retries), _PUT_BACK_TOGETHER):
+            self._put_back(retries[start : start + _PUT_BACK_TOGETHER])
 
     def _put_back(self, retries: Sequence[tuple[Job, CertdError]]) -> None:
         def put_back(tx: Transaction) -> None:
@@ -226,8 +229,6 @@ class Scheduler:
                 if jobs.put_back(tx, job, owner_epoch=self._epoch()) and tell is not None:
                     tell(tx, job.subject, error, job.due_time)
 
-        if not retries:
-            return
         try:
             self._store.write("jobs.retry", put_back)
         except Exception as failure:  # noqa: BLE001  # As in `_work`.
