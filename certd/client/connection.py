@@ -31,8 +31,9 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     # A daemon is back within a second; the default waits of one second and more would outlast our retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Despite its name, how long a connection may take until both sides have shaken hands: it may be a long way.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
 )
 _READS: Final = ("Get", "List", "Search", "Check", "WhoAmI", "TestPermissions", "RenewIdentity", "ReportDeployment")
 """Prefixes of the requests that change nothing, or when repeated nothing more."""

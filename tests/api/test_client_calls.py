@@ -1,9 +1,11 @@
 """The client against a server of our own: tries, deadlines, and what a failure tells."""
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,36 @@ def test_a_server_that_comes_back_is_found(root: Issued, server_leaf: Issued, fi
     with running(fake, server_leaf, root, port=port):
         caller.join(20)
     assert answers == ["back"]
+
+
+def test_a_server_whose_handshake_takes_long_is_waited_for(fake: FakeServer, files: CredentialFiles) -> None:
+    """As one is that is far away, or busy: who hung up and knocked again would never come in."""
+    fake.answer("GetServerInfo", ServerInfo(version="slow"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as door,
+        ThreadPoolExecutor(3) as threads,
+        client_of(f"127.0.0.1:{door.getsockname()[1]}", files) as client,
+    ):
+        answer = threads.submit(client.call, client.stubs.get_server_info, GetServerInfoRequest())
+        inside, _ = door.accept()
+        with inside, socket.create_connection(("localhost", int(fake.address.rpartition(":")[2]))) as outside:
+            door.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                door.accept()
+            for one, other in ((inside, outside), (outside, inside)):
+                threads.submit(pass_on, one, other)
+            try:
+                assert answer.result(20).version == "slow"
+            finally:
+                for each in (inside, outside):
+                    each.shutdown(socket.SHUT_RDWR)
+
+
+def pass_on(from_: socket.socket, to: socket.socket) -> None:
+    """Passes on what comes until one of the two is shut."""
+    with contextlib.suppress(OSError):
+        while data := from_.recv(1 << 16):
+            to.sendall(data)
 
 
 def test_no_server_is_told_with_address_and_cause(files: CredentialFiles) -> None:
