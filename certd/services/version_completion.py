@@ -64,7 +64,9 @@ class Completion:
             if before.current_version and before.not_after is not None:
                 ended.append((before.uid, before.current_version, before.not_after))
             tx.event(_event(before, version, self.now))
-        managed_versions.set_issued_all(tx, versions)
+        if managed_versions.set_issued_all(tx, versions) != len(versions):
+            # No certificate becomes current but with its own key.
+            raise CertdError(Reason.OWNERSHIP_LOST, "a version was given another key meanwhile; try again")
         if managed_certificates.set_versions(tx, changed) != len(changed):
             raise CertdError(Reason.OWNERSHIP_LOST, "a managed certificate was changed meanwhile; try again")
         sealed_keys.set_expiries(tx, ended)

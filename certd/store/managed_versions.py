@@ -64,15 +64,16 @@ _INSERT_MANY = Many(
 )
 _SET_ISSUED_MANY = Many(
     update_of(_versions)
-    .where(*_FITS)
+    .where(*_FITS, _versions.c.public_key == bindparam("of_public_key"))
     .values(serial=bindparam("of_serial"), not_before=bindparam("begin"), not_after=bindparam("end")),
-    columns=("key", "of_number", "of_serial", "begin", "end"),
+    columns=("key", "of_number", "of_serial", "begin", "end", "of_public_key"),
     sqlite_text="""
         UPDATE managed_certificate_versions
         SET serial = made.column3, not_before = made.column4, not_after = made.column5
         FROM (VALUES {rows}) AS made
         WHERE managed_certificate_versions.managed_certificate_uid = made.column1
           AND managed_certificate_versions.number = made.column2
+          AND managed_certificate_versions.public_key = made.column6
     """,
 )
 _ABOVE_ALL = 1 << 62
@@ -191,8 +192,8 @@ def set_issued(tx: Transaction, version: ManagedCertificateVersion, *, serial: s
     return replace(version, serial=serial)
 
 
-def set_issued_all(tx: Transaction, versions: Sequence[ManagedCertificateVersion]) -> None:
-    """Records serials and bounds of versions, which they have."""
+def set_issued_all(tx: Transaction, versions: Sequence[ManagedCertificateVersion]) -> int:
+    """Records serials and bounds of versions, which they have; returns how many there are with the keys given here."""
     rows = [
         {
             "key": version.managed_certificate_uid,
@@ -200,10 +201,11 @@ def set_issued_all(tx: Transaction, versions: Sequence[ManagedCertificateVersion
             "of_serial": version.serial,
             "begin": optional_microseconds(version.not_before),
             "end": optional_microseconds(version.not_after),
+            "of_public_key": version.public_key,
         }
         for version in versions
     ]
-    tx.execute_many(_SET_ISSUED_MANY, rows)
+    return tx.execute_many(_SET_ISSUED_MANY, rows)
 
 
 def set_revoked(

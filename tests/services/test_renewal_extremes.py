@@ -8,16 +8,25 @@ import pytest
 from sqlalchemy import delete, select, text, update
 
 from certd.errors import CertdError, Reason
+from certd.model.certificate import CertificateState
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import ManagedCertificateName
 from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.services.authority_changes import Change
-from certd.store import managed_schema, schema
+from certd.store import managed_deletion, managed_schema, schema
 from certd.store.store import Transaction
 from tests.services.batches import CA
 from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import active, associate, consumer
-from tests.services.managed_books import as_time_goes_by, at_version, get, new_key, renew, stands
+from tests.services.managed_books import (
+    as_time_goes_by,
+    at_version,
+    get,
+    new_key,
+    renew,
+    stands,
+    states_of_certificates,
+)
 from tests.services.renewals import (
     DAY,
     HOUR,
@@ -223,3 +232,17 @@ def test_what_cannot_be_done_from_time_to_time_keeps_nobody_from_looking_for_los
     web.core.store.write("test.spoil", spoil)
     at(web, managed.not_after - 2 * DAY)
     at_version(web, 3)
+
+
+def test_no_certificate_becomes_current_without_its_key(web: World) -> None:
+    """Another daemon, say, was told that the key is compromised and made another in its place."""
+    uid = stands(web).uid
+
+    def forget() -> None:
+        web.core.store.write("test.forget", lambda tx: managed_deletion.delete_in_making(tx, uid, 2))
+
+    web.steps.at["renewal.3.planned"] = forget
+    assert at_planned(web).current_version == 1
+    as_time_goes_by(web, lambda: stands(web).current_version == 2, step=SECOND)
+    export(web)
+    assert states_of_certificates(web, uid) == [CertificateState.ISSUED, CertificateState.LOST, CertificateState.ISSUED]
