@@ -60,7 +60,7 @@ def start(installation: Installation) -> ArmedDaemon:
         )
 
     def ready() -> dict[str, str] | None:
-        assert process.poll() is None, installation.log.read_text()[-4000:]
+        assert process.poll() is None, f"exit {process.returncode}: {installation.log.read_text()[-4000:]}"
         text = ready_file.read_text()
         return dict(json.loads(text.removeprefix("READY "))) if text.endswith("\n") else None
 
