@@ -157,6 +157,7 @@ def parse(certificate: bytes, *, field: str) -> Element:
         extensions = parsed.extensions
         # The library decodes these when they are asked for first; later nobody expects that they do not decode.
         _ = parsed.issuer, parsed.not_valid_before_utc, parsed.not_valid_after_utc, parsed.serial_number
+        _check_signature_octets(certificate, parsed)
     except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as e:
         problem = "is not the DER of a certificate that decodes"
         raise CertdError(
@@ -174,6 +175,15 @@ def parse(certificate: bytes, *, field: str) -> Element:
         public_key=public_key,
         text=text,
     )
+
+
+def _check_signature_octets(certificate: bytes, parsed: x509.Certificate) -> None:
+    """ValueError when the signature is not of whole octets: the library passes over the bits said to be unused.
+
+    The signature is the last element (RFC 5280, section 4.1), and one octet before its value counts those bits.
+    """
+    if certificate[-len(parsed.signature) - 1] != 0:
+        raise ValueError("the signature has unused bits")
 
 
 def distinguished_name_text(certificate: x509.Certificate) -> str:

@@ -218,7 +218,22 @@ _ODD_SERIALS = pytest.mark.filterwarnings("ignore:Parsed a serial number which w
 @given(st.integers(0, 8 * len(LEAF) - 1))
 def test_a_flipped_bit_of_the_certificate_is_refused(bit: int) -> None:
     with pytest.raises(CertdError):
-        check(flipped(LEAF, bit), pem_of(*ISSUER.chain), now=NOW)
+        imported(flipped(LEAF, bit), *ISSUER.chain)
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_a_signature_is_of_whole_octets(bits: int) -> None:
+    """The library reads the signature of one whose last bits are zero, and said to be unused, as if nothing was said."""
+    even = next(made for made in iter(leaf, b"") if not made[-1] & ((1 << bits) - 1))
+    assert imported(even)
+    signature = x509.load_der_x509_certificate(even).signature
+    odd = even[: -len(signature) - 1] + bytes([bits]) + signature
+    refused(
+        Reason.IMPORT_NOT_PEM,
+        lambda: imported(odd),
+        field="certificate",
+        says="is not the DER of a certificate that decodes",
+    )
 
 
 @_ODD_SERIALS
