@@ -223,7 +223,7 @@ def test_a_flipped_bit_of_the_certificate_is_refused(bit: int) -> None:
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_a_signature_is_of_whole_octets(bits: int) -> None:
-    """The library reads the signature of one whose last bits are zero, and said to be unused, as if nothing was said."""
+    """The library reads one whose last bits are zero, and said to be unused, as if nothing was said."""
     even = next(made for made in iter(leaf, b"") if not made[-1] & ((1 << bits) - 1))
     assert imported(even)
     signature = x509.load_der_x509_certificate(even).signature
