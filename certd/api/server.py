@@ -16,7 +16,9 @@ from certd.api import (
     authority_changes,
     certificate_search,
     certificates,
+    download_codes,
     enrollment,
+    events,
     grants,
     identities,
     issuance,
@@ -27,10 +29,12 @@ from certd.api import (
     managed_export,
     managed_import,
     managed_revocation,
+    managed_watch,
     profiles,
     renewal_campaigns,
     revocation,
     server_info,
+    subscriptions,
     tenants,
     wrapping_keys,
 )
@@ -73,6 +77,7 @@ from certd.v1 import (
     access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
+    event_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
@@ -202,6 +207,7 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"],
     tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"],
     access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 """The services of certd.v1."""
@@ -252,7 +258,7 @@ def add_service(server: grpc.Server, descriptor: ServiceDescriptor, methods: Met
     if set(methods) != set(descriptor.methods_by_name):
         raise TypeError(f"{descriptor.full_name}: the functions are not those of the proto")
     handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
+        name: _handler_of(descriptor.methods_by_name[name].server_streaming)(
             _answering(function),
             request_deserializer=GetMessageClass(descriptor.methods_by_name[name].input_type).FromString,
             response_serializer=GetMessageClass(descriptor.methods_by_name[name].output_type).SerializeToString,
@@ -260,6 +266,10 @@ def add_service(server: grpc.Server, descriptor: ServiceDescriptor, methods: Met
         for name, function in methods.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
+
+
+def _handler_of(streams: bool) -> Any:  # noqa: ANN401, FBT001  # The stubs' two functions have no common type.
+    return grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
 
 
 def _answering(function: Any) -> Any:  # noqa: ANN401  # Each function takes and returns the messages of its own method.
@@ -292,6 +302,8 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **associations.methods(services.associations, limits),
             **leases.methods(services.leases),
             **renewal_campaigns.methods(services.renewal_campaigns, limits),
+            **managed_watch.methods(),
+            **download_codes.methods(),
         },
         wrapping_keys.methods(services.wrapping_key_rotation, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),
@@ -301,6 +313,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **identities.methods(services.identity_changes, limits),
             **enrollment.methods(services.enrollment),
         },
+        {**events.methods(), **subscriptions.methods()},
         server_info.methods(services.server),
     )
 

@@ -83,6 +83,12 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.RENEWAL_CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.RENEWAL_CAMPAIGN_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.LEASE_REFUSED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.WATCHER_TOO_SLOW: grpc.StatusCode.ABORTED,
+    Reason.CURSOR_INVALID: grpc.StatusCode.OUT_OF_RANGE,
+    Reason.SUBSCRIPTION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.SUBSCRIPTION_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.TARGET_NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.DOWNLOAD_CODE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 
@@ -113,6 +119,7 @@ _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "renewalCampaigns": "certd.v1.RenewalCampaign",
     "importKeys": "certd.v1.ImportKey",
     "wrappingKeys": "certd.v1.WrappingKey",
+    "subscriptions": "certd.v1.Subscription",
     "identities": "certd.v1.Identity",
     "grants": "certd.v1.Grant",
 }

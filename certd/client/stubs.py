@@ -7,6 +7,7 @@ import grpc
 from certd.v1.access_service_pb2_grpc import AccessServiceStub
 from certd.v1.authority_service_pb2_grpc import AuthorityServiceStub
 from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
+from certd.v1.event_service_pb2_grpc import EventServiceStub
 from certd.v1.managed_certificate_service_pb2_grpc import ManagedCertificateServiceStub
 from certd.v1.profile_service_pb2_grpc import ProfileServiceStub
 from certd.v1.server_service_pb2_grpc import ServerServiceStub
@@ -61,17 +62,41 @@ if TYPE_CHECKING:
         SearchCertificatesRequest,
         SearchCertificatesResponse,
     )
+    from certd.v1.event_service_pb2 import (
+        CreateSubscriptionRequest,
+        CreateSubscriptionResponse,
+        DeleteSubscriptionRequest,
+        DeleteSubscriptionResponse,
+        GetSubscriptionRequest,
+        ListEventsRequest,
+        ListEventsResponse,
+        ListFailedDeliveriesRequest,
+        ListFailedDeliveriesResponse,
+        ListSubscriptionsRequest,
+        ListSubscriptionsResponse,
+        RetryFailedDeliveriesRequest,
+        RetryFailedDeliveriesResponse,
+        RotateSubscriptionSecretRequest,
+        RotateSubscriptionSecretResponse,
+        TestSubscriptionRequest,
+        TestSubscriptionResponse,
+        UpdateSubscriptionRequest,
+        WatchEventsRequest,
+        WatchEventsResponse,
+    )
     from certd.v1.grant_pb2 import Grant
     from certd.v1.identity_pb2 import Identity, IdentityCredential
     from certd.v1.managed_certificate_pb2 import ManagedCertificate
     from certd.v1.managed_certificate_service_pb2 import (
         CancelRenewalCampaignRequest,
         CreateAssociationRequest,
+        CreateDownloadCodeRequest,
         CreateRenewalCampaignRequest,
         DeleteAssociationRequest,
         DeleteAssociationResponse,
         DeleteManagedCertificateRequest,
         DeleteManagedCertificateResponse,
+        DownloadCode,
         ExportManagedCertificateRequest,
         ExportManagedCertificateResponse,
         GetAssociationRequest,
@@ -98,6 +123,8 @@ if TYPE_CHECKING:
         SearchManagedCertificatesRequest,
         SearchManagedCertificatesResponse,
         UpdateManagedCertificateRequest,
+        WatchManagedCertificatesRequest,
+        WatchManagedCertificatesResponse,
     )
     from certd.v1.profile_pb2 import Profile
     from certd.v1.profile_service_pb2 import (
@@ -112,6 +139,7 @@ if TYPE_CHECKING:
     )
     from certd.v1.renewal_campaign_pb2 import RenewalCampaign
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
+    from certd.v1.subscription_pb2 import Subscription
     from certd.v1.tenant_pb2 import Tenant
     from certd.v1.tenant_service_pb2 import (
         CreateTenantRequest,
@@ -137,6 +165,7 @@ class Stubs:
         access = AccessServiceStub(channel)  # type: ignore[no-untyped-call]
         authorities = AuthorityServiceStub(channel)  # type: ignore[no-untyped-call]
         certificates = CertificateServiceStub(channel)  # type: ignore[no-untyped-call]
+        events = EventServiceStub(channel)  # type: ignore[no-untyped-call]
         managed = ManagedCertificateServiceStub(channel)  # type: ignore[no-untyped-call]
         profiles = ProfileServiceStub(channel)  # type: ignore[no-untyped-call]
         server = ServerServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -246,6 +275,41 @@ class Stubs:
         self.cancel_renewal_campaign: grpc.UnaryUnaryMultiCallable[CancelRenewalCampaignRequest, RenewalCampaign] = (
             managed.CancelRenewalCampaign
         )
+        self.watch_managed_certificates: grpc.UnaryStreamMultiCallable[
+            WatchManagedCertificatesRequest, WatchManagedCertificatesResponse
+        ] = managed.WatchManagedCertificates
+        self.create_download_code: grpc.UnaryUnaryMultiCallable[CreateDownloadCodeRequest, DownloadCode] = (
+            managed.CreateDownloadCode
+        )
+        self.list_events: grpc.UnaryUnaryMultiCallable[ListEventsRequest, ListEventsResponse] = events.ListEvents
+        self.watch_events: grpc.UnaryStreamMultiCallable[WatchEventsRequest, WatchEventsResponse] = events.WatchEvents
+        self.create_subscription: grpc.UnaryUnaryMultiCallable[
+            CreateSubscriptionRequest, CreateSubscriptionResponse
+        ] = events.CreateSubscription
+        self.get_subscription: grpc.UnaryUnaryMultiCallable[GetSubscriptionRequest, Subscription] = (
+            events.GetSubscription
+        )
+        self.list_subscriptions: grpc.UnaryUnaryMultiCallable[ListSubscriptionsRequest, ListSubscriptionsResponse] = (
+            events.ListSubscriptions
+        )
+        self.update_subscription: grpc.UnaryUnaryMultiCallable[UpdateSubscriptionRequest, Subscription] = (
+            events.UpdateSubscription
+        )
+        self.delete_subscription: grpc.UnaryUnaryMultiCallable[
+            DeleteSubscriptionRequest, DeleteSubscriptionResponse
+        ] = events.DeleteSubscription
+        self.rotate_subscription_secret: grpc.UnaryUnaryMultiCallable[
+            RotateSubscriptionSecretRequest, RotateSubscriptionSecretResponse
+        ] = events.RotateSubscriptionSecret
+        self.test_subscription: grpc.UnaryUnaryMultiCallable[TestSubscriptionRequest, TestSubscriptionResponse] = (
+            events.TestSubscription
+        )
+        self.list_failed_deliveries: grpc.UnaryUnaryMultiCallable[
+            ListFailedDeliveriesRequest, ListFailedDeliveriesResponse
+        ] = events.ListFailedDeliveries
+        self.retry_failed_deliveries: grpc.UnaryUnaryMultiCallable[
+            RetryFailedDeliveriesRequest, RetryFailedDeliveriesResponse
+        ] = events.RetryFailedDeliveries
         self.create_profile: grpc.UnaryUnaryMultiCallable[CreateProfileRequest, Profile] = profiles.CreateProfile
         self.get_profile: grpc.UnaryUnaryMultiCallable[GetProfileRequest, Profile] = profiles.GetProfile
         self.list_profiles: grpc.UnaryUnaryMultiCallable[ListProfilesRequest, ListProfilesResponse] = (

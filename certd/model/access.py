@@ -39,6 +39,9 @@ class Permission(enum.StrEnum):
     WRAPPING_KEY_READ = "wrapping-key.read"
     WRAPPING_KEY_ROTATE = "wrapping-key.rotate"
     WRAPPING_KEY_DESTROY = "wrapping-key.destroy"
+    EVENT_READ = "event.read"
+    SUBSCRIPTION_READ = "subscription.read"
+    SUBSCRIPTION_WRITE = "subscription.write"
     SERVER_READ = "server.read"
     TENANT_CREATE = "tenant.create"
     TENANT_READ = "tenant.read"
@@ -81,6 +84,9 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.WRAPPING_KEY_READ,
             Permission.WRAPPING_KEY_ROTATE,
             Permission.WRAPPING_KEY_DESTROY,
+            # Whoever makes one needs the permission to read what it sends as well.
+            Permission.SUBSCRIPTION_READ,
+            Permission.SUBSCRIPTION_WRITE,
         }
     ),
     Role.AUTHORITY_OPERATOR: frozenset(
@@ -139,6 +145,8 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.ASSOCIATION_READ,
             Permission.RENEWAL_CAMPAIGN_READ,
             Permission.WRAPPING_KEY_READ,
+            Permission.EVENT_READ,
+            Permission.SUBSCRIPTION_READ,
         }
     ),
 }

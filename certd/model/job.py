@@ -18,6 +18,10 @@ class JobKind(enum.StrEnum):
 
     What is sealed under it is sealed anew; one that is destroyed goes from the token.
     """
+    DELIVER_EVENTS = "deliver-events"
+    """The subject is the uid of a subscription."""
+    CHECK_DEPLOYMENT = "check-deployment"
+    """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,23 @@ class RenewalCampaignName:
 
 
 @dataclass(frozen=True, slots=True)
+class SubscriptionName:
+    """`tenants/{tenant}/subscriptions/{subscription}`."""
+
+    tenant: str
+    subscription: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, subscription = _parts(field, text, "tenants/*/subscriptions/*")
+        return cls(check_id(field, tenant), check_id(field, subscription))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/subscriptions/{self.subscription}"
+
+
+@dataclass(frozen=True, slots=True)
 class WrappingKeyName:
     """`tenants/{tenant}/wrappingKeys/{number}`."""
 

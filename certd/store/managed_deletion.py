@@ -4,7 +4,7 @@ from sqlalchemy import bindparam, delete, select
 
 from certd.model.managed_certificate import ManagedCertificate
 from certd.model.tenant import Quota
-from certd.store import managed_schema, tenant_counts
+from certd.store import managed_schema, notification_schema, tenant_counts
 from certd.store.transaction import Transaction
 
 _associations = managed_schema.associations
@@ -18,6 +18,7 @@ _CONSUMERS = (
 _DELETES = tuple(
     delete(table).where(table.c.managed_certificate_uid == bindparam("key"))
     for table in (
+        notification_schema.download_codes,
         managed_schema.association_keys,
         managed_schema.associations,
         managed_schema.sealed_keys,

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from certd.store.columns import COUNTER, MICROSECONDS, bytes_column, metadata, number_column, text_column, time_column
 
-SCHEMA_NUMBER = 4
+SCHEMA_NUMBER = 5
 """Number of the newest migration that this code knows."""
 PENDING = text("state = 'PENDING'")
 """Condition of the partial index; SQLite uses it only where a query says the same literally."""

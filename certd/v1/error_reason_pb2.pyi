@@ -154,6 +154,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
     was seen before. PERMISSION_DENIED.
     """
+    WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 62
+    """The reader of a stream fell behind; the metadata has the `cursor` from which to go on. ABORTED."""
+    CURSOR_INVALID: _ErrorReason.ValueType  # 63
+    """The cursor is none of this server's, or of later than its books know: begin without one. OUT_OF_RANGE."""
+    SUBSCRIPTION_NOT_FOUND: _ErrorReason.ValueType  # 64
+    """No such subscription. NOT_FOUND."""
+    SUBSCRIPTION_EXISTS: _ErrorReason.ValueType  # 65
+    """The id is taken. ALREADY_EXISTS."""
+    TARGET_NOT_ALLOWED: _ErrorReason.ValueType  # 66
+    """The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
+    DOWNLOAD_CODE_INVALID: _ErrorReason.ValueType  # 67
+    """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -290,4 +302,16 @@ LEASE_REFUSED: ErrorReason.ValueType  # 61
 """The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
 was seen before. PERMISSION_DENIED.
 """
+WATCHER_TOO_SLOW: ErrorReason.ValueType  # 62
+"""The reader of a stream fell behind; the metadata has the `cursor` from which to go on. ABORTED."""
+CURSOR_INVALID: ErrorReason.ValueType  # 63
+"""The cursor is none of this server's, or of later than its books know: begin without one. OUT_OF_RANGE."""
+SUBSCRIPTION_NOT_FOUND: ErrorReason.ValueType  # 64
+"""No such subscription. NOT_FOUND."""
+SUBSCRIPTION_EXISTS: ErrorReason.ValueType  # 65
+"""The id is taken. ALREADY_EXISTS."""
+TARGET_NOT_ALLOWED: ErrorReason.ValueType  # 66
+"""The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
+DOWNLOAD_CODE_INVALID: ErrorReason.ValueType  # 67
+"""The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

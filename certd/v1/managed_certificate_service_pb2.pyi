@@ -5,12 +5,14 @@ The service of the managed certificate resource."""
 
 from certd.v1 import association_pb2 as _association_pb2
 from certd.v1 import certificate_pb2 as _certificate_pb2
+from certd.v1 import event_pb2 as _event_pb2
 from certd.v1 import managed_certificate_filter_pb2 as _managed_certificate_filter_pb2
 from certd.v1 import managed_certificate_pb2 as _managed_certificate_pb2
 from certd.v1 import renewal_campaign_pb2 as _renewal_campaign_pb2
 from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -1158,6 +1160,199 @@ class ReportDeploymentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportDeploymentRequest: _TypeAlias = ReportDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class WatchManagedCertificatesRequest(_message.Message):
+    """Request of WatchManagedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Optional. `tenants/{tenant}`: all of its managed certificates. Default: those that the caller is associated with as their
+    consumer, in every tenant, which needs the permission to lease them.
+    """
+    cursor: _builtins.str
+    """Optional. Of the last answer that was dealt with: the stream goes on with what follows. Default: what there is now comes
+    first.
+    """
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only these: `tenants/{tenant}/managedCertificates/{managed_certificate}` below `parent`, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "names", b"names", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchManagedCertificatesRequest: _TypeAlias = WatchManagedCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class WatchManagedCertificatesResponse(_message.Message):
+    """An answer of WatchManagedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchManagedCertificatesResponse._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: WatchManagedCertificatesResponse._Kind.ValueType  # 0
+        """Not used."""
+        PRESENT: WatchManagedCertificatesResponse._Kind.ValueType  # 1
+        """There is this one, now. Comes for each at the beginning, and again for each when the cursor is older than what the server
+        keeps at hand.
+        """
+        SYNCED: WatchManagedCertificatesResponse._Kind.ValueType  # 2
+        """All that there are have come; what was known before and did not come is there no more."""
+        CHANGED: WatchManagedCertificatesResponse._Kind.ValueType  # 3
+        """It changed; `event` says how. What is in the answer is how it is now, which may be newer than the event."""
+        REMOVED: WatchManagedCertificatesResponse._Kind.ValueType  # 4
+        """It was deleted, or the caller is no longer associated with it."""
+        ALIVE: WatchManagedCertificatesResponse._Kind.ValueType  # 5
+        """Nothing happened for a while; brings a new cursor alone."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What it tells."""
+
+    KIND_UNSPECIFIED: WatchManagedCertificatesResponse.Kind.ValueType  # 0
+    """Not used."""
+    PRESENT: WatchManagedCertificatesResponse.Kind.ValueType  # 1
+    """There is this one, now. Comes for each at the beginning, and again for each when the cursor is older than what the server
+    keeps at hand.
+    """
+    SYNCED: WatchManagedCertificatesResponse.Kind.ValueType  # 2
+    """All that there are have come; what was known before and did not come is there no more."""
+    CHANGED: WatchManagedCertificatesResponse.Kind.ValueType  # 3
+    """It changed; `event` says how. What is in the answer is how it is now, which may be newer than the event."""
+    REMOVED: WatchManagedCertificatesResponse.Kind.ValueType  # 4
+    """It was deleted, or the caller is no longer associated with it."""
+    ALIVE: WatchManagedCertificatesResponse.Kind.ValueType  # 5
+    """Nothing happened for a while; brings a new cursor alone."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MANAGED_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    ASSOCIATION_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    kind: Global___WatchManagedCertificatesResponse.Kind.ValueType
+    """What it tells."""
+    name: _builtins.str
+    """Name of the managed certificate; empty with SYNCED and ALIVE."""
+    cursor: _builtins.str
+    """Where to go on after this answer; opaque. Empty with PRESENT: a stream that ends before SYNCED begins anew."""
+    @_builtins.property
+    def managed_certificate(self) -> _managed_certificate_pb2.ManagedCertificate:
+        """As it is now, without chain; absent with REMOVED, and when the caller asked as a consumer."""
+
+    @_builtins.property
+    def association(self) -> _association_pb2.Association:
+        """The association of the caller, as it is now, when the caller asked as a consumer; absent with REMOVED."""
+
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """What happened; with CHANGED and REMOVED."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___WatchManagedCertificatesResponse.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        managed_certificate: _managed_certificate_pb2.ManagedCertificate | None = ...,
+        association: _association_pb2.Association | None = ...,
+        event: _event_pb2.Event | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["association", b"association", "event", b"event", "managed_certificate", b"managed_certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["association", b"association", "cursor", b"cursor", "event", b"event", "kind", b"kind", "managed_certificate", b"managed_certificate", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchManagedCertificatesResponse: _TypeAlias = WatchManagedCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class CreateDownloadCodeRequest(_message.Message):
+    """Request of CreateDownloadCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    SOURCE_NETWORKS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, which must be exportable."""
+    reason: _builtins.str
+    """Optional. Why, at most 256 characters; stands in the events."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """Optional. How long the code may be used, one minute to 24 hours. Default one hour."""
+
+    @_builtins.property
+    def source_networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Networks from which it may be used, as CIDR, at most 16. Default: every one."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        source_networks: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "name", b"name", "reason", b"reason", "source_networks", b"source_networks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDownloadCodeRequest: _TypeAlias = CreateDownloadCodeRequest  # noqa: Y015
+
+@_typing.final
+class DownloadCode(_message.Message):
+    """A code for one download."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The code; nobody can read it again."""
+    path: _builtins.str
+    """Path of the download on the port for devices."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expire_time", b"expire_time", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadCode: _TypeAlias = DownloadCode  # noqa: Y015
 
 @_typing.final
 class CreateRenewalCampaignRequest(_message.Message):

@@ -133,6 +133,16 @@ class ManagedCertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_association__pb2.Association.FromString,
                 _registered_method=True)
+        self.WatchManagedCertificates = channel.unary_stream(
+                '/certd.v1.ManagedCertificateService/WatchManagedCertificates',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesResponse.FromString,
+                _registered_method=True)
+        self.CreateDownloadCode = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/CreateDownloadCode',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.FromString,
+                _registered_method=True)
         self.CreateRenewalCampaign = channel.unary_unary(
                 '/certd.v1.ManagedCertificateService/CreateRenewalCampaign',
                 request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateRenewalCampaignRequest.SerializeToString,
@@ -304,6 +314,23 @@ class ManagedCertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchManagedCertificates(self, request, context):
+        """Streams managed certificates as they are, and then every change of them as it happens, from a cursor on: nothing is missed
+        across connections and restarts. A consumer sees what it is associated with. A reader that falls behind is told
+        WATCHER_TOO_SLOW and goes on from its cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateDownloadCode(self, request, context):
+        """Makes a code with which a device without a certificate downloads a managed certificate once, from the port for devices. The
+        code is in the answer alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateRenewalCampaign(self, request, context):
         """Renews many managed certificates now, so many in a minute.
         """
@@ -429,6 +456,16 @@ def add_ManagedCertificateServiceServicer_to_server(servicer, server):
                     servicer.ReportDeployment,
                     request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.FromString,
                     response_serializer=certd_dot_v1_dot_association__pb2.Association.SerializeToString,
+            ),
+            'WatchManagedCertificates': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchManagedCertificates,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesResponse.SerializeToString,
+            ),
+            'CreateDownloadCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDownloadCode,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.SerializeToString,
             ),
             'CreateRenewalCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRenewalCampaign,
@@ -965,6 +1002,60 @@ class ManagedCertificateService:
             '/certd.v1.ManagedCertificateService/ReportDeployment',
             certd_dot_v1_dot_managed__certificate__service__pb2.ReportDeploymentRequest.SerializeToString,
             certd_dot_v1_dot_association__pb2.Association.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchManagedCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/WatchManagedCertificates',
+            certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.WatchManagedCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDownloadCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/CreateDownloadCode',
+            certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.FromString,
             options,
             channel_credentials,
             insecure,

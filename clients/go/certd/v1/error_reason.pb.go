@@ -155,6 +155,18 @@ const (
 	// The token process refuses the lease: the signature, the certificate, the time or the key of it is not as it must be, or it
 	// was seen before. PERMISSION_DENIED.
 	ErrorReason_LEASE_REFUSED ErrorReason = 61
+	// The reader of a stream fell behind; the metadata has the `cursor` from which to go on. ABORTED.
+	ErrorReason_WATCHER_TOO_SLOW ErrorReason = 62
+	// The cursor is none of this server's, or of later than its books know: begin without one. OUT_OF_RANGE.
+	ErrorReason_CURSOR_INVALID ErrorReason = 63
+	// No such subscription. NOT_FOUND.
+	ErrorReason_SUBSCRIPTION_NOT_FOUND ErrorReason = 64
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_SUBSCRIPTION_EXISTS ErrorReason = 65
+	// The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION.
+	ErrorReason_TARGET_NOT_ALLOWED ErrorReason = 66
+	// The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED.
+	ErrorReason_DOWNLOAD_CODE_INVALID ErrorReason = 67
 )
 
 // Enum value maps for ErrorReason.
@@ -222,6 +234,12 @@ var (
 		59: "RENEWAL_CAMPAIGN_NOT_FOUND",
 		60: "RENEWAL_CAMPAIGN_EXISTS",
 		61: "LEASE_REFUSED",
+		62: "WATCHER_TOO_SLOW",
+		63: "CURSOR_INVALID",
+		64: "SUBSCRIPTION_NOT_FOUND",
+		65: "SUBSCRIPTION_EXISTS",
+		66: "TARGET_NOT_ALLOWED",
+		67: "DOWNLOAD_CODE_INVALID",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -286,6 +304,12 @@ var (
 		"RENEWAL_CAMPAIGN_NOT_FOUND":    59,
 		"RENEWAL_CAMPAIGN_EXISTS":       60,
 		"LEASE_REFUSED":                 61,
+		"WATCHER_TOO_SLOW":              62,
+		"CURSOR_INVALID":                63,
+		"SUBSCRIPTION_NOT_FOUND":        64,
+		"SUBSCRIPTION_EXISTS":           65,
+		"TARGET_NOT_ALLOWED":            66,
+		"DOWNLOAD_CODE_INVALID":         67,
 	}
 )
 
@@ -320,7 +344,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xb2\v\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xc4\f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -384,7 +408,13 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x16WRAPPING_KEY_NOT_FOUND\x10:\x12\x1e\n" +
 	"\x1aRENEWAL_CAMPAIGN_NOT_FOUND\x10;\x12\x1b\n" +
 	"\x17RENEWAL_CAMPAIGN_EXISTS\x10<\x12\x11\n" +
-	"\rLEASE_REFUSED\x10=B/\n" +
+	"\rLEASE_REFUSED\x10=\x12\x14\n" +
+	"\x10WATCHER_TOO_SLOW\x10>\x12\x12\n" +
+	"\x0eCURSOR_INVALID\x10?\x12\x1a\n" +
+	"\x16SUBSCRIPTION_NOT_FOUND\x10@\x12\x17\n" +
+	"\x13SUBSCRIPTION_EXISTS\x10A\x12\x16\n" +
+	"\x12TARGET_NOT_ALLOWED\x10B\x12\x19\n" +
+	"\x15DOWNLOAD_CODE_INVALID\x10CB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (

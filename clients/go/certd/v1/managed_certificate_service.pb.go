@@ -11,6 +11,7 @@ package certdv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -134,6 +135,72 @@ func (x RecipientProtection_Suite) Number() protoreflect.EnumNumber {
 // Deprecated: Use RecipientProtection_Suite.Descriptor instead.
 func (RecipientProtection_Suite) EnumDescriptor() ([]byte, []int) {
 	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{6, 0}
+}
+
+// What it tells.
+type WatchManagedCertificatesResponse_Kind int32
+
+const (
+	// Not used.
+	WatchManagedCertificatesResponse_KIND_UNSPECIFIED WatchManagedCertificatesResponse_Kind = 0
+	// There is this one, now. Comes for each at the beginning, and again for each when the cursor is older than what the server
+	// keeps at hand.
+	WatchManagedCertificatesResponse_PRESENT WatchManagedCertificatesResponse_Kind = 1
+	// All that there are have come; what was known before and did not come is there no more.
+	WatchManagedCertificatesResponse_SYNCED WatchManagedCertificatesResponse_Kind = 2
+	// It changed; `event` says how. What is in the answer is how it is now, which may be newer than the event.
+	WatchManagedCertificatesResponse_CHANGED WatchManagedCertificatesResponse_Kind = 3
+	// It was deleted, or the caller is no longer associated with it.
+	WatchManagedCertificatesResponse_REMOVED WatchManagedCertificatesResponse_Kind = 4
+	// Nothing happened for a while; brings a new cursor alone.
+	WatchManagedCertificatesResponse_ALIVE WatchManagedCertificatesResponse_Kind = 5
+)
+
+// Enum value maps for WatchManagedCertificatesResponse_Kind.
+var (
+	WatchManagedCertificatesResponse_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "PRESENT",
+		2: "SYNCED",
+		3: "CHANGED",
+		4: "REMOVED",
+		5: "ALIVE",
+	}
+	WatchManagedCertificatesResponse_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"PRESENT":          1,
+		"SYNCED":           2,
+		"CHANGED":          3,
+		"REMOVED":          4,
+		"ALIVE":            5,
+	}
+)
+
+func (x WatchManagedCertificatesResponse_Kind) Enum() *WatchManagedCertificatesResponse_Kind {
+	p := new(WatchManagedCertificatesResponse_Kind)
+	*p = x
+	return p
+}
+
+func (x WatchManagedCertificatesResponse_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WatchManagedCertificatesResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_managed_certificate_service_proto_enumTypes[2].Descriptor()
+}
+
+func (WatchManagedCertificatesResponse_Kind) Type() protoreflect.EnumType {
+	return &file_certd_v1_managed_certificate_service_proto_enumTypes[2]
+}
+
+func (x WatchManagedCertificatesResponse_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WatchManagedCertificatesResponse_Kind.Descriptor instead.
+func (WatchManagedCertificatesResponse_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{32, 0}
 }
 
 // Request of RequestManagedCertificate.
@@ -2394,6 +2461,300 @@ func (x *ReportDeploymentRequest) GetDeployment() *Deployment {
 	return nil
 }
 
+// Request of WatchManagedCertificates.
+type WatchManagedCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. `tenants/{tenant}`: all of its managed certificates. Default: those that the caller is associated with as their
+	// consumer, in every tenant, which needs the permission to lease them.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Only these: `tenants/{tenant}/managedCertificates/{managed_certificate}` below `parent`, at most 1,000.
+	Names []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	// Optional. Of the last answer that was dealt with: the stream goes on with what follows. Default: what there is now comes
+	// first.
+	Cursor        string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchManagedCertificatesRequest) Reset() {
+	*x = WatchManagedCertificatesRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchManagedCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchManagedCertificatesRequest) ProtoMessage() {}
+
+func (x *WatchManagedCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchManagedCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*WatchManagedCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *WatchManagedCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *WatchManagedCertificatesRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *WatchManagedCertificatesRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// An answer of WatchManagedCertificates.
+type WatchManagedCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it tells.
+	Kind WatchManagedCertificatesResponse_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=certd.v1.WatchManagedCertificatesResponse_Kind" json:"kind,omitempty"`
+	// Name of the managed certificate; empty with SYNCED and ALIVE.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// As it is now, without chain; absent with REMOVED, and when the caller asked as a consumer.
+	ManagedCertificate *ManagedCertificate `protobuf:"bytes,3,opt,name=managed_certificate,json=managedCertificate,proto3" json:"managed_certificate,omitempty"`
+	// The association of the caller, as it is now, when the caller asked as a consumer; absent with REMOVED.
+	Association *Association `protobuf:"bytes,4,opt,name=association,proto3" json:"association,omitempty"`
+	// What happened; with CHANGED and REMOVED.
+	Event *Event `protobuf:"bytes,5,opt,name=event,proto3" json:"event,omitempty"`
+	// Where to go on after this answer; opaque. Empty with PRESENT: a stream that ends before SYNCED begins anew.
+	Cursor        string `protobuf:"bytes,6,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchManagedCertificatesResponse) Reset() {
+	*x = WatchManagedCertificatesResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchManagedCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchManagedCertificatesResponse) ProtoMessage() {}
+
+func (x *WatchManagedCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchManagedCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*WatchManagedCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *WatchManagedCertificatesResponse) GetKind() WatchManagedCertificatesResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return WatchManagedCertificatesResponse_KIND_UNSPECIFIED
+}
+
+func (x *WatchManagedCertificatesResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchManagedCertificatesResponse) GetManagedCertificate() *ManagedCertificate {
+	if x != nil {
+		return x.ManagedCertificate
+	}
+	return nil
+}
+
+func (x *WatchManagedCertificatesResponse) GetAssociation() *Association {
+	if x != nil {
+		return x.Association
+	}
+	return nil
+}
+
+func (x *WatchManagedCertificatesResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchManagedCertificatesResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// Request of CreateDownloadCode.
+type CreateDownloadCodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, which must be exportable.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. How long the code may be used, one minute to 24 hours. Default one hour.
+	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. Networks from which it may be used, as CIDR, at most 16. Default: every one.
+	SourceNetworks []string `protobuf:"bytes,3,rep,name=source_networks,json=sourceNetworks,proto3" json:"source_networks,omitempty"`
+	// Optional. Why, at most 256 characters; stands in the events.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateDownloadCodeRequest) Reset() {
+	*x = CreateDownloadCodeRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateDownloadCodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateDownloadCodeRequest) ProtoMessage() {}
+
+func (x *CreateDownloadCodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateDownloadCodeRequest.ProtoReflect.Descriptor instead.
+func (*CreateDownloadCodeRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CreateDownloadCodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateDownloadCodeRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *CreateDownloadCodeRequest) GetSourceNetworks() []string {
+	if x != nil {
+		return x.SourceNetworks
+	}
+	return nil
+}
+
+func (x *CreateDownloadCodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// A code for one download.
+type DownloadCode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The code; nobody can read it again.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// When it ends.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Path of the download on the port for devices.
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DownloadCode) Reset() {
+	*x = DownloadCode{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DownloadCode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DownloadCode) ProtoMessage() {}
+
+func (x *DownloadCode) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DownloadCode.ProtoReflect.Descriptor instead.
+func (*DownloadCode) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DownloadCode) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *DownloadCode) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *DownloadCode) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 // Request of CreateRenewalCampaign.
 type CreateRenewalCampaignRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2413,7 +2774,7 @@ type CreateRenewalCampaignRequest struct {
 
 func (x *CreateRenewalCampaignRequest) Reset() {
 	*x = CreateRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2786,7 @@ func (x *CreateRenewalCampaignRequest) String() string {
 func (*CreateRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *CreateRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[31]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2799,7 @@ func (x *CreateRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*CreateRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{31}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateRenewalCampaignRequest) GetParent() string {
@@ -2487,7 +2848,7 @@ type GetRenewalCampaignRequest struct {
 
 func (x *GetRenewalCampaignRequest) Reset() {
 	*x = GetRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2860,7 @@ func (x *GetRenewalCampaignRequest) String() string {
 func (*GetRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *GetRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[32]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2873,7 @@ func (x *GetRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*GetRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{32}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetRenewalCampaignRequest) GetName() string {
@@ -2537,7 +2898,7 @@ type ListRenewalCampaignsRequest struct {
 
 func (x *ListRenewalCampaignsRequest) Reset() {
 	*x = ListRenewalCampaignsRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2910,7 @@ func (x *ListRenewalCampaignsRequest) String() string {
 func (*ListRenewalCampaignsRequest) ProtoMessage() {}
 
 func (x *ListRenewalCampaignsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[33]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2923,7 @@ func (x *ListRenewalCampaignsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRenewalCampaignsRequest.ProtoReflect.Descriptor instead.
 func (*ListRenewalCampaignsRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{33}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRenewalCampaignsRequest) GetParent() string {
@@ -2599,7 +2960,7 @@ type ListRenewalCampaignsResponse struct {
 
 func (x *ListRenewalCampaignsResponse) Reset() {
 	*x = ListRenewalCampaignsResponse{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2972,7 @@ func (x *ListRenewalCampaignsResponse) String() string {
 func (*ListRenewalCampaignsResponse) ProtoMessage() {}
 
 func (x *ListRenewalCampaignsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[34]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2985,7 @@ func (x *ListRenewalCampaignsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRenewalCampaignsResponse.ProtoReflect.Descriptor instead.
 func (*ListRenewalCampaignsResponse) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{34}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListRenewalCampaignsResponse) GetRenewalCampaigns() []*RenewalCampaign {
@@ -2652,7 +3013,7 @@ type CancelRenewalCampaignRequest struct {
 
 func (x *CancelRenewalCampaignRequest) Reset() {
 	*x = CancelRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +3025,7 @@ func (x *CancelRenewalCampaignRequest) String() string {
 func (*CancelRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *CancelRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +3038,7 @@ func (x *CancelRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*CancelRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{35}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CancelRenewalCampaignRequest) GetName() string {
@@ -2691,7 +3052,7 @@ var File_certd_v1_managed_certificate_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\n" +
-	"*certd/v1/managed_certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/association.proto\x1a\x1acertd/v1/certificate.proto\x1a\"certd/v1/managed_certificate.proto\x1a)certd/v1/managed_certificate_filter.proto\x1a\x1fcertd/v1/renewal_campaign.proto\x1a\x13certd/v1/x509.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n" +
+	"*certd/v1/managed_certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/association.proto\x1a\x1acertd/v1/certificate.proto\x1a\x14certd/v1/event.proto\x1a\"certd/v1/managed_certificate.proto\x1a)certd/v1/managed_certificate_filter.proto\x1a\x1fcertd/v1/renewal_campaign.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n" +
 	" RequestManagedCertificateRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x124\n" +
 	"\x16managed_certificate_id\x18\x02 \x01(\tR\x14managedCertificateId\x12M\n" +
@@ -2874,7 +3235,36 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\n" +
 	"deployment\x18\x02 \x01(\v2\x14.certd.v1.DeploymentR\n" +
-	"deployment\"\xf0\x01\n" +
+	"deployment\"g\n" +
+	"\x1fWatchManagedCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\x12\x16\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"\x9e\x03\n" +
+	" WatchManagedCertificatesResponse\x12C\n" +
+	"\x04kind\x18\x01 \x01(\x0e2/.certd.v1.WatchManagedCertificatesResponse.KindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12M\n" +
+	"\x13managed_certificate\x18\x03 \x01(\v2\x1c.certd.v1.ManagedCertificateR\x12managedCertificate\x127\n" +
+	"\vassociation\x18\x04 \x01(\v2\x15.certd.v1.AssociationR\vassociation\x12%\n" +
+	"\x05event\x18\x05 \x01(\v2\x0f.certd.v1.EventR\x05event\x12\x16\n" +
+	"\x06cursor\x18\x06 \x01(\tR\x06cursor\"Z\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aPRESENT\x10\x01\x12\n" +
+	"\n" +
+	"\x06SYNCED\x10\x02\x12\v\n" +
+	"\aCHANGED\x10\x03\x12\v\n" +
+	"\aREMOVED\x10\x04\x12\t\n" +
+	"\x05ALIVE\x10\x05\"\xa7\x01\n" +
+	"\x19CreateDownloadCodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12'\n" +
+	"\x0fsource_networks\x18\x03 \x03(\tR\x0esourceNetworks\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"s\n" +
+	"\fDownloadCode\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12;\n" +
+	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"\xf0\x01\n" +
 	"\x1cCreateRenewalCampaignRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12.\n" +
 	"\x13renewal_campaign_id\x18\x02 \x01(\tR\x11renewalCampaignId\x12D\n" +
@@ -2893,7 +3283,7 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\x11renewal_campaigns\x18\x01 \x03(\v2\x19.certd.v1.RenewalCampaignR\x10renewalCampaigns\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"2\n" +
 	"\x1cCancelRenewalCampaignRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name2\xcb\x11\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name2\x93\x13\n" +
 	"\x19ManagedCertificateService\x12e\n" +
 	"\x19RequestManagedCertificate\x12*.certd.v1.RequestManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12]\n" +
 	"\x15GetManagedCertificate\x12&.certd.v1.GetManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12n\n" +
@@ -2913,7 +3303,9 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\x10ListAssociations\x12!.certd.v1.ListAssociationsRequest\x1a\".certd.v1.ListAssociationsResponse\x12\\\n" +
 	"\x11DeleteAssociation\x12\".certd.v1.DeleteAssociationRequest\x1a#.certd.v1.DeleteAssociationResponse\x12A\n" +
 	"\bLeaseKey\x12\x19.certd.v1.LeaseKeyRequest\x1a\x1a.certd.v1.LeaseKeyResponse\x12L\n" +
-	"\x10ReportDeployment\x12!.certd.v1.ReportDeploymentRequest\x1a\x15.certd.v1.Association\x12Z\n" +
+	"\x10ReportDeployment\x12!.certd.v1.ReportDeploymentRequest\x1a\x15.certd.v1.Association\x12s\n" +
+	"\x18WatchManagedCertificates\x12).certd.v1.WatchManagedCertificatesRequest\x1a*.certd.v1.WatchManagedCertificatesResponse0\x01\x12Q\n" +
+	"\x12CreateDownloadCode\x12#.certd.v1.CreateDownloadCodeRequest\x1a\x16.certd.v1.DownloadCode\x12Z\n" +
 	"\x15CreateRenewalCampaign\x12&.certd.v1.CreateRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12T\n" +
 	"\x12GetRenewalCampaign\x12#.certd.v1.GetRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12e\n" +
 	"\x14ListRenewalCampaigns\x12%.certd.v1.ListRenewalCampaignsRequest\x1a&.certd.v1.ListRenewalCampaignsResponse\x12Z\n" +
@@ -2932,142 +3324,159 @@ func file_certd_v1_managed_certificate_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_managed_certificate_service_proto_rawDescData
 }
 
-var file_certd_v1_managed_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_certd_v1_managed_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_certd_v1_managed_certificate_service_proto_goTypes = []any{
 	(PassphraseProtection_Format)(0),               // 0: certd.v1.PassphraseProtection.Format
 	(RecipientProtection_Suite)(0),                 // 1: certd.v1.RecipientProtection.Suite
-	(*RequestManagedCertificateRequest)(nil),       // 2: certd.v1.RequestManagedCertificateRequest
-	(*GetManagedCertificateRequest)(nil),           // 3: certd.v1.GetManagedCertificateRequest
-	(*ListManagedCertificatesRequest)(nil),         // 4: certd.v1.ListManagedCertificatesRequest
-	(*ListManagedCertificatesResponse)(nil),        // 5: certd.v1.ListManagedCertificatesResponse
-	(*ExportManagedCertificateRequest)(nil),        // 6: certd.v1.ExportManagedCertificateRequest
-	(*PassphraseProtection)(nil),                   // 7: certd.v1.PassphraseProtection
-	(*RecipientProtection)(nil),                    // 8: certd.v1.RecipientProtection
-	(*ExportManagedCertificateResponse)(nil),       // 9: certd.v1.ExportManagedCertificateResponse
-	(*SearchManagedCertificatesRequest)(nil),       // 10: certd.v1.SearchManagedCertificatesRequest
-	(*SearchManagedCertificatesResponse)(nil),      // 11: certd.v1.SearchManagedCertificatesResponse
-	(*ImportManagedCertificateRequest)(nil),        // 12: certd.v1.ImportManagedCertificateRequest
-	(*SealedPrivateKey)(nil),                       // 13: certd.v1.SealedPrivateKey
-	(*GetImportKeyRequest)(nil),                    // 14: certd.v1.GetImportKeyRequest
-	(*ImportKey)(nil),                              // 15: certd.v1.ImportKey
-	(*UpdateManagedCertificateRequest)(nil),        // 16: certd.v1.UpdateManagedCertificateRequest
-	(*RenewManagedCertificateRequest)(nil),         // 17: certd.v1.RenewManagedCertificateRequest
-	(*RollBackManagedCertificateRequest)(nil),      // 18: certd.v1.RollBackManagedCertificateRequest
-	(*RevokeManagedCertificateRequest)(nil),        // 19: certd.v1.RevokeManagedCertificateRequest
-	(*DeleteManagedCertificateRequest)(nil),        // 20: certd.v1.DeleteManagedCertificateRequest
-	(*DeleteManagedCertificateResponse)(nil),       // 21: certd.v1.DeleteManagedCertificateResponse
-	(*ListManagedCertificateVersionsRequest)(nil),  // 22: certd.v1.ListManagedCertificateVersionsRequest
-	(*ListManagedCertificateVersionsResponse)(nil), // 23: certd.v1.ListManagedCertificateVersionsResponse
-	(*CreateAssociationRequest)(nil),               // 24: certd.v1.CreateAssociationRequest
-	(*GetAssociationRequest)(nil),                  // 25: certd.v1.GetAssociationRequest
-	(*ListAssociationsRequest)(nil),                // 26: certd.v1.ListAssociationsRequest
-	(*ListAssociationsResponse)(nil),               // 27: certd.v1.ListAssociationsResponse
-	(*DeleteAssociationRequest)(nil),               // 28: certd.v1.DeleteAssociationRequest
-	(*DeleteAssociationResponse)(nil),              // 29: certd.v1.DeleteAssociationResponse
-	(*LeaseKeyRequest)(nil),                        // 30: certd.v1.LeaseKeyRequest
-	(*LeaseKeyResponse)(nil),                       // 31: certd.v1.LeaseKeyResponse
-	(*ReportDeploymentRequest)(nil),                // 32: certd.v1.ReportDeploymentRequest
-	(*CreateRenewalCampaignRequest)(nil),           // 33: certd.v1.CreateRenewalCampaignRequest
-	(*GetRenewalCampaignRequest)(nil),              // 34: certd.v1.GetRenewalCampaignRequest
-	(*ListRenewalCampaignsRequest)(nil),            // 35: certd.v1.ListRenewalCampaignsRequest
-	(*ListRenewalCampaignsResponse)(nil),           // 36: certd.v1.ListRenewalCampaignsResponse
-	(*CancelRenewalCampaignRequest)(nil),           // 37: certd.v1.CancelRenewalCampaignRequest
-	nil,                                            // 38: certd.v1.ImportManagedCertificateRequest.LabelsEntry
-	(*ManagedCertificate)(nil),                     // 39: certd.v1.ManagedCertificate
-	(*EncodedCertificate)(nil),                     // 40: certd.v1.EncodedCertificate
-	(*ManagedCertificateFilter)(nil),               // 41: certd.v1.ManagedCertificateFilter
-	(ManagedCertificate_ExportPolicy)(0),           // 42: certd.v1.ManagedCertificate.ExportPolicy
-	(SignatureAlgorithm)(0),                        // 43: certd.v1.SignatureAlgorithm
-	(*timestamppb.Timestamp)(nil),                  // 44: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),                  // 45: google.protobuf.FieldMask
-	(RevocationReason)(0),                          // 46: certd.v1.RevocationReason
-	(*ManagedCertificateVersion)(nil),              // 47: certd.v1.ManagedCertificateVersion
-	(*Association)(nil),                            // 48: certd.v1.Association
-	(*Deployment)(nil),                             // 49: certd.v1.Deployment
-	(*RenewalCampaign)(nil),                        // 50: certd.v1.RenewalCampaign
+	(WatchManagedCertificatesResponse_Kind)(0),     // 2: certd.v1.WatchManagedCertificatesResponse.Kind
+	(*RequestManagedCertificateRequest)(nil),       // 3: certd.v1.RequestManagedCertificateRequest
+	(*GetManagedCertificateRequest)(nil),           // 4: certd.v1.GetManagedCertificateRequest
+	(*ListManagedCertificatesRequest)(nil),         // 5: certd.v1.ListManagedCertificatesRequest
+	(*ListManagedCertificatesResponse)(nil),        // 6: certd.v1.ListManagedCertificatesResponse
+	(*ExportManagedCertificateRequest)(nil),        // 7: certd.v1.ExportManagedCertificateRequest
+	(*PassphraseProtection)(nil),                   // 8: certd.v1.PassphraseProtection
+	(*RecipientProtection)(nil),                    // 9: certd.v1.RecipientProtection
+	(*ExportManagedCertificateResponse)(nil),       // 10: certd.v1.ExportManagedCertificateResponse
+	(*SearchManagedCertificatesRequest)(nil),       // 11: certd.v1.SearchManagedCertificatesRequest
+	(*SearchManagedCertificatesResponse)(nil),      // 12: certd.v1.SearchManagedCertificatesResponse
+	(*ImportManagedCertificateRequest)(nil),        // 13: certd.v1.ImportManagedCertificateRequest
+	(*SealedPrivateKey)(nil),                       // 14: certd.v1.SealedPrivateKey
+	(*GetImportKeyRequest)(nil),                    // 15: certd.v1.GetImportKeyRequest
+	(*ImportKey)(nil),                              // 16: certd.v1.ImportKey
+	(*UpdateManagedCertificateRequest)(nil),        // 17: certd.v1.UpdateManagedCertificateRequest
+	(*RenewManagedCertificateRequest)(nil),         // 18: certd.v1.RenewManagedCertificateRequest
+	(*RollBackManagedCertificateRequest)(nil),      // 19: certd.v1.RollBackManagedCertificateRequest
+	(*RevokeManagedCertificateRequest)(nil),        // 20: certd.v1.RevokeManagedCertificateRequest
+	(*DeleteManagedCertificateRequest)(nil),        // 21: certd.v1.DeleteManagedCertificateRequest
+	(*DeleteManagedCertificateResponse)(nil),       // 22: certd.v1.DeleteManagedCertificateResponse
+	(*ListManagedCertificateVersionsRequest)(nil),  // 23: certd.v1.ListManagedCertificateVersionsRequest
+	(*ListManagedCertificateVersionsResponse)(nil), // 24: certd.v1.ListManagedCertificateVersionsResponse
+	(*CreateAssociationRequest)(nil),               // 25: certd.v1.CreateAssociationRequest
+	(*GetAssociationRequest)(nil),                  // 26: certd.v1.GetAssociationRequest
+	(*ListAssociationsRequest)(nil),                // 27: certd.v1.ListAssociationsRequest
+	(*ListAssociationsResponse)(nil),               // 28: certd.v1.ListAssociationsResponse
+	(*DeleteAssociationRequest)(nil),               // 29: certd.v1.DeleteAssociationRequest
+	(*DeleteAssociationResponse)(nil),              // 30: certd.v1.DeleteAssociationResponse
+	(*LeaseKeyRequest)(nil),                        // 31: certd.v1.LeaseKeyRequest
+	(*LeaseKeyResponse)(nil),                       // 32: certd.v1.LeaseKeyResponse
+	(*ReportDeploymentRequest)(nil),                // 33: certd.v1.ReportDeploymentRequest
+	(*WatchManagedCertificatesRequest)(nil),        // 34: certd.v1.WatchManagedCertificatesRequest
+	(*WatchManagedCertificatesResponse)(nil),       // 35: certd.v1.WatchManagedCertificatesResponse
+	(*CreateDownloadCodeRequest)(nil),              // 36: certd.v1.CreateDownloadCodeRequest
+	(*DownloadCode)(nil),                           // 37: certd.v1.DownloadCode
+	(*CreateRenewalCampaignRequest)(nil),           // 38: certd.v1.CreateRenewalCampaignRequest
+	(*GetRenewalCampaignRequest)(nil),              // 39: certd.v1.GetRenewalCampaignRequest
+	(*ListRenewalCampaignsRequest)(nil),            // 40: certd.v1.ListRenewalCampaignsRequest
+	(*ListRenewalCampaignsResponse)(nil),           // 41: certd.v1.ListRenewalCampaignsResponse
+	(*CancelRenewalCampaignRequest)(nil),           // 42: certd.v1.CancelRenewalCampaignRequest
+	nil,                                            // 43: certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	(*ManagedCertificate)(nil),                     // 44: certd.v1.ManagedCertificate
+	(*EncodedCertificate)(nil),                     // 45: certd.v1.EncodedCertificate
+	(*ManagedCertificateFilter)(nil),               // 46: certd.v1.ManagedCertificateFilter
+	(ManagedCertificate_ExportPolicy)(0),           // 47: certd.v1.ManagedCertificate.ExportPolicy
+	(SignatureAlgorithm)(0),                        // 48: certd.v1.SignatureAlgorithm
+	(*timestamppb.Timestamp)(nil),                  // 49: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),                  // 50: google.protobuf.FieldMask
+	(RevocationReason)(0),                          // 51: certd.v1.RevocationReason
+	(*ManagedCertificateVersion)(nil),              // 52: certd.v1.ManagedCertificateVersion
+	(*Association)(nil),                            // 53: certd.v1.Association
+	(*Deployment)(nil),                             // 54: certd.v1.Deployment
+	(*Event)(nil),                                  // 55: certd.v1.Event
+	(*durationpb.Duration)(nil),                    // 56: google.protobuf.Duration
+	(*RenewalCampaign)(nil),                        // 57: certd.v1.RenewalCampaign
 }
 var file_certd_v1_managed_certificate_service_proto_depIdxs = []int32{
-	39, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	39, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
-	7,  // 2: certd.v1.ExportManagedCertificateRequest.passphrase:type_name -> certd.v1.PassphraseProtection
-	8,  // 3: certd.v1.ExportManagedCertificateRequest.recipient:type_name -> certd.v1.RecipientProtection
+	44, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	44, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	8,  // 2: certd.v1.ExportManagedCertificateRequest.passphrase:type_name -> certd.v1.PassphraseProtection
+	9,  // 3: certd.v1.ExportManagedCertificateRequest.recipient:type_name -> certd.v1.RecipientProtection
 	0,  // 4: certd.v1.PassphraseProtection.format:type_name -> certd.v1.PassphraseProtection.Format
 	1,  // 5: certd.v1.RecipientProtection.suite:type_name -> certd.v1.RecipientProtection.Suite
-	40, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
-	40, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
-	41, // 8: certd.v1.SearchManagedCertificatesRequest.filter:type_name -> certd.v1.ManagedCertificateFilter
-	39, // 9: certd.v1.SearchManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
-	13, // 10: certd.v1.ImportManagedCertificateRequest.sealed_private_key:type_name -> certd.v1.SealedPrivateKey
-	42, // 11: certd.v1.ImportManagedCertificateRequest.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
-	38, // 12: certd.v1.ImportManagedCertificateRequest.labels:type_name -> certd.v1.ImportManagedCertificateRequest.LabelsEntry
-	43, // 13: certd.v1.ImportKey.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
-	40, // 14: certd.v1.ImportKey.authority_certificate:type_name -> certd.v1.EncodedCertificate
-	44, // 15: certd.v1.ImportKey.expire_time:type_name -> google.protobuf.Timestamp
-	39, // 16: certd.v1.UpdateManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	45, // 17: certd.v1.UpdateManagedCertificateRequest.update_mask:type_name -> google.protobuf.FieldMask
-	46, // 18: certd.v1.RevokeManagedCertificateRequest.reason:type_name -> certd.v1.RevocationReason
-	44, // 19: certd.v1.RevokeManagedCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	47, // 20: certd.v1.ListManagedCertificateVersionsResponse.versions:type_name -> certd.v1.ManagedCertificateVersion
-	48, // 21: certd.v1.CreateAssociationRequest.association:type_name -> certd.v1.Association
-	48, // 22: certd.v1.ListAssociationsResponse.associations:type_name -> certd.v1.Association
-	44, // 23: certd.v1.LeaseKeyRequest.sign_time:type_name -> google.protobuf.Timestamp
-	40, // 24: certd.v1.LeaseKeyResponse.certificate:type_name -> certd.v1.EncodedCertificate
-	40, // 25: certd.v1.LeaseKeyResponse.chain:type_name -> certd.v1.EncodedCertificate
-	49, // 26: certd.v1.ReportDeploymentRequest.deployment:type_name -> certd.v1.Deployment
-	50, // 27: certd.v1.CreateRenewalCampaignRequest.renewal_campaign:type_name -> certd.v1.RenewalCampaign
-	50, // 28: certd.v1.ListRenewalCampaignsResponse.renewal_campaigns:type_name -> certd.v1.RenewalCampaign
-	2,  // 29: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
-	3,  // 30: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
-	4,  // 31: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
-	6,  // 32: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
-	10, // 33: certd.v1.ManagedCertificateService.SearchManagedCertificates:input_type -> certd.v1.SearchManagedCertificatesRequest
-	12, // 34: certd.v1.ManagedCertificateService.ImportManagedCertificate:input_type -> certd.v1.ImportManagedCertificateRequest
-	14, // 35: certd.v1.ManagedCertificateService.GetImportKey:input_type -> certd.v1.GetImportKeyRequest
-	16, // 36: certd.v1.ManagedCertificateService.UpdateManagedCertificate:input_type -> certd.v1.UpdateManagedCertificateRequest
-	17, // 37: certd.v1.ManagedCertificateService.RenewManagedCertificate:input_type -> certd.v1.RenewManagedCertificateRequest
-	18, // 38: certd.v1.ManagedCertificateService.RollBackManagedCertificate:input_type -> certd.v1.RollBackManagedCertificateRequest
-	19, // 39: certd.v1.ManagedCertificateService.RevokeManagedCertificate:input_type -> certd.v1.RevokeManagedCertificateRequest
-	20, // 40: certd.v1.ManagedCertificateService.DeleteManagedCertificate:input_type -> certd.v1.DeleteManagedCertificateRequest
-	22, // 41: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:input_type -> certd.v1.ListManagedCertificateVersionsRequest
-	24, // 42: certd.v1.ManagedCertificateService.CreateAssociation:input_type -> certd.v1.CreateAssociationRequest
-	25, // 43: certd.v1.ManagedCertificateService.GetAssociation:input_type -> certd.v1.GetAssociationRequest
-	26, // 44: certd.v1.ManagedCertificateService.ListAssociations:input_type -> certd.v1.ListAssociationsRequest
-	28, // 45: certd.v1.ManagedCertificateService.DeleteAssociation:input_type -> certd.v1.DeleteAssociationRequest
-	30, // 46: certd.v1.ManagedCertificateService.LeaseKey:input_type -> certd.v1.LeaseKeyRequest
-	32, // 47: certd.v1.ManagedCertificateService.ReportDeployment:input_type -> certd.v1.ReportDeploymentRequest
-	33, // 48: certd.v1.ManagedCertificateService.CreateRenewalCampaign:input_type -> certd.v1.CreateRenewalCampaignRequest
-	34, // 49: certd.v1.ManagedCertificateService.GetRenewalCampaign:input_type -> certd.v1.GetRenewalCampaignRequest
-	35, // 50: certd.v1.ManagedCertificateService.ListRenewalCampaigns:input_type -> certd.v1.ListRenewalCampaignsRequest
-	37, // 51: certd.v1.ManagedCertificateService.CancelRenewalCampaign:input_type -> certd.v1.CancelRenewalCampaignRequest
-	39, // 52: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	39, // 53: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	5,  // 54: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
-	9,  // 55: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
-	11, // 56: certd.v1.ManagedCertificateService.SearchManagedCertificates:output_type -> certd.v1.SearchManagedCertificatesResponse
-	39, // 57: certd.v1.ManagedCertificateService.ImportManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	15, // 58: certd.v1.ManagedCertificateService.GetImportKey:output_type -> certd.v1.ImportKey
-	39, // 59: certd.v1.ManagedCertificateService.UpdateManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	39, // 60: certd.v1.ManagedCertificateService.RenewManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	39, // 61: certd.v1.ManagedCertificateService.RollBackManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	39, // 62: certd.v1.ManagedCertificateService.RevokeManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	21, // 63: certd.v1.ManagedCertificateService.DeleteManagedCertificate:output_type -> certd.v1.DeleteManagedCertificateResponse
-	23, // 64: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:output_type -> certd.v1.ListManagedCertificateVersionsResponse
-	48, // 65: certd.v1.ManagedCertificateService.CreateAssociation:output_type -> certd.v1.Association
-	48, // 66: certd.v1.ManagedCertificateService.GetAssociation:output_type -> certd.v1.Association
-	27, // 67: certd.v1.ManagedCertificateService.ListAssociations:output_type -> certd.v1.ListAssociationsResponse
-	29, // 68: certd.v1.ManagedCertificateService.DeleteAssociation:output_type -> certd.v1.DeleteAssociationResponse
-	31, // 69: certd.v1.ManagedCertificateService.LeaseKey:output_type -> certd.v1.LeaseKeyResponse
-	48, // 70: certd.v1.ManagedCertificateService.ReportDeployment:output_type -> certd.v1.Association
-	50, // 71: certd.v1.ManagedCertificateService.CreateRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	50, // 72: certd.v1.ManagedCertificateService.GetRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	36, // 73: certd.v1.ManagedCertificateService.ListRenewalCampaigns:output_type -> certd.v1.ListRenewalCampaignsResponse
-	50, // 74: certd.v1.ManagedCertificateService.CancelRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	52, // [52:75] is the sub-list for method output_type
-	29, // [29:52] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	45, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	45, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
+	46, // 8: certd.v1.SearchManagedCertificatesRequest.filter:type_name -> certd.v1.ManagedCertificateFilter
+	44, // 9: certd.v1.SearchManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	14, // 10: certd.v1.ImportManagedCertificateRequest.sealed_private_key:type_name -> certd.v1.SealedPrivateKey
+	47, // 11: certd.v1.ImportManagedCertificateRequest.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
+	43, // 12: certd.v1.ImportManagedCertificateRequest.labels:type_name -> certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	48, // 13: certd.v1.ImportKey.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	45, // 14: certd.v1.ImportKey.authority_certificate:type_name -> certd.v1.EncodedCertificate
+	49, // 15: certd.v1.ImportKey.expire_time:type_name -> google.protobuf.Timestamp
+	44, // 16: certd.v1.UpdateManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	50, // 17: certd.v1.UpdateManagedCertificateRequest.update_mask:type_name -> google.protobuf.FieldMask
+	51, // 18: certd.v1.RevokeManagedCertificateRequest.reason:type_name -> certd.v1.RevocationReason
+	49, // 19: certd.v1.RevokeManagedCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	52, // 20: certd.v1.ListManagedCertificateVersionsResponse.versions:type_name -> certd.v1.ManagedCertificateVersion
+	53, // 21: certd.v1.CreateAssociationRequest.association:type_name -> certd.v1.Association
+	53, // 22: certd.v1.ListAssociationsResponse.associations:type_name -> certd.v1.Association
+	49, // 23: certd.v1.LeaseKeyRequest.sign_time:type_name -> google.protobuf.Timestamp
+	45, // 24: certd.v1.LeaseKeyResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	45, // 25: certd.v1.LeaseKeyResponse.chain:type_name -> certd.v1.EncodedCertificate
+	54, // 26: certd.v1.ReportDeploymentRequest.deployment:type_name -> certd.v1.Deployment
+	2,  // 27: certd.v1.WatchManagedCertificatesResponse.kind:type_name -> certd.v1.WatchManagedCertificatesResponse.Kind
+	44, // 28: certd.v1.WatchManagedCertificatesResponse.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	53, // 29: certd.v1.WatchManagedCertificatesResponse.association:type_name -> certd.v1.Association
+	55, // 30: certd.v1.WatchManagedCertificatesResponse.event:type_name -> certd.v1.Event
+	56, // 31: certd.v1.CreateDownloadCodeRequest.lifetime:type_name -> google.protobuf.Duration
+	49, // 32: certd.v1.DownloadCode.expire_time:type_name -> google.protobuf.Timestamp
+	57, // 33: certd.v1.CreateRenewalCampaignRequest.renewal_campaign:type_name -> certd.v1.RenewalCampaign
+	57, // 34: certd.v1.ListRenewalCampaignsResponse.renewal_campaigns:type_name -> certd.v1.RenewalCampaign
+	3,  // 35: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
+	4,  // 36: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
+	5,  // 37: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
+	7,  // 38: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
+	11, // 39: certd.v1.ManagedCertificateService.SearchManagedCertificates:input_type -> certd.v1.SearchManagedCertificatesRequest
+	13, // 40: certd.v1.ManagedCertificateService.ImportManagedCertificate:input_type -> certd.v1.ImportManagedCertificateRequest
+	15, // 41: certd.v1.ManagedCertificateService.GetImportKey:input_type -> certd.v1.GetImportKeyRequest
+	17, // 42: certd.v1.ManagedCertificateService.UpdateManagedCertificate:input_type -> certd.v1.UpdateManagedCertificateRequest
+	18, // 43: certd.v1.ManagedCertificateService.RenewManagedCertificate:input_type -> certd.v1.RenewManagedCertificateRequest
+	19, // 44: certd.v1.ManagedCertificateService.RollBackManagedCertificate:input_type -> certd.v1.RollBackManagedCertificateRequest
+	20, // 45: certd.v1.ManagedCertificateService.RevokeManagedCertificate:input_type -> certd.v1.RevokeManagedCertificateRequest
+	21, // 46: certd.v1.ManagedCertificateService.DeleteManagedCertificate:input_type -> certd.v1.DeleteManagedCertificateRequest
+	23, // 47: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:input_type -> certd.v1.ListManagedCertificateVersionsRequest
+	25, // 48: certd.v1.ManagedCertificateService.CreateAssociation:input_type -> certd.v1.CreateAssociationRequest
+	26, // 49: certd.v1.ManagedCertificateService.GetAssociation:input_type -> certd.v1.GetAssociationRequest
+	27, // 50: certd.v1.ManagedCertificateService.ListAssociations:input_type -> certd.v1.ListAssociationsRequest
+	29, // 51: certd.v1.ManagedCertificateService.DeleteAssociation:input_type -> certd.v1.DeleteAssociationRequest
+	31, // 52: certd.v1.ManagedCertificateService.LeaseKey:input_type -> certd.v1.LeaseKeyRequest
+	33, // 53: certd.v1.ManagedCertificateService.ReportDeployment:input_type -> certd.v1.ReportDeploymentRequest
+	34, // 54: certd.v1.ManagedCertificateService.WatchManagedCertificates:input_type -> certd.v1.WatchManagedCertificatesRequest
+	36, // 55: certd.v1.ManagedCertificateService.CreateDownloadCode:input_type -> certd.v1.CreateDownloadCodeRequest
+	38, // 56: certd.v1.ManagedCertificateService.CreateRenewalCampaign:input_type -> certd.v1.CreateRenewalCampaignRequest
+	39, // 57: certd.v1.ManagedCertificateService.GetRenewalCampaign:input_type -> certd.v1.GetRenewalCampaignRequest
+	40, // 58: certd.v1.ManagedCertificateService.ListRenewalCampaigns:input_type -> certd.v1.ListRenewalCampaignsRequest
+	42, // 59: certd.v1.ManagedCertificateService.CancelRenewalCampaign:input_type -> certd.v1.CancelRenewalCampaignRequest
+	44, // 60: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	44, // 61: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	6,  // 62: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
+	10, // 63: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
+	12, // 64: certd.v1.ManagedCertificateService.SearchManagedCertificates:output_type -> certd.v1.SearchManagedCertificatesResponse
+	44, // 65: certd.v1.ManagedCertificateService.ImportManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	16, // 66: certd.v1.ManagedCertificateService.GetImportKey:output_type -> certd.v1.ImportKey
+	44, // 67: certd.v1.ManagedCertificateService.UpdateManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	44, // 68: certd.v1.ManagedCertificateService.RenewManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	44, // 69: certd.v1.ManagedCertificateService.RollBackManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	44, // 70: certd.v1.ManagedCertificateService.RevokeManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	22, // 71: certd.v1.ManagedCertificateService.DeleteManagedCertificate:output_type -> certd.v1.DeleteManagedCertificateResponse
+	24, // 72: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:output_type -> certd.v1.ListManagedCertificateVersionsResponse
+	53, // 73: certd.v1.ManagedCertificateService.CreateAssociation:output_type -> certd.v1.Association
+	53, // 74: certd.v1.ManagedCertificateService.GetAssociation:output_type -> certd.v1.Association
+	28, // 75: certd.v1.ManagedCertificateService.ListAssociations:output_type -> certd.v1.ListAssociationsResponse
+	30, // 76: certd.v1.ManagedCertificateService.DeleteAssociation:output_type -> certd.v1.DeleteAssociationResponse
+	32, // 77: certd.v1.ManagedCertificateService.LeaseKey:output_type -> certd.v1.LeaseKeyResponse
+	53, // 78: certd.v1.ManagedCertificateService.ReportDeployment:output_type -> certd.v1.Association
+	35, // 79: certd.v1.ManagedCertificateService.WatchManagedCertificates:output_type -> certd.v1.WatchManagedCertificatesResponse
+	37, // 80: certd.v1.ManagedCertificateService.CreateDownloadCode:output_type -> certd.v1.DownloadCode
+	57, // 81: certd.v1.ManagedCertificateService.CreateRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	57, // 82: certd.v1.ManagedCertificateService.GetRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	41, // 83: certd.v1.ManagedCertificateService.ListRenewalCampaigns:output_type -> certd.v1.ListRenewalCampaignsResponse
+	57, // 84: certd.v1.ManagedCertificateService.CancelRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	60, // [60:85] is the sub-list for method output_type
+	35, // [35:60] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_managed_certificate_service_proto_init() }
@@ -3077,6 +3486,7 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 	}
 	file_certd_v1_association_proto_init()
 	file_certd_v1_certificate_proto_init()
+	file_certd_v1_event_proto_init()
 	file_certd_v1_managed_certificate_proto_init()
 	file_certd_v1_managed_certificate_filter_proto_init()
 	file_certd_v1_renewal_campaign_proto_init()
@@ -3103,8 +3513,8 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_managed_certificate_service_proto_rawDesc), len(file_certd_v1_managed_certificate_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   37,
+			NumEnums:      3,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

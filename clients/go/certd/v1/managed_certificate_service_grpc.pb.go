@@ -40,6 +40,8 @@ const (
 	ManagedCertificateService_DeleteAssociation_FullMethodName              = "/certd.v1.ManagedCertificateService/DeleteAssociation"
 	ManagedCertificateService_LeaseKey_FullMethodName                       = "/certd.v1.ManagedCertificateService/LeaseKey"
 	ManagedCertificateService_ReportDeployment_FullMethodName               = "/certd.v1.ManagedCertificateService/ReportDeployment"
+	ManagedCertificateService_WatchManagedCertificates_FullMethodName       = "/certd.v1.ManagedCertificateService/WatchManagedCertificates"
+	ManagedCertificateService_CreateDownloadCode_FullMethodName             = "/certd.v1.ManagedCertificateService/CreateDownloadCode"
 	ManagedCertificateService_CreateRenewalCampaign_FullMethodName          = "/certd.v1.ManagedCertificateService/CreateRenewalCampaign"
 	ManagedCertificateService_GetRenewalCampaign_FullMethodName             = "/certd.v1.ManagedCertificateService/GetRenewalCampaign"
 	ManagedCertificateService_ListRenewalCampaigns_FullMethodName           = "/certd.v1.ManagedCertificateService/ListRenewalCampaigns"
@@ -102,6 +104,13 @@ type ManagedCertificateServiceClient interface {
 	LeaseKey(ctx context.Context, in *LeaseKeyRequest, opts ...grpc.CallOption) (*LeaseKeyResponse, error)
 	// Takes what a consumer says it serves.
 	ReportDeployment(ctx context.Context, in *ReportDeploymentRequest, opts ...grpc.CallOption) (*Association, error)
+	// Streams managed certificates as they are, and then every change of them as it happens, from a cursor on: nothing is missed
+	// across connections and restarts. A consumer sees what it is associated with. A reader that falls behind is told
+	// WATCHER_TOO_SLOW and goes on from its cursor.
+	WatchManagedCertificates(ctx context.Context, in *WatchManagedCertificatesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchManagedCertificatesResponse], error)
+	// Makes a code with which a device without a certificate downloads a managed certificate once, from the port for devices. The
+	// code is in the answer alone.
+	CreateDownloadCode(ctx context.Context, in *CreateDownloadCodeRequest, opts ...grpc.CallOption) (*DownloadCode, error)
 	// Renews many managed certificates now, so many in a minute.
 	CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error)
 	// Returns one campaign with its progress.
@@ -310,6 +319,35 @@ func (c *managedCertificateServiceClient) ReportDeployment(ctx context.Context, 
 	return out, nil
 }
 
+func (c *managedCertificateServiceClient) WatchManagedCertificates(ctx context.Context, in *WatchManagedCertificatesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchManagedCertificatesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ManagedCertificateService_ServiceDesc.Streams[0], ManagedCertificateService_WatchManagedCertificates_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchManagedCertificatesRequest, WatchManagedCertificatesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ManagedCertificateService_WatchManagedCertificatesClient = grpc.ServerStreamingClient[WatchManagedCertificatesResponse]
+
+func (c *managedCertificateServiceClient) CreateDownloadCode(ctx context.Context, in *CreateDownloadCodeRequest, opts ...grpc.CallOption) (*DownloadCode, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DownloadCode)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_CreateDownloadCode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *managedCertificateServiceClient) CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RenewalCampaign)
@@ -406,6 +444,13 @@ type ManagedCertificateServiceServer interface {
 	LeaseKey(context.Context, *LeaseKeyRequest) (*LeaseKeyResponse, error)
 	// Takes what a consumer says it serves.
 	ReportDeployment(context.Context, *ReportDeploymentRequest) (*Association, error)
+	// Streams managed certificates as they are, and then every change of them as it happens, from a cursor on: nothing is missed
+	// across connections and restarts. A consumer sees what it is associated with. A reader that falls behind is told
+	// WATCHER_TOO_SLOW and goes on from its cursor.
+	WatchManagedCertificates(*WatchManagedCertificatesRequest, grpc.ServerStreamingServer[WatchManagedCertificatesResponse]) error
+	// Makes a code with which a device without a certificate downloads a managed certificate once, from the port for devices. The
+	// code is in the answer alone.
+	CreateDownloadCode(context.Context, *CreateDownloadCodeRequest) (*DownloadCode, error)
 	// Renews many managed certificates now, so many in a minute.
 	CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error)
 	// Returns one campaign with its progress.
@@ -480,6 +525,12 @@ func (UnimplementedManagedCertificateServiceServer) LeaseKey(context.Context, *L
 }
 func (UnimplementedManagedCertificateServiceServer) ReportDeployment(context.Context, *ReportDeploymentRequest) (*Association, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ReportDeployment not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) WatchManagedCertificates(*WatchManagedCertificatesRequest, grpc.ServerStreamingServer[WatchManagedCertificatesResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method WatchManagedCertificates not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) CreateDownloadCode(context.Context, *CreateDownloadCodeRequest) (*DownloadCode, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateDownloadCode not implemented")
 }
 func (UnimplementedManagedCertificateServiceServer) CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CreateRenewalCampaign not implemented")
@@ -857,6 +908,35 @@ func _ManagedCertificateService_ReportDeployment_Handler(srv interface{}, ctx co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ManagedCertificateService_WatchManagedCertificates_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchManagedCertificatesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ManagedCertificateServiceServer).WatchManagedCertificates(m, &grpc.GenericServerStream[WatchManagedCertificatesRequest, WatchManagedCertificatesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ManagedCertificateService_WatchManagedCertificatesServer = grpc.ServerStreamingServer[WatchManagedCertificatesResponse]
+
+func _ManagedCertificateService_CreateDownloadCode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateDownloadCodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).CreateDownloadCode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_CreateDownloadCode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).CreateDownloadCode(ctx, req.(*CreateDownloadCodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ManagedCertificateService_CreateRenewalCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateRenewalCampaignRequest)
 	if err := dec(in); err != nil {
@@ -1013,6 +1093,10 @@ var ManagedCertificateService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ManagedCertificateService_ReportDeployment_Handler,
 		},
 		{
+			MethodName: "CreateDownloadCode",
+			Handler:    _ManagedCertificateService_CreateDownloadCode_Handler,
+		},
+		{
 			MethodName: "CreateRenewalCampaign",
 			Handler:    _ManagedCertificateService_CreateRenewalCampaign_Handler,
 		},
@@ -1029,6 +1113,12 @@ var ManagedCertificateService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ManagedCertificateService_CancelRenewalCampaign_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchManagedCertificates",
+			Handler:       _ManagedCertificateService_WatchManagedCertificates_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "certd/v1/managed_certificate_service.proto",
 }
