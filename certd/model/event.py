@@ -80,6 +80,16 @@ class EventType(enum.StrEnum):
     SERVER_CERTIFICATE_RENEWED = "server-certificate.renewed"
     CALL_REFUSED = "call.refused"
 
+    @classmethod
+    def of(cls, name: str) -> "EventType":
+        """Returns the type of a name, also of one that a newer certd beside this one wrote."""
+        known = cls._value2member_map_.get(name)
+        if isinstance(known, EventType):
+            return known
+        unknown = str.__new__(cls, name)
+        unknown._name_ = unknown._value_ = name
+        return unknown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:

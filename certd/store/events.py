@@ -37,7 +37,7 @@ def _event(row: Row[Any]) -> NumberedEvent:
         seq=row.seq,
         event=Event(
             time=time_of(row.time),
-            type=EventType(row.type),
+            type=EventType.of(row.type),
             tenant=row.tenant,
             principal=row.principal,
             resource=row.resource,

@@ -46,10 +46,12 @@ class GroupCommitWriter:
 
     Args:
         engine: yields the connection that this writer keeps.
+        events_numbered: called after a commit that brought events.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, events_numbered: Callable[[], None]) -> None:
         self._engine = engine
+        self._events_numbered = events_numbered
         self._waiting: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -144,9 +146,17 @@ class GroupCommitWriter:
             self._undo(reopen=committing)
             self._fail(batch, error)
             return
+        brought_events = head != self._head
         self._head = head
         self.configuration_version += grows
         STORE_COMMITS.inc()
+        self._answer(results)
+        if brought_events:
+            self._events_numbered()
+
+    @staticmethod
+    def _answer(results: list[tuple[Future[Any], Any, BaseException | None]]) -> None:
+        """Wakes the callers of a committed batch."""
         for future, result, failure in results:
             if failure is None:
                 future.set_result(result)

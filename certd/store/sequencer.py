@@ -9,6 +9,7 @@ two holders can never number beside each other.
 import logging
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, literal_column, select, update
@@ -58,11 +59,13 @@ class Sequencer:
     Args:
         engine: the pool, in READ COMMITTED.
         clock: tells when a lease has passed.
+        events_numbered: called after a commit that numbered events.
     """
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, events_numbered: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
         self._clock = clock
+        self._events_numbered = events_numbered
         self._holder = uuid.uuid4().hex
         self._changed = threading.Condition()
         self._work = True
@@ -117,6 +120,8 @@ class Sequencer:
                 return 0
             count = self._take(connection, ChainHead(row.last_seq, row.last_hash), now)
             connection.commit()
+        if count:
+            self._events_numbered()
         return count
 
     def _take(self, connection: Connection, head: ChainHead, now: int) -> int:

@@ -14,6 +14,7 @@ from certd.errors import CertdError, Reason
 from certd.metrics import STORE_SECONDS
 from certd.store import dialect
 from certd.store.concurrent import ConcurrentWriter
+from certd.store.event_listeners import EventListeners, EventPoll
 from certd.store.file_lock import FileLock
 from certd.store.group_commit import GroupCommitWriter
 from certd.store.migration import check_compatible
@@ -42,12 +43,16 @@ class Store:
         engine_name: str,
         readers: Engine,
         writer: GroupCommitWriter | ConcurrentWriter,
+        listeners: EventListeners,
+        poll: EventPoll | None,
         close: Callable[[], None],
     ) -> None:
         self.engine_name = engine_name
         """`sqlite` or `postgresql`."""
         self._readers = readers
         self._writer = writer
+        self._listeners = listeners
+        self._poll = poll
         self._close = close
         self._closed = False
 
@@ -74,10 +79,11 @@ class Store:
             )
         lock = FileLock(file)
         readers = dialect.sqlite_reader_engine(url)
+        listeners = EventListeners()
         try:
             with readers.connect() as connection:
                 check_compatible(connection, str(file))
-            writer = GroupCommitWriter(dialect.sqlite_writer_engine(url))
+            writer = GroupCommitWriter(dialect.sqlite_writer_engine(url), listeners.tell)
         except BaseException:
             readers.dispose()
             lock.release()
@@ -88,7 +94,9 @@ class Store:
             readers.dispose()
             lock.release()
 
-        return cls(engine_name=dialect.SQLITE, readers=readers, writer=writer, close=close)
+        return cls(
+            engine_name=dialect.SQLITE, readers=readers, writer=writer, listeners=listeners, poll=None, close=close
+        )
 
     @classmethod
     def _open_postgresql(cls, url: URL, clock: Clock) -> Self:
@@ -99,16 +107,21 @@ class Store:
         except BaseException:
             engine.dispose()
             raise
-        sequencer = Sequencer(dialect.postgresql_read_committed(engine), clock)
+        readers = dialect.postgresql_snapshot(engine)
+        listeners = EventListeners()
+        sequencer = Sequencer(dialect.postgresql_read_committed(engine), clock, listeners.tell)
+        poll = EventPoll(readers, listeners)
         writer = ConcurrentWriter(engine, sequencer.wake)
 
         def close() -> None:
             writer.close()
             sequencer.close()
+            poll.close()
             engine.dispose()
 
-        readers = dialect.postgresql_snapshot(engine)
-        return cls(engine_name=dialect.POSTGRESQL, readers=readers, writer=writer, close=close)
+        return cls(
+            engine_name=dialect.POSTGRESQL, readers=readers, writer=writer, listeners=listeners, poll=poll, close=close
+        )
 
     def write(self, name: str, work: Callable[[Transaction], T]) -> T:
         """Runs `work` in a transaction and returns its result after the commit.
@@ -158,6 +171,17 @@ class Store:
             if failure is error:
                 raise
             raise failure from error
+
+    def when_events(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Has `listener` called after every commit that numbered events; returns what ends that.
+
+        It is called in the thread that committed, so it only sets a flag. On PostgreSQL events that another daemon
+        numbered are told of within 0.3 seconds, by asking for them while anybody listens. It may be called for nothing.
+        """
+        end = self._listeners.add(listener)
+        if self._poll is not None:
+            self._poll.wake()
+        return end
 
     def close(self) -> None:
         """Commits what waits, refuses what comes, and lets go of the database."""

@@ -282,3 +282,53 @@ def test_an_event_of_a_type_that_only_a_newer_daemon_knows_is_numbered(postgres_
             return events.head(tx).seq == 2
 
     wait_until(both_are_numbered, "both events are numbered")
+
+
+def test_listeners_hear_of_numbered_events_until_they_end(store: Store) -> None:
+    heard, ended = threading.Event(), threading.Event()
+
+    def fails() -> None:
+        raise RuntimeError
+
+    store.when_events(fails)
+    store.when_events(heard.set)
+    store.when_events(ended.set)()
+    record(store, "a")
+    assert heard.wait(30)
+    assert len(numbered(store, 1)) == 1
+    # On PostgreSQL the first look for the events of others tells as well.
+    heard.clear()
+    record(store, "b")
+    assert heard.wait(30)
+    assert not ended.is_set()
+
+
+def test_a_commit_without_events_is_told_to_nobody(sqlite_store: Store) -> None:
+    heard = threading.Event()
+    sqlite_store.when_events(heard.set)
+    sqlite_store.write("test", lambda _tx: None)
+    # Behind the commit before it, in the one thread that writes.
+    sqlite_store.write("test", lambda _tx: None)
+    assert not heard.is_set()
+
+
+def test_events_that_another_daemon_numbered_are_told(postgres_url: str, open_store: Callable[[str], Store]) -> None:
+    here, there = open_store(postgres_url), open_store(postgres_url)
+    heard = threading.Event()
+    here.when_events(heard.set)
+    for number in range(1, 4):
+        record(there, f"r{number}")
+        numbered(there, number)
+        wait_until(heard.is_set, f"event {number} is told")
+        heard.clear()
+
+
+def test_a_type_of_a_newer_certd_is_read(store: Store) -> None:
+    record(store, "a")
+    numbered(store, 1)
+    execute(store, "UPDATE events SET type = 'moon.landed'")
+    with store.read("test") as tx:
+        (row,) = events.page(tx, after_seq=0, limit=9)
+    assert (row.event.type.value, str(row.event.type)) == ("moon.landed", "moon.landed")
+    assert row.event.type == EventType.of("moon.landed")
+    assert row.event.type not in list(EventType)
