@@ -7,23 +7,22 @@ file holds no secrets, only paths of files that do.
 import ipaddress
 import json
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
 
+from certd.config_notify import Notify
 from certd.config_template import TEMPLATE
+from certd.config_values import File, SecretFile, Section, folder_of, invalid, listed
 from certd.errors import CertdError, Reason, Violation
 from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.token.settings import TokenSettings
-
-_SECRET_FILE_MODES: Final = (0o600, 0o400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,71 +48,39 @@ def parse_address(text: object) -> Address:
         return text
     host, separator, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
     if not separator or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise _invalid('write host:port, for example "127.0.0.1:8443" or "[::1]:8443"; port 0 lets the system choose')
+        raise invalid('write host:port, for example "127.0.0.1:8443" or "[::1]:8443"; port 0 lets the system choose')
     if host.startswith("[") and host.endswith("]"):
         try:
             host = str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError as error:
-            raise _invalid(f"{host} is no IPv6 address") from error
+            raise invalid(f"{host} is no IPv6 address") from error
     elif ":" in host or any(character.isspace() or character in "[]/" for character in host):
-        raise _invalid(f"{host} is no host; an IPv6 address stands in brackets")
+        raise invalid(f"{host} is no host; an IPv6 address stands in brackets")
     return Address(host, int(port))
-
-
-def _invalid(description: str) -> PydanticCustomError:
-    # The text may hold braces, which pydantic would take for its own.
-    return PydanticCustomError("invalid", "{description}", {"description": description})
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    """Makes a path absolute: relative ones start at the file's folder, `~` is the home of the user."""
-    if isinstance(value, Path):
-        return _folder(info) / value
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise _invalid("write the path of a file as a string")
-    return _folder(info) / Path(value).expanduser()
-
-
-def _folder(info: ValidationInfo) -> Path:
-    context: dict[str, Path] = info.context or {}
-    return context.get("folder", Path.cwd())
-
-
-def _private_path(value: object, info: ValidationInfo) -> Path:
-    """As `_path`, for a file with a secret: readable by its owner alone, where it exists and may be looked at."""
-    path = _path(value, info)
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        # Not there yet (`certd init` writes it), or another user's, as for the token process. Whoever opens it tells.
-        return path
-    if mode not in _SECRET_FILE_MODES:
-        raise _invalid(f"{path} has mode {mode:04o} but must be readable by its owner alone: run chmod 600 {path}")
-    return path
 
 
 def _database_url(value: object, info: ValidationInfo) -> str:
     sqlite, postgresql = "sqlite:///", "postgresql+psycopg://"
     if isinstance(value, str) and value.startswith(sqlite) and value not in {sqlite, sqlite + ":memory:"}:
         if "?" in value:
-            raise _invalid("a SQLite URL has no parameters")
-        return sqlite + str(_folder(info) / value.removeprefix(sqlite))
+            raise invalid("a SQLite URL has no parameters")
+        return sqlite + str(folder_of(info) / value.removeprefix(sqlite))
     if isinstance(value, str) and value.startswith(postgresql):
         credentials, at, _ = value.removeprefix(postgresql).partition("/")[0].rpartition("@")
         if (at and ":" in credentials) or "password=" in value:
-            raise _invalid(
+            raise invalid(
                 "a password does not belong into this file: name a file with it instead, as in "
                 "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
             )
         return value
-    raise _invalid("write sqlite:////absolute/path/certd.db or postgresql+psycopg://user@host/database")
+    raise invalid("write sqlite:////absolute/path/certd.db or postgresql+psycopg://user@host/database")
 
 
 def _base_url(value: object) -> str:
     text = value if isinstance(value, str) else ""
     scheme, separator, rest = text.partition("://")
     if scheme != "http" or not separator or not rest.strip("/") or set(text) & set(' ?#"<>'):
-        raise _invalid(
+        raise invalid(
             'write the http URL under which others reach [listen] http, for example "http://pki.example.internal"'
         )
     return text.rstrip("/")
@@ -123,22 +90,17 @@ def _https_url(value: object) -> str:
     text = value if isinstance(value, str) else ""
     host = text.removeprefix("https://").partition("/")[0]
     if not text.startswith("https://") or not host or not text.isascii() or set(text) & set(' #"<>@'):
-        raise _invalid(
+        raise invalid(
             'write the https URL of the issuer\'s keys, for example "https://login.example.internal/oauth/jwks"'
         )
     return text
-
-
-def _listed(value: object) -> object:
-    # TOML has lists, and what is frozen has tuples.
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _trust_domain(value: object) -> str:
     text = value if isinstance(value, str) else ""
     # The SPIFFE standard, section 2.1: at most 255 bytes of lower-case letters, digits, dots, dashes and underscores.
     if not 1 <= len(text) <= 255 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789.-_"):
-        raise _invalid(
+        raise invalid(
             "write a SPIFFE trust domain: lower-case letters, digits, '.', '-' and '_', for example certd.internal"
         )
     return text
@@ -146,21 +108,15 @@ def _trust_domain(value: object) -> str:
 
 def _user_names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise _invalid('write a list of user names, for example ["certd"]')
+        raise invalid('write a list of user names, for example ["certd"]')
     return tuple(value)
 
 
-_File = Annotated[Path, BeforeValidator(_path)]
-_SecretFile = Annotated[Path, BeforeValidator(_private_path)]
 _Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 _Address = Annotated[Address, BeforeValidator(parse_address)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
-
-
-class Listen(_Section):
+class Listen(Section):
     """Where the daemon listens."""
 
     grpc: _Address = Address("127.0.0.1", 8443)
@@ -174,57 +130,57 @@ class Listen(_Section):
     """The API, over TLS without client certificates, for callers with the tokens of [[oidc]]; None: not at all."""
 
 
-class Database(_Section):
+class Database(Section):
     """Where the books are kept."""
 
     url: Annotated[str, BeforeValidator(_database_url)]
 
 
-class Token(_Section):
+class Token(Section):
     """The PKCS#11 token, used by the token process alone."""
 
-    module: _File
+    module: File
     label: Annotated[str, Field(min_length=1, max_length=32)]
-    pin_file: _File
+    pin_file: File
     """Its mode is checked by the token process, which may be another user's."""
-    softhsm_conf: _File | None = None
-    socket: _File | None = None
+    softhsm_conf: File | None = None
+    socket: File | None = None
     """Unix socket of a separate `certd token serve`; None: the daemon starts the token process itself."""
     allowed_users: Annotated[tuple[str, ...], BeforeValidator(_user_names)] = ()
     """Users that `certd token serve` answers to, beside its own."""
     exports_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     """Keys that leave the token process in any minute, at most."""
-    system_roots: _File | None = None
+    system_roots: File | None = None
     """PEM of the roots by which the token process knows consumers; None: `system-roots.pem` beside `pin_file`."""
     leases_per_minute: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Keys that consumers get in any minute, at most."""
 
 
-class Prepare(_Section):
+class Prepare(Section):
     """The processes that check what strangers ask for and build what will be signed."""
 
     processes: Annotated[int, Field(ge=0, le=64)] | None = None
     """None: one for each core but one, 4 at most; 0: the daemon does it itself."""
-    known_weak_keys: _File | None = None
+    known_weak_keys: File | None = None
     """List of keys whose private halves are known, in the format of badkeys' `blocklist.dat`; they are refused."""
 
 
-class Tls(_Section):
+class Tls(Section):
     """The daemon's own credentials."""
 
-    certificate: _File
-    private_key: _SecretFile
+    certificate: File
+    private_key: SecretFile
     trust_domain: Annotated[str, BeforeValidator(_trust_domain)]
 
 
-class Web(_Section):
+class Web(Section):
     """What the outside knows of the HTTP listener."""
 
     base_url: Annotated[str, BeforeValidator(_base_url)] | None = None
     """Written into certificates as where to fetch their issuer; None: they carry no such URL."""
 
 
-class Oidc(_Section):
+class Oidc(Section):
     """An issuer of OpenID Connect whose tokens name callers, for people and CI jobs."""
 
     name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -234,32 +190,32 @@ class Oidc(_Section):
     audience: Annotated[str, Field(min_length=1, max_length=1024)]
     """What the claim `aud` must have: a name of this server, for which no other service takes tokens."""
     jwks_url: Annotated[str, BeforeValidator(_https_url)]
-    algorithms: Annotated[tuple[_Algorithm, ...], BeforeValidator(_listed), Field(min_length=1)] = ("RS256", "ES256")
+    algorithms: Annotated[tuple[_Algorithm, ...], BeforeValidator(listed), Field(min_length=1)] = ("RS256", "ES256")
     principal_claim: Annotated[str, Field(min_length=1, max_length=64)] = "sub"
     required_claims: dict[str, str | bool] = Field(default_factory=dict)
     """Claims that must have just these values, `email_verified = true` beside a principal_claim of `email`."""
-    ca_file: _File | None = None
+    ca_file: File | None = None
     """PEM of the roots that vouch for `jwks_url`; None: those of the machine."""
 
 
 def _issuers(value: object) -> object:
-    entries = _listed(value)
+    entries = listed(value)
     if isinstance(entries, tuple):
         for key in ("name", "issuer"):
             given = [entry.get(key) for entry in entries if isinstance(entry, dict) and isinstance(entry.get(key), str)]
             if len(set(given)) != len(given):
-                raise _invalid(f"two issuers have the same {key}; each needs one of its own")
+                raise invalid(f"two issuers have the same {key}; each needs one of its own")
     return entries
 
 
 def _with_port(issuers: tuple[Oidc, ...], info: ValidationInfo) -> tuple[Oidc, ...]:
     listen = info.data.get("listen")
     if isinstance(listen, Listen) and bool(issuers) != (listen.bearer is not None):
-        raise _invalid("[[oidc]] and listen.bearer, the port on which tokens are taken, need each other")
+        raise invalid("[[oidc]] and listen.bearer, the port on which tokens are taken, need each other")
     return issuers
 
 
-class Limits(_Section):
+class Limits(Section):
     """How much at once, and how much in one request."""
 
     concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -289,14 +245,14 @@ class Limits(_Section):
     """Of an export; the shortest has 8."""
 
 
-class Log(_Section):
+class Log(Section):
     """What is logged to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class Config(_Section):
+class Config(Section):
     """The whole of certd.toml."""
 
     listen: Listen = Listen()
@@ -308,6 +264,7 @@ class Config(_Section):
     oidc: Annotated[
         tuple[Oidc, ...], BeforeValidator(_issuers), AfterValidator(_with_port), Field(validate_default=True)
     ] = ()
+    notify: Notify = Notify()
     limits: Limits = Limits()
     log: Log = Log()
 
@@ -429,6 +386,10 @@ def require_files(config: Config) -> None:
     }
     for number, issuer in enumerate(config.oidc):
         needed[f"oidc.{number}.ca_file"] = (issuer.ca_file, "put it there, or leave the key out")
+    smtp = config.notify.smtp
+    if smtp is not None:
+        needed["notify.smtp.password_file"] = (smtp.password_file, "write the password there, readable by certd alone")
+        needed["notify.smtp.ca_file"] = (smtp.ca_file, "put it there, or leave the key out")
     violations = tuple(
         Violation(key, f"{path} does not exist; {remedy}")
         for key, (path, remedy) in needed.items()

@@ -74,6 +74,22 @@ trust_domain = {tls.trust_domain}
 # Claims that must have just these values. With principal_claim = "email" also: email_verified = true
 # required_claims = { namespace_path = "infrastructure" }
 
+[notify]
+# Networks to which webhooks of subscriptions may be sent, beside the public ones: whoever may make a subscription
+# reaches what listens there.
+# allowed_networks = ["10.20.0.0/16"]
+
+# The mail server of subscriptions, over TLS from its first octet ("tls", port 465) or by STARTTLS (port 587).
+# [notify.smtp]
+# host = "mail.example.internal"
+# port = 587
+# security = "starttls"
+# from = "certd@example.internal"
+# username = "certd"
+# password_file = "/etc/certd/mail-password"
+# Roots that vouch for the mail server, where the machine's do not.
+# ca_file = "/etc/certd/mail-root.pem"
+
 [limits]
 # Calls worked on at once, and calls that may wait for their turn; more are refused.
 concurrent_calls = 32

@@ -20,7 +20,9 @@ from certd.config import (
     require_files,
     token_settings,
 )
+from certd.config_notify import Smtp, mail_server
 from certd.errors import CertdError, Reason
+from certd.model.mail_server import MailSecurity, MailServer
 from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.services.issuing_refusals import QUEUE_LENGTH
@@ -145,6 +147,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     principal_claim = "job"
     required_claims = { "group" = "infrastructure", "email_verified" = true }
     ca_file = "ci.pem"
+    [notify]
+    allowed_networks = ["10.0.0.0/8", "fd00::/8"]
+    smtp = { "host" = "mail.example.org", "from" = "certd@example.org" }
     [limits]
     concurrent_calls = 4
     maximum_waiting_calls = 0
@@ -189,6 +194,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             ca_file=tmp_path / "ci.pem",
         ),
     )
+    assert [str(network) for network in config.notify.allowed_networks] == ["10.0.0.0/8", "fd00::/8"]
+    assert config.notify.smtp is not None
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert (config.limits.calls_per_second, config.limits.calls_burst) == (1, 2)
     assert config.limits.maximum_connections == 16
@@ -243,6 +250,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ("web.base_url", '"pki.example.org"', "URL"),
         ("web.base_url", '"ftp://pki.example.org"', "URL"),
         ("web.base_url", '"http://pki.example.org/?a=b"', "URL"),
+        ("notify.allowed_networks", '"10.0.0.0/8"', "tuple"),
+        ("notify.smtp", "true", "dictionary"),
         ("limits.concurrent_calls", "0", "greater than or equal to 1"),
         ("limits.concurrent_calls", "true", "integer"),
         ("limits.maximum_waiting_calls", "-1", "greater than or equal to 0"),
@@ -281,6 +290,66 @@ def test_a_bad_value_is_named_by_its_key_path(tmp_path: Path, key: str, literal:
 def test_unknown_keys_and_sections_stop_the_start(tmp_path: Path) -> None:
     violations = _violations(tmp_path, "colour = 1\n[tokens]\n" + _with("token.soft_hsm", "1"))
     assert set(violations) == {"colour", "tokens", "token.soft_hsm"} or set(violations) == {"colour", "token.soft_hsm"}
+
+
+_MAIL = {"host": '"mail.example.org"', "from": '"certd@example.org"'}
+
+
+def _mail(**changes: str) -> str:
+    """Returns the complete file with a mail server."""
+    keys = {**_MAIL, **{key.rstrip("_"): literal for key, literal in changes.items()}}
+    return "\n".join([_COMPLETE, "[notify.smtp]", *(f"{key} = {literal}" for key, literal in keys.items() if literal)])
+
+
+def test_the_mail_server(tmp_path: Path) -> None:
+    read = mail_server(load(_write(tmp_path, _mail())).notify)
+    assert read == MailServer(
+        host="mail.example.org", port=587, security=MailSecurity.STARTTLS, sender="certd@example.org"
+    )
+    (tmp_path / "password").write_text("hunter2")
+    (tmp_path / "password").chmod(0o600)
+    text = _mail(security='"tls"', username='"certd"', password_file='"password"', ca_file='"root.pem"')
+    assert mail_server(load(_write(tmp_path, text)).notify) == MailServer(
+        host="mail.example.org",
+        port=465,
+        security=MailSecurity.TLS,
+        sender="certd@example.org",
+        username="certd",
+        password_file=tmp_path / "password",
+        ca_file=tmp_path / "root.pem",
+    )
+    assert mail_server(load(_write(tmp_path, _COMPLETE)).notify) is None
+    with pytest.raises(CertdError, match=r"notify\.smtp\.ca_file: .*root\.pem does not exist"):
+        require_files(load(_write(tmp_path, text)))
+    (tmp_path / "password").chmod(0o644)
+    assert "chmod 600" in _violations(tmp_path, text)["notify.smtp.password_file"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "part"),
+    [
+        ({"security": '"none"'}, "security", "never sent in the clear"),
+        ({"security": "false"}, "security", "never sent in the clear"),
+        ({"host": '"a b"'}, "host", "pattern"),
+        ({"port": "0"}, "port", "greater than or equal to 1"),
+        ({"from_": '"certd"'}, "from", "bare address"),
+        ({"from_": '"a@b\\nBcc: c@d"'}, "from", "bare address"),
+        ({"from_": ""}, "from", "required"),
+        ({"password": '"hunter2"'}, "password", "no such key"),
+        ({"username": '"certd"'}, "", "need each other"),
+        ({"password_file": '"password"'}, "", "need each other"),
+    ],
+)
+def test_a_bad_mail_server_is_named(tmp_path: Path, changes: dict[str, str], field: str, part: str) -> None:
+    violations = _violations(tmp_path, _mail(**changes))
+    assert part in violations[f"notify.smtp.{field}".rstrip(".")]
+    assert "hunter2" not in str(violations)
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "example.org", "10.0.0.0/33", ""])
+def test_a_bad_network_is_named(tmp_path: Path, network: str) -> None:
+    violations = _violations(tmp_path, _with("notify.allowed_networks", f'["10.0.0.0/8", "{network}"]'))
+    assert "bits behind" in violations["notify.allowed_networks.1"]
 
 
 _ISSUER = """
@@ -423,7 +492,10 @@ def test_the_commented_file_shows_every_key() -> None:
     for section in Config.model_fields:
         assert f"[{section}]" in text
         for key in _keys(section):
-            assert any(line.lstrip("# ").startswith(f"{key} =") for line in text.splitlines()), key
+            shown = (f"{key} =", f"[{section}.{key}]")
+            assert any(line.lstrip("# ").startswith(shown) for line in text.splitlines()), key
+    for key in ("from" if key == "sender" else key for key in Smtp.model_fields):
+        assert f"# {key} = " in text
 
 
 def test_a_private_key_that_cannot_be_looked_at_is_left_to_its_reader(tmp_path: Path) -> None:
