@@ -74,6 +74,8 @@ class TokenRequest(_message.Message):
     RESEAL_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
+    SEAL_SECRET_FIELD_NUMBER: _builtins.int
+    OPEN_SECRET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -122,6 +124,14 @@ class TokenRequest(_message.Message):
     def destroy_wrapping_key(self) -> Global___DestroyWrappingKeyRequest:
         """Destroy a wrapping key."""
 
+    @_builtins.property
+    def seal_secret(self) -> Global___SealSecretRequest:
+        """Seal a secret that is no private key."""
+
+    @_builtins.property
+    def open_secret(self) -> Global___OpenSecretRequest:
+        """Open a sealed secret."""
+
     def __init__(
         self,
         *,
@@ -137,12 +147,14 @@ class TokenRequest(_message.Message):
         reseal: Global___ResealRequest | None = ...,
         lease: Global___LeaseRequest | None = ...,
         destroy_wrapping_key: Global___DestroyWrappingKeyRequest | None = ...,
+        seal_secret: Global___SealSecretRequest | None = ...,
+        open_secret: Global___OpenSecretRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "operation", b"operation", "reseal", b"reseal", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "operation", b"operation", "reseal", b"reseal", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -166,6 +178,8 @@ class TokenResponse(_message.Message):
     RESEAL_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
+    SEAL_SECRET_FIELD_NUMBER: _builtins.int
+    OPEN_SECRET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -214,6 +228,14 @@ class TokenResponse(_message.Message):
     def destroy_wrapping_key(self) -> Global___DestroyWrappingKeyResponse:
         """Result of destroy_wrapping_key."""
 
+    @_builtins.property
+    def seal_secret(self) -> Global___SealSecretResponse:
+        """Result of seal_secret."""
+
+    @_builtins.property
+    def open_secret(self) -> Global___OpenSecretResponse:
+        """Result of open_secret."""
+
     def __init__(
         self,
         *,
@@ -229,12 +251,14 @@ class TokenResponse(_message.Message):
         reseal: Global___ResealResponse | None = ...,
         lease: Global___LeaseResponse | None = ...,
         destroy_wrapping_key: Global___DestroyWrappingKeyResponse | None = ...,
+        seal_secret: Global___SealSecretResponse | None = ...,
+        open_secret: Global___OpenSecretResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "reseal", b"reseal", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "reseal", b"reseal", "result", b"result", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1250,3 +1274,143 @@ class DestroyWrappingKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DestroyWrappingKeyResponse: _TypeAlias = DestroyWrappingKeyResponse  # noqa: Y015
+
+@_typing.final
+class SecretContext(_message.Message):
+    """What a sealed secret is bound to. With the domain of secrets it is the associated data of the encryption (AES-GCM), so that no
+    private key ever opens as a secret, and no secret as a private key.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Opaque id of the tenant."""
+    subscription: _builtins.str
+    """Opaque id of the subscription."""
+    number: _builtins.int
+    """Number of the secret among those of the subscription, from 1."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "subscription", b"subscription", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretContext: _TypeAlias = SecretContext  # noqa: Y015
+
+@_typing.final
+class SealSecretRequest(_message.Message):
+    """Request of seal_secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the tenant's wrapping key."""
+    secret: _builtins.bytes
+    """The secret, 1 to 256 bytes."""
+    @_builtins.property
+    def context(self) -> Global___SecretContext:
+        """What it is to be bound to."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        secret: _builtins.bytes = ...,
+        context: Global___SecretContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "secret", b"secret", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealSecretRequest: _TypeAlias = SealSecretRequest  # noqa: Y015
+
+@_typing.final
+class SealSecretResponse(_message.Message):
+    """Result of seal_secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_SECRET_FIELD_NUMBER: _builtins.int
+    sealed_secret: _builtins.bytes
+    """The sealed secret."""
+    def __init__(
+        self,
+        *,
+        sealed_secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_secret", b"sealed_secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealSecretResponse: _TypeAlias = SealSecretResponse  # noqa: Y015
+
+@_typing.final
+class OpenSecretRequest(_message.Message):
+    """Request of open_secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPING_KEY_ID_FIELD_NUMBER: _builtins.int
+    SEALED_SECRET_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    wrapping_key_id: _builtins.bytes
+    """CKA_ID of the wrapping key."""
+    sealed_secret: _builtins.bytes
+    """The sealed secret."""
+    @_builtins.property
+    def context(self) -> Global___SecretContext:
+        """What it is bound to."""
+
+    def __init__(
+        self,
+        *,
+        wrapping_key_id: _builtins.bytes = ...,
+        sealed_secret: _builtins.bytes = ...,
+        context: Global___SecretContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "sealed_secret", b"sealed_secret", "wrapping_key_id", b"wrapping_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSecretRequest: _TypeAlias = OpenSecretRequest  # noqa: Y015
+
+@_typing.final
+class OpenSecretResponse(_message.Message):
+    """Result of open_secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.bytes
+    """The secret."""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSecretResponse: _TypeAlias = OpenSecretResponse  # noqa: Y015

@@ -18,12 +18,15 @@ NONCE_BYTES = 12
 """96 bits, the nonce of AES-GCM (NIST SP 800-38D, section 8.2)."""
 TAG_BYTES = 16
 PUBLIC_KEY_HASH_BYTES = 32
+LONGEST_SECRET = 256
+"""Bytes of a sealed secret."""
 RECIPIENT_PUBLIC_KEY_BYTES = 32
 """Raw X25519 (RFC 7748)."""
 
 _MAGIC = b"CDK1"
 _HEADER_BYTES = len(_MAGIC) + WRAPPING_KEY_ID_BYTES + NONCE_BYTES
 _SEALED_KEY_DOMAIN = b"certd.sealed-key.v1"
+_SECRET_DOMAIN = b"certd.secret.v1"
 _EXPORT_DOMAIN = b"certd.export.v1"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
@@ -58,6 +61,18 @@ class SealContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecretContext:
+    """What a sealed secret is bound to, which is no private key and never opens as one."""
+
+    tenant: str
+    """Opaque id of the tenant."""
+    subscription: str
+    """Opaque id of the subscription."""
+    number: int
+    """Among the secrets of the subscription, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedBlob:
     """A sealed key as it lies in its row."""
 
@@ -66,7 +81,7 @@ class SealedBlob:
     nonce: bytes
     """12 bytes."""
     ciphertext_and_tag: bytes
-    """AES-256-GCM over the PKCS#8 PrivateKeyInfo, the tag of 16 bytes last."""
+    """AES-256-GCM over the PKCS#8 PrivateKeyInfo or over the secret, the tag of 16 bytes last."""
 
 
 def canonical(domain: bytes, *fields: bytes) -> bytes:
@@ -77,8 +92,12 @@ def canonical(domain: bytes, *fields: bytes) -> bytes:
 def _check_context(context: SealContext) -> None:
     if len(context.public_key_sha256) != PUBLIC_KEY_HASH_BYTES:
         raise field_invalid("context.public_key_sha256", f"must be {PUBLIC_KEY_HASH_BYTES} bytes")
-    if not 0 < context.version < 1 << 64:
-        raise field_invalid("context.version", "must be a positive number of at most 64 bits")
+    _check_number("context.version", context.version)
+
+
+def _check_number(field: str, number: int) -> None:
+    if not 0 < number < 1 << 64:
+        raise field_invalid(field, "must be a positive number of at most 64 bits")
 
 
 def associated_data(context: SealContext, wrapping_key_id: bytes) -> bytes:
@@ -101,6 +120,22 @@ def associated_data(context: SealContext, wrapping_key_id: bytes) -> bytes:
     )
 
 
+def secret_associated_data(context: SecretContext, wrapping_key_id: bytes) -> bytes:
+    """Returns the associated data under which a secret is sealed (AES-GCM), in a domain that keys have not.
+
+    FIELD_INVALID when the number or the wrapping key's id (16 bytes) is out of its bounds.
+    """
+    _check_number("context.number", context.number)
+    _check_length("wrapping_key_id", wrapping_key_id, WRAPPING_KEY_ID_BYTES)
+    return canonical(
+        _SECRET_DOMAIN,
+        context.tenant.encode(),
+        context.subscription.encode(),
+        context.number.to_bytes(8),
+        wrapping_key_id,
+    )
+
+
 def _check_length(field: str, value: bytes, length: int) -> None:
     if len(value) != length:
         raise field_invalid(field, f"must be {length} bytes")
@@ -115,10 +150,10 @@ def encode_blob(*, wrapping_key_id: bytes, nonce: bytes, ciphertext_and_tag: byt
     return _MAGIC + wrapping_key_id + nonce + ciphertext_and_tag
 
 
-def decode_blob(blob: bytes) -> SealedBlob:
-    """Parses a blob. FIELD_INVALID when it is none; whether it opens is for the token to find out."""
+def decode_blob(blob: bytes, *, field: str = "sealed_key") -> SealedBlob:
+    """Parses a blob. FIELD_INVALID with `field` when it is none; whether it opens is for the token to find out."""
     if not blob.startswith(_MAGIC) or len(blob) <= _HEADER_BYTES + TAG_BYTES:
-        raise field_invalid("sealed_key", "is not a sealed key of certd; restore its row from a backup")
+        raise field_invalid(field, "is not a sealed key or secret of certd; restore its row from a backup")
     nonce_at = len(_MAGIC) + WRAPPING_KEY_ID_BYTES
     return SealedBlob(
         wrapping_key_id=blob[len(_MAGIC) : nonce_at],

@@ -16,7 +16,7 @@ from certd.ipc.frames import error_of
 from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
-from certd.pki.sealing import SealContext
+from certd.pki.sealing import SealContext, SecretContext
 from certd.token.calls import (
     GeneratedImportKey,
     GeneratedKey,
@@ -397,6 +397,20 @@ class TokenClient:
         response = self._call(messages.TokenRequest(destroy_wrapping_key=request), _TIMEOUT)
         return response.destroy_wrapping_key.destroyed
 
+    def seal_secret(self, secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
+        """Seals a secret of 1 to `pki.sealing.LONGEST_SECRET` bytes, bound to `context`; returns the blob."""
+        request = messages.SealSecretRequest(
+            wrapping_key_id=wrapping_key_id, secret=secret, context=_secret_context(context)
+        )
+        return self._call(messages.TokenRequest(seal_secret=request), _TIMEOUT).seal_secret.sealed_secret
+
+    def open_secret(self, sealed_secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
+        """Opens what `seal_secret` made, and nothing else; TOKEN_POLICY_FORBIDS when it does not open."""
+        request = messages.OpenSecretRequest(
+            wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=_secret_context(context)
+        )
+        return self._call(messages.TokenRequest(open_secret=request), _TIMEOUT).open_secret.secret
+
     def set_pin(self, *, user: PinUser, old_pin: bytes, new_pin: bytes) -> None:
         """Changes the PIN of the user or of the security officer; FIELD_INVALID when the token refuses one of them.
 
@@ -465,3 +479,7 @@ def _context(context: SealContext) -> messages.SealContext:
         exportable=context.exportable,
         public_key_sha256=context.public_key_sha256,
     )
+
+
+def _secret_context(context: SecretContext) -> messages.SecretContext:
+    return messages.SecretContext(tenant=context.tenant, subscription=context.subscription, number=context.number)

@@ -24,6 +24,7 @@ from certd.token.policy import Policy, check, parse_policy
 from certd.token.requests import check_key_id, context_of, key_spec_named, signature_algorithm_named, whose
 from certd.token.reseals import reseal
 from certd.token.seal import generate, seal
+from certd.token.sealed_secrets import open_secret, seal_secret
 from certd.token.settings import TokenSettings
 from certd.token.signatures import key_with_policy, verified_signature
 
@@ -59,6 +60,12 @@ class Operations:
             "reseal": lambda request: messages.TokenResponse(reseal=reseal(self._module, request.reseal)),
             "lease": lambda request: messages.TokenResponse(lease=self._leases.lease(request.lease)),
             "destroy_wrapping_key": lambda request: self._destroy_wrapping_key(request.destroy_wrapping_key),
+            "seal_secret": lambda request: messages.TokenResponse(
+                seal_secret=seal_secret(self._module, request.seal_secret)
+            ),
+            "open_secret": lambda request: messages.TokenResponse(
+                open_secret=open_secret(self._module, request.open_secret)
+            ),
             "set_pin": lambda request: self._set_pin(request.set_pin),
         }
 

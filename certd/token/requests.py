@@ -5,7 +5,7 @@ from typing import Final
 from certd.errors import field_invalid
 from certd.internal import token_pb2 as messages
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.pki.sealing import Purpose, SealContext
+from certd.pki.sealing import Purpose, SealContext, SecretContext
 
 _KEY_ID_BYTES: Final = 16
 _LONGEST_NAME: Final = 2048
@@ -39,9 +39,7 @@ def context_of(message: messages.SealContext, *, field: str = "context") -> Seal
     if not message.tenant or not message.certificate or not message.version:
         raise field_invalid(field, "must name a tenant, a certificate and a version")
     for name in ("tenant", "certificate", "consumer"):
-        # They stand in the journal, in which nobody but the token process begins a line.
-        if len(getattr(message, name)) > _LONGEST_NAME or not getattr(message, name).isprintable():
-            raise field_invalid(f"{field}.{name}", f"must be at most {_LONGEST_NAME} printable characters")
+        _check_name(f"{field}.{name}", getattr(message, name))
     return SealContext(
         tenant=message.tenant,
         certificate=message.certificate,
@@ -51,6 +49,21 @@ def context_of(message: messages.SealContext, *, field: str = "context") -> Seal
         exportable=message.exportable,
         public_key_sha256=message.public_key_sha256,
     )
+
+
+def secret_context_of(message: messages.SecretContext) -> SecretContext:
+    """Returns what a secret is, or is to be, bound to; FIELD_INVALID when that is nothing."""
+    if not message.tenant or not message.subscription or not message.number:
+        raise field_invalid("context", "must name a tenant, a subscription and the number of a secret")
+    _check_name("context.tenant", message.tenant)
+    _check_name("context.subscription", message.subscription)
+    return SecretContext(tenant=message.tenant, subscription=message.subscription, number=message.number)
+
+
+def _check_name(field: str, name: str) -> None:
+    # It stands in the journal, in which nobody but the token process begins a line.
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise field_invalid(field, f"must be at most {_LONGEST_NAME} printable characters")
 
 
 def whose(context: SealContext) -> str:

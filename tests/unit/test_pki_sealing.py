@@ -7,12 +7,14 @@ from certd.errors import CertdError, Reason
 from certd.pki.sealing import (
     Purpose,
     SealContext,
+    SecretContext,
     associated_data,
     decode_blob,
     encode_blob,
     export_info,
     hpke_decrypt,
     hpke_encrypt,
+    secret_associated_data,
 )
 
 _CONTEXT = SealContext(
@@ -133,3 +135,34 @@ def test_hpke_refuses_a_key_that_cannot_receive(key: bytes) -> None:
     with pytest.raises(CertdError) as caught:
         hpke_encrypt(b"secret", recipient_public_key=key, info=b"")
     assert caught.value.violations[0].field == "recipient_public_key"
+
+
+_SECRET = SecretContext(tenant="t1", subscription="s1", number=1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(_SECRET, tenant="t2"),
+        replace(_SECRET, tenant="t1s", subscription="1"),
+        replace(_SECRET, subscription="s2"),
+        replace(_SECRET, number=2),
+    ],
+)
+def test_every_field_of_a_secret_is_bound(other: SecretContext) -> None:
+    assert secret_associated_data(other, _KEY_ID) != secret_associated_data(_SECRET, _KEY_ID)
+
+
+def test_the_associated_data_of_a_secret_is_what_it_always_was() -> None:
+    """As that of keys; and the domain comes first, so that none of it is ever that of a key."""
+    assert secret_associated_data(_SECRET, _KEY_ID) == (
+        b"\x00\x00\x00\x0fcertd.secret.v1\x00\x00\x00\x02t1\x00\x00\x00\x02s1"
+        b"\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x10" + b"k" * 16
+    )
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 64])
+def test_a_secret_has_a_number(number: int) -> None:
+    with pytest.raises(CertdError) as caught:
+        secret_associated_data(replace(_SECRET, number=number), _KEY_ID)
+    assert [violation.field for violation in caught.value.violations] == ["context.number"]
