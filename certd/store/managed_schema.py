@@ -110,6 +110,8 @@ managed_certificate_versions = Table(
     time_column("not_after", null=True),
     time_column("revoke_time", null=True),
     text_column("revocation_reason", null=True),
+    # JSON of the notices that were given of it, see `store.notices`; NULL: none.
+    text_column("told", null=True),
     PrimaryKeyConstraint("managed_certificate_uid", "number", name="managed_certificate_versions_key"),
 )
 
@@ -149,6 +151,9 @@ associations = Table(
     time_column("lease_time", null=True),
     # Canonical JSON of what the consumer last reported; NULL: never.
     text_column("deployment", null=True),
+    # Whether it does not serve the version that was last told to be late with it; 0: none ever was.
+    Column("late", Boolean, nullable=False, server_default=text("false")),
+    Column("late_version", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("managed_certificate_uid", "association_id", name="associations_key"),
     UniqueConstraint("managed_certificate_uid", "consumer_spiffe_id", name="associations_consumer"),
 )

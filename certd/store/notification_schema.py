@@ -67,13 +67,16 @@ deliveries = Table(
 )
 Index("deliveries_state", deliveries.c.subscription_uid, deliveries.c.state, deliveries.c.seq)
 
-# How far notices were given: for what ends so many days later, up to which end. 0 days: of what has ended.
+# How far notices were given: of a kind, for what ends in so many days. 0 days: of what has ended.
 notice_marks = Table(
     "notice_marks",
     metadata,
+    text_column("kind"),
     number_column("days"),
+    # What ends before this was dealt with, and of what ends at it that with a uid up to this.
     time_column("told_until"),
-    PrimaryKeyConstraint("days", name="notice_marks_key"),
+    text_column("told_uid"),
+    PrimaryKeyConstraint("kind", "days", name="notice_marks_key"),
 )
 
 # Codes for one download each.

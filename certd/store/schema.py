@@ -91,6 +91,8 @@ authorities = Table(
     bytes_column("csr", null=True),
     # DER of the extension that was asked for; NULL: none.
     bytes_column("name_constraints", null=True),
+    # JSON of the notices that were given of its certificate, see `store.notices`; NULL: none.
+    text_column("told", null=True),
     UniqueConstraint("tenant", "authority_id", name="authorities_tenant_authority_id"),
 )
 # A unique constraint does not compare NULLs.
@@ -101,6 +103,8 @@ Index(
     sqlite_where=text("tenant IS NULL"),
     postgresql_where=text("tenant IS NULL"),
 )
+# Finds what will end soon.
+Index("authorities_not_after", authorities.c.not_after, authorities.c.uid)
 
 authority_keys = Table(
     "authority_keys",

@@ -19,7 +19,7 @@ def upgrade() -> None:
     """Adds tables and indexes."""
     _add_subscriptions()
     _add_deliveries()
-    _add_notice_marks()
+    _add_notices()
     _add_download_codes()
     op.execute("UPDATE schema_compatibility SET schema_number = 5 WHERE id = 1")
 
@@ -80,13 +80,23 @@ def _add_deliveries() -> None:
     op.create_index("deliveries_state", "deliveries", ["subscription_uid", "state", "seq"])
 
 
-def _add_notice_marks() -> None:
+def _add_notices() -> None:
     op.create_table(
         "notice_marks",
+        _text("kind"),
         _number("days"),
         _number("told_until"),
-        sa.PrimaryKeyConstraint("days", name="notice_marks_key"),
+        _text("told_uid"),
+        sa.PrimaryKeyConstraint("kind", "days", name="notice_marks_key"),
     )
+    op.add_column("managed_certificate_versions", sa.Column("told", _TEXT, nullable=True))
+    op.add_column("authorities", sa.Column("told", _TEXT, nullable=True))
+    op.create_index("authorities_not_after", "authorities", ["not_after", "uid"])
+    for column in (
+        sa.Column("late", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+        sa.Column("late_version", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+    ):
+        op.add_column("associations", column)
 
 
 def _add_download_codes() -> None:
