@@ -118,6 +118,7 @@ class Daemon:
                 revocation=core.revocation,
                 managed_certificates=core.managed_certificates,
                 managed_export=core.managed_export,
+                download_codes=core.download_codes,
                 managed_import=core.managed_import,
                 managed_certificate_changes=core.managed_certificate_changes,
                 managed_revocation=core.managed_revocation,

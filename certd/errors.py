@@ -5,7 +5,7 @@ names the failing check, the resource and the remedy, and never a secret.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -139,3 +139,9 @@ class CertdError(Exception):
 def field_invalid(field: str, description: str) -> CertdError:
     """Returns the error of a single field that breaks a rule."""
     return CertdError(Reason.FIELD_INVALID, f"{field}: {description}", violations=(Violation(field, description),))
+
+
+def fields_invalid(violations: Sequence[Violation]) -> CertdError:
+    """Returns the error of all fields that break a rule, one at least."""
+    told = "; ".join(f"{one.field}: {one.description}" for one in violations)
+    return CertdError(Reason.FIELD_INVALID, told, violations=tuple(violations))

@@ -24,6 +24,8 @@ from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.download_codes import DownloadCodes
+from certd.services.downloads import Downloads
 from certd.services.enrollment import Enrollment
 from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
@@ -98,6 +100,8 @@ class Core:
     revocation: Revocation
     managed_certificates: ManagedCertificates
     managed_export: ManagedExport
+    download_codes: DownloadCodes
+    downloads: Downloads
     managed_import: ManagedImport
     managed_certificate_changes: ManagedCertificateChanges
     managed_revocation: ManagedRevocation
@@ -148,6 +152,7 @@ class Core:
         self.refusals.flush(whole_minutes=False)
         self.lease_refusals.flush(whole_minutes=False)
         self.enrollment.tell_all()
+        self.download_codes.tell_all()
         self.loop.stop()
         self.preparer.stop()
         self.token.stop()
@@ -223,6 +228,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         system_authority=system_authority,
         trust_domain=trust_domain,
     )
+    download_codes = DownloadCodes(store=store, clock=clock, access=access)
+    export = ManagedExport(store=store, token=token, clock=clock, access=access, step=step)
     system_rotation = SystemRotation(
         clock=clock, authorities=authorities, system_authority=system_authority, trust_domain=trust_domain
     )
@@ -264,6 +271,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             refusals.flush,
             lease_refusals.flush,
             enrollment.tidy,
+            download_codes.tidy,
             system_rotation.look,
             pinned_roots.look,
             server_certificate.look,
@@ -308,7 +316,17 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         certificate_searches=CertificateSearches(store=store, access=access),
         revocation=Revocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
         managed_certificates=managed_certificates,
-        managed_export=ManagedExport(store=store, token=token, clock=clock, access=access, step=step),
+        managed_export=export,
+        download_codes=download_codes,
+        downloads=Downloads(
+            store=store,
+            access=access,
+            rates=rates,
+            refusals=refusals,
+            codes=download_codes,
+            export=export,
+            passphrase_bytes=limits.passphrase_bytes,
+        ),
         managed_import=ManagedImport(
             store=store,
             token=token,

@@ -54,6 +54,7 @@ from certd.services.authority_changes import AuthorityChanges
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
@@ -107,6 +108,7 @@ class Services:
     revocation: Revocation
     managed_certificates: ManagedCertificates
     managed_export: ManagedExport
+    download_codes: DownloadCodes
     managed_import: ManagedImport
     managed_certificate_changes: ManagedCertificateChanges
     managed_revocation: ManagedRevocation
@@ -303,7 +305,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **leases.methods(services.leases),
             **renewal_campaigns.methods(services.renewal_campaigns, limits),
             **managed_watch.methods(),
-            **download_codes.methods(),
+            **download_codes.methods(services.download_codes),
         },
         wrapping_keys.methods(services.wrapping_key_rotation, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),

@@ -12,14 +12,13 @@ The same code with the same key gets the certificate that was made, until the co
 """
 
 import hashlib
-import ipaddress
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock, rfc3339
-from certd.errors import CertdError, Reason, Violation, field_invalid
+from certd.errors import CertdError, Reason, Violation, fields_invalid
 from certd.model.access import Caller, Permission, lacking
 from certd.model.certificate import CertificateState
 from certd.model.event import Event, EventType
@@ -30,8 +29,9 @@ from certd.pki import csr
 from certd.pki.description import describe
 from certd.pki.enrollment_code import EnrollmentCode, code_invalid, key_sha256, new_code, parse_code
 from certd.services.access import Access
-from certd.services.enrollment_guesses import Guesses, Refused
+from certd.services.enrollment_guesses import Guesses, Refused, record
 from certd.services.identities import Identities, IdentityCredential
+from certd.services.source_networks import comes_from, parse_networks
 from certd.services.system import SystemAuthority
 from certd.services.tenants import check_quota, existing_tenant
 from certd.store import enrollment_codes, grants, identities
@@ -43,15 +43,11 @@ _log = logging.getLogger("certd.enrollment")
 DEFAULT_LIFETIME: Final = timedelta(hours=1)
 SHORTEST_LIFETIME: Final = timedelta(minutes=1)
 LONGEST_LIFETIME: Final = timedelta(days=7)
-MOST_NETWORKS: Final = 16
 MOST_CODES: Final = 100
 """Of one identity that nobody has used, so that nobody fills the books with them."""
-_LONGEST_NETWORK: Final = 64
 _SHA256_BYTES: Final = 32
 _BATCH: Final = 1000
 _TIMEOUT: Final = 60.0
-UNKNOWN_PRINCIPAL: Final = "unknown"
-"""Principal of what somebody did who is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +202,7 @@ class Enrollment:
         with self._store.read("enrollment.code") as tx:
             row = enrollment_codes.get(tx, code.secret_sha256)
             stands = row is not None and (row.serial is not None or self._could_be_made(tx, row))
-        if row is None or not stands or now >= row.expire_time or not _comes_from(row.source_networks, address):
+        if row is None or not stands or now >= row.expire_time or not comes_from(row.source_networks, address):
             raise code_invalid()
         # 2. Prepare.
         public_key = csr.parse_csr(certification_request).public_key
@@ -293,59 +289,21 @@ class Enrollment:
         if not refused:
             return
         try:
-            self._store.write("enrollment.refused", lambda tx: _record(tx, refused))
+            self._store.write("enrollment.refused", lambda tx: record(tx, refused, EventType.ENROLLMENT_REFUSED))
         except CertdError:
             self._guesses.give_back(refused)
             raise
 
 
-def _record(tx: Transaction, refused: list[Refused]) -> None:
-    for one in refused:
-        tx.event(
-            Event(
-                time=one.minute,
-                type=EventType.ENROLLMENT_REFUSED,
-                tenant=None,
-                principal=UNKNOWN_PRINCIPAL,
-                resource="server",
-                details={"address": one.address, "count": str(one.count)},
-            )
-        )
-
-
 def _checked(new: NewCode) -> tuple[timedelta, tuple[str, ...]]:
     """Returns lifetime and networks; raises FIELD_INVALID with every rule that is broken."""
-    violations = []
+    violations: list[Violation] = []
     lifetime = DEFAULT_LIFETIME if new.lifetime is None else new.lifetime
     if not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
         violations.append(Violation("lifetime", "must be from a minute to 7 days"))
     if new.public_key_sha256 is not None and len(new.public_key_sha256) != _SHA256_BYTES:
         violations.append(Violation("public_key_sha256", "must be the 32 bytes of a SHA-256"))
-    if len(new.source_networks) > MOST_NETWORKS:
-        violations.append(Violation("source_networks", f"must be {MOST_NETWORKS} at most"))
-    networks = []
-    for at, text in enumerate(new.source_networks[:MOST_NETWORKS]):
-        try:
-            networks.append(str(ipaddress.ip_network(text[: _LONGEST_NETWORK + 1])))
-        except ValueError:
-            described = "must be a network in CIDR notation, as 192.0.2.0/24, with no bits set behind its prefix"
-            violations.append(Violation(f"source_networks[{at}]", described))
-    if len(violations) == 1:
-        raise field_invalid(violations[0].field, violations[0].description)
+    networks = parse_networks(new.source_networks, violations)
     if violations:
-        told = "; ".join(f"{one.field}: {one.description}" for one in violations)
-        raise CertdError(Reason.FIELD_INVALID, told, violations=tuple(violations))
-    return lifetime, tuple(networks)
-
-
-def _comes_from(networks: tuple[str, ...], address: str) -> bool:
-    """Whether an address is of one of the networks; every one is when there are none."""
-    if not networks:
-        return True
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    # As a socket for both protocols tells addresses of IPv4.
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return any((mapped or parsed) in ipaddress.ip_network(network) for network in networks)
+        raise fields_invalid(violations)
+    return lifetime, networks

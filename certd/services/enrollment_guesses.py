@@ -1,4 +1,6 @@
-"""Guessing at enrollment codes: so many wrong ones in a minute from an address and in all, counted and told as events.
+"""Guessing at codes: so many wrong ones in a minute from an address and in all, counted and told as events.
+
+Enrollment codes and download codes are counted each for themselves.
 
 Right codes are not counted, so that many machines behind one address may enroll at once.
 """
@@ -11,6 +13,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from certd.errors import CertdError, Reason
+from certd.model.event import Event, EventType
+from certd.store.store import Transaction
 
 FROM_AN_ADDRESS: Final = 10
 """Wrong codes in a minute."""
@@ -20,6 +24,8 @@ OTHERS: Final = "others"
 """Stands for the addresses past that."""
 UNKNOWN: Final = "unknown"
 """Stands for a peer whose address is not told."""
+UNKNOWN_PRINCIPAL: Final = "unknown"
+"""Principal of what somebody did who is not known."""
 _MINUTE: Final = timedelta(minutes=1)
 _MOST_UNTOLD: Final = 10 * IN_ALL
 """Kept while no event can be written; older ones are forgotten."""
@@ -38,9 +44,18 @@ class Refused:
 
 
 class Guesses:
-    """Counts wrong codes; for any number of threads."""
+    """Counts wrong codes; for any number of threads.
 
-    def __init__(self, *, from_an_address: int = FROM_AN_ADDRESS, in_all: int = IN_ALL) -> None:
+    Args:
+        kind: what is guessed at, for messages.
+        from_an_address: wrong codes in a minute.
+        in_all: wrong codes in a minute, of all addresses.
+    """
+
+    def __init__(
+        self, *, kind: str = "enrollment codes", from_an_address: int = FROM_AN_ADDRESS, in_all: int = IN_ALL
+    ) -> None:
+        self._kind = kind
         self._from_an_address = from_an_address
         self._in_all = in_all
         self._lock = threading.Lock()
@@ -60,7 +75,7 @@ class Guesses:
             self._refuse(source)
         raise CertdError(
             Reason.RATE_LIMITED,
-            "too many enrollment codes that do not let in came in this minute; try again in the next",
+            f"too many {self._kind} that do not let in came in this minute; try again in the next",
             retry_after=max(1.0, (minute + _MINUTE - now).total_seconds()),
         )
 
@@ -109,6 +124,21 @@ class Guesses:
         known = source in self._refused or len(self._refused) < self._in_all
         told = source if known else OTHERS
         self._refused[told] = self._refused.get(told, 0) + 1
+
+
+def record(tx: Transaction, refused: list[Refused], type_: EventType) -> None:
+    """Writes an event of each count of refusals."""
+    for one in refused:
+        tx.event(
+            Event(
+                time=one.minute,
+                type=type_,
+                tenant=None,
+                principal=UNKNOWN_PRINCIPAL,
+                resource="server",
+                details={"address": one.address, "count": str(one.count)},
+            )
+        )
 
 
 def _source(address: str) -> str:

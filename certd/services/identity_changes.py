@@ -18,7 +18,7 @@ from certd.services.identities import Identities, IdentityCredential, IdentityVi
 from certd.services.paging import Page, PageRequest, page_of
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
-from certd.store import enrollment_codes, grants, identities, request_records, revocations
+from certd.store import download_codes, enrollment_codes, grants, identities, request_records, revocations
 from certd.store.store import Store, Transaction
 
 MOST_LIVE_CERTIFICATES = 100
@@ -172,7 +172,8 @@ class IdentityChanges:
                 )
             revoked += len(live)
         codes = enrollment_codes.delete_of(tx, found.name) + enrollment_codes.delete_made_by(tx, found.spiffe_id)
-        if found.state is IdentityState.REVOKED and not revoked and not codes:
+        downloads = download_codes.delete_made_by(tx, found.spiffe_id)
+        if found.state is IdentityState.REVOKED and not revoked and not codes and not downloads:
             return
         # Says that the configuration changed, so that certificates that daemons remember are looked at anew.
         identities.set_state(tx, found.name, IdentityState.REVOKED, now)
@@ -187,6 +188,7 @@ class IdentityChanges:
                     "spiffe_id": found.spiffe_id,
                     "certificates": str(revoked),
                     "enrollment_codes": str(codes),
+                    "download_codes": str(downloads),
                 },
             )
         )

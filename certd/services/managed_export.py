@@ -1,6 +1,7 @@
 """A version of a managed certificate leaves: certificate, chain and private key, the key encrypted."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -24,7 +25,8 @@ from certd.store import managed_certificates, sealed_keys
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
-_LONGEST_REASON = 256
+LONGEST_REASON = 256
+"""Characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,16 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Exportable:
+class Issued:
+    """A version with its certificate, which is not revoked."""
+
+    managed: ManagedCertificate
+    version: ManagedCertificateVersion
+    material: Material
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exportable:
     """A version that may leave, as the books have it."""
 
     managed: ManagedCertificate
@@ -64,6 +75,10 @@ class _Exportable:
     material: Material
     sealed_key: bytes = field(repr=False)
     context: SealContext
+
+
+def in_addition_nothing(_tx: Transaction) -> None:
+    """Writes nothing more with an export."""
 
 
 class ManagedExport:
@@ -93,15 +108,41 @@ class ManagedExport:
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_EXPORT, str(name))
         if isinstance(protection, PassphraseExport):
             check_passphrase(protection.form, protection.passphrase, "passphrase")
-        now = self._clock.now()
         with self._store.read("managed-export.read") as tx:
-            found = _exportable(tx, existing_managed(tx, name), version)
+            found = exportable(tx, existing_managed(tx, name), version)
+        self.record(found, protection, principal=caller.principal, details={"reason": reason[:LONGEST_REASON]})
+        return self.encrypted(found, protection)
+
+    def record(
+        self,
+        found: Exportable,
+        protection: PassphraseExport | RecipientExport,
+        *,
+        principal: str,
+        details: Mapping[str, str],
+        also: Callable[[Transaction], None] = in_addition_nothing,
+    ) -> None:
+        """Says in the books that a version leaves, for somebody who may have it, by a passphrase that was checked.
+
+        `details` is what the event says beside how, and which version. `also` writes something in its transaction, or
+        raises, and then nothing is written. Raises what `export` does for a version that may no longer leave, and
+        TOKEN_UNAVAILABLE.
+        """
         if not self._token.ready:
             # No event of an export that cannot be.
             raise token_unavailable(self._token.problem)
-        details = {**_details(protection), "version": str(found.number), "reason": reason[:_LONGEST_REASON]}
-        self._store.write("managed-export.record", lambda tx: _record(tx, caller, found, details, now))
+        now = self._clock.now()
+        said = {**_details(protection), "version": str(found.number), **details}
+
+        def record(tx: Transaction) -> None:
+            also(tx)
+            _record(tx, principal, found, said, now)
+
+        self._store.write("managed-export.record", record)
         self._step("export.1.recorded")
+
+    def encrypted(self, found: Exportable, protection: PassphraseExport | RecipientExport) -> Exported:
+        """Returns what was recorded to leave; raises RATE_LIMITED, TOKEN_UNAVAILABLE."""
         return Exported(
             version=found.number,
             certificate=found.material.certificate,
@@ -110,7 +151,7 @@ class ManagedExport:
             hpke_info=sealing.export_info(found.context) if isinstance(protection, RecipientExport) else b"",
         )
 
-    def _encrypted(self, found: _Exportable, protection: PassphraseExport | RecipientExport) -> bytes:
+    def _encrypted(self, found: Exportable, protection: PassphraseExport | RecipientExport) -> bytes:
         # What it is sealed under stands in it, whatever was rotated meanwhile.
         wrapping_key_id = sealing.decode_blob(found.sealed_key).wrapping_key_id
         if isinstance(protection, RecipientExport):
@@ -131,38 +172,46 @@ class ManagedExport:
         )
 
 
-def _exportable(tx: Transaction, managed: ManagedCertificate, version: int | None) -> _Exportable:
-    """Returns what is to leave; raises NOT_EXPORTABLE or STATE_FORBIDS when it may not."""
-    _check_exportable(managed)
+def issued(tx: Transaction, managed: ManagedCertificate, version: int | None) -> Issued:
+    """Returns a version, None for the current one; raises STATE_FORBIDS without a certificate and for a revoked one."""
     number = managed.current_version if version is None else version
     if number == 0:
         raise _state_forbids(str(managed.name), "has no version yet; wait until it is ACTIVE")
     chosen = existing_version(tx, managed, number)
-    name = managed.name.version(number)
     _check_not_revoked(managed, chosen)
     material = material_of(tx, chosen)
     if material is None:
-        raise _state_forbids(name, "has no certificate yet; wait until it is issued")
+        raise _state_forbids(managed.name.version(number), "has no certificate yet; wait until it is issued")
+    return Issued(managed=managed, version=chosen, material=material)
+
+
+def exportable(tx: Transaction, managed: ManagedCertificate, version: int | None) -> Exportable:
+    """Returns what is to leave; raises NOT_EXPORTABLE or STATE_FORBIDS when it may not."""
+    check_exportable(managed)
+    found = issued(tx, managed, version)
+    number = found.version.number
     sealed_key = sealed_keys.get(tx, managed.uid, number)
     if sealed_key is None:
         raise _state_forbids(
-            name, "has no key any more: that is deleted when a version is at its end; export the current version"
+            managed.name.version(number),
+            "has no key any more: that is deleted when a version is at its end; export the current version",
         )
-    return _Exportable(
+    return Exportable(
         managed=managed,
         number=number,
-        material=material,
+        material=found.material,
         sealed_key=sealed_key,
         context=seal_context(
             existing_tenant(tx, managed.tenant).uid,
             managed,
             number,
-            public_key_sha256=hashlib.sha256(chosen.public_key).digest(),
+            public_key_sha256=hashlib.sha256(found.version.public_key).digest(),
         ),
     )
 
 
-def _check_exportable(managed: ManagedCertificate) -> None:
+def check_exportable(managed: ManagedCertificate) -> None:
+    """Raises NOT_EXPORTABLE for one whose key may not leave, ever."""
     if managed.exportable:
         return
     if managed.type is ManagedCertificateType.IMPORTED:
@@ -189,7 +238,7 @@ def _details(protection: PassphraseExport | RecipientExport) -> dict[str, str]:
     return {"protection": "passphrase", "form": protection.form.value}
 
 
-def _record(tx: Transaction, caller: Caller, found: _Exportable, details: dict[str, str], now: datetime) -> None:
+def _record(tx: Transaction, principal: str, found: Exportable, details: Mapping[str, str], now: datetime) -> None:
     """Says in the books that a version leaves, if it still may."""
     managed = existing_managed(tx, found.managed.name)
     if managed.uid != found.managed.uid:
@@ -207,5 +256,5 @@ def _record(tx: Transaction, caller: Caller, found: _Exportable, details: dict[s
     changed = used_at_last(tx, managed, changed, now)
     # It is read and written in one transaction, so whatever changed it since it was chosen stays.
     managed_certificates.update(tx, changed, expected_revision=managed.revision)
-    made = event_of(EventType.MANAGED_CERTIFICATE_EXPORTED, managed, caller.principal, now, version=version.number)
+    made = event_of(EventType.MANAGED_CERTIFICATE_EXPORTED, managed, principal, now, version=version.number)
     tx.event(replace(made, details={**made.details, **details}))

@@ -41,6 +41,7 @@ from certd.services.paging import Page, PageRequest
 from certd.services.rates import Rates
 from tests.api.edge_associations import FakeAssociations, FakeLeases
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
+from tests.api.edge_downloads import FakeDownloadCodes
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
 from tests.api.edge_imports import FakeManagedImport
@@ -462,6 +463,7 @@ def running_edge(
         managed_revocation=FakeManagedRevocation(told, managed.view),
         renewal_campaigns=FakeRenewalCampaigns(told),
         managed_export=FakeManagedExport(told),
+        download_codes=FakeDownloadCodes(told),
         managed_certificate_searches=FakeManagedCertificateSearches(told, managed.view),
         wrapping_key_rotation=FakeWrappingKeyRotation(told),
         managed_import=FakeManagedImport(told, managed.view, now=NOW, authority_certificate=SYSTEM_ROOT.der),

@@ -1,0 +1,197 @@
+"""Codes for one download each: who may export a managed certificate gives a device a part of that, once.
+
+A code holds while who made it could make it: not past their revocation, nor past the end of their grants.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from certd.clock import Clock, rfc3339
+from certd.errors import CertdError, Reason, Violation, fields_invalid
+from certd.model.access import Caller, Permission
+from certd.model.event import EventType
+from certd.model.identity import IdentityState
+from certd.model.managed_certificate import ManagedCertificate
+from certd.model.names import ManagedCertificateName
+from certd.pki.download_code import DownloadCode, download_code_invalid, new_download_code, parse_download_code
+from certd.services.access import Access
+from certd.services.enrollment_guesses import Guesses, Refused, record
+from certd.services.managed_certificate_records import event_of
+from certd.services.managed_certificate_views import existing_managed
+from certd.services.managed_export import check_exportable
+from certd.services.source_networks import comes_from, parse_networks
+from certd.store import download_codes, grants, identities, managed_certificates
+from certd.store.download_codes import DownloadCodeRow
+from certd.store.store import Store, Transaction
+
+_log = logging.getLogger("certd.download-codes")
+
+DEFAULT_LIFETIME: Final = timedelta(hours=1)
+SHORTEST_LIFETIME: Final = timedelta(minutes=1)
+LONGEST_LIFETIME: Final = timedelta(days=1)
+LIFETIME_RULE: Final = "must be from a minute to 24 hours"
+MOST_CODES: Final = 32
+"""Of one managed certificate that nobody has used."""
+_BATCH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDownloadCode:
+    """What somebody asks for."""
+
+    name: ManagedCertificateName
+    lifetime: timedelta | None = None
+    source_networks: tuple[str, ...] = ()
+    """CIDR; empty for any."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeDownloadCode:
+    """A code, which is nowhere else."""
+
+    code: DownloadCode
+    expire_time: datetime
+
+
+class DownloadCodes:
+    """The use cases of codes: they are made, and somebody comes with one."""
+
+    def __init__(self, *, store: Store, clock: Clock, access: Access, guesses: Guesses | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._access = access
+        self._guesses = guesses or Guesses(kind="download codes")
+
+    def create(self, caller: Caller, new: NewDownloadCode) -> MadeDownloadCode:
+        """Makes a code for one export of the current version, whichever that is then.
+
+        Raises FIELD_INVALID, MANAGED_CERTIFICATE_NOT_FOUND, NOT_EXPORTABLE, QUOTA_EXCEEDED.
+        """
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_EXPORT, str(new.name))
+        lifetime, networks = _checked(new)
+        now = self._clock.now()
+        code = new_download_code()
+
+        def create(tx: Transaction) -> DownloadCodeRow:
+            managed = existing_managed(tx, new.name)
+            check_exportable(managed)
+            row = DownloadCodeRow(
+                code_sha256=code.secret_sha256,
+                managed_certificate_uid=managed.uid,
+                source_networks=networks,
+                reason=new.reason,
+                creator=caller.principal,
+                create_time=now,
+                expire_time=now + lifetime,
+            )
+            _insert(tx, managed, row)
+            return row
+
+        row = self._store.write("download-codes.create", create)
+        return MadeDownloadCode(code=code, expire_time=row.expire_time)
+
+    def find(self, text: str, name: ManagedCertificateName, *, address: str) -> DownloadCodeRow:
+        """Returns the code that somebody at an IP address shows for a managed certificate; it stays unused.
+
+        Raises DOWNLOAD_CODE_INVALID for whatever is wrong with it, RATE_LIMITED after too many of these.
+        """
+        now = self._clock.now()
+        self._guesses.admit(address, now)
+        try:
+            code = parse_download_code(text)
+            with self._store.read("download-codes.find") as tx:
+                row = download_codes.get(tx, code.secret_sha256)
+                if row is None or row.use_time is not None or not _holds(tx, row, name, now):
+                    raise download_code_invalid()
+            if not comes_from(row.source_networks, address):
+                raise download_code_invalid()
+        except CertdError as error:
+            self.note(error, address=address)
+            raise
+        return row
+
+    def note(self, error: CertdError, *, address: str) -> None:
+        """Counts an error for the address, if it is that of a wrong code."""
+        if error.reason is Reason.DOWNLOAD_CODE_INVALID:
+            self._guesses.wrong(address, self._clock.now())
+
+    def use(self, tx: Transaction, row: DownloadCodeRow, name: ManagedCertificateName) -> None:
+        """Writes that a code is used; raises DOWNLOAD_CODE_INVALID when it is by now, or holds no more."""
+        now = self._clock.now()
+        if not _holds(tx, row, name, now) or not download_codes.use(tx, row.code_sha256, now):
+            raise download_code_invalid()
+
+    def tidy(self) -> None:
+        """Tells refusals as events and deletes codes that expired; called by the scheduler every few seconds."""
+        now = self._clock.now()
+        self._tell(self._guesses.take(now))
+        while True:
+            deleted = self._store.write(
+                "download-codes.delete-expired", lambda tx: download_codes.delete_expired(tx, now, _BATCH)
+            )
+            if deleted < _BATCH:
+                return
+
+    def tell_all(self) -> None:
+        """Tells also the refusals of this minute; called when the daemon stops."""
+        try:
+            self._tell(self._guesses.take(self._clock.now(), current=True))
+        except CertdError as error:
+            _log.warning("refused downloads of the last minute are not among the events: %s", error)
+
+    def _tell(self, refused: list[Refused]) -> None:
+        if not refused:
+            return
+        try:
+            self._store.write("download-codes.refused", lambda tx: record(tx, refused, EventType.DOWNLOAD_REFUSED))
+        except CertdError:
+            self._guesses.give_back(refused)
+            raise
+
+
+def shown(row: DownloadCodeRow) -> str:
+    """Returns by what events tell a code from others; who knows it cannot use it."""
+    return row.code_sha256.hex()[:16]
+
+
+def _insert(tx: Transaction, managed: ManagedCertificate, row: DownloadCodeRow) -> None:
+    if download_codes.count_live(tx, managed.uid, now=row.create_time, most=MOST_CODES) >= MOST_CODES:
+        raise CertdError(
+            Reason.QUOTA_EXCEEDED,
+            f"{managed.name} has {MOST_CODES} download codes that nobody has used, as many as it may have; use one of "
+            "them, or wait until they end",
+            metadata={"limit": str(MOST_CODES)},
+            resource=str(managed.name),
+        )
+    download_codes.insert_code(tx, row)
+    details = {"download_code": shown(row), "expire_time": rfc3339(row.expire_time), "reason": row.reason}
+    if row.source_networks:
+        details["source_networks"] = " ".join(row.source_networks)
+    tx.event(event_of(EventType.DOWNLOAD_CODE_CREATED, managed, row.creator, row.create_time, **details))
+
+
+def _holds(tx: Transaction, row: DownloadCodeRow, name: ManagedCertificateName, now: datetime) -> bool:
+    """Whether a code is in its time, of this managed certificate, and of somebody who could make it now."""
+    managed = managed_certificates.get(tx, name.tenant, name.managed_certificate)
+    if managed is None or managed.uid != row.managed_certificate_uid or now >= row.expire_time:
+        return False
+    maker = identities.of_spiffe_id(tx, row.creator)
+    if maker is not None and maker.state is IdentityState.REVOKED:
+        return False
+    held = grants.of_caller(tx, row.creator)
+    return any(grant.allows(Permission.MANAGED_CERTIFICATE_EXPORT, str(name)) for grant in held)
+
+
+def _checked(new: NewDownloadCode) -> tuple[timedelta, tuple[str, ...]]:
+    """Returns lifetime and networks; raises FIELD_INVALID with every rule that is broken."""
+    violations: list[Violation] = []
+    lifetime = DEFAULT_LIFETIME if new.lifetime is None else new.lifetime
+    if not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
+        violations.append(Violation("lifetime", LIFETIME_RULE))
+    networks = parse_networks(new.source_networks, violations)
+    if violations:
+        raise fields_invalid(violations)
+    return lifetime, networks
