@@ -1,0 +1,350 @@
+"""One certificate on this machine, from the server to the program that serves it.
+
+1. The server says which version is current.
+2. It is leased, unless it is kept here, checked, and kept.
+3. Its files are written, then current; the check command, the targets and the reload command get to know; the program
+   is seen to show it.
+4. What did not succeed is undone, with the version before, and tried again later, at once when a newer one comes.
+5. The server is told.
+
+What has been reached is on disk before the next step begins, so that an agent that died goes on from there.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from certd.agent import commands
+from certd.agent.bundle import Bundle
+from certd.agent.checks import check, read_roots
+from certd.agent.commands import StoppedError
+from certd.agent.config import Certificate, Command
+from certd.agent.deployment import CURRENT, Deployment, Step
+from certd.agent.errors import AgentError
+from certd.agent.kept import Failure, Kept, Record
+from certd.agent.log import fields
+from certd.agent.server import Server
+from certd.agent.target import Target
+from certd.clock import Clock
+from certd.v1.association_pb2 import Association
+from certd.v1.managed_certificate_pb2 import Deployment as Reported
+
+LONGEST_MESSAGE: Final = 1024
+_FIRST_RETRY: Final = 30.0
+_LONGEST_RETRY: Final = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a certificate stands, for people."""
+
+    version: int
+    """That is served; 0: none."""
+    certificate_sha256: str
+    """Of that, in hexadecimal; empty when it is not known."""
+    not_after: datetime | None
+    current_version: int
+    """On the server, as far as it was told; 0: not known, or none."""
+    failure: Failure | None
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.failure is not None:
+            return "FAILED"
+        if self.version == 0:
+            return "WAITING"
+        return "SERVING" if self.current_version in {0, self.version} else "OUTDATED"
+
+
+class Keeper:
+    """Keeps one certificate. Not for two threads at once.
+
+    Args:
+        certificate: its configuration.
+        kept: what the agent keeps of it.
+        deployment: its files.
+        targets: programs that take it in ways of their own.
+        clock: tells the time.
+        stop: set when the agent ends.
+        step: told between steps.
+    """
+
+    def __init__(
+        self,
+        certificate: Certificate,
+        *,
+        kept: Kept,
+        deployment: Deployment,
+        targets: Sequence[Target],
+        clock: Clock,
+        stop: threading.Event,
+        step: Step = lambda _: None,
+    ) -> None:
+        self.certificate = certificate
+        self._kept = kept
+        self._deployment = deployment
+        self._targets = tuple(targets)
+        self._clock = clock
+        self._stop = stop
+        self._step = step
+        self._record = kept.record()
+        self._bundle = kept.bundle(self._record.deployed) if self._record.deployed else None
+        self._current_version = 0
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands."""
+        bundle = self._bundle
+        return Standing(
+            version=self._record.deployed,
+            certificate_sha256="" if bundle is None else bundle.certificate_sha256.hex(),
+            not_after=None if bundle is None else bundle.not_after,
+            current_version=self._current_version,
+            failure=self._record.failure,
+        )
+
+    def restore(self) -> None:
+        """Has what was reached before served again, without the server: repairs files, ends what was interrupted."""
+        record = self._record
+        if record.deploying:
+            interrupted = self._kept.bundle(record.deploying)
+            if interrupted is not None:
+                self._try(interrupted)
+                return
+            _log.warning("version %d was interrupted and is not kept", record.deploying, extra=self._fields())
+        if self._bundle is None:
+            return
+        if self._is_intact(self._bundle) and not record.deploying:
+            self._restore_targets(self._bundle)
+        else:
+            _log.warning("files are missing, damaged or configured otherwise: writing them", extra=self._fields())
+            self._try(self._bundle)
+
+    def forgive(self) -> None:
+        """Has a version that failed be tried again at once."""
+        failure = self._record.failure
+        if failure is not None:
+            self._write(replace(self._record, failure=replace(failure, retry_time=0)))
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until a version that failed is tried again; None when none is."""
+        failure = self._record.failure
+        return None if failure is None else max(0.0, failure.retry_time - self._clock.now().timestamp())
+
+    def advance(self, server: Server, association: Association | None) -> None:
+        """Brings it to what the server has, and tells the server.
+
+        `association` is what was told of it; it is asked for when there is none. Raises CallFailed and CertdError of
+        the server, and StoppedError; what goes wrong on this machine is recorded.
+        """
+        found = server.association(self.certificate.association) if association is None else association
+        if association is not None and found.current_version < self._record.deployed:
+            # Back to an earlier version goes only who has asked.
+            found = server.association(self.certificate.association)
+        wanted = self._current_version = found.current_version
+        if wanted < 1:
+            return
+        if not self._is_served(wanted) and not self._has_to_wait(wanted):
+            bundle = self._kept.bundle(wanted) or self._leased(server, found, wanted)
+            if bundle is not None:
+                self._try(bundle)
+        self._report(server, anew=not found.HasField("deployment"))
+
+    def _is_served(self, version: int) -> bool:
+        record, bundle = self._record, self._bundle
+        if record.deployed != version or record.deploying or bundle is None:
+            return False
+        if not self._is_intact(bundle):
+            _log.warning("files are missing or damaged: writing them", extra=self._fields())
+            return False
+        if record.failure is not None:
+            # What failed is current no more.
+            self._write(replace(record, failure=None))
+        return True
+
+    def _has_to_wait(self, version: int) -> bool:
+        failure = self._record.failure
+        return failure is not None and failure.version == version and self._clock.now().timestamp() < failure.retry_time
+
+    def _leased(self, server: Server, association: Association, version: int) -> Bundle | None:
+        """Returns a version, kept; None when it may not be served, which is recorded."""
+        try:
+            roots = () if self.certificate.trust_roots is None else read_roots(self.certificate.trust_roots)
+        except AgentError as error:
+            self._failed(version, error)
+            return None
+        bundle = server.lease(association, version, name=self.certificate.name, roots=roots)
+        self._step("leased")
+        try:
+            check(bundle, self._clock.now())
+            self._kept.keep(bundle)
+        except AgentError as error:
+            self._failed(version, error)
+            return None
+        self._step("kept")
+        return bundle
+
+    def _try(self, bundle: Bundle) -> None:
+        """Has programs serve a bundle; what they do not take is undone and recorded."""
+        record, version = self._record, bundle.version
+        before = record.deployed if record.deployed not in {0, version} else 0
+        try:
+            check(bundle, self._clock.now())
+            name = self._deployment.write(bundle) if self.certificate.files else None
+            if version == record.deployed and not record.deploying and name == self._deployment.current():
+                # Only what is kept was lost.
+                self._served(bundle)
+                self._restore_targets(bundle)
+                return
+            self._write(replace(record, deploying=version))
+        except AgentError as error:
+            self._failed(version, error)
+            return
+        self._step("deploying")
+        told = [False]
+        try:
+            self._hand_over(bundle, name, told)
+        except StoppedError:
+            raise
+        except AgentError as error:
+            if before:
+                self._roll_back(before, told=told[0])
+            # With nothing to return to the files stay: a program may need them to start at all.
+            self._failed(version, error, deploying=0 if before else version)
+            return
+        self._served(bundle)
+        _log.info("version %d is served", version, extra=self._fields(not_after=bundle.not_after.isoformat()))
+
+    def _hand_over(self, bundle: Bundle, name: str | None, told: list[bool]) -> None:
+        if name is not None:
+            self._deployment.flip(name)
+        self._run(self.certificate.check, bundle)
+        self._step("checked")
+        told[0] = True
+        self._tell(bundle)
+        self._step("told")
+        if self.certificate.probe is not None:
+            # Late, as agents that probe nothing do without what it loads.
+            from certd.agent.probe import probe
+
+            probe(self.certificate.probe, bundle.certificate, stop=self._stop)
+        self._step("seen")
+
+    def _tell(self, bundle: Bundle) -> None:
+        for target in self._targets:
+            target.deploy(bundle)
+        self._run(self.certificate.reload, bundle)
+
+    def _roll_back(self, version: int, *, told: bool) -> None:
+        """Returns to a version; programs are told when they were told of the other one."""
+        bundle = self._kept.bundle(version)
+        try:
+            if self.certificate.files:
+                self._deployment.flip(
+                    self._deployment.folder_of(version) if bundle is None else self._deployment.write(bundle)
+                )
+            self._step("back")
+            if told and bundle is not None:
+                self._tell(bundle)
+        except StoppedError:
+            raise
+        except AgentError as error:
+            _log.error("the way back to version %d failed: %s", version, error.message, extra=self._fields())
+
+    def _served(self, bundle: Bundle) -> None:
+        record = self._record
+        previous = record.previous if record.deployed in {0, bundle.version} else record.deployed
+        self._bundle = bundle
+        self._write(Record(deployed=bundle.version, previous=previous, reported=record.reported))
+        self._step("served")
+        self._prune(bundle.version, previous)
+
+    def _prune(self, *versions: int) -> None:
+        """Removes what is of no other version than these."""
+        self._kept.prune(keep=versions)
+        if self.certificate.files:
+            self._deployment.prune(keep=tuple(map(self._deployment.folder_of, versions)))
+
+    def _failed(self, version: int, error: AgentError, *, deploying: int | None = None) -> None:
+        record = self._record
+        earlier = record.failure
+        count = earlier.count + 1 if earlier is not None and earlier.version == version else 1
+        delay = min(_FIRST_RETRY * 2.0 ** min(count - 1, 16), _LONGEST_RETRY) * random.uniform(0.75, 1.25)  # noqa: S311  # It spreads agents in time.
+        retry_time = self._clock.now() + timedelta(seconds=delay)
+        failure = Failure(
+            version=version,
+            message=error.message[:LONGEST_MESSAGE],
+            count=count,
+            retry_time=retry_time.timestamp(),
+        )
+        kept = record.deploying if deploying is None else deploying
+        self._write(replace(record, deploying=kept, failure=failure))
+        self._prune(version, record.deployed, record.previous)
+        _log.error(
+            "version %d is not served: %s", version, error.message, extra=self._fields(retry=retry_time.isoformat())
+        )
+
+    def _report(self, server: Server, *, anew: bool) -> None:
+        """Tells the server what is served, when it was not told yet."""
+        record, bundle = self._record, self._bundle
+        if record.failure is not None:
+            deployment = Reported(state=Reported.FAILED, version=record.failure.version, message=record.failure.message)
+        elif record.deployed and bundle is not None:
+            deployment = Reported(
+                state=Reported.SERVING, version=record.deployed, certificate_sha256=bundle.certificate_sha256
+            )
+        else:
+            return
+        text = f"{deployment.state} {deployment.version} {deployment.certificate_sha256.hex()} {deployment.message}"
+        if text == record.reported and not anew:
+            return
+        server.report(self.certificate.association, deployment)
+        self._write(replace(record, reported=text))
+        self._step("reported")
+
+    def _is_intact(self, bundle: Bundle) -> bool:
+        if not self.certificate.files:
+            return True
+        try:
+            name = self._deployment.current()
+            return name is not None and self._deployment.is_intact(name, bundle)
+        except AgentError as error:
+            _log.warning("%s", error.message, extra=self._fields())
+            return False
+
+    def _restore_targets(self, bundle: Bundle) -> None:
+        for target in self._targets:
+            try:
+                target.restore(bundle)
+            except AgentError as error:
+                _log.warning("%s", error.message, extra=self._fields())
+
+    def _run(self, command: Command | None, bundle: Bundle) -> None:
+        if command is None:
+            return
+        environment = {
+            "CERTD_NAME": self.certificate.name,
+            "CERTD_VERSION": str(bundle.version),
+            "CERTD_DIRECTORY": str(self.certificate.directory / CURRENT),
+        }
+        commands.run(command, environment=environment, stop=self._stop)
+
+    def _write(self, record: Record) -> None:
+        self._kept.write_record(record)
+        self._record = record
+
+    def _fields(self, **more: str) -> dict[str, dict[str, str]]:
+        return fields(certificate=self.certificate.name, **more)
+
+
+def time_text(seconds: float) -> str:
+    """Returns a moment in seconds since 1970 as text, for people."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
