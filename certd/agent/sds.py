@@ -14,7 +14,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,14 +102,18 @@ def _check_free(path: Path) -> None:
         raise AgentError(f"somebody listens on {path} already: is another agent running?")
 
 
+def _names(certificate: str) -> tuple[str, str]:
+    """Returns the names of the secrets of a certificate."""
+    return certificate, f"{certificate}{ROOTS}"
+
+
 def _secrets(bundle: Bundle, *, attempt: str) -> tuple[Published, Published]:
     """Returns the secrets of a bundle; two attempts differ in their version, and in a line before the certificate."""
     line = f"{bundle.name}, version {bundle.version}, attempt {attempt}\n" if attempt else ""
     chain = line + "".join(pem("CERTIFICATE", each) for each in (bundle.certificate, *bundle.served_chain))
-    own = Secret(name=bundle.name)
+    own, roots = (Secret(name=each) for each in _names(bundle.name))
     own.tls_certificate.certificate_chain.inline_bytes = chain.encode()
     own.tls_certificate.private_key.inline_bytes = pem("PRIVATE KEY", bundle.private_key_info).encode()
-    roots = Secret(name=f"{bundle.name}{ROOTS}")
     roots.validation_context.trusted_ca.inline_bytes = (
         line + "".join(pem("CERTIFICATE", each) for each in bundle.roots)
     ).encode()
@@ -171,7 +175,7 @@ class SecretServer:
         most_streams: int = MOST_STREAMS,
     ) -> None:
         self._listen = listen
-        self._known = frozenset(names) | {f"{name}{ROOTS}" for name in names}
+        self._known = frozenset(each for name in names for each in _names(name))
         self._told = told
         self._patience = patience
         self._most_streams = most_streams
@@ -181,8 +185,8 @@ class SecretServer:
         self._bundles: dict[str, Bundle] = {}
         self._awaited: set[str] = set()
         """Names of the certificates that a `deploy` waits for."""
-        self._refused: dict[str, str] = {}
-        """Content of each name that some Envoy refused last."""
+        self._served: dict[str, Bundle] = {}
+        """What is known to be served, by the name of the certificate."""
         self._streams: set[_Stream] = set()
         self._stopped = False
         self._server: grpc.Server | None = None
@@ -219,6 +223,7 @@ class SecretServer:
     def restore(self, bundle: Bundle) -> None:
         """Serves what was served before, to whoever asks."""
         with self._lock:
+            self._served[bundle.name] = bundle
             self._publish(bundle, _secrets(bundle, attempt=""))
 
     def deploy(self, bundle: Bundle) -> bool:
@@ -228,37 +233,36 @@ class SecretServer:
         it or does not answer; what was there before is served again from then on.
         """
         with self._lock:
-            before = {name: self._published.get(name) for name in (bundle.name, f"{bundle.name}{ROOTS}")}
-            bundle_before = self._bundles.get(bundle.name)
+            before = self._bundles.get(bundle.name), [self._published.get(each) for each in _names(bundle.name)]
             self._publish(bundle, self._to_publish(bundle))
             self._awaited.add(bundle.name)
             try:
-                return self._wait(bundle)
+                taken = self._wait(bundle)
             except AgentError:
-                for name, secret in before.items():
-                    if secret is None:
-                        self._published.pop(name, None)
-                    else:
-                        self._published[name] = secret
-                if bundle_before is None:
-                    self._bundles.pop(bundle.name, None)
-                else:
-                    self._bundles[bundle.name] = bundle_before
-                self._wake_all()
+                self._return(bundle.name, *before)
                 raise
             finally:
                 self._awaited.discard(bundle.name)
+            if taken:
+                self._served[bundle.name] = bundle
+            return taken
+
+    def _return(self, name: str, bundle: Bundle | None, published: Sequence[Published | None]) -> None:
+        for each, secret in zip(_names(name), published, strict=True):
+            self._published.pop(each)
+            if secret is not None:
+                self._published[each] = secret
+        del self._bundles[name]
+        if bundle is not None:
+            self._bundles[name] = bundle
+        self._wake_all()
 
     def _to_publish(self, bundle: Bundle) -> tuple[Published, ...]:
-        plain = _secrets(bundle, attempt="")
-        now = [self._published.get(each.name) for each in plain]
-        if any(self._refused.get(each.name) == each.content for each in plain) or None in now:
-            # An Envoy that refused it would say now that it has it, without a look; perhaps of an agent before this.
-            return _secrets(bundle, attempt=secrets.token_hex(_ATTEMPT_BYTES))
-        return tuple(
-            has if has is not None and has.content == each.content else each
-            for has, each in zip(now, plain, strict=True)
-        )
+        # As an attempt of its own: an Envoy that refused a secret, perhaps of the agent that ran before this one, says
+        # that it has it when the same comes again, without a look at it.
+        made = _secrets(bundle, attempt=secrets.token_hex(_ATTEMPT_BYTES))
+        now = (self._published.get(each.name, each) for each in made)
+        return tuple(has if has.content == each.content else each for has, each in zip(now, made, strict=True))
 
     def _publish(self, bundle: Bundle, made: tuple[Published, ...]) -> None:
         self._published |= {each.name: each for each in made}
@@ -272,7 +276,7 @@ class SecretServer:
     def _wait(self, bundle: Bundle) -> bool:
         """Waits with the lock until everybody has answered."""
         deadline = time.monotonic() + self._patience
-        offered = [self._published[name] for name in (bundle.name, f"{bundle.name}{ROOTS}")]
+        offered = [self._published[name] for name in _names(bundle.name)]
         while not self._stopped:
             asking = [(each, secret) for each in self._streams for secret in offered if each.asks_for(secret.name)]
             answers = [(stream.node, stream.answer(secret)) for stream, secret in asking]
@@ -403,12 +407,14 @@ class SecretServer:
             self._told(bundle, problem)
 
     def _account(self, answer: Answer) -> Bundle | None:
-        """Notes an answer; returns the bundle that it is about, when it is the one of now and nobody waits for it."""
-        if answer.refusal is not None:
-            self._refused[answer.secret.name] = answer.secret.content
+        """Returns the bundle that an answer is about, when it is news that nobody waits for."""
         name = answer.secret.name.removesuffix(ROOTS)
-        if name in self._awaited or self._published.get(answer.secret.name) != answer.secret:
+        bundle = self._bundles.get(name)
+        if bundle is None or name in self._awaited or self._published[answer.secret.name] != answer.secret:
             return None
-        if answer.refusal is None and answer.secret.name != name:
+        if answer.refusal is not None:
+            return bundle
+        if answer.secret.name != name or self._served.get(name) == bundle:
             return None
-        return self._bundles.get(name)
+        self._served[name] = bundle
+        return bundle
