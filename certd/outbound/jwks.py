@@ -4,28 +4,24 @@ A thread fetches, never a caller: what an issuer does slowly costs callers a bou
 fetched for an hour is used no longer, because a key that its issuer withdrew would otherwise work on.
 """
 
-import email.message
 import http.client
 import json
 import logging
-import socket
-import ssl
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
+from certd.outbound.addresses import Reach
+from certd.outbound.deadline import Deadline
+from certd.outbound.https import Request, client_context, content, exchange
 
 REFRESH: Final = timedelta(minutes=5)
 """After which keys are fetched again."""
@@ -47,6 +43,7 @@ _MOST_KEYS: Final = 64
 _LEAST_RSA_BITS: Final = 2048
 _LARGEST_RSA_BITS: Final = 8192
 _TICK: Final = 5.0
+_SUCCESS: Final = 2
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -90,70 +87,18 @@ def fetch(url: str, ca_file: Path | None) -> bytes:
     """
     if not url.startswith("https://"):
         raise ValueError("not an https URL")
-    context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    # No proxies of the environment, no redirections, no other schemes: what is configured is what is asked.
-    opener = urllib.request.OpenerDirector()
-    opener.add_handler(_HttpsHandler(context))
-    opener.add_handler(urllib.request.HTTPErrorProcessor())
-    opener.add_handler(_NoOtherAnswer())
-    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "certd"})  # noqa: S310  # https, as checked above.
-    until = time.monotonic() + LONGEST_FETCH
-    with opener.open(request, timeout=_PATIENCE) as response:
-        return _content(response, until)
-
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
-    """Opens connections that end after LONGEST_FETCH seconds, whatever still comes over them."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(context=context)
-        self._trust = context
-
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Connection, request, context=self._trust)
-
-
-class _Connection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        # Headers that come an octet at a time are never silent for as long as the socket allows.
-        end = threading.Timer(LONGEST_FETCH, _end, (self.sock,))
-        end.daemon = True
-        end.start()
-
-
-def _end(connection: socket.socket) -> None:
-    # Mostly it is closed already.
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-class _NoOtherAnswer(urllib.request.BaseHandler):
-    """Refuses what is no success, redirections with it."""
-
-    def http_error_default(
-        self,
-        request: urllib.request.Request,
-        answer: IO[bytes],
-        code: int,
-        message: str,
-        headers: email.message.Message,
-    ) -> None:
-        raise urllib.error.HTTPError(request.full_url, code, message, headers, answer)
-
-
-def _content(response: http.client.HTTPResponse, until: float) -> bytes:
-    content = bytearray()
-    while part := response.read1(65_536):
-        content += part
-        if len(content) > LONGEST_SET:
-            raise ValueError(f"the answer has more than {LONGEST_SET} octets")
-        if time.monotonic() > until:
-            break
-    # Also what ended by itself may have been cut.
-    if time.monotonic() > until:
-        raise TimeoutError(f"the answer took more than {LONGEST_FETCH:.0f} seconds")
-    return bytes(content)
+    deadline = Deadline(LONGEST_FETCH, patience=_PATIENCE)
+    request = Request(url=url, headers={"Accept": "application/json", "User-Agent": "certd"})
+    # What is configured is what is asked, wherever it is.
+    with exchange(
+        request, reach=Reach(everything=True), trust=client_context(ca_file=ca_file), deadline=deadline
+    ) as response:
+        if response.status // 100 != _SUCCESS:
+            raise OSError(f"the answer is {response.status} {response.reason}")
+        found = content(response, LONGEST_SET)
+        # Also what ended by itself may have been cut.
+        deadline.left()
+        return found
 
 
 def parse_keys(content: bytes) -> dict[str, SigningKey]:

@@ -1,0 +1,163 @@
+"""Webhooks: an event is posted as JSON, signed by the convention of Standard Webhooks."""
+
+import base64
+import email.utils
+import hashlib
+import hmac
+import http.client
+import json
+import math
+import re
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+from certd import __version__
+from certd.errors import CertdError, Reason
+from certd.model.delivery import Answer, Outcome, event_document
+from certd.model.subscription import WebhookTarget
+from certd.outbound.addresses import Reach
+from certd.outbound.deadline import Deadline
+from certd.outbound.https import Request, client_context, exchange, split_url
+from certd.outbound.message import Message, shown
+
+LONGEST: Final = 10.0
+"""Seconds from the look at the name to the answer."""
+MOST_READ: Final = 4096
+"""Octets of an answer that are read."""
+_LONGEST_CHECK: Final = 3.0
+"""Seconds that the look at a new target's name may take."""
+_TRUST_SECONDS: Final = 300
+"""After which roots of the machine are read again."""
+_SUCCESS, _REDIRECTION, _CLIENT_ERROR = 2, 3, 4
+_TRY_AGAIN: Final = frozenset({408, 425, 429})
+"""Of the client errors those that say nothing against the event."""
+_LONGEST_RETRY_AFTER: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Webhooks:
+    """Posts events."""
+
+    reach: Reach
+
+    def check(self, url: str) -> None:
+        """Raises TARGET_NOT_ALLOWED for a URL whose host is, for now, not one that is delivered to.
+
+        A name that has no address is none of that: it may have one when something is delivered.
+        """
+        try:
+            host, port, _ = split_url(url)
+            self.reach.addresses(host, port, Deadline(_LONGEST_CHECK))
+        except (OSError, ValueError):
+            return
+
+    def post(self, target: WebhookTarget, message: Message, now: datetime) -> Answer:
+        """Posts an event; returns what became of it."""
+        try:
+            return self._post(target, message, now)
+        except CertdError as error:
+            if error.reason is not Reason.TARGET_NOT_ALLOWED:
+                raise
+            return Answer(outcome=Outcome.AWAY, error=f"{error.reason}: {error.message}")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return Answer(outcome=Outcome.AWAY, error=_why(error))
+
+    def _post(self, target: WebhookTarget, message: Message, now: datetime) -> Answer:
+        deadline = Deadline(LONGEST)
+        body = json.dumps(event_document(message.event), separators=(",", ":"), ensure_ascii=False).encode()
+        request = Request(
+            url=target.url,
+            method="POST",
+            headers={
+                "Content-Type": "application/json",
+                "User-Agent": f"certd/{__version__}",
+                **signature_headers(message, body, now),
+            },
+            body=body,
+        )
+        trust = _trust(target.trusted_roots, int(time.monotonic() // _TRUST_SECONDS))
+        with exchange(request, reach=self.reach, trust=trust, deadline=deadline) as response:
+            excerpt = _beginning(response)
+            if response.status // 100 == _SUCCESS:
+                return Answer(outcome=Outcome.TAKEN)
+            return _refusal(response, excerpt, now)
+
+
+def signature_headers(message: Message, body: bytes, now: datetime) -> dict[str, str]:
+    """Returns the headers by which the receiver knows that a message is ours, fresh and whole."""
+    timestamp = str(int(now.timestamp()))
+    signed = b".".join((message.message_id.encode(), timestamp.encode(), body))
+    signatures = (hmac.digest(secret, signed, hashlib.sha256) for secret in message.secrets)
+    return {
+        "webhook-id": message.message_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures),
+    }
+
+
+@lru_cache(maxsize=128)
+def _trust(roots: str, _when: int) -> ssl.SSLContext:
+    return client_context(roots=roots)
+
+
+def _beginning(response: http.client.HTTPResponse) -> bytes:
+    """Returns the beginning of an answer; what it said before that counts, whatever comes of the rest."""
+    found = bytearray()
+    try:
+        while len(found) < MOST_READ and (part := response.read1(MOST_READ - len(found))):
+            found += part
+    except (OSError, ValueError, http.client.HTTPException):
+        pass
+    return bytes(found)
+
+
+def _refusal(response: http.client.HTTPResponse, excerpt: bytes, now: datetime) -> Answer:
+    status = response.status
+    words = shown(excerpt.decode(errors="replace"))
+    said = f"the target answers {status} {shown(response.reason)[:64]}".rstrip()
+    if status // 100 == _REDIRECTION:
+        said = f"{said}: redirections are not followed, so give the URL to which it leads"
+    elif words:
+        said = f"{said}: {words}"
+    refused = status // 100 <= _CLIENT_ERROR and status not in _TRY_AGAIN
+    return Answer(
+        outcome=Outcome.REFUSED if refused else Outcome.AWAY,
+        error=said,
+        retry_after=None if refused else _retry_after(response.getheader("Retry-After", ""), now),
+    )
+
+
+def _retry_after(text: str, now: datetime) -> timedelta | None:
+    """Returns what a Retry-After header says: seconds, or a time."""
+    if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        return timedelta(seconds=min(int(text), _LONGEST_RETRY_AFTER))
+    try:
+        seconds = (email.utils.parsedate_to_datetime(text) - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return timedelta(seconds=min(math.ceil(seconds), _LONGEST_RETRY_AFTER)) if seconds > 0 else None
+
+
+def _why(error: BaseException) -> str:
+    """Returns what may be told of a target that is away."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            why = f"the target's certificate is not trusted: {shown(error.verify_message)}"
+        case ssl.SSLError():
+            why = f"TLS with the target fails: {shown(error.reason or 'no reason is given')}"
+        case TimeoutError():
+            why = "the target does not answer in time"
+        case socket.gaierror():
+            why = "the target's name has no address"
+        case OSError():
+            why = f"the target cannot be reached: {shown(error.strerror or str(error))}"
+        case http.client.HTTPException():
+            why = "the target does not speak HTTP/1.1, or ends the connection before it has answered"
+        case _:
+            why = "the target's URL or its trusted_roots are not what they must be"
+    return why
