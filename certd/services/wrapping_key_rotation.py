@@ -5,7 +5,8 @@ Each step may be the last before a crash, and the next one goes on from what is 
 0. token: make the new key. One that cannot be made changes nothing; one of which no row comes to know seals nothing.
 1. write: the new key gets its row, PRIMARY; the old one becomes DECRYPT_ONLY; a job. Commit. From here on nothing is
    added to what is sealed under the old one.
-2. token: seal anew a page of what is sealed under the old key.
+2. token: seal anew a page of what is sealed under the old key. Secrets of webhooks, which the daemon may read, are
+   opened and sealed; keys never leave the token process.
 3. write: each blob takes the place of the one that is still under the old key. 2 and 3 again, until nothing is found.
 4. write: the old key is RETIRED. It stays in the token for the backups that were made before.
 
@@ -13,7 +14,6 @@ Destroying it: 1. write: DESTROYED, and a job; 2. token: the key goes. No crash 
 gone.
 """
 
-import hashlib
 import logging
 import secrets
 import time
@@ -29,19 +29,17 @@ from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.model.job import Job, JobKind
 from certd.model.names import TenantName, WrappingKeyName
 from certd.model.wrapping_key import WrappingKey, WrappingKeyState
-from certd.pki import import_key
 from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
-from certd.pki.sealing import Purpose, SealContext
 from certd.services.access import Access
 from certd.services.idempotency import RequestKey, is_repeated, record_of, replay
-from certd.services.import_keys import import_context
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
+from certd.services.sealed_contexts import key_context, secret_context
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store import jobs, request_records, sealed_under, wrapping_keys
-from certd.store.sealed_under import Blob, ConsumerBlob, CustodyBlob, ImportBlob
+from certd.store.sealed_under import Blob, SecretBlob
 from certd.store.store import Store, Transaction
 from certd.token.client import ResealItem, TokenClient
 
@@ -252,20 +250,8 @@ class _Run:
 
     def _reseal(self, page: Sequence[Blob], tenant_uid: str, known: WrappingKey | None) -> None:
         new = self._wrapping_keys.primary(self._old.tenant, known=known)
-        contexts = [_context(one, tenant_uid) for one in page]
         began = time.monotonic()
-        outcomes = self._token.reseal(
-            [
-                ResealItem(
-                    wrapping_key_id=self._old.key_id,
-                    sealed_key=one.blob,
-                    context=context,
-                    new_wrapping_key_id=new.key_id,
-                    new_context=context,
-                )
-                for one, context in zip(page, contexts, strict=True)
-            ]
-        )
+        outcomes = self._sealed_anew(page, tenant_uid, new)
         if time.monotonic() - began > _LONGEST_FRAME:
             self._size = max(1, self._size // 2)
         self._step("rotation.2.resealed")
@@ -280,6 +266,34 @@ class _Run:
             self._wrapping_keys.doubt(new)
         self._store.write("wrapping-keys.resealed", lambda tx: self._keep(tx, resealed, new))
         self._step("rotation.3.written")
+
+    def _sealed_anew(self, page: Sequence[Blob], tenant_uid: str, new: WrappingKey) -> Sequence[bytes | CertdError]:
+        """Returns a blob or a failure for each of a page, which is of one kind."""
+        keys: list[ResealItem] = []
+        secrets_: list[bytes | CertdError] = []
+        for one in page:
+            if isinstance(one, SecretBlob):
+                secrets_.append(self._secret_sealed_anew(one, tenant_uid, new))
+                continue
+            context = key_context(one, tenant_uid)
+            keys.append(
+                ResealItem(
+                    wrapping_key_id=self._old.key_id,
+                    sealed_key=one.blob,
+                    context=context,
+                    new_wrapping_key_id=new.key_id,
+                    new_context=context,
+                )
+            )
+        return secrets_ or self._token.reseal(keys)
+
+    def _secret_sealed_anew(self, one: SecretBlob, tenant_uid: str, new: WrappingKey) -> bytes | CertdError:
+        context = secret_context(one, tenant_uid)
+        try:
+            secret = self._token.open_secret(one.blob, wrapping_key_id=self._old.key_id, context=context)
+            return self._token.seal_secret(secret, wrapping_key_id=new.key_id, context=context)
+        except CertdError as error:
+            return error
 
     def _fail(self, one: Blob, error: CertdError) -> None:
         if len(self.failed) < _TOLD:
@@ -388,7 +402,8 @@ def _destructible(tx: Transaction, name: WrappingKeyName, etag: str) -> Wrapping
         WrappingKeyState.DESTROYED: "it is gone already",
     }.get(key.state)
     if why is None and sealed_under.is_needed(tx, key):
-        why = "something is sealed under it all the same, which would never open again"
+        named = next((one.name for one in sealed_under.page(tx, key, None, 1)), "something")
+        why = f"{named} is sealed under it all the same, which would never open again"
     if why is not None:
         raise CertdError(
             Reason.STATE_FORBIDS, f"{name} is {key.state}: {why}", metadata={"state": key.state}, resource=str(name)
@@ -401,8 +416,8 @@ def _destroyed_view(key: WrappingKey) -> WrappingKeyView:
     ends = key.retire_time or key.destroy_time or key.create_time
     message = (
         f"backups of the database that were made from {rfc3339(key.create_time)} to {rfc3339(ends)} hold private keys"
-        f" that nothing opens any more, one made right before the rotation {key.resealed_count} of them; do not count"
-        " on these backups"
+        " and secrets of subscriptions that nothing opens any more, one made right before the rotation"
+        f" {key.resealed_count} of them; do not count on these backups"
     )
     return WrappingKeyView(wrapping_key=key, warnings=(Warning(field="name", message=message),))
 
@@ -435,34 +450,6 @@ def _does_not_open(old: WrappingKey, failed: Sequence[tuple[Blob, CertdError]]) 
         f" that of {one.name}: {error.message}",
         resource=old.name,
     )
-
-
-def _context(one: Blob, tenant_uid: str) -> SealContext:
-    """Returns what a key is bound to, before and after."""
-    match one:
-        case CustodyBlob():
-            return SealContext(
-                tenant=tenant_uid,
-                certificate=one.managed_certificate_uid,
-                version=one.version,
-                purpose=Purpose.CUSTODY,
-                exportable=one.exportable,
-                public_key_sha256=hashlib.sha256(one.public_key).digest(),
-            )
-        case ConsumerBlob():
-            return SealContext(
-                tenant=tenant_uid,
-                certificate=one.managed_certificate_uid,
-                version=one.version,
-                purpose=Purpose.ASSOCIATION,
-                consumer=one.consumer,
-                exportable=False,
-                public_key_sha256=hashlib.sha256(one.public_key).digest(),
-            )
-        case ImportBlob():
-            public_key = import_key.subject_public_key_info(one.public_key)
-            context = import_context(tenant_uid, one.import_key_id)
-            return replace(context, public_key_sha256=hashlib.sha256(public_key).digest())
 
 
 def _event(type_: EventType, key: WrappingKey, principal: str, now: datetime, **details: str) -> Event:

@@ -48,6 +48,7 @@ subscription_secrets = Table(
     PrimaryKeyConstraint("subscription_uid", "number", name="subscription_secrets_key"),
 )
 Index("subscription_secrets_wrapping_key", subscription_secrets.c.tenant, subscription_secrets.c.wrapping_key_number)
+Index("subscription_secrets_expire_time", subscription_secrets.c.expire_time)
 
 # Events that a target did not take: those that are tried again, and those that were given up.
 deliveries = Table(

@@ -1,4 +1,4 @@
-"""What is sealed under a wrapping key: in custody, for consumers, and the keys of imports. Found, and sealed anew.
+"""What is sealed under a wrapping key: in custody, for consumers, keys of imports, secrets. Found, and sealed anew.
 
 Once a wrapping key is no longer primary, nothing is added to what is sealed under it (`wrapping_keys.seals`).
 """
@@ -11,9 +11,9 @@ from sqlalchemy import BindParameter, Row, Select, and_, bindparam, func, or_, s
 from sqlalchemy import delete as delete_from
 from sqlalchemy import update as update_of
 
-from certd.model.names import ImportKeyName, ManagedCertificateName
+from certd.model.names import ImportKeyName, ManagedCertificateName, SubscriptionName
 from certd.model.wrapping_key import WrappingKey
-from certd.store import managed_schema
+from certd.store import managed_schema, notification_schema
 from certd.store.transaction import Transaction
 
 _managed = managed_schema.managed_certificates
@@ -22,6 +22,8 @@ _sealed = managed_schema.sealed_keys
 _associations = managed_schema.associations
 _for_consumers = managed_schema.association_keys
 _import_keys = managed_schema.import_keys
+_subscriptions = notification_schema.subscriptions
+_secrets = notification_schema.subscription_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,23 @@ class ImportBlob:
         return str(ImportKeyName(self.tenant, self.import_key_id))
 
 
-Blob = CustodyBlob | ConsumerBlob | ImportBlob
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretBlob:
+    """A secret by which a webhook is signed."""
+
+    tenant: str
+    subscription_id: str
+    subscription_uid: str
+    number: int
+    blob: bytes
+
+    @property
+    def name(self) -> str:
+        """Name of the subscription, with the number of the secret."""
+        return f"{SubscriptionName(self.tenant, self.subscription_id)}, secret {self.number}"
+
+
+Blob = CustodyBlob | ConsumerBlob | ImportBlob | SecretBlob
 
 _OF_TENANT = _managed.c.tenant == bindparam("of_tenant")
 _AFTER_MANAGED = _managed.c.managed_certificate_id >= bindparam("after_managed")
@@ -102,6 +120,12 @@ def _of_consumers(*columns: Any) -> Select[Any]:  # noqa: ANN401  # As above.
 def _of_imports(*columns: Any) -> Select[Any]:  # noqa: ANN401  # As above.
     return select(*columns).where(
         _import_keys.c.tenant == bindparam("of_tenant"), _import_keys.c.wrapping_key_number == _OF_NUMBER
+    )
+
+
+def _of_secrets(*columns: Any) -> Select[Any]:  # noqa: ANN401  # As above.
+    return select(*columns).where(
+        _secrets.c.tenant == bindparam("of_tenant"), _secrets.c.wrapping_key_number == _OF_NUMBER
     )
 
 
@@ -172,13 +196,36 @@ _IMPORT_PAGE = (
     .order_by(_import_keys.c.import_key_id)
     .limit(bindparam("most"))
 )
-_COUNTS = tuple(of(func.count()) for of in (_custody, _of_consumers, _of_imports))
+_SECRET_PAGE = (
+    _of_secrets(
+        _secrets.c.tenant,
+        _subscriptions.c.subscription_id,
+        _secrets.c.subscription_uid,
+        _secrets.c.number,
+        _secrets.c.blob,
+    )
+    .join_from(_secrets, _subscriptions, _subscriptions.c.uid == _secrets.c.subscription_uid)
+    .where(
+        _secrets.c.subscription_uid >= bindparam("after_subscription"),
+        or_(
+            _secrets.c.subscription_uid > bindparam("after_subscription"),
+            _secrets.c.number > bindparam("after_number"),
+        ),
+    )
+    .order_by(_secrets.c.subscription_uid, _secrets.c.number)
+    .limit(bindparam("most"))
+)
+_COUNTS = (
+    *(of(func.count()) for of in (_custody, _of_consumers, _of_imports)),
+    _of_secrets(func.count()).select_from(_secrets),
+)
 _ANY = tuple(
     one.limit(1)
     for one in (
         _custody(_sealed.c.version),
         _of_consumers(_for_consumers.c.version),
         _of_imports(_import_keys.c.import_key_id),
+        _of_secrets(_secrets.c.number),
     )
 )
 _RESEAL_CUSTODY = update_of(_sealed).where(
@@ -213,13 +260,18 @@ _RESEAL_IMPORT = update_of(_import_keys).where(
     _import_keys.c.import_key_id == bindparam("id"),
     _import_keys.c.wrapping_key_number == bindparam("old_number"),
 )
+_RESEAL_SECRET = update_of(_secrets).where(
+    _secrets.c.subscription_uid == bindparam("key"),
+    _secrets.c.number == bindparam("of_secret"),
+    _secrets.c.wrapping_key_number == bindparam("old_number"),
+)
 _DELETE_IMPORT_KEYS = delete_from(_import_keys).where(
     _import_keys.c.tenant == bindparam("of_tenant"), _import_keys.c.wrapping_key_number == _OF_NUMBER
 )
 
 
 def count(tx: Transaction, key: WrappingKey) -> int:
-    """Returns how many keys are sealed under a wrapping key; looks at all that its tenant has, so on no request."""
+    """Returns how much is sealed under a wrapping key; looks at all that its tenant has, so on no request."""
     return sum(int(tx.execute(statement, _of(key)).scalar_one()) for statement in _COUNTS)
 
 
@@ -229,16 +281,20 @@ def is_needed(tx: Transaction, key: WrappingKey) -> bool:
 
 
 def page(tx: Transaction, key: WrappingKey, after: Blob | None, limit: int) -> Sequence[Blob]:
-    """Returns up to `limit` keys that are sealed under a wrapping key, from behind `after`; none at the end."""
+    """Returns up to `limit` that are sealed under a wrapping key, from behind `after`, of one kind; none at the end."""
     if after is None or isinstance(after, CustodyBlob):
         found = _custody_page(tx, key, after, limit)
         if found:
             return found
-    if not isinstance(after, ImportBlob):
+    if not isinstance(after, ImportBlob | SecretBlob):
         consumers = _consumer_page(tx, key, after if isinstance(after, ConsumerBlob) else None, limit)
         if consumers:
             return consumers
-    return _import_page(tx, key, after if isinstance(after, ImportBlob) else None, limit)
+    if not isinstance(after, SecretBlob):
+        imports = _import_page(tx, key, after if isinstance(after, ImportBlob) else None, limit)
+        if imports:
+            return imports
+    return _secret_page(tx, key, after if isinstance(after, SecretBlob) else None, limit)
 
 
 def _of(key: WrappingKey) -> dict[str, object]:
@@ -291,6 +347,23 @@ def _import_page(tx: Transaction, key: WrappingKey, after: ImportBlob | None, li
     ]
 
 
+def _secret_page(tx: Transaction, key: WrappingKey, after: SecretBlob | None, limit: int) -> list[SecretBlob]:
+    place = {
+        "after_subscription": "" if after is None else after.subscription_uid,
+        "after_number": 0 if after is None else after.number,
+    }
+    return [
+        SecretBlob(
+            tenant=row.tenant,
+            subscription_id=row.subscription_id,
+            subscription_uid=row.subscription_uid,
+            number=row.number,
+            blob=row.blob,
+        )
+        for row in tx.execute(_SECRET_PAGE, {**_of(key), **place, "most": limit})
+    ]
+
+
 def _name(row: Row[Any]) -> ManagedCertificateName:
     return ManagedCertificateName(row.tenant, row.managed_certificate_id)
 
@@ -302,6 +375,7 @@ def replace_blobs(
     custody: list[dict[str, object]] = []
     consumers: list[dict[str, object]] = []
     imports: list[dict[str, object]] = []
+    secrets: list[dict[str, object]] = []
     for one, blob in resealed:
         columns = {"blob": blob, "wrapping_key_number": new.number, "old_number": old.number}
         match one:
@@ -312,8 +386,15 @@ def replace_blobs(
                 consumers.append(columns | key | {"of_version": one.version})
             case ImportBlob():
                 imports.append(columns | {"of_tenant": one.tenant, "id": one.import_key_id})
+            case SecretBlob():
+                secrets.append(columns | {"key": one.subscription_uid, "of_secret": one.number})
     replaced = 0
-    for statement, rows in ((_RESEAL_CUSTODY, custody), (_RESEAL_CONSUMER, consumers), (_RESEAL_IMPORT, imports)):
+    for statement, rows in (
+        (_RESEAL_CUSTODY, custody),
+        (_RESEAL_CONSUMER, consumers),
+        (_RESEAL_IMPORT, imports),
+        (_RESEAL_SECRET, secrets),
+    ):
         if rows:
             replaced += tx.execute(statement, rows).rowcount
     if custody:

@@ -21,6 +21,7 @@ def upgrade() -> None:
     _add_deliveries()
     _add_notices()
     _add_download_codes()
+    op.create_index("associations_everywhere", "associations", ["consumer_spiffe_id"])
     op.execute("UPDATE schema_compatibility SET schema_number = 5 WHERE id = 1")
 
 
@@ -61,6 +62,7 @@ def _add_subscriptions() -> None:
         sa.ForeignKeyConstraint(["subscription_uid"], ["subscriptions.uid"], name="subscription_secrets_uid"),
     )
     op.create_index("subscription_secrets_wrapping_key", "subscription_secrets", ["tenant", "wrapping_key_number"])
+    op.create_index("subscription_secrets_expire_time", "subscription_secrets", ["expire_time"])
 
 
 def _add_deliveries() -> None:
