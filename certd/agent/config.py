@@ -49,10 +49,13 @@ _ACCOUNT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?")
 _POLL_INTERVAL: Final = 300.0
 _LOG_LEVEL: Final = "info"
 _LOG_FORMAT: Final = "text"
+_HAPROXY_NAME: Final = re.compile(r"[\x21-\x3a\x3c-\x5b\x5d-\x7e]{1,1024}")
+"""Neither spaces nor the semicolon nor the backslash, which its runtime API takes for something else."""
 _MODE: Final = re.compile(r"0?[0-7]{3}")
 _OTHERS: Final = 0o007
 _SECRET_MODE: Final = 0o600
 _PUBLIC_MODE: Final = 0o644
+_SDS_TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,31 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HAProxy:
+    """An HAProxy that gets the certificate while it runs."""
+
+    socket: str
+    """Of its runtime API: the path of a unix socket, or `host:port`."""
+    certificate: str
+    """What its configuration calls the file."""
+    timeout: float
+    """Seconds that it may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sds:
+    """Where the agent serves secrets to Envoy."""
+
+    socket: Path
+    mode: int = _SECRET_MODE
+    owner: str | None = None
+    """User; None: who runs the agent."""
+    group: str | None = None
+    timeout: float = _SDS_TIMEOUT
+    """Seconds within which an Envoy has to take a secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """What is to be served here."""
 
@@ -112,6 +140,9 @@ class Certificate:
     check: Command | None = None
     """Runs when the files are written, before they are current; AGENT_DIRECTORY says where they are."""
     reload: Command | None = None
+    haproxy: HAProxy | None = None
+    sds: bool = False
+    """Whether Envoy gets it as a secret of its name."""
     probe: Probe | None = None
     trust_roots: Path | None = None
     """PEM of the roots that must vouch for the certificate; None: those of the tenant, as the server tells."""
@@ -149,6 +180,7 @@ class Config:
     """Seconds after which the server is asked whether it has a newer version, also when its stream told nothing; up to
     twice as many, by chance."""
     log: Log = Log()
+    sds: Sds | None = None
     certificates: tuple[Certificate, ...] = ()
 
 
@@ -178,6 +210,7 @@ def _config(table: Table) -> Config:
         state_directory=state,
         poll_interval=table.seconds("poll_interval", _POLL_INTERVAL, least=1, most=86_400),
         log=table.table("log", _log) or Log(),
+        sds=table.table("sds", _sds),
         certificates=table.tables("certificate", lambda each: _certificate(each, state), most=MOST_CERTIFICATES),
     )
 
@@ -185,6 +218,24 @@ def _config(table: Table) -> Config:
 def _log(table: Table) -> Log:
     return Log(
         level=table.choice("level", LOG_LEVELS, _LOG_LEVEL), format=table.choice("format", LOG_FORMATS, _LOG_FORMAT)
+    )
+
+
+def _sds(table: Table) -> Sds:
+    return Sds(
+        socket=table.file("socket"),
+        mode=_mode(table, _SECRET_MODE, secret=True),
+        owner=table.optional_text("owner", check=_account_rule),
+        group=table.optional_text("group", check=_account_rule),
+        timeout=table.seconds("timeout", _SDS_TIMEOUT, least=0.1, most=600),
+    )
+
+
+def _haproxy(table: Table) -> HAProxy:
+    return HAProxy(
+        socket=table.text("socket", check=_runtime_api_rule),
+        certificate=table.text("certificate", check=_haproxy_name_rule),
+        timeout=table.seconds("timeout", 10.0, least=0.1, most=600),
     )
 
 
@@ -198,6 +249,8 @@ def _certificate(table: Table, state: Path) -> Certificate:
         files=table.tables("file", _file, most=MOST_FILES),
         check=_command(table, "check"),
         reload=_command(table, "reload"),
+        haproxy=table.table("haproxy", _haproxy),
+        sds=table.boolean("sds", default=False),
         probe=_probe(table),
         trust_roots=table.optional_file("trust_roots"),
     )
@@ -269,6 +322,12 @@ def _check_together(config: Config, problems: Problems) -> None:
         _note_twice(problems, "certificate", key, values)
     for place, certificate in enumerate(config.certificates):
         _note_twice(problems, f"certificate.{place}.file", "path", [each.path for each in certificate.files])
+        if certificate.sds and config.sds is None:
+            problems.note(
+                f"certificate.{place}.sds", "there is no [sds] with the socket that Envoy connects to; add it"
+            )
+    if config.sds is not None and not any(each.sds for each in config.certificates):
+        problems.note("sds", "no certificate is served there; write sds = true into those that are to be")
 
 
 def _note_twice(problems: Problems, path: str, key: str, values: list[str]) -> None:
@@ -301,6 +360,16 @@ def _file_name_rule(value: str) -> str | None:
 
 def _account_rule(value: str) -> str | None:
     return None if _ACCOUNT.fullmatch(value) else "write the name or the number of a user or group"
+
+
+def _runtime_api_rule(value: str) -> str | None:
+    if value.startswith("/"):
+        return None
+    return _address_rule(value) and "write the path of a unix socket, or host:port"
+
+
+def _haproxy_name_rule(value: str) -> str | None:
+    return None if _HAPROXY_NAME.fullmatch(value) else "write it as HAProxy's configuration has it, without spaces"
 
 
 def _host_rule(value: str) -> str | None:

@@ -7,3 +7,7 @@ class AgentError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class NotTakenYetError(AgentError):
+    """Nobody came yet to take a version, and nobody refused it: whoever comes gets it."""

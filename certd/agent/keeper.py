@@ -24,7 +24,7 @@ from certd.agent.checks import check, read_roots
 from certd.agent.commands import StoppedError
 from certd.agent.config import Certificate, Command
 from certd.agent.deployment import CURRENT, Deployment, Step
-from certd.agent.errors import AgentError
+from certd.agent.errors import AgentError, NotTakenYetError
 from certd.agent.kept import Failure, Kept, Record
 from certd.agent.log import fields
 from certd.agent.server import Server
@@ -214,6 +214,11 @@ class Keeper:
             self._hand_over(bundle, name, told)
         except StoppedError:
             raise
+        except NotTakenYetError as error:
+            # The version stays one that is being deployed, until it is tried again: when somebody came, and regularly.
+            self._write(replace(self._record, failure=None))
+            _log.info("version %d waits: %s", version, error.message, extra=self._fields())
+            return
         except AgentError as error:
             if before:
                 self._roll_back(before, told=told[0])

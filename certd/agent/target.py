@@ -11,6 +11,8 @@ class Target(Protocol):
     def deploy(self, bundle: Bundle) -> None:
         """Has the program serve a bundle; raises AgentError when it did not take it.
 
+        NotTakenYetError where programs come to fetch and none has come: nothing is undone, and it is called again.
+
         The files of the bundle are in place by then. Called again with the one before when any target refused, so it
         takes every version at any time, also the one that it has. It gives up by itself after a while.
         """
