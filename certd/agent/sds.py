@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -25,6 +24,9 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from certd.agent.bundle import Bundle
+from certd.agent.commands import StoppedError
+from certd.agent.config import Sds
+from certd.agent.deployment import group_id, user_id
 from certd.agent.errors import AgentError
 from certd.agent.sds_subscription import MOST_NAMES, TYPE_URL, Answer, NotUnderstood, Offer, Published, Subscription
 from certd.envoy.secrets_pb2 import (
@@ -46,7 +48,6 @@ _MOST_BYTES: Final = 4 << 20
 """Of a request: Envoy tells in its first one all that it was built with."""
 _LONGEST_PATH: Final = 107
 """Bytes that the address of a unix socket holds."""
-_PATIENCE: Final = 10.0
 _GRACE: Final = 1.0
 _ATTEMPT_BYTES: Final = 4
 
@@ -56,22 +57,13 @@ Told = Callable[[Bundle, str | None], None]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Socket:
-    """Where Envoy connects to. Who may write to it gets the private keys."""
-
-    path: Path
-    mode: int = 0o600
-    owner: int = -1
-    """User id; -1: who runs the agent."""
-    group: int = -1
-
-
-def _bind(server: grpc.Server, listen: Socket) -> None:
+def _bind(server: grpc.Server, listen: Sds) -> None:
     """Has a server listen, with nobody let in who is not to be at any moment; raises AgentError."""
-    path = listen.path.absolute()
+    path = listen.socket.absolute()
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise AgentError(f"{path}: the path of a socket has at most {_LONGEST_PATH} bytes; name a shorter one")
+    user = -1 if listen.owner is None else user_id(listen.owner)
+    group = -1 if listen.group is None else group_id(listen.group)
     _check_free(path)
     # For all threads, but never less strict than before.
     mask = os.umask(0o177)
@@ -82,7 +74,7 @@ def _bind(server: grpc.Server, listen: Socket) -> None:
     finally:
         os.umask(mask)
     try:
-        os.chown(path, listen.owner, listen.group)
+        os.chown(path, user, group)
         path.chmod(listen.mode)
     except OSError as error:
         raise AgentError(f"{path} cannot be given to its owner: {(error.strerror or str(error)).lower()}") from error
@@ -158,26 +150,23 @@ class SecretServer:
     """Serves the secrets of the certificates that it is given names of; a target of each of them.
 
     Args:
-        listen: the socket.
+        listen: the socket. Who may write to it gets the private keys.
         names: of the certificates.
         told: hears of answers that no `deploy` waits for.
-        patience: seconds within which every Envoy that is there has to answer.
         most_streams: past them an Envoy is told to come again later.
     """
 
     def __init__(
         self,
-        listen: Socket,
+        listen: Sds,
         names: Collection[str],
         *,
         told: Told | None = None,
-        patience: float = _PATIENCE,
         most_streams: int = MOST_STREAMS,
     ) -> None:
         self._listen = listen
         self._known = frozenset(each for name in names for each in _names(name))
         self._told = told
-        self._patience = patience
         self._most_streams = most_streams
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
@@ -275,7 +264,7 @@ class SecretServer:
 
     def _wait(self, bundle: Bundle) -> bool:
         """Waits with the lock until everybody has answered."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._listen.timeout
         offered = [self._published[name] for name in _names(bundle.name)]
         while not self._stopped:
             asking = [(each, secret) for each in self._streams for secret in offered if each.asks_for(secret.name)]
@@ -288,9 +277,9 @@ class SecretServer:
                 return any(secret.name == bundle.name for _, secret in asking)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise AgentError(f"{', '.join(silent)} did not answer within {self._patience:g} s")
+                raise AgentError(f"{', '.join(silent)} did not answer within {self._listen.timeout:g} s")
             self._answered.wait(left)
-        raise AgentError("the agent is stopping")
+        raise StoppedError("the agent ended before every Envoy had taken it")
 
     def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
         return grpc.method_handlers_generic_handler(
