@@ -138,20 +138,23 @@ def _password(server: MailServer) -> str:
 
 def _answer(error: smtplib.SMTPException) -> Answer:
     """Returns what a failure of the protocol says of the event, or of the server."""
+    refused = False
     match error:
         case smtplib.SMTPRecipientsRefused():
             said = _of_recipients(error.recipients)
-            later = any(code // 100 == _TEMPORARY for code, _ in error.recipients.values())
-            return _away(said) if later else Answer(outcome=Outcome.REFUSED, error=said)
-        case smtplib.SMTPDataError() if error.smtp_code // 100 != _TEMPORARY:
-            return Answer(outcome=Outcome.REFUSED, error=_said(error.smtp_code, error.smtp_error))
+            refused = all(code // 100 != _TEMPORARY for code, _ in error.recipients.values())
         case smtplib.SMTPAuthenticationError():
-            return _away(f"the mail server does not let certd in: {_said(error.smtp_code, error.smtp_error)}")
+            said = f"the mail server does not let certd in: {_said(error.smtp_code, error.smtp_error)}"
         case smtplib.SMTPResponseException():
-            return _away(_said(error.smtp_code, error.smtp_error))
+            said = _said(error.smtp_code, error.smtp_error)
+            refused = isinstance(error, smtplib.SMTPDataError) and error.smtp_code // 100 != _TEMPORARY
         case smtplib.SMTPNotSupportedError():
-            return _away(f"the mail server lacks what is needed: {shown(str(error))}")
-    return _away(f"the mail server ends the connection: {shown(str(error))}")
+            said = f"the mail server lacks what is needed: {shown(str(error))}"
+        case _ if isinstance(error.__context__, TimeoutError):
+            said = _why(error.__context__)
+        case _:
+            said = f"the mail server ends the connection: {shown(str(error))}"
+    return Answer(outcome=Outcome.REFUSED if refused else Outcome.AWAY, error=said)
 
 
 def _partly(refused: Mapping[str, tuple[int, bytes]]) -> Answer:
