@@ -128,6 +128,8 @@ class Listen(Section):
     metrics: _Address = Address("127.0.0.1", 9464)
     bearer: _Address | None = None
     """The API, over TLS without client certificates, for callers with the tokens of [[oidc]]; None: not at all."""
+    devices: _Address | None = None
+    """Downloads by devices over HTTPS, by client certificate or download code; None: not at all."""
 
 
 class Database(Section):

@@ -17,6 +17,8 @@ http = {listen.http}
 metrics = {listen.metrics}
 # The API for callers with tokens of the issuers in [[oidc]], over TLS without client certificates.
 # bearer = "0.0.0.0:8445"
+# Downloads by devices: HTTPS with a client certificate or a download code, see certctl managed create-download-code.
+# devices = "0.0.0.0:8446"
 
 [database]
 # SQLite, one daemon; or PostgreSQL: "postgresql+psycopg://certd@db.example.internal/certd?passfile=/etc/certd/pgpass"
@@ -78,6 +80,9 @@ trust_domain = {tls.trust_domain}
 # Networks to which webhooks of subscriptions may be sent, beside the public ones: whoever may make a subscription
 # reaches what listens there.
 # allowed_networks = ["10.20.0.0/16"]
+# Seconds after which consumers that do not serve a new version are told to be late; never later than a tenth of its
+# lifetime.
+deployment_late = 86400
 
 # The mail server of subscriptions, over TLS from its first octet ("tls", port 465) or by STARTTLS (port 587).
 # [notify.smtp]

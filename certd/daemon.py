@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from ssl import SSLContext
 
 from certd.api.credentials import Credentials
 from certd.api.enrollment_server import serve_enrollment
@@ -21,6 +22,8 @@ from certd.pki.encoding import certificate_pem
 from certd.services.server import Health
 from certd.services.steps import StepHook, no_step
 from certd.web.app import application
+from certd.web.device_server import DeviceServer, serve_devices, tls_context
+from certd.web.devices import device_application
 from certd.web.server import WebServer, serve_metrics
 from certd.web.server import serve as serve_http
 
@@ -43,6 +46,8 @@ class Ready:
     token_pid: int | None
     bearer: str | None = None
     """The API for callers with tokens; None where nobody listens for them."""
+    devices: str | None = None
+    """Downloads by devices; None where nobody listens for them."""
 
 
 class _HealthShown:
@@ -70,6 +75,7 @@ class Daemon:
         self._grpc: GrpcServer | None = None
         self._bearer: GrpcServer | None = None
         self._enrollment: GrpcServer | None = None
+        self._devices: DeviceServer | None = None
         self._listeners: list[WebServer] = []
 
     def start(self) -> Ready:
@@ -157,6 +163,14 @@ class Daemon:
             rates=core.rates,
             refusals=core.refusals,
         )
+        if listen.devices is not None:
+            self._devices = serve_devices(
+                device_application(core.downloads),
+                host=listen.devices.host,
+                port=listen.devices.port,
+                context=self._device_context(credentials),
+            )
+            self._listeners.append(self._devices.listener)
         show = _HealthShown(core.health, self._apis())
         core.token.on_change(lambda _ready, _problem: show())
         core.preparer.on_change(lambda _ready, _problem: show())
@@ -173,6 +187,11 @@ class Daemon:
                 if listen.bearer is None or self._bearer is None
                 else _address(listen.bearer.host, self._bearer.port)
             ),
+            devices=(
+                None
+                if listen.devices is None or self._devices is None
+                else _address(listen.devices.host, self._devices.listener.port)
+            ),
         )
 
     def wait(self) -> None:
@@ -185,8 +204,11 @@ class Daemon:
 
     def reload(self) -> None:
         """Takes the server certificate from its files again; raises FIELD_INVALID and keeps the old one."""
+        credentials = self._credentials()
         for api in self._apis():
-            api.reload(self._credentials())
+            api.reload(credentials)
+        if self._devices is not None:
+            self._devices.reload(self._device_context(credentials))
 
     def stop(self) -> None:
         """Drains: health NOT_SERVING, calls that run may end, then the core."""
@@ -198,6 +220,10 @@ class Daemon:
 
     def _apis(self) -> tuple[GrpcServer, ...]:
         return tuple(api for api in (self._grpc, self._bearer, self._enrollment) if api is not None)
+
+    def _device_context(self, credentials: Credentials) -> SSLContext:
+        tls = self._config.tls
+        return tls_context(tls.certificate, tls.private_key, client_roots=credentials.client_roots)
 
     def _credentials(self) -> Credentials:
         tls = self._config.tls

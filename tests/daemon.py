@@ -63,6 +63,8 @@ class RunningDaemon:
     token_pid: int
     bearer: str = ""
     """host:port for callers with tokens; empty where nobody listens for them."""
+    devices: str = ""
+    """host:port for downloads; empty where nobody listens for them."""
 
     def certctl(self, *arguments: str | Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
         """Runs certctl as the first administrator and returns how it ended."""
@@ -147,6 +149,7 @@ def start(installation: Installation) -> RunningDaemon:
         pid=ready["daemon_pid"],
         token_pid=ready["token_pid"],
         bearer=ready["bearer"] or "",
+        devices=ready["devices"] or "",
     )
 
 

@@ -19,6 +19,7 @@ from certd.web.authority_certificates import AuthorityChains, Endpoint
 LONGEST_PATH: Final = 2048
 LARGEST_HEADERS: Final = 16 * 1024
 """Bytes of names and values together."""
+MOST_HEADERS: Final = 100
 
 _log = structlog.get_logger("certd.web")
 
@@ -39,8 +40,8 @@ def application(*, chains: AuthorityChains, health: Healthy) -> Starlette:
     }
     app = Starlette(
         # Starlette adds HEAD to GET, and answers every other method with 405.
-        routes=[Route(path, _guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()],
-        exception_handlers={HTTPException: _refused},
+        routes=[Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()],
+        exception_handlers={HTTPException: refused},
     )
     # A redirect would repeat the Host that the client made up.
     app.router.redirect_slashes = False
@@ -64,17 +65,19 @@ def _ready(health: Healthy) -> Endpoint:
     return ready
 
 
-def _guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
+def guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
     """Returns the endpoint with the error family turned into responses; what is unexpected shows an id only."""
 
     def guarded(request: Request) -> Response:
         try:
             if len(request.url.path) > LONGEST_PATH:
                 return status.problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"a path has at most {LONGEST_PATH} characters")
-            if sum(len(name) + len(value) for name, value in request.headers.raw) > LARGEST_HEADERS:
+            headers = request.headers.raw
+            if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
                 # The parser of HTTP limits only what it waits for, not what comes in one piece.
                 return status.problem(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers have at most {LARGEST_HEADERS} bytes"
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"a request has at most {MOST_HEADERS} headers, of at most {LARGEST_HEADERS} bytes",
                 )
             return endpoint(request)
         except CertdError as error:
@@ -93,7 +96,7 @@ def _defect(request: Request, error: Exception) -> Response:
     return status.internal(error_id)
 
 
-def _refused(_request: Request, error: Exception) -> Response:
+def refused(_request: Request, error: Exception) -> Response:
     """404 and 405 of the router, in the form of every other failure."""
     if not isinstance(error, HTTPException):
         raise error

@@ -24,16 +24,18 @@ _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10
 
 
-class _ImpatientProtocol(H11Protocol):
+class ImpatientProtocol(H11Protocol):
     """HTTP/1.1 that closes connections whose request does not come in time; uvicorn lets them stand for ever."""
 
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # As uvicorn has it.
+        """As asyncio has it."""
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._close)
 
     def data_received(self, data: bytes) -> None:
+        """As asyncio has it."""
         super().data_received(data)
         waiting = self.conn.their_state is h11.IDLE
         if waiting and self._head_timer is None and self.timeout_keep_alive_task is None:
@@ -42,6 +44,7 @@ class _ImpatientProtocol(H11Protocol):
             self._forget_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """As asyncio has it."""
         self._forget_timer()
         super().connection_lost(exc)
 
@@ -56,7 +59,7 @@ class _ImpatientProtocol(H11Protocol):
             self.transport.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn that tells when it serves."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -80,10 +83,18 @@ class WebServer:
 
 def serve(app: Starlette, *, host: str, port: int) -> WebServer:
     """Binds and starts a listener for the application; port 0 takes a free one. Raises FIELD_INVALID."""
-    listener = _bound("listen.http", host, port)
-    config = uvicorn.Config(
+    listener = bound("listen.http", host, port)
+    server = Server(configuration(app, http=ImpatientProtocol, limit_concurrency=CONNECTIONS))
+    return started(server, listener, name="http")
+
+
+def configuration(
+    app: Starlette, *, http: type[asyncio.Protocol], limit_concurrency: int | None = None
+) -> uvicorn.Config:
+    """Returns how uvicorn serves an application: HTTP/1.1 alone, nothing of a request in any log."""
+    return uvicorn.Config(
         app,
-        http=_ImpatientProtocol,
+        http=http,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -92,17 +103,20 @@ def serve(app: Starlette, *, host: str, port: int) -> WebServer:
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=limit_concurrency,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
-    server = _Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+
+
+def started(server: Server, listener: socket.socket, *, name: str) -> WebServer:
+    """Starts a server in a thread of its own and returns when it serves."""
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name=name, daemon=True)
     thread.start()
     if not server.serving.wait(_START_SECONDS):
         server.should_exit = True
         listener.close()
-        raise CertdError(Reason.INTERNAL, "the HTTP listener did not start")
+        raise CertdError(Reason.INTERNAL, f"the listener for {name} did not start")
 
     def stop() -> None:
         server.should_exit = True
@@ -127,7 +141,8 @@ def serve_metrics(*, host: str, port: int, registry: CollectorRegistry = REGISTR
     return WebServer(port=server.server_port, stop=stop)
 
 
-def _bound(field: str, host: str, port: int) -> socket.socket:
+def bound(field: str, host: str, port: int) -> socket.socket:
+    """Returns a socket that listens; raises FIELD_INVALID with the key of the configuration that named its address."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)

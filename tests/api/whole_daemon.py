@@ -172,7 +172,7 @@ def whole_daemon(folder: Path, *, clock: Clock | None = None) -> Iterator[Instal
 def _configuration(folder: Path) -> Config:
     token = make_token(folder)
     return Config(
-        listen=Listen(**dict.fromkeys(("grpc", "enrollment", "http", "metrics"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
+        listen=Listen(**dict.fromkeys(("grpc", "enrollment", "http", "metrics", "devices"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
         database=Database(url=f"sqlite:///{folder}/certd.db"),
         token=Token(
             module=str(token.module),  # type: ignore[arg-type]  # Parsed.

@@ -116,6 +116,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     http = "0.0.0.0:80"
     metrics = "metrics.internal:9000"
     bearer = "[::1]:8445"
+    devices = "[::1]:8446"
     enrollment = "[::1]:8444"
     [database]
     url = "postgresql+psycopg://certd@db/certd?passfile=/etc/certd/pgpass"
