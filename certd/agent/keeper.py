@@ -244,9 +244,15 @@ class Keeper:
         self._step("seen")
 
     def _tell(self, bundle: Bundle) -> None:
+        waiting: NotTakenYetError | None = None
         for target in self._targets:
-            target.deploy(bundle)
+            try:
+                target.deploy(bundle)
+            except NotTakenYetError as error:
+                waiting = error
         self._run(self.certificate.reload, bundle)
+        if waiting is not None:
+            raise waiting
 
     def _roll_back(self, version: int, *, told: bool) -> None:
         """Returns to a version; programs are told when they were told of the other one."""
@@ -261,6 +267,8 @@ class Keeper:
                 self._tell(bundle)
         except StoppedError:
             raise
+        except NotTakenYetError:
+            return
         except AgentError as error:
             _log.error("the way back to version %d failed: %s", version, error.message, extra=self._fields())
 
