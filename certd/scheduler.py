@@ -61,6 +61,8 @@ class Scheduler:
         epoch: returns the owner epoch of this daemon.
         beats: called every few seconds: leases, recovery.
         waker: wakes it.
+        workers: jobs at work at once.
+        apart: it does the jobs of kinds in APART, else all others.
         step: is called with the name of each step when it is done.
     """
 
@@ -76,6 +78,8 @@ class Scheduler:
         beats: tuple[Callable[[], object], ...],
         waker: Waker,
         step: StepHook,
+        workers: int = WORKERS,
+        apart: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -87,9 +91,11 @@ class Scheduler:
         self._step = step
         self._woken = waker.woken
         self._stopping = threading.Event()
-        self._free = threading.Semaphore(WORKERS)
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="scheduler")
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._apart = apart
+        self._free = threading.Semaphore(workers)
+        name = "scheduler-apart" if apart else "scheduler"
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._next_beat = clock.now()
 
     def start(self) -> None:
@@ -158,7 +164,7 @@ class Scheduler:
         if len(claimed) == free:
             return _LONGEST_SLEEP
         with self._store.read("jobs.next") as tx:
-            due = jobs.next_due(tx)
+            due = jobs.next_due(tx, apart=self._apart)
         return _LONGEST_SLEEP if due is None else min(_LONGEST_SLEEP, max(0.0, (due - now).total_seconds()))
 
     def _claim_for(self, workers: int, now: datetime) -> list[Job]:
@@ -167,7 +173,14 @@ class Scheduler:
         try:
             claimed = self._store.write(
                 "jobs.claim",
-                lambda tx: jobs.claim(tx, now, lease_until=now + _LEASE, owner_epoch=self._epoch(), limit=workers),
+                lambda tx: jobs.claim(
+                    tx,
+                    now,
+                    lease_until=now + _LEASE,
+                    owner_epoch=self._epoch(),
+                    limit=workers,
+                    apart=self._apart,
+                ),
             )
         finally:
             for _ in range(workers - len(claimed)):

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 
 class JobKind(enum.StrEnum):
@@ -22,6 +23,10 @@ class JobKind(enum.StrEnum):
     """The subject is the uid of a subscription."""
     CHECK_DEPLOYMENT = "check-deployment"
     """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
+
+
+APART: Final = frozenset({JobKind.DELIVER_EVENTS})
+"""Kinds that wait for strangers. They have workers of their own, so that renewals do not wait for strangers too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, literal_column, select, update
 
-from certd.model.job import Job, JobKind
+from certd.model.job import APART, Job, JobKind
 from certd.store import schema
 from certd.store.dialect import Many, PerEngine, Query, insert_or_replace
 from certd.store.owners import LIVE_EPOCHS
@@ -27,28 +27,38 @@ _HASTEN = insert_or_replace(
 _BY_TIME = (_jobs.c.available_time, _jobs.c.kind, _jobs.c.subject)
 
 
-def _of_known_kinds(statement: Select[Any]) -> PerEngine:
-    """Returns a statement without the kinds that only a newer release knows: its daemons do them, and nobody waits.
+def _by_time(statement: Select[Any]) -> PerEngine:
+    """Returns a statement without the kinds of APART, and those that only a newer release knows: its daemons do them.
 
     SQLite would look for the kinds, and read every job there is to find the first by time: one for each managed
     certificate. A plus before the column has it read them by time.
     """
-    kinds = [kind.value for kind in JobKind]
+    kinds = [kind.value for kind in JobKind if kind not in APART]
     return PerEngine(
         sqlite=statement.where(literal_column("+jobs.kind").in_(kinds)),
         postgresql=statement.where(_jobs.c.kind.in_(kinds)),
     )
 
 
-_DUE: Select[Any] = (
+def _apart(statement: Select[Any]) -> Select[Any]:
+    """Returns a statement for the kinds of APART alone, of which there are few."""
+    return statement.where(_jobs.c.kind.in_([kind.value for kind in APART]))
+
+
+_CLAIMED: Select[Any] = (
     select(_jobs.c.kind, _jobs.c.subject, _jobs.c.due_time, _jobs.c.attempt)
-    .where(_jobs.c.available_time <= bindparam("now"))
     .limit(bindparam("most"))
     # Says nothing on SQLite, where nobody else writes meanwhile.
     .with_for_update(skip_locked=True)
 )
-_OLDEST = _of_known_kinds(_DUE.order_by(*_BY_TIME))
-_NEWEST = _of_known_kinds(_DUE.order_by(*(column.desc() for column in _BY_TIME)))
+_DUE = _CLAIMED.where(_jobs.c.available_time <= bindparam("now"))
+_OLDEST = _by_time(_DUE.order_by(*_BY_TIME))
+_NEWEST = _by_time(_DUE.order_by(*(column.desc() for column in _BY_TIME)))
+# The other way round than above: by time SQLite would pass all others that are due.
+_OLDEST_APART = PerEngine(
+    sqlite=_apart(_CLAIMED.where(literal_column("+jobs.available_time") <= bindparam("now")).order_by(*_BY_TIME)),
+    postgresql=_apart(_DUE.order_by(*_BY_TIME)),
+)
 _FOR_THE_NEWEST = 4
 """One of so many claims."""
 _KEY_FITS = (_jobs.c.kind == bindparam("of_kind"), _jobs.c.subject == bindparam("of_subject"))
@@ -81,7 +91,9 @@ _IN_SPAN = (
 _LOADS = Query(select(_IN_SPAN.c.place, func.count()).group_by(_IN_SPAN.c.place))
 _FINISH = delete(_jobs).where(*_KEY_FITS)
 _FINISH_DUE = _FINISH.where(_jobs.c.due_time == bindparam("of_due_time"))
-_NEXT = _of_known_kinds(select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1))
+_DUE_TIME = select(_jobs.c.due_time).where(*_KEY_FITS)
+_NEXT = _by_time(select(_jobs.c.available_time).order_by(_jobs.c.available_time).limit(1))
+_NEXT_APART = _apart(select(func.min(_jobs.c.available_time)))
 
 
 def put(tx: Transaction, job: Job) -> None:
@@ -133,18 +145,20 @@ def hasten(tx: Transaction, kind: JobKind, subject: str, due_time: datetime) -> 
     )
 
 
-def claim(tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch: int, limit: int) -> list[Job]:
+def claim(
+    tx: Transaction, now: datetime, *, lease_until: datetime, owner_epoch: int, limit: int, apart: bool = False
+) -> list[Job]:
     """Claims up to `limit` jobs that are due, the longest due first, and keeps others off them until `lease_until`.
 
-    Of more than that a fourth are those that became due last: what somebody waits for now does not come after all that
-    was left undone in a long time.
+    Those of the kinds in APART, or all others, and of more of these than `limit` a fourth are those that became due
+    last: what somebody waits for now does not come after all that was left undone in a long time.
 
     A job whose claimer neither finished it nor put it again is due once the lease has passed, or once the claimer's
     epoch has ended, see `release_of_ended_owners`. The attempt of a job that is returned counts this one: 1 the first
     time.
     """
-    newest = limit // _FOR_THE_NEWEST
-    rows = list(tx.execute(_OLDEST, {"now": microseconds(now), "most": limit - newest}))
+    newest = 0 if apart else limit // _FOR_THE_NEWEST
+    rows = list(tx.execute(_OLDEST_APART if apart else _OLDEST, {"now": microseconds(now), "most": limit - newest}))
     if newest and len(rows) == limit - newest:
         known = {(row.kind, row.subject) for row in rows}
         last = tx.execute(_NEWEST, {"now": microseconds(now), "most": newest})
@@ -206,6 +220,14 @@ def loads(tx: Transaction, start: datetime, length: timedelta, count: int, *, mo
     return None if sum(found.values()) >= most else [found.get(place, 0) for place in range(count)]
 
 
-def next_due(tx: Transaction) -> datetime | None:
-    """Returns when the next job can be claimed, which may be past; None when there is none."""
-    return optional_time_of(tx.execute(_NEXT).scalar())
+def next_due(tx: Transaction, *, apart: bool = False) -> datetime | None:
+    """Returns when the next job of the kinds in APART, or of all others, can be claimed; None when there is none.
+
+    The time may be past.
+    """
+    return optional_time_of(tx.execute(_NEXT_APART if apart else _NEXT).scalar())
+
+
+def due_time(tx: Transaction, kind: JobKind, subject: str) -> datetime | None:
+    """Returns when a job is due, also while somebody has claimed it; None when there is none."""
+    return optional_time_of(tx.execute(_DUE_TIME, {"of_kind": kind.value, "of_subject": subject}).scalar())

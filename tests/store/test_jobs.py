@@ -208,3 +208,34 @@ def test_what_is_due_is_found_by_its_time_however_many_jobs_there_are(sqlite_sto
     for plan in (oldest, newest):
         assert plan.startswith("SEARCH jobs USING INDEX jobs_available_time (available_time<?)")
     assert following == "SCAN jobs USING INDEX jobs_available_time"
+
+
+def test_jobs_apart_are_claimed_apart(store: Store) -> None:
+    """Nobody who works on others waits for them, and the other way round."""
+    deliveries = [replace(job(f"s{number}"), kind=JobKind.DELIVER_EVENTS) for number in range(3)]
+    put(store, job("m"), *deliveries)
+
+    def claim_apart(tx: Transaction) -> list[Job]:
+        return jobs.claim(tx, NOW, lease_until=NOW + LEASE, owner_epoch=1, limit=2, apart=True)
+
+    with store.read("test") as tx:
+        assert jobs.next_due(tx, apart=True) == jobs.next_due(tx) == NOW
+    assert [one.subject for one in claim(store)] == ["m"]
+    assert [one.subject for one in store.write("test", claim_apart)] == ["s0", "s1"]
+    assert [one.subject for one in store.write("test", claim_apart)] == ["s2"]
+    assert not store.write("test", claim_apart)
+    with store.read("test") as tx:
+        assert jobs.next_due(tx, apart=True) == NOW + LEASE
+
+
+def test_jobs_apart_are_found_by_their_kind(sqlite_store: Store) -> None:
+    put(sqlite_store, *(job(f"m{number}") for number in range(20)))
+
+    def work(tx: Transaction) -> list[str]:
+        explaining = Explaining(tx)
+        assert not jobs.claim(explaining, NOW, lease_until=NOW + LEASE, owner_epoch=1, limit=8, apart=True)
+        assert jobs.next_due(explaining, apart=True) is None
+        return explaining.plans
+
+    for plan in sqlite_store.write("test", work):
+        assert "USING INDEX sqlite_autoindex_jobs_1 (kind=?)" in plan
