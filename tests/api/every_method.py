@@ -197,6 +197,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "ListAssociations": managed_certificate_service_pb2.ListAssociationsRequest(parent=managed),
         # One that nobody has: the others are about the one that is there.
         "DeleteAssociation": managed_certificate_service_pb2.DeleteAssociationRequest(name=f"{association}-over"),
+        "CreateDownloadCode": managed_certificate_service_pb2.CreateDownloadCodeRequest(name=managed),
         "LeaseKey": managed_certificate_service_pb2.LeaseKeyRequest(
             name=association,
             version=1,
