@@ -73,6 +73,9 @@ class Notify(Section):
         tuple[Annotated[Network, BeforeValidator(_network)], ...], BeforeValidator(listed), Field(max_length=256)
     ] = ()
     """Networks, beside the public ones, to which webhooks may be sent."""
+    deployment_late: Annotated[int, Field(ge=60, le=31_536_000)] = 86_400
+    """Seconds after which a consumer that does not serve a version is told to be late; a tenth of its lifetime, if that
+    is less."""
     smtp: Smtp | None = None
     """None: no mail is sent."""
 

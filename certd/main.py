@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 
 from certd.clock import Clock
 from certd.config import Config, oidc_providers, request_limits, token_settings
@@ -24,6 +25,7 @@ from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.deployment_checks import DeploymentChecks
 from certd.services.download_codes import DownloadCodes
 from certd.services.downloads import Downloads
 from certd.services.enrollment import Enrollment
@@ -44,6 +46,7 @@ from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
 from certd.services.managed_upkeep import ManagedUpkeep
+from certd.services.notices import Notices
 from certd.services.pinned_roots import PinnedRoots
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
@@ -212,11 +215,20 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         base_url=base_url,
         step=step,
     )
+    time_to_deploy = timedelta(seconds=config.notify.deployment_late)
     version_keys = VersionKeys(store=store, token=token, clock=clock, wrapping_keys=wrapping_keys, step=step)
     steps = ManagedCertificateSteps(
         store=store,
         clock=clock,
-        making=VersionMaking(store=store, keys=version_keys, clock=clock, signers=signers, issuing=issuing, step=step),
+        making=VersionMaking(
+            store=store,
+            keys=version_keys,
+            clock=clock,
+            signers=signers,
+            issuing=issuing,
+            time_to_deploy=time_to_deploy,
+            step=step,
+        ),
         waits=RenewalWaits(store),
     )
     identities = Identities(store=store, clock=clock, loop=loop, system_authority=system_authority)
@@ -260,6 +272,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
             JobKind.RESEAL_KEYS: rotation.reseal,
+            JobKind.CHECK_DEPLOYMENT: DeploymentChecks(
+                store=store, clock=clock, longest=time_to_deploy, step=step
+            ).check,
         },
         together={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance},
         blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
@@ -277,6 +292,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             server_certificate.look,
             upkeep.look,
             upkeep.delete_keys,
+            Notices(store=store, clock=clock, step=step).tell,
         ),
         waker=waker,
         step=step,
@@ -334,6 +350,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             access=access,
             wrapping_keys=wrapping_keys,
             import_keys=import_keys,
+            time_to_deploy=time_to_deploy,
             step=step,
         ),
         managed_certificate_changes=ManagedCertificateChanges(
@@ -342,7 +359,13 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         managed_revocation=ManagedRevocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
         managed_certificate_searches=ManagedCertificateSearches(store=store, clock=clock, access=access),
         associations=Associations(
-            store=store, token=token, clock=clock, access=access, wrapping_keys=wrapping_keys, step=step
+            store=store,
+            token=token,
+            clock=clock,
+            access=access,
+            wrapping_keys=wrapping_keys,
+            time_to_deploy=time_to_deploy,
+            step=step,
         ),
         leases=Leases(
             store=store,

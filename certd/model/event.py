@@ -21,6 +21,8 @@ class EventType(enum.StrEnum):
     AUTHORITY_ACTIVATED = "authority.activated"
     AUTHORITY_ENABLED = "authority.enabled"
     AUTHORITY_DISABLED = "authority.disabled"
+    AUTHORITY_EXPIRING = "authority.expiring"
+    AUTHORITY_EXPIRED = "authority.expired"
     CERTIFICATE_ISSUED = "certificate.issued"
     CERTIFICATE_LOST = "certificate.lost"
     CERTIFICATE_REVOKED = "certificate.revoked"

@@ -15,6 +15,8 @@ ISSUED = "Issued"
 """The type of the condition that says how far the first version is."""
 RENEWAL_BLOCKED = "RenewalBlocked"
 """The type of the condition that says what keeps it from being renewed."""
+DEPLOYMENT_LATE = "DeploymentLate"
+"""The type of the condition that says which consumers do not serve the current version though they should."""
 
 
 class ManagedCertificateState(enum.StrEnum):

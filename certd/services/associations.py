@@ -1,7 +1,7 @@
 """Associations: who may lease the keys of a managed certificate."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
@@ -25,6 +25,7 @@ from certd.services.association_keys import (
     rotated_meanwhile,
 )
 from certd.services.association_views import AssociationView, existing_association, own_association, view_of
+from certd.services.deployment_checks import expect, shown
 from certd.services.forced_renewal import updated
 from certd.services.idempotency import RequestKey, is_repeated, replay
 from certd.services.managed_certificate_views import existing_managed
@@ -92,12 +93,14 @@ class Associations:
         clock: Clock,
         access: Access,
         wrapping_keys: WrappingKeys,
+        time_to_deploy: timedelta,
         step: StepHook,
     ) -> None:
         self._store = store
         self._clock = clock
         self._access = access
         self._keys = AssociationKeys(token=token, wrapping_keys=wrapping_keys)
+        self._time_to_deploy = time_to_deploy
         self._step = step
 
     def create(
@@ -123,10 +126,14 @@ class Associations:
             if plan.custody is not None:
                 sealed = self._keys.seal(plan.custody, plan.association.consumer_spiffe_id)
                 self._step("association.1.sealed")
-            made = self._store.write(
-                "associations.create",
-                lambda tx, sealed=sealed: _create(tx, caller, new, sealed, key, now),  # type: ignore[misc]  # mypy infers no type for a default.
-            )
+
+            def create(tx: Transaction, sealed: ConsumerKey | None = sealed) -> AssociationView | None:
+                made = _create(tx, caller, new, sealed, key, now)
+                if made is not None:
+                    expect(tx, made.association, self._time_to_deploy, now)
+                return made
+
+            made = self._store.write("associations.create", create)
             if made is not None:
                 self._step("association.2.committed")
                 return made
@@ -191,7 +198,7 @@ class Associations:
             managed = existing_managed(tx, name.managed_certificate)
             association_keys.delete_of(tx, managed.uid, name.association)
             associations.delete(tx, found)
-            _count(tx, managed, -1, now)
+            _count(tx, shown(tx, managed, now), -1, now)
             _record(tx, EventType.ASSOCIATION_DELETED, found, caller, now, version=str(found.leased_version))
 
         self._store.write("associations.delete", delete)

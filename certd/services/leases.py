@@ -26,6 +26,7 @@ from certd.services.association_keys import (
     rotated_meanwhile,
 )
 from certd.services.association_views import AssociationView, own_association, view_of
+from certd.services.deployment_checks import reported
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.lease_refusals import LeaseRefusals
 from certd.services.managed_certificate_records import event_of
@@ -158,6 +159,7 @@ class Leases:
             if version is None or not version.issued:
                 raise field_invalid("deployment.version", "must be the number of a version that was issued")
             associations.set_deployment(tx, association, deployment)
+            reported(tx, association, deployment, now)
             if _differs(association.deployment, deployment):
                 managed = existing_managed(tx, name.managed_certificate)
                 tx.event(

@@ -182,7 +182,8 @@ class ManagedCertificateChanges:
                 return
             found = plan(tx)
             managed_deletion.delete_all(tx, found)
-            jobs.finish(tx, JobKind.ADVANCE_MANAGED_CERTIFICATE, found.uid)
+            for kind in (JobKind.ADVANCE_MANAGED_CERTIFICATE, JobKind.CHECK_DEPLOYMENT):
+                jobs.finish(tx, kind, found.uid)
             versions = str(found.current_version)
             tx.event(
                 event_of(EventType.MANAGED_CERTIFICATE_DELETED, found, caller.principal, now, current_version=versions)

@@ -10,7 +10,7 @@ Until the commit nothing of it is there; a key that was sealed and not written i
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
@@ -24,6 +24,7 @@ from certd.model.wrapping_key import WrappingKey
 from certd.pki import imported_certificate
 from certd.pki.imported_certificate import ImportedCertificate
 from certd.services.access import Access
+from certd.services.deployment_checks import check_of
 from certd.services.idempotency import RequestKey, record_of, replay
 from certd.services.import_keys import ImportKeys, OpeningImportKey, import_context
 from certd.services.issuing_refusals import token_unavailable
@@ -57,6 +58,7 @@ from certd.services.tenants import check_quota, existing_tenant
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store import (
     blocked_keys,
+    jobs,
     managed_certificates,
     managed_versions,
     request_records,
@@ -123,6 +125,7 @@ class ManagedImport:
         access: Access,
         wrapping_keys: WrappingKeys,
         import_keys: ImportKeys,
+        time_to_deploy: timedelta,
         step: StepHook,
     ) -> None:
         self._store = store
@@ -131,6 +134,7 @@ class ManagedImport:
         self._access = access
         self._wrapping_keys = wrapping_keys
         self._import_keys = import_keys
+        self._time_to_deploy = time_to_deploy
         self._step = step
 
     def import_key(self, caller: Caller, tenant: TenantName) -> ImportKey:
@@ -220,6 +224,7 @@ class ManagedImport:
             if changed is None:
                 raise changed_meanwhile(name)
             _replace_current(tx, managed, left=left, entered=target.number)
+            jobs.put_all(tx, list(check_of(changed, target, self._time_to_deploy, now)))
             rolled_back = event_of(
                 EventType.MANAGED_CERTIFICATE_ROLLED_BACK,
                 managed,
@@ -303,6 +308,7 @@ class ManagedImport:
             if found.managed is not None:
                 left = existing_version(tx, found.managed, found.managed.current_version)
                 _replace_current(tx, managed, left=left, entered=version.number)
+                jobs.put_all(tx, list(check_of(kept, version, self._time_to_deploy, now)))
             tx.event(imported_event(kept, version, sealed=standing.opening is not None, caller=caller, now=now))
             return view_of(tx, kept, now)
 

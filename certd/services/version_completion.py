@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from certd.errors import CertdError, Reason
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
@@ -15,6 +15,7 @@ from certd.model.managed_certificate import (
     ManagedCertificateVersion,
 )
 from certd.model.managed_certificate_states import Change, after
+from certd.services.deployment_checks import check_of
 from certd.services.issuance import Issuance
 from certd.services.managed_certificate_records import event_of, observed
 from certd.services.renewal_planning import RenewalPlan
@@ -45,6 +46,8 @@ class Completion:
     planned: Mapping[str, Planned]
     """By uid of the managed certificate."""
     now: datetime
+    time_to_deploy: timedelta
+    """How long consumers may take, at most."""
 
     def __call__(self, tx: Transaction, issuances: Sequence[Issuance]) -> None:
         """Writes all that changes with the current versions."""
@@ -71,6 +74,8 @@ class Completion:
             raise CertdError(Reason.OWNERSHIP_LOST, "a managed certificate was changed meanwhile; try again")
         sealed_keys.set_expiries(tx, ended)
         _put_jobs(tx, changed)
+        checked = zip(changed, versions, strict=True)
+        jobs.put_all(tx, [job for one in checked for job in check_of(*one, self.time_to_deploy, self.now)])
 
 
 def _current(tx: Transaction, known: Sequence[ManagedCertificate]) -> dict[str, ManagedCertificate]:

@@ -68,17 +68,27 @@ class VersionMaking:
         clock: time of each step.
         signers: finds their authorities.
         issuing: has their certificates issued.
+        time_to_deploy: how long consumers may take to serve a version, at most.
         step: is called with the name of each step when it is done.
     """
 
     def __init__(
-        self, *, store: Store, keys: VersionKeys, clock: Clock, signers: Signers, issuing: Issuing, step: StepHook
+        self,
+        *,
+        store: Store,
+        keys: VersionKeys,
+        clock: Clock,
+        signers: Signers,
+        issuing: Issuing,
+        time_to_deploy: timedelta,
+        step: StepHook,
     ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
         self._signers = signers
         self._issuing = issuing
+        self._time_to_deploy = time_to_deploy
         self._step = step
         self._profiles: Remembered[tuple[ProfileName, str], Profile] = Remembered(
             store, "managed-certificates.profile", lambda tx, key: leaf_profile(tx, key[0], key[1])
@@ -91,7 +101,7 @@ class VersionMaking:
         tell(self._step, keyed, first="managed.3.key-sealed", renewal="renewal.2.key-sealed")
         now = self._clock.now()
         ordered = self._order_all(keyed, failures, now)
-        completion = Completion(self._plan(ordered, now), now)
+        completion = Completion(self._plan(ordered, now), now, self._time_to_deploy)
         tell(self._step, [one.making for one in ordered], first="managed.3.planned", renewal="renewal.3.planned")
         issued = self._issue(ordered, completion, failures, now)
         for making in keyed:

@@ -150,6 +150,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     ca_file = "ci.pem"
     [notify]
     allowed_networks = ["10.0.0.0/8", "fd00::/8"]
+    deployment_late = 600
     smtp = { "host" = "mail.example.org", "from" = "certd@example.org" }
     [limits]
     concurrent_calls = 4
@@ -197,6 +198,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert [str(network) for network in config.notify.allowed_networks] == ["10.0.0.0/8", "fd00::/8"]
     assert config.notify.smtp is not None
+    assert config.notify.deployment_late == 600
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert (config.limits.calls_per_second, config.limits.calls_burst) == (1, 2)
     assert config.limits.maximum_connections == 16

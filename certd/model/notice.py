@@ -1,0 +1,91 @@
+"""Notices: what is told before a certificate ends, and of whom."""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from certd.clock import rfc3339
+from certd.model.managed_certificate import RENEWAL_BLOCKED, ManagedCertificate, ManagedCertificateType
+from certd.model.renewal import RenewalMode
+from certd.model.renewal_steps import NextStep, next_step
+
+ENDED: Final = 0
+"""In place of a number of days: it has ended."""
+AUTHORITY_NOTICE_DAYS: Final = (365, 180, 90, 45, 30, 15, 7, 3, 1)
+"""Of authorities, whose successors take longer to bring about, and whom nobody renews but people."""
+_PATIENCE: Final = timedelta(hours=1)
+"""A renewal that is due is not said to be missing before that: a daemon that was away has many to make."""
+
+
+class NoticeKind(enum.StrEnum):
+    """Whose end is told."""
+
+    MANAGED_CERTIFICATE = "managed-certificate"
+    AUTHORITY = "authority"
+
+
+@dataclass(frozen=True, slots=True)
+class NotRenewed:
+    """Why a managed certificate is not renewed before it ends."""
+
+    reason: str
+    """Machine-readable: an ErrorReason where a failure is behind it."""
+    message: str
+    """For people: what to do."""
+
+
+def nearest(days: Iterable[int], not_after: datetime, now: datetime) -> int | None:
+    """Returns the last of these days before an end that have passed, ENDED past it; None before all of them.
+
+    It alone is told. A daemon that was away while a certificate came from 60 days before its end to 10 would tell of
+    45, 30 and 15 days at once, of which two were wrong and none said more than the last; and with thousands of
+    certificates the one line that matters is lost among the others.
+    """
+    if not_after < now:
+        return ENDED
+    return min((number for number in days if not_after < now + timedelta(days=number)), default=None)
+
+
+def why_not_renewed(managed: ManagedCertificate, now: datetime, *, since: datetime) -> NotRenewed | None:
+    """Returns why a managed certificate is not going to be renewed before it ends; None when it is.
+
+    `since` says since when this daemon makes renewals.
+    """
+    if managed.type is ManagedCertificateType.IMPORTED:
+        return NotRenewed(
+            "Imported",
+            "It was imported, and what was made elsewhere is never renewed here; import a new version in time"
+            " (ImportManagedCertificate).",
+        )
+    for condition in managed.conditions:
+        if condition.type == RENEWAL_BLOCKED and condition.status:
+            return NotRenewed(condition.reason, condition.message)
+    step = next_step(managed, now)
+    if step is NextStep.NOTHING:
+        return NotRenewed(
+            "NotPlanned", "Its renewal policy is NEVER; renew it (RenewManagedCertificate) or change the policy."
+        )
+    if managed.renewal.mode is RenewalMode.WHEN_USED and not managed.used and not managed.forced:
+        return NotRenewed(
+            "NotUsed",
+            "It is renewed when it is used, and is not: associate it with a consumer, export it, or let it end.",
+        )
+    return _overdue(managed, step, now, since)
+
+
+def _overdue(managed: ManagedCertificate, step: NextStep, now: datetime, since: datetime) -> NotRenewed | None:
+    planned = managed.next_attempt_time
+    # No plan goes past the end, but for one that was made by a clock that was ahead.
+    if step is NextStep.WAIT and planned is not None and managed.not_after is not None and planned <= managed.not_after:
+        return None
+    if managed.renewal_window is not None and now <= managed.renewal_window[1]:
+        return None
+    due = min(planned or managed.update_time, now)
+    if now - max(due, since) <= _PATIENCE:
+        return None
+    return NotRenewed(
+        "Overdue",
+        f"Its renewal was due at {rfc3339(due)} and is neither made nor refused; the log of the server tells more.",
+    )
