@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -46,7 +47,7 @@ MOST_STREAMS: Final = 256
 _SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 _MOST_BYTES: Final = 4 << 20
 """Of a request: Envoy tells in its first one all that it was built with."""
-_LONGEST_PATH: Final = 107
+_LONGEST_PATH: Final = 103 if sys.platform == "darwin" else 107
 """Bytes that the address of a unix socket holds."""
 _GRACE: Final = 1.0
 _ATTEMPT_BYTES: Final = 4

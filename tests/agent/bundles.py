@@ -40,9 +40,7 @@ class Minter:
             roots=(root,),
         )
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
