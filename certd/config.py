@@ -223,6 +223,8 @@ class Limits(Section):
     concurrent_calls: Annotated[int, Field(ge=1, le=1024)] = 32
     maximum_waiting_calls: Annotated[int, Field(ge=0, le=100_000)] = 1024
     """Calls that wait for one of `concurrent_calls`; more are refused."""
+    maximum_watchers: Annotated[int, Field(ge=1, le=16_384)] = 1024
+    """Streams open at once on a port of the API; more are refused. Each has a thread."""
     calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Of each caller; those of a tenant have its quota together, too."""
     calls_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 4000

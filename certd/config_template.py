@@ -99,6 +99,8 @@ deployment_late = 86400
 # Calls worked on at once, and calls that may wait for their turn; more are refused.
 concurrent_calls = 32
 maximum_waiting_calls = 1024
+# Streams at once to a port of the API, of watches and of health (1 to 16384); more are refused.
+maximum_watchers = 1024
 # Calls of one caller in a second, and at once after a pause; more are refused. Quotas of tenants come on top.
 calls_per_second = 2000
 calls_burst = 4000

@@ -139,6 +139,8 @@ class Daemon:
                 grants=core.grants,
                 identity_changes=core.identity_changes,
                 enrollment=core.enrollment,
+                event_streams=core.event_streams,
+                managed_watch=core.managed_watch,
                 server=core.server,
                 rates=core.rates,
                 refusals=core.refusals,
@@ -146,6 +148,7 @@ class Daemon:
             limits=Limits(
                 unary_workers=limits.concurrent_calls,
                 waiting_calls=limits.maximum_waiting_calls,
+                streams=limits.maximum_watchers,
                 message_bytes=limits.maximum_message_bytes,
                 connections=limits.maximum_connections,
                 requests=request_limits(self._config),
@@ -212,6 +215,8 @@ class Daemon:
 
     def stop(self) -> None:
         """Drains: health NOT_SERVING, calls that run may end, then the core."""
+        # Streams would run for ever: they are told, and end by themselves.
+        self._core.event_feed.close()
         for api in self._apis():
             api.stop(_GRACE_SECONDS)
         for listener in self._listeners:

@@ -29,6 +29,8 @@ from certd.services.deployment_checks import DeploymentChecks
 from certd.services.download_codes import DownloadCodes
 from certd.services.downloads import Downloads
 from certd.services.enrollment import Enrollment
+from certd.services.event_feed import EventFeed
+from certd.services.event_streams import EventStreams
 from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
@@ -46,6 +48,7 @@ from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
 from certd.services.managed_upkeep import ManagedUpkeep
+from certd.services.managed_watch import ManagedWatch
 from certd.services.notices import Notices
 from certd.services.pinned_roots import PinnedRoots
 from certd.services.profile_check import ProfileChecks
@@ -123,6 +126,9 @@ class Core:
     enrollment: Enrollment
     bootstrap: Bootstrap
     administrator_recovery: AdministratorRecovery
+    event_feed: EventFeed
+    event_streams: EventStreams
+    managed_watch: ManagedWatch
     server: Server
     server_certificate: ServerCertificate
     system_rotation: SystemRotation
@@ -151,6 +157,7 @@ class Core:
         """Ends what `start` started: first who gives work, then who does it, the books last."""
         for keys in self.key_sets:
             keys.stop()
+        self.event_feed.close()
         self.scheduler.stop()
         self.refusals.flush(whole_minutes=False)
         self.lease_refusals.flush(whole_minutes=False)
@@ -307,6 +314,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         wake_scheduler=waker,
         step=step,
     )
+    feed = EventFeed(store)
     return Core(
         config=config,
         clock=clock,
@@ -406,6 +414,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         ),
         system_rotation=system_rotation,
         pinned_roots=pinned_roots,
+        event_feed=feed,
+        event_streams=EventStreams(store=store, clock=clock, access=access, feed=feed),
+        managed_watch=ManagedWatch(store=store, clock=clock, access=access, feed=feed),
         server=Server(
             store=store,
             token=token,

@@ -1,12 +1,13 @@
 """The call in progress: who calls, and how long they will wait."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
+from certd.api.streams import OpenStream
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller
 
@@ -17,10 +18,19 @@ class Call:
 
     caller: Caller
     timeout: float
-    """Seconds that are left for the answer."""
+    """Seconds that are left for the answer; of a stream for nothing, which ends with its deadline by itself."""
+    stream: OpenStream | None = None
+    """What a method that streams its answers needs to know of its call."""
+
+    @property
+    def open_stream(self) -> OpenStream:
+        """The stream of a method that has one."""
+        if self.stream is None:
+            raise TypeError("the method has one answer, and no stream")
+        return self.stream
 
 
-Methods = Mapping[str, Callable[[Any, Call], Message]]
+Methods = Mapping[str, Callable[[Any, Call], Message | Iterator[Message]]]
 """The functions that answer the methods of a service, by the name of the method in the proto."""
 
 _CURRENT: ContextVar[Call | None] = ContextVar("certd-api-call", default=None)

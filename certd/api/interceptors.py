@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
@@ -29,7 +30,7 @@ from certd.api import peer, status
 from certd.api.arrivals import Arrivals
 from certd.api.call import Call, making
 from certd.api.methods import METHODS, Admission
-from certd.api.streams import StreamSlots
+from certd.api.streams import OpenStream, StreamSlots
 from certd.api.waiting_calls import WaitingCalls, busy
 from certd.errors import CertdError, Reason, field_invalid
 from certd.log import traceback_of
@@ -42,6 +43,7 @@ AT_ONCE: Final = 0.05
 """Seconds after its admission within which the message of a call is there, as a rule."""
 LONGEST_CALL: Final = 120.0
 """Seconds after which the server gives up on a call whose caller set no deadline, or a later one."""
+_OWN_METHODS: Final = "/certd.v1."
 
 _log = structlog.get_logger("certd.api")
 _plain_log = logging.getLogger("certd.api")
@@ -250,10 +252,12 @@ class Gate(Interceptor):
                 call = self._admit(method, context, told)
                 arrivals = self._slots.arrivals
                 request = requests if handler.request_streaming else self._first(arrivals, requests, context, call)
-                with self._slots.slot(context):
-                    with making(call):
+                again = _nobody if call is None else self._again(context)
+                stream = OpenStream(context, again, ends_by_itself=method.startswith(_OWN_METHODS))
+                with self._slots.slot(stream, told.principal):
+                    with making(None if call is None else replace(call, stream=stream)):
                         responses = _responses(handler, request, context)
-                    yield from responses
+                    yield from stream.sent(responses)
 
         # The attribute by which grpc takes another pool for a method.
         run.experimental_thread_pool = self._slots.pool  # type: ignore[attr-defined]
@@ -282,6 +286,15 @@ class Gate(Interceptor):
             return self._access.authenticate(peer.certificate_of(connection))
         return self._bearer.authenticate(peer.token_of(context.invocation_metadata()))
 
+    def _again(self, context: grpc.ServicerContext) -> Callable[[], object]:
+        """Returns what tells the caller once more, by what they have shown."""
+        bearer, connection = self._bearer, context.auth_context()
+        if bearer is None:
+            certificate = peer.certificate_of(connection)  # type: ignore[arg-type]  # The stubs say bytes, as in `_admit`.
+            return lambda: self._access.authenticate(certificate)
+        token = peer.token_of(context.invocation_metadata())
+        return lambda: bearer.authenticate(token)
+
     def _first(
         self, arrivals: Arrivals, requests: Iterator[bytes], context: grpc.ServicerContext, call: Call | None
     ) -> bytes:
@@ -306,6 +319,10 @@ class Gate(Interceptor):
         finally:
             self._calls.strangers.leave(context)
         return request
+
+
+def _nobody() -> None:
+    """Tells again who calls a public method."""
 
 
 def time_left(context: grpc.ServicerContext) -> float:

@@ -56,6 +56,7 @@ from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
+from certd.services.event_streams import EventStreams
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
 from certd.services.leases import Leases
@@ -65,6 +66,7 @@ from certd.services.managed_certificates import ManagedCertificates
 from certd.services.managed_export import ManagedExport
 from certd.services.managed_import import ManagedImport
 from certd.services.managed_revocation import ManagedRevocation
+from certd.services.managed_watch import ManagedWatch
 from certd.services.profile_check import ProfileChecks
 from certd.services.profiles import Profiles
 from certd.services.rates import Rates
@@ -123,6 +125,8 @@ class Services:
     grants: Grants
     identity_changes: IdentityChanges
     enrollment: Enrollment
+    event_streams: EventStreams
+    managed_watch: ManagedWatch
     server: Server
     rates: Rates
     refusals: Refusals
@@ -134,7 +138,7 @@ class Limits:
 
     unary_workers: int = 32
     """Threads for calls with one answer."""
-    streams: int = 256
+    streams: int = 1024
     """Streams open at once, over all callers."""
     waiting_calls: int = 1024
     """Calls that may wait for one of those threads; further ones are told SERVER_BUSY."""
@@ -304,7 +308,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **associations.methods(services.associations, limits),
             **leases.methods(services.leases),
             **renewal_campaigns.methods(services.renewal_campaigns, limits),
-            **managed_watch.methods(),
+            **managed_watch.methods(services.managed_watch),
             **download_codes.methods(services.download_codes),
         },
         wrapping_keys.methods(services.wrapping_key_rotation, limits),
@@ -315,7 +319,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **identities.methods(services.identity_changes, limits),
             **enrollment.methods(services.enrollment),
         },
-        {**events.methods(), **subscriptions.methods()},
+        {**events.methods(services.event_streams, limits), **subscriptions.methods()},
         server_info.methods(services.server),
     )
 
@@ -345,7 +349,8 @@ def options(limits: Limits) -> list[tuple[str, Any]]:
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": limits.message_bytes,
         "grpc.max_send_message_length": LARGEST_ANSWER,
-        "grpc.max_concurrent_streams": 512,
+        # A connection that has watchers has room for calls as well.
+        "grpc.max_concurrent_streams": 512 + limits.streams,
         # Agents behind NAT keep their mapping alive by pings, with and without open calls; ours find the dead ones.
         "grpc.keepalive_time_ms": _MINUTE,
         "grpc.keepalive_timeout_ms": 20 * _SECOND,

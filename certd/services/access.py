@@ -6,7 +6,7 @@ from datetime import datetime
 
 from certd.clock import Clock, rfc3339
 from certd.errors import CertdError, Reason
-from certd.model.access import Caller, Grant, Permission
+from certd.model.access import ROLE_PERMISSIONS, Caller, Grant, Permission
 from certd.model.certificate import CertificateState
 from certd.model.identity import IdentityState
 from certd.model.names import serial_text
@@ -66,6 +66,15 @@ class Access:
                 f"{caller.principal} lacks {permission} on {resource}{with_profile}; an administrator can grant it",
                 metadata={"permission": permission, "principal": caller.principal},
                 resource=resource,
+            )
+
+    def require_somewhere(self, caller: Caller, permission: Permission) -> None:
+        """Raises PERMISSION_MISSING unless a grant of the caller holds the permission on anything at all."""
+        if not any(permission in ROLE_PERMISSIONS[grant.role] for grant in self.held(caller)):
+            raise CertdError(
+                Reason.PERMISSION_MISSING,
+                f"{caller.principal} lacks {permission} everywhere; an administrator can grant it",
+                metadata={"permission": permission, "principal": caller.principal},
             )
 
     def held(self, caller: Caller) -> tuple[Grant, ...]:

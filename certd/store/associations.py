@@ -71,6 +71,20 @@ _PAGE_OF_CONSUMER = _BY_NAME.where(
 _KEY_FITS = and_(
     _associations.c.managed_certificate_uid == bindparam("key"), _associations.c.association_id == bindparam("id")
 )
+_PAGE_OF_CALLER = (
+    _SELECT.where(
+        _associations.c.consumer_spiffe_id == bindparam("of_consumer"),
+        or_(
+            _associations.c.tenant > bindparam("after_tenant"),
+            and_(
+                _associations.c.tenant == bindparam("after_tenant"),
+                _managed.c.managed_certificate_id > bindparam("after_managed"),
+            ),
+        ),
+    )
+    .order_by(_associations.c.tenant, _managed.c.managed_certificate_id)
+    .limit(bindparam("most"))
+)
 _DELETE = delete_from(_associations).where(_KEY_FITS)
 _UPDATE = update_of(_associations).where(_KEY_FITS)
 
@@ -133,6 +147,17 @@ def page_of_consumer(
         "most": limit,
     }
     return [_association(row) for row in tx.execute(_PAGE_OF_CONSUMER, parameters)]
+
+
+def page_everywhere(
+    tx: Transaction, spiffe_id: str, *, after: tuple[str, str] = ("", ""), limit: int
+) -> list[Association]:
+    """Returns up to `limit` associations of a consumer in all tenants, by tenant and managed certificate.
+
+    They are from behind `after`, ids of a tenant and of a managed certificate. A consumer has one with each at most.
+    """
+    parameters = {"of_consumer": spiffe_id, "after_tenant": after[0], "after_managed": after[1], "most": limit}
+    return [_association(row) for row in tx.execute(_PAGE_OF_CALLER, parameters)]
 
 
 def delete(tx: Transaction, association: Association) -> bool:

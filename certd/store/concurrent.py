@@ -59,6 +59,12 @@ class ConcurrentWriter:
                 self._version_until = asked + _LONGEST_MEMORY
             return self._version
 
+    def forget_version(self) -> None:
+        """Has the version asked for anew by whoever wants it next."""
+        # Behind whoever reads it at this moment, perhaps without what is to be seen.
+        with self._version_lock:
+            self._version_until = 0.0
+
     def write(self, name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # The type of the work's result; Store.write says it.
         """Returns the result of `work` once it is committed; raises what it raised, or STORE_UNAVAILABLE."""
         with self._changed:
@@ -119,9 +125,7 @@ class ConcurrentWriter:
                 raise
         STORE_COMMITS.inc()
         if transaction.configuration_is_changed:
-            # Behind whoever reads it at this moment, perhaps without this change.
-            with self._version_lock:
-                self._version_until = 0.0
+            self.forget_version()
         if transaction.events:
             self._events_committed()
         return result

@@ -1,5 +1,6 @@
 """Events: appended by transactions, numbered by the store, read by number."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, literal_column, select
@@ -8,9 +9,22 @@ from certd.model.event import Event, EventType, NumberedEvent
 from certd.store import schema
 from certd.store.event_chain import CHAIN_START, ChainBreak, ChainHead, chain_hash, verify
 from certd.store.transaction import Transaction
-from certd.store.values import labels_of, time_of
+from certd.store.values import labels_of, microseconds, time_of
 
-__all__ = ["CHAIN_START", "ChainBreak", "ChainHead", "chain_hash", "head", "last", "page", "verify", "verify_all"]
+__all__ = [
+    "CHAIN_START",
+    "ChainBreak",
+    "ChainHead",
+    "chain_hash",
+    "first_from",
+    "head",
+    "head_at",
+    "last",
+    "page",
+    "page_back",
+    "verify",
+    "verify_all",
+]
 
 _events = schema.events
 _SELECT: Select[Any] = select(
@@ -25,6 +39,10 @@ _SELECT: Select[Any] = select(
 )
 _PAGE = _SELECT.where(_events.c.seq > bindparam("after")).order_by(_events.c.seq).limit(bindparam("most"))
 _TENANT_PAGE = _PAGE.where(_events.c.tenant == bindparam("of_tenant"))
+_PAGE_BACK = _SELECT.where(_events.c.seq < bindparam("before")).order_by(_events.c.seq.desc()).limit(bindparam("most"))
+_TENANT_PAGE_BACK = _PAGE_BACK.where(_events.c.tenant == bindparam("of_tenant"))
+_TIME = select(_events.c.time).where(_events.c.seq == bindparam("number"))
+_HASH = select(_events.c.chain_hash).where(_events.c.seq == bindparam("number"))
 _LAST = _SELECT.order_by(_events.c.seq.desc()).limit(1)
 _HEAD = select(schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash).where(
     schema.event_sequence.c.id == literal_column("1")
@@ -54,6 +72,29 @@ def page(tx: Transaction, *, after_seq: int, limit: int, tenant: str | None = No
     return [_event(row) for row in tx.execute(statement, parameters)]
 
 
+def page_back(tx: Transaction, *, before_seq: int, limit: int, tenant: str | None = None) -> list[NumberedEvent]:
+    """Returns up to `limit` events numbered below `before_seq`, the newest first; with `tenant`, that tenant's part."""
+    statement = _PAGE_BACK if tenant is None else _TENANT_PAGE_BACK
+    parameters = {"before": before_seq, "most": limit, "of_tenant": tenant}
+    return [_event(row) for row in tx.execute(statement, parameters)]
+
+
+def first_from(tx: Transaction, time: datetime) -> int:
+    """Returns the number of the first event of a time or later, one past the last when there is none.
+
+    Numbers follow times but for the minutes that events wait for their commit, and as far as no clock was set back.
+    """
+    low, high = 1, head(tx).seq + 1
+    wanted = microseconds(time)
+    while low < high:
+        middle = (low + high) // 2
+        if tx.execute(_TIME, {"number": middle}).scalar_one() < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 def last(tx: Transaction) -> NumberedEvent | None:
     """Returns the event with the highest number; None when there is none."""
     row = tx.execute(_LAST).first()
@@ -64,6 +105,14 @@ def head(tx: Transaction) -> ChainHead:
     """Returns where the chain stands, from the record that is kept beside the events."""
     row = tx.execute(_HEAD).one()
     return ChainHead(row.last_seq, row.last_hash)
+
+
+def head_at(tx: Transaction, seq: int) -> ChainHead | None:
+    """Returns where the chain stood after an event; None when there is no event of that number."""
+    if seq == CHAIN_START.seq:
+        return CHAIN_START
+    found: bytes | None = tx.execute(_HASH, {"number": seq}).scalar_one_or_none()
+    return None if found is None else ChainHead(seq, found)
 
 
 def verify_all(tx: Transaction) -> list[ChainBreak]:

@@ -68,6 +68,9 @@ class GroupCommitWriter:
         """How many works wait for the next commit."""
         return len(self._waiting)
 
+    def forget_version(self) -> None:
+        """Does nothing: what this writer knows of the version is never old."""
+
     def write(self, _name: str, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # The type of the work's result; Store.write says it.
         """Returns the result of `work` once it is committed; raises what it raised, or STORE_UNAVAILABLE."""
         if threading.current_thread() is self._thread:

@@ -158,6 +158,7 @@ associations = Table(
     UniqueConstraint("managed_certificate_uid", "consumer_spiffe_id", name="associations_consumer"),
 )
 Index("associations_of_consumer", associations.c.tenant, associations.c.consumer_spiffe_id)
+Index("associations_everywhere", associations.c.consumer_spiffe_id)
 
 # A key of a managed certificate, sealed for one consumer.
 association_keys = Table(

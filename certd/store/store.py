@@ -172,6 +172,10 @@ class Store:
                 raise
             raise failure from error
 
+    def forget_configuration_version(self) -> None:
+        """Has the version asked for anew, because another daemon is known to have changed the configuration."""
+        self._writer.forget_version()
+
     def when_events(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Has `listener` called after every commit that numbered events; returns what ends that.
 

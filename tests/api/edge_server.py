@@ -42,6 +42,7 @@ from certd.services.rates import Rates
 from tests.api.edge_associations import FakeAssociations, FakeLeases
 from tests.api.edge_certificates import FakeCertificateSearches, FakeRevocation
 from tests.api.edge_downloads import FakeDownloadCodes
+from tests.api.edge_events import FakeEventStreams, FakeManagedWatch
 from tests.api.edge_grants import FakeGrants
 from tests.api.edge_identities import FakeEnrollment, FakeIdentityChanges
 from tests.api.edge_imports import FakeManagedImport
@@ -475,6 +476,8 @@ def running_edge(
         grants=FakeGrants(told),
         identity_changes=FakeIdentityChanges(told, LEAF.der),
         enrollment=FakeEnrollment(told),
+        event_streams=FakeEventStreams(told),
+        managed_watch=FakeManagedWatch(told),
         server=description,
         rates=rates or Rates(),
         refusals=refusals,
