@@ -43,6 +43,8 @@ class Slot:
     """Whether what was deployed before was seen to."""
     told: Association | None = None
     """What the server told of it since it was looked at."""
+    again: bool = False
+    """Whether something happened since a thread began to work."""
     tries: int = 0
     """Failures to reach the server, in a row."""
     error: str = ""
@@ -126,19 +128,19 @@ class Slots:
         """The server told of an association."""
         for slot in self._slots.values():
             if slot.certificate.association == association.name:
-                slot.told, slot.due = association, 0.0
+                slot.told, slot.due, slot.again = association, 0.0, True
 
     def removed(self, name: str) -> None:
         """The server told that a managed certificate, or the association with it, is no more."""
         for slot in self._slots.values():
             if slot.certificate.managed_certificate == name:
-                slot.told, slot.due = None, 0.0
+                slot.told, slot.due, slot.again = None, 0.0, True
 
     def wake(self, name: str) -> None:
         """A program came to take a certificate."""
         slot = self._slots.get(name)
         if slot is not None:
-            slot.due = 0.0
+            slot.due, slot.again = 0.0, True
 
     def hurry(self) -> None:
         """The server is there again: what failed for want of it is due soon, not all at once."""
@@ -158,7 +160,7 @@ class Slots:
             slot.due = max(slot.due, now + random.uniform(*SELDOM))  # noqa: S311  # As above.
 
     def _start(self, slot: Slot, server: Server | None) -> None:
-        told, slot.told, slot.running = slot.told, None, True
+        told, slot.told, slot.running, slot.again = slot.told, None, True, False
         self._busy += 1
 
         def work() -> None:
@@ -178,7 +180,7 @@ class Slots:
         slot.error = text
         slot.tries = slot.tries + 1 if text else 0
         slot.due = time.monotonic() + self._delay(slot, failure)
-        if (first and not text) or slot.told is not None:
+        if (first and not text) or slot.again:
             slot.due = 0.0
         if failure is not None and failure.reason in REFUSED:
             self._refused(failure)
