@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
@@ -173,6 +173,28 @@ class Client:
             return method(request, timeout=timeout, metadata=_metadata(self._credentials))
         except grpc.RpcError as error:
             raise decode(error) from error
+
+    def stream(
+        self, method: "grpc.UnaryStreamMultiCallable[RequestT, ResponseT]", request: RequestT
+    ) -> Generator[ResponseT, None, None]:
+        """Yields what a method streams, until the server ends it; raises CallFailed, and never tries again.
+
+        Closing it ends the call. A server that cannot be reached is one that does not answer, and raises too.
+        """
+        credentials = self._credentials
+        call = method(request, metadata=_metadata(credentials))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise explain(
+                decode(error),
+                address=self.address,
+                limit=CALL_TIMEOUT,
+                not_after=credentials.not_after if isinstance(credentials, Credentials) else None,
+                listener=_listener(credentials),
+            ) from error
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]  # The stubs leave it untyped.
 
     def pages(
         self, method: "grpc.UnaryUnaryMultiCallable[PagedRequestT, PagedResponseT]", request: PagedRequestT
