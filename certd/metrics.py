@@ -17,3 +17,9 @@ STORE_RETRIES = Counter(
 )
 CALLS = Counter("certd_grpc_calls", "Calls that ended, by method and status code.", ["method", "code"])
 CALL_SECONDS = Histogram("certd_grpc_call_seconds", "Seconds from the arrival of a call to its answer.", ["method"])
+DELIVERIES = Counter(
+    "certd_deliveries",
+    "Tries of events for subscriptions, by kind and by what the target did: taken, refused, away.",
+    ["kind", "outcome"],
+)
+FAILED_DELIVERIES = Counter("certd_failed_deliveries", "Events that were given up for a subscription.")

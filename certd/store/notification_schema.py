@@ -61,12 +61,13 @@ deliveries = Table(
     text_column("state"),
     number_column("attempts"),
     text_column("error"),
-    # When it is tried again; NULL when it was given up.
+    # When it is tried again, unless an earlier one of its resource waits; NULL when it was given up.
     time_column("due_time", null=True),
     time_column("fail_time", null=True),
     PrimaryKeyConstraint("subscription_uid", "seq", name="deliveries_key"),
 )
 Index("deliveries_state", deliveries.c.subscription_uid, deliveries.c.state, deliveries.c.seq)
+Index("deliveries_resource", deliveries.c.subscription_uid, deliveries.c.resource, deliveries.c.seq)
 
 # How far notices were given: of a kind, for what ends in so many days. 0 days: of what has ended.
 notice_marks = Table(

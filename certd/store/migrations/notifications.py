@@ -80,6 +80,7 @@ def _add_deliveries() -> None:
         sa.ForeignKeyConstraint(["subscription_uid"], ["subscriptions.uid"], name="deliveries_uid"),
     )
     op.create_index("deliveries_state", "deliveries", ["subscription_uid", "state", "seq"])
+    op.create_index("deliveries_resource", "deliveries", ["subscription_uid", "resource", "seq"])
 
 
 def _add_notices() -> None:

@@ -1,0 +1,91 @@
+"""Deliveries: events go to the targets of subscriptions, each at least once, those of one resource in their order."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from certd.clock import Clock
+from certd.model.delivery import Outcome
+from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType, NumberedEvent
+from certd.model.job import Job, JobKind
+from certd.model.subscription import Subscription, SubscriptionState
+from certd.services.courier import Courier
+from certd.services.delivery_run import DeliveryRun
+from certd.services.steps import StepHook
+from certd.store import deliveries, jobs, subscriptions
+from certd.store.store import Store, Transaction
+from certd.store.values import microseconds
+
+
+class Deliveries:
+    """What the scheduler does for subscriptions, and tests of targets."""
+
+    def __init__(
+        self, *, store: Store, clock: Clock, courier: Courier, wake_scheduler: Callable[[], None], step: StepHook
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._courier = courier
+        self._wake_scheduler = wake_scheduler
+        self._step = step
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Lets runs end after the try that they are at."""
+        self._stopping.set()
+
+    def deliver(self, subscription_uid: str) -> None:
+        """Does what there is to do for a subscription: the run of its job. Ends quietly when it is gone or disabled."""
+        with self._store.read("deliveries.begin") as tx:
+            subscription = subscriptions.get_by_uid(tx, subscription_uid)
+            waiting = deliveries.waiting(tx, subscription_uid)
+        if subscription is None or subscription.state is not SubscriptionState.ENABLED:
+            now = self._clock.now()
+            self._store.write("deliveries.end", lambda tx: _end(tx, subscription_uid, now))
+            return
+        DeliveryRun(
+            store=self._store,
+            clock=self._clock,
+            send=self._courier.send,
+            stopping=self._stopping.is_set,
+            step=self._step,
+            subscription=subscription,
+            waiting=waiting,
+        ).run()
+
+    def test(self, subscription: Subscription, now: datetime) -> str:
+        """Sends a test now; returns why the target did not take it, empty when it did.
+
+        A target that takes it after it was away is sent to again at once. Raises TOKEN_UNAVAILABLE.
+        """
+        event = Event(
+            time=now,
+            type=EventType.SUBSCRIPTION_TEST,
+            tenant=subscription.tenant,
+            principal=SYSTEM_PRINCIPAL,
+            resource=str(subscription.name),
+        )
+        message_id = f"test/{microseconds(now)}:{subscription.uid}"
+        numbered = NumberedEvent(seq=0, event=event, chain_hash=b"")
+        answer = self._courier.send(subscription, numbered, message_id, now)
+        if answer.outcome is Outcome.TAKEN and subscription.next_attempt_time is not None:
+            self._store.write("deliveries.is-back", lambda tx: _is_back(tx, subscription.uid, now))
+            self._wake_scheduler()
+        return answer.error
+
+
+def _end(tx: Transaction, uid: str, now: datetime) -> None:
+    """Ends the job of a subscription of which nothing is sent, unless it was enabled meanwhile."""
+    current = subscriptions.get_by_uid(tx, uid)
+    if current is None or current.state is not SubscriptionState.ENABLED:
+        jobs.finish(tx, JobKind.DELIVER_EVENTS, uid)
+    else:
+        jobs.put(tx, Job(kind=JobKind.DELIVER_EVENTS, subject=uid, due_time=now))
+
+
+def _is_back(tx: Transaction, uid: str, now: datetime) -> None:
+    current = subscriptions.get_by_uid(tx, uid)
+    if current is not None and current.next_attempt_time is not None:
+        subscriptions.set_progress(tx, replace(current, attempts=0, last_error="", next_attempt_time=None))
+        jobs.hasten(tx, JobKind.DELIVER_EVENTS, uid, now)
