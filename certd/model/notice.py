@@ -82,7 +82,7 @@ def _overdue(managed: ManagedCertificate, step: NextStep, now: datetime, since: 
         return None
     if managed.renewal_window is not None and now <= managed.renewal_window[1]:
         return None
-    due = min(planned or managed.update_time, now)
+    due = managed.update_time if planned is None or planned > now else planned
     if now - max(due, since) <= _PATIENCE:
         return None
     return NotRenewed(

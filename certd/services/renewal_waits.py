@@ -1,7 +1,7 @@
 """What a managed certificate does between its renewals: it waits, for its time, for use, or until nothing blocks it."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import rfc3339
@@ -13,7 +13,7 @@ from certd.model.renewal import RenewalMode, RenewalPolicy
 from certd.model.renewal_steps import NextStep, awaited_maintenance, next_look, next_step
 from certd.services.managed_certificate_records import event_of, observed
 from certd.services.renewal_planning import RenewalPlan, moment_in, plan_renewal
-from certd.store import certificates, jobs, managed_certificates, managed_versions
+from certd.store import certificates, jobs, managed_certificates, managed_versions, notices
 from certd.store.store import Store, Transaction
 
 _KIND: Final = JobKind.ADVANCE_MANAGED_CERTIFICATE
@@ -21,6 +21,7 @@ _PASSING: Final = frozenset(
     {Reason.SIGNING_QUEUE_FULL, Reason.OWNERSHIP_LOST, Reason.SHUTTING_DOWN, Reason.STATE_FORBIDS}
 )
 """Reasons of failures that are over by the next attempt, so that nobody need hear of them."""
+_TOLD_AGAIN: Final = timedelta(days=1)
 _NOT_USED: Final = "NotUsed"
 """Reason of the condition of what waits for nothing but to be used."""
 
@@ -99,12 +100,27 @@ def note_blocked(
         # Nobody waits: it will be looked at again, and was renewed by another, or is about to be.
         return
     known = {condition.reason for condition in managed.conditions if condition.type == RENEWAL_BLOCKED}
-    if not managed.renewal_blocked or error.reason not in known:
-        # One event for a reason, not one for each attempt.
+    if (not managed.renewal_blocked or error.reason not in known) and _is_news(tx, managed, error.reason, now):
         waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
-        tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
+        told = {"version": str(managed.current_version), "reason": error.reason, "message": error.message}
+        tx.event(replace(waits, details={**waits.details, **told}))
     blocked = observed(managed, RENEWAL_BLOCKED, now, status=True, reason=error.reason, message=error.message)
     _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
+
+
+def _is_news(tx: Transaction, managed: ManagedCertificate, reason: Reason, now: datetime) -> bool:
+    """Returns whether a reason was not told of the current version for a day, and records that it is.
+
+    One event for a reason, not one for each attempt, also when reasons take turns.
+    """
+    told = notices.told_of(tx, managed)
+    last = told.blocked.get(reason)
+    # What was told in the future was told by a clock that was ahead.
+    if last is not None and last <= now < last + _TOLD_AGAIN:
+        return False
+    recent = {each: time for each, time in told.blocked.items() if time <= now < time + _TOLD_AGAIN}
+    notices.set_told(tx, managed, replace(told, blocked={**recent, reason: now}))
+    return True
 
 
 def used_at_last(
