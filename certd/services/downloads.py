@@ -8,6 +8,7 @@ In two steps, so that a device which has the current version gets nothing, and n
 Both need the permission to export, of an identity by its certificate, or of who made a download code.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ from certd.services.refusals import Refusals
 from certd.store.download_codes import DownloadCodeRow
 from certd.store.store import Store
 
+EXPORTS: Final = 16
+"""At once; each takes a fifth of a second of a processor for its passphrase."""
+_RETRY_SECONDS: Final = 2.0
 METHOD: Final = "devices/Download"
 """Stands for the method in events of refused calls, where those of the API have their full names."""
 
@@ -93,6 +97,7 @@ class Downloads:
         self._codes = codes
         self._export = export
         self._passphrase_bytes = passphrase_bytes
+        self._exports = threading.Semaphore(EXPORTS)
 
     def of_identity(self, certificate: bytes | None, name: ManagedCertificateName, *, address: str) -> Holder:
         """Returns who shows a certificate (DER) that the handshake verified, if they may export.
@@ -146,37 +151,42 @@ class Downloads:
             exportable=with_its_key,
         )
 
-    def check_passphrase(self, protection: PassphraseExport) -> None:
-        """Raises FIELD_INVALID for a passphrase against the rules of its form."""
-        check_passphrase(protection.form, protection.passphrase, "passphrase", most=self._passphrase_bytes)
-
     def take(self, offer: Offer, protection: PassphraseExport, *, reason: str) -> Exported:
         """Returns what was offered, its key under a passphrase; the event is committed before.
 
         A code is used with the event, so of two who come with it one gets something. When the token process fails after
-        that, the code is used all the same, and the error says so. Raises what `ManagedExport.leave` does,
-        DOWNLOAD_CODE_INVALID, FIELD_INVALID.
+        that, the code is used all the same, and the error says so. Raises what `ManagedExport.export` does,
+        DOWNLOAD_CODE_INVALID, and SERVER_BUSY before anything is recorded.
         """
-        self.check_passphrase(protection)
+        check_passphrase(protection.form, protection.passphrase, "passphrase", most=self._passphrase_bytes)
         if offer.exportable is None:
             raise TypeError("an offer without its key was taken")
-        holder, found = offer.holder, offer.exportable
-        code = holder.code
-        with self._told(holder):
-            if code is None:
-                self._export.record(found, protection, principal=holder.principal, details={"reason": reason})
-                return self._export.encrypted(found, protection)
-            self._export.record(
-                found,
-                protection,
-                principal=holder.principal,
-                details={"reason": reason or code.reason, "download_code": shown(code), "address": holder.address},
-                also=lambda tx: self._codes.use(tx, code, offer.managed.name),
+        if not self._exports.acquire(blocking=False):
+            raise CertdError(
+                Reason.SERVER_BUSY, "as many downloads run as may at once; try again", retry_after=_RETRY_SECONDS
             )
-            try:
-                return self._export.encrypted(found, protection)
-            except CertdError as error:
-                raise _with_code_used(error) from error
+        try:
+            with self._told(offer.holder):
+                return self._taken(offer, offer.exportable, protection, reason)
+        finally:
+            self._exports.release()
+
+    def _taken(self, offer: Offer, found: Exportable, protection: PassphraseExport, reason: str) -> Exported:
+        holder, code = offer.holder, offer.holder.code
+        if code is None:
+            self._export.record(found, protection, principal=holder.principal, details={"reason": reason})
+            return self._export.encrypted(found, protection)
+        self._export.record(
+            found,
+            protection,
+            principal=holder.principal,
+            details={"reason": reason or code.reason, "download_code": shown(code), "address": holder.address},
+            also=lambda tx: self._codes.use(tx, code, offer.managed.name),
+        )
+        try:
+            return self._export.encrypted(found, protection)
+        except CertdError as error:
+            raise _with_code_used(error) from error
 
     @contextmanager
     def _told(self, holder: Holder) -> Iterator[None]:

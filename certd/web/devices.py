@@ -7,7 +7,6 @@ tag of the last download is answered with 304 before anything is exported or use
 
 import hashlib
 import re
-import threading
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Final
@@ -31,12 +30,9 @@ from certd.web.app import guarded, refused
 from certd.web.device_formats import DeviceFormat, chosen_format, form_of, headers_of, with_key, without_key
 from certd.web.device_server import PEER_CERTIFICATE
 
-EXPORTS: Final = 16
-"""At once; each takes a fifth of a second of a processor for its passphrase."""
 _PATH: Final = "/v1/tenants/{tenant}/managedCertificates/{managed_certificate}"
 _ENTITY_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 _PASSPHRASE: Final = "certd-passphrase"  # noqa: S105  # The name of a header.
-_RETRY_SECONDS: Final = 2.0
 
 _log = structlog.get_logger("certd.web")
 
@@ -81,7 +77,6 @@ class _Download:
 
     def __init__(self, downloads: Downloads) -> None:
         self._downloads = downloads
-        self._exports = threading.Semaphore(EXPORTS)
 
     def __call__(self, request: Request) -> Response:
         """Answers GET and HEAD."""
@@ -136,15 +131,7 @@ class _Download:
         self, request: Request, offer: Offer, chosen: DeviceFormat, form: ExportForm, *, reason: str
     ) -> bytes:
         protection = PassphraseExport(_passphrase(request), form)
-        self._downloads.check_passphrase(protection)
-        if not self._exports.acquire(blocking=False):
-            raise CertdError(
-                Reason.SERVER_BUSY, "as many downloads run as may at once; try again", retry_after=_RETRY_SECONDS
-            )
-        try:
-            return with_key(chosen, self._downloads.take(offer, protection, reason=reason))
-        finally:
-            self._exports.release()
+        return with_key(chosen, self._downloads.take(offer, protection, reason=reason))
 
 
 def _address(request: Request) -> str:

@@ -89,6 +89,14 @@ ensure_systemd_analyze() {
 
 ensure_softhsm() { ensure_command softhsm2-util softhsm2 softhsm softhsm; }
 
+# What devices have: curl, and the small shells that scripts of theirs are run by.
+ensure_curl() { ensure_command curl curl curl curl; }
+ensure_dash() { ensure_command dash dash dash dash; }
+ensure_busybox() {
+  if [ "$(package_manager)" = brew ]; then return 0; fi
+  ensure_command busybox busybox busybox ""
+}
+
 ensure_gnutls() {
   if [ "$(package_manager)" = brew ]; then ensure_command gnutls-certtool "" "" gnutls
   else ensure_command certtool gnutls-bin gnutls-utils gnutls; fi
