@@ -6,10 +6,14 @@ from datetime import timedelta
 
 from certd.clock import Clock
 from certd.config import Config, oidc_providers, request_limits, token_settings
+from certd.config_notify import mail_server
 from certd.credential_files import CredentialFiles
 from certd.errors import CertdError
 from certd.model.job import JobKind
+from certd.outbound.addresses import Reach
 from certd.outbound.jwks import KeySet
+from certd.outbound.mail import Mail
+from certd.outbound.webhook import Webhooks
 from certd.pki.weak_keys import use_known_keys
 from certd.prepare.client import Preparer, default_workers
 from certd.prepare.known_keys import known_keys_of
@@ -25,6 +29,9 @@ from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.courier import Courier
+from certd.services.deliveries import Deliveries
+from certd.services.delivery_wakes import DeliveryWakes
 from certd.services.deployment_checks import DeploymentChecks
 from certd.services.download_codes import DownloadCodes
 from certd.services.downloads import Downloads
@@ -64,6 +71,7 @@ from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
+from certd.services.subscription_secrets import SubscriptionSecrets
 from certd.services.system import SystemAuthority
 from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
@@ -78,6 +86,8 @@ _log = logging.getLogger("certd.main")
 
 _TOKEN_START_SECONDS = 20.0
 _PREPARE_START_SECONDS = 20.0
+_DELIVERIES_AT_ONCE = 16
+"""Subscriptions whose targets are waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,10 @@ class Core:
     recovery: Recovery
     loop: IssuingLoop
     scheduler: Scheduler
+    delivery_scheduler: Scheduler
+    """Of its own, because it waits for strangers."""
+    deliveries: Deliveries
+    delivery_wakes: DeliveryWakes
     system_authority: SystemAuthority
     access: Access
     key_sets: tuple[KeySet, ...]
@@ -150,6 +164,8 @@ class Core:
         self.recovery.run()
         self.loop.start()
         self.scheduler.start()
+        self.delivery_scheduler.start()
+        self.delivery_wakes.start()
         for keys in self.key_sets:
             keys.start()
 
@@ -158,6 +174,9 @@ class Core:
         for keys in self.key_sets:
             keys.stop()
         self.event_feed.close()
+        self.delivery_wakes.stop()
+        self.deliveries.stop()
+        self.delivery_scheduler.stop()
         self.scheduler.stop()
         self.refusals.flush(whole_minutes=False)
         self.lease_refusals.flush(whole_minutes=False)
@@ -271,6 +290,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         wake_scheduler=waker,
         step=step,
     )
+    secrets = SubscriptionSecrets(store=store, token=token, clock=clock, wrapping_keys=wrapping_keys)
+    webhooks = Webhooks(Reach(networks=config.notify.allowed_networks))
+    wake_deliveries = Waker()
+    deliveries = Deliveries(
+        store=store,
+        clock=clock,
+        courier=Courier(webhooks=webhooks, mail=Mail(mail_server(config.notify)), secrets=secrets),
+        wake_scheduler=wake_deliveries,
+        step=step,
+    )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
     scheduler = Scheduler(
         store=store,
@@ -304,6 +333,19 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         waker=waker,
         step=step,
     )
+    delivery_scheduler = Scheduler(
+        store=store,
+        clock=clock,
+        runs={JobKind.DELIVER_EVENTS: deliveries.deliver},
+        together={},
+        blocked={JobKind.DELIVER_EVENTS: deliveries.blocked},
+        epoch=ownership.epoch,
+        beats=(),
+        waker=wake_deliveries,
+        workers=_DELIVERIES_AT_ONCE,
+        apart=True,
+        step=step,
+    )
     import_keys = ImportKeys(store=store, token=token, wrapping_keys=wrapping_keys, system_authority=system_authority)
     managed_certificates = ManagedCertificates(
         store=store,
@@ -325,6 +367,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         recovery=recovery,
         loop=loop,
         scheduler=scheduler,
+        delivery_scheduler=delivery_scheduler,
+        deliveries=deliveries,
+        delivery_wakes=DeliveryWakes(store=store, clock=clock, wake_scheduler=wake_deliveries),
         system_authority=system_authority,
         access=access,
         key_sets=tuple(keys for _, keys in issuers),

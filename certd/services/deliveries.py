@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 from certd.clock import Clock
+from certd.errors import CertdError
 from certd.model.delivery import Outcome
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType, NumberedEvent
 from certd.model.job import Job, JobKind
@@ -16,6 +18,8 @@ from certd.services.steps import StepHook
 from certd.store import deliveries, jobs, subscriptions
 from certd.store.store import Store, Transaction
 from certd.store.values import microseconds
+
+_LONGEST_ERROR: Final = 500
 
 
 class Deliveries:
@@ -53,6 +57,13 @@ class Deliveries:
             subscription=subscription,
             waiting=waiting,
         ).run()
+
+    def blocked(self, tx: Transaction, subscription_uid: str, error: CertdError, until: datetime) -> None:
+        """Writes into a subscription that the server itself cannot send now, in the transaction of the retry."""
+        current = subscriptions.get_by_uid(tx, subscription_uid)
+        if current is not None:
+            told = replace(current, last_error=str(error)[:_LONGEST_ERROR], next_attempt_time=until)
+            subscriptions.set_progress(tx, told)
 
     def test(self, subscription: Subscription, now: datetime) -> str:
         """Sends a test now; returns why the target did not take it, empty when it did.
