@@ -97,6 +97,15 @@ class SubscriptionChange:
             raise field_invalid(f"subscription.{wrong[0]}", f"{self.name} {why}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionView:
+    """A subscription as a caller sees it."""
+
+    subscription: Subscription
+    failed_delivery_count: int = 0
+    """Failed deliveries that are kept; `model.delivery.MOST_FAILED` stands for that many or more."""
+
+
 def differences(before: Subscription, after: Subscription) -> dict[str, str]:
     """Returns what is told of a change: each field that differs, with what it is now."""
     old, new = told(before), told(after)

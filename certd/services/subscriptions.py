@@ -37,6 +37,7 @@ from certd.services.subscription_plan import (
     WHO_READS_WHAT,
     NewSubscription,
     SubscriptionChange,
+    SubscriptionView,
     differences,
     etag_mismatch,
     event_of,
@@ -45,7 +46,7 @@ from certd.services.subscription_plan import (
 )
 from certd.services.subscription_secrets import OVERLAP, NewSecret, SubscriptionSecrets, keep
 from certd.services.tenants import existing_tenant
-from certd.store import events, jobs, subscription_secrets, subscriptions, wrapping_keys
+from certd.store import deliveries, events, jobs, subscription_secrets, subscriptions, wrapping_keys
 from certd.store.store import Store, Transaction
 
 _UPDATE, _DELETE = "UpdateSubscription", "DeleteSubscription"
@@ -75,7 +76,7 @@ class Tester(Protocol):
 class MadeSubscription:
     """A subscription with its secret, which nobody can read again."""
 
-    subscription: Subscription
+    view: SubscriptionView
     secret: str = field(default="", repr=False)
     """Empty for mail, and when nothing was made."""
 
@@ -152,7 +153,7 @@ class Subscriptions:
             update_time=now,
         )
         if validate_only:
-            return MadeSubscription(subscription=made)
+            return MadeSubscription(view=SubscriptionView(subscription=made))
         for _ in range(_TRIES):
             secret = None
             if isinstance(made.target, WebhookTarget):
@@ -162,18 +163,19 @@ class Subscriptions:
             )
             if kept is not None:
                 self._wake_scheduler()
-                return MadeSubscription(subscription=kept, secret="" if secret is None else secret.text)
+                told_once = "" if secret is None else secret.text
+                return MadeSubscription(view=SubscriptionView(subscription=kept), secret=told_once)
             with self._store.read("subscriptions.create-again") as tx:
                 room = _room_for(tx, new)
         raise token_unavailable("the wrapping key was rotated while a secret was sealed under it")
 
-    def get(self, caller: Caller, name: SubscriptionName) -> Subscription:
+    def get(self, caller: Caller, name: SubscriptionName) -> SubscriptionView:
         """Returns a subscription; raises SUBSCRIPTION_NOT_FOUND."""
         self._access.require(caller, Permission.SUBSCRIPTION_READ, str(name))
         with self._store.read("subscriptions.get") as tx:
-            return existing_subscription(tx, name)
+            return _view(tx, existing_subscription(tx, name))
 
-    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[Subscription]:
+    def page(self, caller: Caller, parent: TenantName, request: PageRequest) -> Page[SubscriptionView]:
         """Returns a page of a tenant's subscriptions, by name. Raises TENANT_NOT_FOUND."""
         self._access.require(caller, Permission.SUBSCRIPTION_READ, f"{parent}/subscriptions")
         query = f"subscriptions {parent}"
@@ -181,11 +183,12 @@ class Subscriptions:
         with self._store.read("subscriptions.page") as tx:
             existing_tenant(tx, parent.tenant)
             rows = subscriptions.page(tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1)
-        return page_of(rows, request, query, key=lambda one: [one.subscription_id])
+            views = [_view(tx, one) for one in rows]
+        return page_of(views, request, query, key=lambda view: [view.subscription.subscription_id])
 
     def update(
         self, caller: Caller, change: SubscriptionChange, *, key: RequestKey | None, validate_only: bool
-    ) -> Subscription:
+    ) -> SubscriptionView:
         """Changes a subscription; when nothing is changed, it stays at its revision.
 
         Where events go, and which, is for those alone who may read them. A target that is new, or is to be sent to
@@ -197,14 +200,17 @@ class Subscriptions:
             self._access.require(caller, Permission.EVENT_READ, str(TenantName(change.name.tenant)))
         now = self._clock.now()
         with self._store.read("subscriptions.update") as tx:
-            found = existing_subscription(tx, change.name)
+            view = _view(tx, existing_subscription(tx, change.name))
+        found = view.subscription
         planned = change.applied(found)
         if planned.target != found.target:
             self._check_target(change.name, planned.target)
         if validate_only:
             if change.etag not in {"", found.etag}:
                 raise etag_mismatch(found)
-            return found if planned == found else replace(planned, update_time=now, revision=found.revision + 1)
+            if planned == found:
+                return view
+            return replace(view, subscription=replace(planned, update_time=now, revision=found.revision + 1))
         changed = self._store.write("subscriptions.update", lambda tx: _update(tx, caller, change, key=key, now=now))
         self._wake_scheduler()
         return changed
@@ -295,6 +301,10 @@ def existing_subscription(tx: Transaction, name: SubscriptionName) -> Subscripti
     return found
 
 
+def _view(tx: Transaction, found: Subscription) -> SubscriptionView:
+    return SubscriptionView(subscription=found, failed_delivery_count=deliveries.count_failed(tx, found.uid))
+
+
 def _existing_webhook(tx: Transaction, name: SubscriptionName) -> Subscription:
     found = existing_subscription(tx, name)
     if not isinstance(found.target, WebhookTarget):
@@ -345,15 +355,15 @@ def _create(
 
 def _update(
     tx: Transaction, caller: Caller, change: SubscriptionChange, *, key: RequestKey | None, now: datetime
-) -> Subscription:
+) -> SubscriptionView:
     if is_repeated(tx, caller, _UPDATE, key, resource=str(change.name), now=now):
-        return existing_subscription(tx, change.name)
+        return _view(tx, existing_subscription(tx, change.name))
     found = existing_subscription(tx, change.name)
     if change.etag not in {"", found.etag}:
         raise etag_mismatch(found)
     planned = change.applied(found)
     if planned == found:
-        return found
+        return _view(tx, found)
     changed = subscriptions.update(tx, replace(planned, update_time=now), found.revision)
     if changed is None:
         raise etag_mismatch(found)
@@ -363,7 +373,7 @@ def _update(
         subscriptions.set_progress(tx, changed)
     tx.event(event_of(EventType.SUBSCRIPTION_UPDATED, changed, caller.principal, now, differences(found, changed)))
     _deliver(tx, changed, now)
-    return changed
+    return _view(tx, changed)
 
 
 def _delete(
