@@ -140,6 +140,8 @@ class Daemon:
                 identity_changes=core.identity_changes,
                 enrollment=core.enrollment,
                 event_streams=core.event_streams,
+                subscriptions=core.subscriptions,
+                failed_deliveries=core.failed_deliveries,
                 managed_watch=core.managed_watch,
                 server=core.server,
                 rates=core.rates,

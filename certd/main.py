@@ -38,6 +38,7 @@ from certd.services.downloads import Downloads
 from certd.services.enrollment import Enrollment
 from certd.services.event_feed import EventFeed
 from certd.services.event_streams import EventStreams
+from certd.services.failed_deliveries import FailedDeliveries
 from certd.services.grants import Grants
 from certd.services.idempotency import RequestRecords
 from certd.services.identities import Identities
@@ -72,6 +73,7 @@ from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
 from certd.services.steps import StepHook
 from certd.services.subscription_secrets import SubscriptionSecrets
+from certd.services.subscriptions import Subscriptions
 from certd.services.system import SystemAuthority
 from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
@@ -107,6 +109,8 @@ class Core:
     """Of its own, because it waits for strangers."""
     deliveries: Deliveries
     delivery_wakes: DeliveryWakes
+    subscriptions: Subscriptions
+    failed_deliveries: FailedDeliveries
     system_authority: SystemAuthority
     access: Access
     key_sets: tuple[KeySet, ...]
@@ -328,6 +332,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             server_certificate.look,
             upkeep.look,
             upkeep.delete_keys,
+            secrets.delete_expired,
             Notices(store=store, clock=clock, step=step).tell,
         ),
         waker=waker,
@@ -370,6 +375,17 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         delivery_scheduler=delivery_scheduler,
         deliveries=deliveries,
         delivery_wakes=DeliveryWakes(store=store, clock=clock, wake_scheduler=wake_deliveries),
+        subscriptions=Subscriptions(
+            store=store,
+            clock=clock,
+            access=access,
+            secrets=secrets,
+            webhooks=webhooks,
+            tester=deliveries,
+            sends_mail=config.notify.smtp is not None,
+            wake_scheduler=wake_deliveries,
+        ),
+        failed_deliveries=FailedDeliveries(store=store, clock=clock, access=access, wake_scheduler=wake_deliveries),
         system_authority=system_authority,
         access=access,
         key_sets=tuple(keys for _, keys in issuers),

@@ -57,6 +57,7 @@ from certd.services.certificates import Certificates
 from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
 from certd.services.event_streams import EventStreams
+from certd.services.failed_deliveries import FailedDeliveries
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
 from certd.services.leases import Leases
@@ -74,6 +75,7 @@ from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
 from certd.services.server import Server
+from certd.services.subscriptions import Subscriptions
 from certd.services.tenants import Tenants
 from certd.services.wrapping_key_rotation import WrappingKeyRotation
 from certd.v1 import (
@@ -126,6 +128,8 @@ class Services:
     identity_changes: IdentityChanges
     enrollment: Enrollment
     event_streams: EventStreams
+    subscriptions: Subscriptions
+    failed_deliveries: FailedDeliveries
     managed_watch: ManagedWatch
     server: Server
     rates: Rates
@@ -319,7 +323,10 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **identities.methods(services.identity_changes, limits),
             **enrollment.methods(services.enrollment),
         },
-        {**events.methods(services.event_streams, limits), **subscriptions.methods()},
+        {
+            **events.methods(services.event_streams, limits),
+            **subscriptions.methods(services.subscriptions, services.failed_deliveries, limits),
+        },
         server_info.methods(services.server),
     )
 

@@ -53,6 +53,7 @@ from tests.api.edge_managed_changes import (
 )
 from tests.api.edge_profiles import FakeProfileChecks, FakeProfiles
 from tests.api.edge_server_info import FakeRefusals, FakeServer
+from tests.api.edge_subscriptions import FakeFailedDeliveries, FakeSubscriptions
 from tests.api.edge_tenants import FakeTenants
 from tests.api.edge_wrapping_keys import FakeManagedCertificateSearches, FakeWrappingKeyRotation
 
@@ -477,6 +478,8 @@ def running_edge(
         identity_changes=FakeIdentityChanges(told, LEAF.der),
         enrollment=FakeEnrollment(told),
         event_streams=FakeEventStreams(told),
+        subscriptions=FakeSubscriptions(told),
+        failed_deliveries=FakeFailedDeliveries(told),
         managed_watch=FakeManagedWatch(told),
         server=description,
         rates=rates or Rates(),
