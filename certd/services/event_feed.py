@@ -6,7 +6,7 @@ costs those nothing who watch something else. While nobody watches, nothing is r
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -15,6 +15,7 @@ from certd.errors import CertdError, Reason
 from certd.model.event import Event, NumberedEvent
 from certd.model.subscription import ANYTHING, type_fits
 from certd.services.event_topics import ACCESS_CHANGES, RememberedEvents, event_topic, remembered_topics
+from certd.services.watchers import Waking, Wants, Watcher
 from certd.store import events
 from certd.store.event_chain import CHAIN_START, ChainHead
 from certd.store.store import Store
@@ -33,82 +34,6 @@ _PAUSE: Final = 0.02
 _PAUSE_AFTER_FAILURE: Final = 1.0
 
 _log = logging.getLogger("certd.services")
-
-Wants = Callable[[Event], bool]
-
-
-class TooSlowError(Exception):
-    """A watcher did not take its events while others came, and some of them are lost to it."""
-
-
-class Watcher:
-    """One who watches, and what it has not taken yet.
-
-    Args:
-        position: the last event before those that it is handed.
-        wants: holds for the events of its topics that are handed to it.
-        most: events that may wait.
-    """
-
-    __slots__ = ("_changed", "_ended", "_error", "_most", "_overflown", "_waiting", "_woken", "position", "wants")
-
-    def __init__(self, position: ChainHead, wants: Wants | None, most: int) -> None:
-        self.position = position
-        self.wants = wants
-        self._most = most
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting: deque[NumberedEvent] = deque()
-        self._woken = False
-        self._overflown = False
-        self._ended = False
-        self._error: CertdError | None = None
-
-    def put(self, event: NumberedEvent) -> None:
-        """Hands it an event; one too many, and it gets none any more."""
-        with self._changed:
-            if len(self._waiting) < self._most and not self._overflown:
-                self._waiting.append(event)
-            else:
-                self._overflown = True
-                self._waiting.clear()
-            self._changed.notify()
-
-    def wake(self) -> None:
-        """Has it look at itself, though nothing came."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
-
-    def end(self, error: CertdError | None = None) -> None:
-        """Ends it: with an error, or because there is nobody any more to whom anything could be told."""
-        with self._changed:
-            self._ended = True
-            self._error = self._error or error
-            self._changed.notify()
-
-    @property
-    def has_nothing(self) -> bool:
-        """Whether it has taken all that was handed to it."""
-        return not self._waiting and not self._overflown
-
-    def take(self, timeout: float) -> list[NumberedEvent] | None:
-        """Waits for events and returns them: none after `timeout` seconds or a wake, None when it has ended.
-
-        Raises TooSlowError, and what it was ended with.
-        """
-        with self._changed:
-            if not (self._waiting or self._woken or self._overflown or self._ended) and timeout > 0:
-                self._changed.wait(timeout)
-            self._woken = False
-            if self._error is not None:
-                raise self._error.another()
-            if self._ended:
-                return None
-            if self._overflown:
-                raise TooSlowError
-            taken = list(self._waiting)
-            self._waiting.clear()
-            return taken
 
 
 class EventFeed:
@@ -129,6 +54,7 @@ class EventFeed:
         self._news = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._waking: Waking | None = None
         self._end_listening: Callable[[], None] | None = None
         self._watchers: dict[Watcher, set[str]] = {}
         self._by_topic: dict[str, set[Watcher]] = {}
@@ -183,9 +109,11 @@ class EventFeed:
         for watcher in watchers:
             watcher.end(_shutting_down())
         with self._reading:
-            thread = self._thread
+            thread, waking = self._thread, self._waking
         if thread is not None:
             thread.join()
+        if waking is not None:
+            waking.stop()
 
     @contextmanager
     def _entered(
@@ -203,8 +131,9 @@ class EventFeed:
                 raise _shutting_down()
             if self._end_listening is None:
                 self._begin()
+            waking = self._waking = self._waking or Waking()
             with self._lock:
-                watcher = Watcher(self._position, wants, self._queue)
+                watcher = Watcher(self._position, wants, self._queue, waking)
                 self._watchers[watcher] = set()
                 self._follow(watcher, topics)
                 self._wanted.update(wanted)
@@ -215,6 +144,7 @@ class EventFeed:
         return watcher
 
     def _go(self, watcher: Watcher, wanted: Iterable[tuple[str, str]]) -> None:
+        watcher.rest()
         with self._reading, self._lock:
             self._forget(watcher, tuple(self._watchers[watcher]))
             del self._watchers[watcher]

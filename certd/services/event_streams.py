@@ -14,9 +14,10 @@ from certd.model.event_filter import EventFilter
 from certd.model.names import TenantName
 from certd.services.access import Access
 from certd.services.event_cursors import cursor_of, place_of
-from certd.services.event_feed import EventFeed, TooSlowError, Watcher
+from certd.services.event_feed import EventFeed
 from certd.services.paging import Page, PageRequest, page_until
 from certd.services.tenants import existing_tenant
+from certd.services.watchers import TooSlowError, Watcher
 from certd.store import events
 from certd.store.event_chain import CHAIN_START, ChainHead
 from certd.store.store import Store, Transaction
@@ -182,7 +183,9 @@ class _EventReader:
             for row in rows:
                 # The books were ahead of the feed.
                 if row.seq > self._at.seq:
-                    yield self._event(row)
+                    told = self._event(row)
+                    watcher.rest()
+                    yield told
                     check()
             if self._is_quiet():
                 self._at = latest(self._at, self._feed.position(watcher))

@@ -14,7 +14,24 @@ ACCESS_CHANGES: Final = frozenset(
 """Events after which everybody who watches is looked at anew."""
 _PARTS: Final = 4
 """Of the name of a managed certificate."""
-_ASSOCIATED: Final = frozenset({EventType.ASSOCIATION_CREATED, EventType.ASSOCIATION_DELETED})
+ASSOCIATED: Final = frozenset({EventType.ASSOCIATION_CREATED, EventType.ASSOCIATION_DELETED})
+_SERVED: Final = frozenset(
+    {
+        EventType.MANAGED_CERTIFICATE_ISSUED,
+        EventType.MANAGED_CERTIFICATE_RENEWED,
+        EventType.MANAGED_CERTIFICATE_IMPORTED,
+        EventType.MANAGED_CERTIFICATE_REIMPORTED,
+        EventType.MANAGED_CERTIFICATE_ROLLED_BACK,
+        EventType.MANAGED_CERTIFICATE_REVOKED,
+        EventType.MANAGED_CERTIFICATE_EXPIRING,
+        EventType.MANAGED_CERTIFICATE_EXPIRED,
+    }
+)
+"""What happens to a certificate and matters to whoever serves it; the rest is others' business."""
+_OF_ONE_CONSUMER: Final = frozenset(
+    {EventType.MANAGED_CERTIFICATE_LEASED, EventType.DEPLOYMENT_REPORTED, EventType.DEPLOYMENT_LATE}
+)
+"""What happens to one association, which the details name."""
 
 
 def managed_topic(name: str) -> str:
@@ -25,6 +42,16 @@ def managed_topic(name: str) -> str:
 def managed_of_topic(tenant: str) -> str:
     """Returns the topic of the managed certificates of a tenant."""
     return f"managed of {tenant}"
+
+
+def served_topic(name: str) -> str:
+    """Returns the topic of what happens to a managed certificate and matters to all who serve it."""
+    return f"served {name}"
+
+
+def association_topic(name: str, association: str) -> str:
+    """Returns the topic of what happens to one association of a managed certificate."""
+    return f"association {name} {association}"
 
 
 def consumer_topic(spiffe_id: str) -> str:
@@ -52,7 +79,11 @@ def remembered_topics(event: Event) -> tuple[str, ...]:
     if not name:
         return ()
     topics = (managed_topic(name), managed_of_topic(event.tenant or ""))
-    if event.type in _ASSOCIATED:
+    if event.type in _SERVED:
+        return (*topics, served_topic(name))
+    if event.type in _OF_ONE_CONSUMER:
+        return (*topics, association_topic(name, event.details.get("association", "")))
+    if event.type in ASSOCIATED:
         return (*topics, consumer_topic(event.details.get("consumer", "")))
     return topics
 

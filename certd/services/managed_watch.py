@@ -12,11 +12,12 @@ from certd.model.event import NumberedEvent
 from certd.model.names import ManagedCertificateName, TenantName
 from certd.services.access import Access
 from certd.services.event_cursors import cursor_of, place_of
-from certd.services.event_feed import EventFeed, TooSlowError, Watcher
+from certd.services.event_feed import EventFeed
 from certd.services.event_streams import QUIET, Stream, latest, too_slow, wait_of
 from certd.services.event_topics import managed_name_in
 from certd.services.managed_watch_scopes import ChangeKind, ConsumerScope, ManagedChange, Scope, TenantScope
 from certd.services.tenants import existing_tenant
+from certd.services.watchers import TooSlowError, Watcher
 from certd.store.event_chain import ChainHead
 from certd.store.store import Store
 
@@ -81,10 +82,12 @@ class _Reader:
         self._turns = turns
         self._at: ChainHead | None = None
         """Up to where all was told; None before SYNCED."""
+        self._watcher: Watcher | None = None
         self._last_time = time.monotonic()
 
     def read(self, stream: Stream, longest_wait: Callable[[], float]) -> Iterator[ManagedChange]:
-        with self._feed.watch(self._scope.topics) as watcher:
+        with self._feed.watch(self._scope.topics, wants=self._scope.wants) as watcher:
+            self._watcher = watcher
             stream.when_over(watcher.end)
             self._scope.begin(watcher)
             missed = self._missed(watcher)
@@ -137,29 +140,22 @@ class _Reader:
             rows = self._take(watcher, max(0.0, timeout))
             if rows is None:
                 return
-            yield from self._rechecked(stream)
+            self._check(stream)
+            for change in self._scope.rechecked(cursor_of(self._place)):
+                yield self._told(change)
             yield from self._changes(rows, stream)
             if time.monotonic() - self._last_time >= self._quiet:
                 self._at = latest(self._place, self._feed.position(watcher))
                 yield self._told(ManagedChange(kind=ChangeKind.ALIVE, cursor=cursor_of(self._at)))
-
-    def _rechecked(self, stream: Stream) -> Iterator[ManagedChange]:
-        """Tells what has come into sight or gone out of it by other grants."""
-        self._check(stream)
-        for change in self._scope.rechecked(cursor_of(self._place)):
-            self._check(stream)
-            yield self._told(change)
 
     def _changes(self, rows: list[NumberedEvent], stream: Stream) -> Iterator[ManagedChange]:
         for row in rows:
             # What was remembered may have been handed to the watcher as well.
             if row.seq <= self._place.seq:
                 continue
-            with self._turns:
-                self._check(stream)
-                head = ChainHead(row.seq, row.chain_hash)
-                change = self._scope.change(row, cursor_of(head))
-            self._at = head
+            self._check(stream)
+            self._at = ChainHead(row.seq, row.chain_hash)
+            change = self._scope.change(row, cursor_of(self._at))
             if change is not None:
                 yield self._told(change)
 
@@ -174,6 +170,9 @@ class _Reader:
         self._scope.require()
 
     def _told(self, change: ManagedChange) -> ManagedChange:
+        # What follows is sent, which takes as long as the reader likes.
+        if self._watcher is not None:
+            self._watcher.rest()
         self._last_time = time.monotonic()
         return change
 

@@ -8,44 +8,30 @@ from typing import Final, Protocol
 from certd.clock import Clock
 from certd.model.access import Caller, Permission, principals_of
 from certd.model.association import Association
-from certd.model.event import EventType, NumberedEvent
+from certd.model.event import Event, EventType, NumberedEvent
 from certd.model.names import AssociationName, ManagedCertificateName, TenantName
 from certd.services.access import Access
 from certd.services.association_views import AssociationView
-from certd.services.event_feed import EventFeed, Watcher
+from certd.services.event_feed import EventFeed
 from certd.services.event_topics import (
+    ASSOCIATED,
     GRANTS,
+    association_topic,
     consumer_topic,
     managed_name_in,
     managed_of_topic,
     managed_topic,
+    served_topic,
 )
 from certd.services.managed_certificate_views import ManagedCertificateView, listed_view_of
 from certd.services.tenants import existing_tenant
+from certd.services.watchers import Watcher
 from certd.store import associations, managed_certificates
 from certd.store.store import Store, Transaction
 
 _PAGE: Final = 100
 _PAGE_OF_NAMES: Final = 1000
 _NO_CHANGES: Final = frozenset({EventType.MANAGED_CERTIFICATE_LEASE_REFUSED, EventType.DOWNLOAD_REFUSED})
-_SEEN_BY_CONSUMERS: Final = frozenset(
-    {
-        EventType.MANAGED_CERTIFICATE_ISSUED,
-        EventType.MANAGED_CERTIFICATE_RENEWED,
-        EventType.MANAGED_CERTIFICATE_IMPORTED,
-        EventType.MANAGED_CERTIFICATE_REIMPORTED,
-        EventType.MANAGED_CERTIFICATE_ROLLED_BACK,
-        EventType.MANAGED_CERTIFICATE_REVOKED,
-        EventType.MANAGED_CERTIFICATE_EXPIRING,
-        EventType.MANAGED_CERTIFICATE_EXPIRED,
-    }
-)
-"""What happens to a certificate and matters to whoever serves it; the rest is others' business."""
-_OF_ONE_CONSUMER: Final = frozenset(
-    {EventType.MANAGED_CERTIFICATE_LEASED, EventType.DEPLOYMENT_REPORTED, EventType.DEPLOYMENT_LATE}
-)
-"""Events whose details name the association."""
-_ASSOCIATED: Final = frozenset({EventType.ASSOCIATION_CREATED, EventType.ASSOCIATION_DELETED})
 
 
 class ChangeKind(enum.StrEnum):
@@ -76,6 +62,9 @@ class Scope(Protocol):
     @property
     def topics(self) -> tuple[str, ...]:
         """What its watcher is handed from the beginning."""
+
+    def wants(self, event: Event) -> bool:
+        """Returns whether an event of its topics may change what it sees."""
 
     def begin(self, watcher: Watcher) -> None:
         """Has the watcher handed everything else that it sees."""
@@ -126,6 +115,10 @@ class TenantScope:
         if self._names:
             return tuple(managed_topic(str(name)) for name in self._names)
         return (managed_of_topic(self._parent.tenant),)
+
+    def wants(self, event: Event) -> bool:
+        """As in Scope."""
+        return event.type not in _NO_CHANGES
 
     def begin(self, watcher: Watcher) -> None:
         """As in Scope: nothing else."""
@@ -221,6 +214,10 @@ class ConsumerScope:
         """As in Scope."""
         return (consumer_topic(self._caller.principal),)
 
+    def wants(self, event: Event) -> bool:
+        """As in Scope."""
+        return not self._wanted or managed_name_in(event.resource) in self._wanted
+
     def begin(self, watcher: Watcher) -> None:
         """As in Scope: each managed certificate that it is associated with."""
         self._watcher = watcher
@@ -238,7 +235,7 @@ class ConsumerScope:
 
     def all_topics(self, _watcher: Watcher) -> Iterable[str]:
         """As in Scope."""
-        return (*self.topics, *map(managed_topic, self._associations))
+        return (*self.topics, *(topic for name in self._associations.values() for topic in _topics_of(name)))
 
     def is_as_it_was(self, seq: int) -> bool:
         """As in Scope: no grant of the caller was made or deleted."""
@@ -267,14 +264,12 @@ class ConsumerScope:
     def change(self, row: NumberedEvent, cursor: str) -> ManagedChange | None:
         """As in Scope."""
         event, name = row.event, managed_name_in(row.event.resource)
-        if event.type in _ASSOCIATED:
+        if event.type in ASSOCIATED:
             if event.details.get("consumer") != self._caller.principal or not self._wants(name):
                 return None
             if event.type is EventType.ASSOCIATION_DELETED:
                 return self._ended(row, name, cursor)
             self._know(AssociationName.parse("resource", event.resource))
-        elif not self._concerns(row, name):
-            return None
         with self._store.read("managed-watch.change") as tx:
             view = self._seen(tx, name)
         if view is None:
@@ -309,26 +304,17 @@ class ConsumerScope:
         managed = str(name.managed_certificate)
         if self._watcher is not None and self._wants(managed):
             self._associations[managed] = name
-            self._feed.follow(self._watcher, (managed_topic(managed),))
+            self._feed.follow(self._watcher, _topics_of(name))
 
     def _ended(self, row: NumberedEvent, name: str, cursor: str) -> ManagedChange | None:
         ended = AssociationName.parse("resource", row.event.resource)
         if self._watcher is not None and self._associations.get(name) == ended:
             del self._associations[name]
-            self._feed.leave(self._watcher, (managed_topic(name),))
+            self._feed.leave(self._watcher, _topics_of(ended))
         self._shown.discard(name)
         if not self._may_lease(ended):
             return None
         return ManagedChange(kind=ChangeKind.REMOVED, name=name, event=row, cursor=cursor)
-
-    def _concerns(self, row: NumberedEvent, name: str) -> bool:
-        """Returns whether an event of a managed certificate is about what the consumer sees of it."""
-        own = self._associations.get(name)
-        if own is None:
-            return False
-        if row.event.type in _OF_ONE_CONSUMER:
-            return row.event.details.get("association") == own.association
-        return row.event.type in _SEEN_BY_CONSUMERS
 
     def _seen(self, tx: Transaction, name: str) -> AssociationView | None:
         """Returns the association with a managed certificate; None when it has ended, or may not be leased."""
@@ -349,6 +335,12 @@ class ConsumerScope:
         if tenant not in self._tenant_uids:
             self._tenant_uids[tenant] = existing_tenant(tx, tenant).uid
         return self._tenant_uids[tenant]
+
+
+def _topics_of(name: AssociationName) -> tuple[str, str]:
+    """Returns the topics of what a consumer sees of an association."""
+    managed = str(name.managed_certificate)
+    return (served_topic(managed), association_topic(managed, name.association))
 
 
 def _present(view: ManagedCertificateView) -> ManagedChange:
