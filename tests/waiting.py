@@ -7,8 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T | None], *, within: float = 20.0) -> T:
-    """Returns the first true value of `condition`; fails when there is none within so many seconds."""
+def eventually(condition: Callable[[], T | None], *, within: float = 20.0, pause: float = 0.005) -> T:
+    """Returns the first true value of `condition`; fails when there is none within so many seconds.
+
+    `pause` is that between two looks, for a condition that is dear to look at.
+    """
     deadline = time.monotonic() + within
     while True:
         value = condition()
@@ -16,4 +19,4 @@ def eventually(condition: Callable[[], T | None], *, within: float = 20.0) -> T:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"the condition did not come true within {within} s; last value: {value!r}")
-        time.sleep(0.005)
+        time.sleep(pause)

@@ -21,6 +21,11 @@ class Minter:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Recipe Root")])
         self.root = self._builder(self._name, self._key.public_key(), ca=True).sign(self._key, hashes.SHA256())
 
+    @property
+    def pem(self) -> str:
+        """The root."""
+        return self.root.public_bytes(Encoding.PEM).decode()
+
     def bundle(self, name: str = "web", version: int = 1, *, key: ec.EllipticCurvePrivateKey | None = None) -> Bundle:
         """Makes a certificate and its key; another key goes with it when one is given."""
         own = ec.generate_private_key(ec.SECP256R1())

@@ -1,38 +1,34 @@
-"""Programs that the recipes are for: found, started in the foreground on a free port, and ended by their number."""
+"""Programs that the recipes are for: found, started in the foreground, and ended by their number."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.waiting import eventually
 
-_TRIES = 5
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _PLACES = (str(Path(sys.executable).parent), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
+_PORTS = range(20_000, 30_000)
+"""Below those that systems give to whoever asks for any, so that one that is free stays free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A program that serves."""
 
-    port: int
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-
-class PortTaken(Exception):  # noqa: N818  # What happened, not a fault.
-    """Somebody else has the port."""
+    def runs(self) -> bool:
+        return self.process.poll() is None
 
 
 def find_program(name: str) -> str:
@@ -44,71 +40,38 @@ def find_program(name: str) -> str:
 
 
 def free_port() -> int:
-    """Returns a port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that nobody has."""
+
+    def found() -> int | None:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return None
+        return port
+
+    return eventually(found)
 
 
 @contextmanager
-def serving(
-    command: Callable[[int], Sequence[str | Path]],
-    *,
-    folder: Path,
-    taken: str = "ddress already in use",
-    user: str | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Iterator[Program]:
-    """Runs a program that listens on the port that it is given, until the block ends.
+def serving(arguments: Sequence[str | Path], *, port: int, folder: Path, user: str | None = None) -> Iterator[Program]:
+    """Runs a program until the block ends; yields when it listens on the port.
 
     Args:
-        command: the arguments, for a port. Called again with another one when somebody took it meanwhile.
+        arguments: of the program.
+        port: on loopback.
         folder: where its output goes.
-        taken: what it says then.
         user: whom to run it as.
-        environment: added to that of the tests.
     """
-    for left in reversed(range(_TRIES)):
-        try:
-            program = _start(command, folder=folder, taken=taken, user=user, environment=environment)
-        except PortTaken:
-            assert left, "no port is free for long enough"
-            continue
-        try:
-            yield program
-        finally:
-            _end(program.process)
-        return
-
-
-def _start(
-    command: Callable[[int], Sequence[str | Path]],
-    *,
-    folder: Path,
-    taken: str,
-    user: str | None,
-    environment: Mapping[str, str] | None,
-) -> Program:
-    port = free_port()
-    arguments = command(port)
     log = folder / f"{Path(arguments[0]).name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            list(map(str, arguments)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            user=user,
-            cwd=folder,
-            env={**os.environ, **(environment or {})},
+            list(map(str, arguments)), stdin=subprocess.DEVNULL, stdout=output, stderr=output, user=user, cwd=folder
         )
 
     def listens() -> bool:
-        if process.poll() is not None:
-            said = log.read_text()
-            if taken in said:
-                raise PortTaken
-            raise AssertionError(f"{arguments[0]} ended: {said[-4000:]}")
+        assert process.poll() is None, f"{arguments[0]} ended: {log.read_text()[-4000:]}"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
@@ -117,18 +80,12 @@ def _start(
 
     try:
         eventually(listens, within=_START_SECONDS)
-    except BaseException:
-        _end(process)
-        raise
-    return Program(port=port, process=process, log=log)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
+        yield Program(process=process, log=log)
+        assert process.poll() is None, f"{arguments[0]} ended: {log.read_text()[-4000:]}"
+    finally:
         process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
