@@ -15,6 +15,7 @@ from certd import administration, main
 from certd import daemon as serving
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
+from certd.config_notify import Notify
 from certd.model.access import EVERYTHING, Grant, Role
 from certd.model.identity import IdentityState
 from certd.model.names import IdentityName
@@ -42,6 +43,8 @@ class Installed:
     there: Resources
     elsewhere: Resources
     """Of the other tenant."""
+    reload: Callable[[], None]
+    """As SIGHUP does."""
 
     @property
     def identities(self) -> Identities:
@@ -101,6 +104,7 @@ _ELSEWHERE = Resources(
     grant="xgiven",
     campaign="xagain",
     association="xtaken",
+    subscription="xtold",
 )
 
 
@@ -114,6 +118,7 @@ def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
         "CreateProfile",
         "CreateEnrollmentCode",
         "CreateAssociation",
+        "CreateSubscription",
     ):
         call(administrator, named(name), requests[name])
     grant: Any = requests["CreateGrant"]
@@ -155,6 +160,7 @@ def whole_daemon(folder: Path, *, clock: Clock | None = None) -> Iterator[Instal
             callers={},
             there=_THERE,
             elsewhere=_ELSEWHERE,
+            reload=daemon.reload,
         )
         world.administrator.close()
         world.administrator = world.channel(administrator, made.administrator_certificate)
@@ -174,6 +180,7 @@ def _configuration(folder: Path) -> Config:
     return Config(
         listen=Listen(**dict.fromkeys(("grpc", "enrollment", "http", "metrics", "devices"), "127.0.0.1:0")),  # type: ignore[arg-type]  # Parsed.
         database=Database(url=f"sqlite:///{folder}/certd.db"),
+        notify=Notify(allowed_networks=("127.0.0.0/8",)),  # type: ignore[arg-type]  # Parsed.
         token=Token(
             module=str(token.module),  # type: ignore[arg-type]  # Parsed.
             label=token.label,

@@ -31,6 +31,10 @@ class Router:
     path: Path
 
     @property
+    def identity(self) -> str:
+        return self.name.managed_certificate
+
+    @property
     def file(self) -> Path:
         return self.folder / "web.pem"
 
@@ -41,9 +45,17 @@ class Router:
 
     def fetch(self, *arguments: str, format_: str = "acm-compatible") -> "subprocess.CompletedProcess[str]":
         site = self.site.folder
-        given = ("-u", self.site.url(self.name, format_), "-o", str(self.file), "-a", str(self.site.authority))
-        who = ("-c", f"{site}/router.pem", "-k", f"{site}/router.key") if "-b" not in arguments else ()
-        return self.run(*given, *who, *arguments)
+        given: tuple[str, ...] = (
+            "-u",
+            self.site.url(self.name, format_),
+            "-o",
+            str(self.file),
+            "-a",
+            str(self.site.authority),
+        )
+        if "-b" not in arguments:
+            given += ("-c", f"{site}/{self.identity}.pem", "-k", f"{site}/{self.identity}.key")
+        return self.run(*given, *arguments)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -78,9 +90,7 @@ def machine(request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest
     )
     (tools / "curl").chmod(0o755)
     name = site.managed(f"router-{shell}")
-    site.identity("router", Role.EXPORTER, str(name)) if shell == "dash" else site.identity(
-        "router", Role.EXPORTER, "tenants/default"
-    )
+    site.identity(name.managed_certificate, Role.EXPORTER, str(name))
     program = _program(shell)
     return Router(
         site=site, name=name, folder=tools, path=tools, shell=(program, "sh") if shell == "busybox" else (program,)
@@ -168,7 +178,7 @@ def test_a_server_that_is_not_ours_is_not_asked(router: Router) -> None:
     other = router.site.folder / "device.pem"
     ended = router.run(
         *("-u", router.site.url(router.name, "pkcs8"), "-o", str(router.file), "-a", str(other)),
-        *("-c", f"{router.site.folder}/router.pem", "-k", f"{router.site.folder}/router.key", "-p", "pass"),
+        *("-b", "pass"),
     )
     assert ended.returncode == 1
     assert "cannot be fetched" in ended.stderr
