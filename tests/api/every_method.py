@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,6 +21,7 @@ from certd.v1 import (
     authority_pb2,
     authority_service_pb2,
     certificate_service_pb2,
+    event_service_pb2,
     grant_pb2,
     managed_certificate_filter_pb2,
     managed_certificate_pb2,
@@ -28,6 +30,7 @@ from certd.v1 import (
     profile_service_pb2,
     renewal_campaign_pb2,
     server_service_pb2,
+    subscription_pb2,
     tenant_pb2,
     tenant_service_pb2,
     wrapping_key_service_pb2,
@@ -67,11 +70,12 @@ class Resources:
     campaign: str = "again"
     wrapping_key: str = "1"
     association: str = "taken"
+    subscription: str = "told"
 
     @property
     def words(self) -> tuple[str, ...]:
         own = (self.authority, self.managed, self.serial, self.profile, self.identity, self.grant, self.campaign)
-        return (self.tenant, *own, self.wrapping_key, self.association)
+        return (self.tenant, *own, self.wrapping_key, self.association, self.subscription)
 
 
 MISSING = Resources(
@@ -84,6 +88,7 @@ MISSING = Resources(
     grant="no-given",
     campaign="no-again",
     association="no-taken",
+    subscription="no-told",
     wrapping_key="7",
 )
 
@@ -102,6 +107,10 @@ PROFILE = profile_pb2.Profile(
     extended_key_usages=["1.3.6.1.5.5.7.3.1"],
     names=profile_pb2.NameRules(dns_names=profile_pb2.DnsNameRules(allow_any=True)),
 )
+# Nobody listens there, and nothing is sent but tests.
+SUBSCRIPTION = subscription_pb2.Subscription(
+    webhook=subscription_pb2.Webhook(url="https://127.0.0.1:9/hook"), state=subscription_pb2.Subscription.DISABLED
+)
 
 
 def requests_to(to: Resources) -> dict[str, Message]:
@@ -118,6 +127,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
     wrapping_key = f"{tenant}/wrappingKeys/{to.wrapping_key}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
     association = f"{managed}/associations/{to.association}"
+    subscription = f"{tenant}/subscriptions/{to.subscription}"
     passphrase = managed_certificate_service_pb2.PassphraseProtection(passphrase=b"correct horse")
     return {
         "CreateAuthority": authority_service_pb2.CreateAuthorityRequest(
@@ -243,6 +253,21 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "UpdateTenant": tenant_service_pb2.UpdateTenantRequest(
             tenant=tenant_pb2.Tenant(name=tenant, display_name="Example"), validate_only=True
         ),
+        "CreateSubscription": event_service_pb2.CreateSubscriptionRequest(
+            parent=tenant, subscription_id=to.subscription, subscription=SUBSCRIPTION
+        ),
+        "GetSubscription": event_service_pb2.GetSubscriptionRequest(name=subscription),
+        "ListSubscriptions": event_service_pb2.ListSubscriptionsRequest(parent=tenant),
+        "UpdateSubscription": event_service_pb2.UpdateSubscriptionRequest(
+            subscription=subscription_pb2.Subscription(name=subscription, display_name="Example"),
+            update_mask=FieldMask(paths=["display_name"]),
+        ),
+        # One that nobody has: the others are about the one that is there.
+        "DeleteSubscription": event_service_pb2.DeleteSubscriptionRequest(name=f"{subscription}-over"),
+        "RotateSubscriptionSecret": event_service_pb2.RotateSubscriptionSecretRequest(name=subscription),
+        "TestSubscription": event_service_pb2.TestSubscriptionRequest(name=subscription),
+        "ListFailedDeliveries": event_service_pb2.ListFailedDeliveriesRequest(parent=subscription),
+        "RetryFailedDeliveries": event_service_pb2.RetryFailedDeliveriesRequest(name=subscription),
         "WhoAmI": access_service_pb2.WhoAmIRequest(),
         "CreateEnrollmentCode": access_service_pb2.CreateEnrollmentCodeRequest(identity=identity),
         "Enroll": access_service_pb2.EnrollRequest(code="certd-no-code", csr=CSR),

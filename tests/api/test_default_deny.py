@@ -42,9 +42,14 @@ _OF_THE_SERVER = {"GetServerInfo", "CreateTenant", "ListTenants"}
 """Methods that are about no tenant."""
 _LET_IN_TOO = {"GetAssociation": Permission.KEY_LEASE}
 """Permissions beside that of the table: consumers may ask for what is their own, and are told of nothing else."""
+_NEEDED_TOO = {"CreateSubscription": Permission.EVENT_READ, "ListFailedDeliveries": Permission.EVENT_READ}
+"""Permissions beside that of the table: what shows events, or has them sent, is for those who may read them."""
 
 
 def _permitted(method: MethodDescriptor, role: Role) -> bool:
+    too = _NEEDED_TOO.get(method.name)
+    if too is not None and too not in ROLE_PERMISSIONS[role]:
+        return False
     return not ROLE_PERMISSIONS[role].isdisjoint({METHODS[full_name(method)], _LET_IN_TOO.get(method.name)})
 
 
@@ -136,8 +141,10 @@ def test_the_first_administrator_may_do_everything(installed: Installed) -> None
 
 _STATES = {
     "ActivateAuthority": "STATE_FORBIDS",
+    "CreateSubscription": "SUBSCRIPTION_EXISTS",
     "CreateTenant": "TENANT_EXISTS",
     "DeleteAssociation": "ASSOCIATION_NOT_FOUND",
+    "DeleteSubscription": "SUBSCRIPTION_NOT_FOUND",
     # It has a consumer, and only that one may lease and report.
     "DeleteManagedCertificate": "CERTIFICATE_IN_USE",
     "LeaseKey": "ASSOCIATION_NOT_FOUND",
