@@ -25,7 +25,6 @@ class EndingAuthorities:
         return Come(
             to_tell=[one.uid for one in page if _is_told(one, mark.days, now)],
             last=(page[-1].not_after, page[-1].uid) if len(page) == limit else None,
-            is_empty=not page,
         )
 
     def tell(self, tx: Transaction, uids: Sequence[str], days: int, now: datetime) -> Iterator[Event]:

@@ -41,7 +41,6 @@ class EndingManagedCertificates:
         return Come(
             to_tell=[one.uid for one in page if self._why(one, mark.days, now) is not None],
             last=(page[-1].not_after, page[-1].uid) if len(page) == limit else None,
-            is_empty=not page,
         )
 
     def tell(self, tx: Transaction, uids: Sequence[str], days: int, now: datetime) -> Iterator[Event]:

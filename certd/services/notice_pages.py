@@ -18,7 +18,6 @@ class Come:
     """Uids of those that are to be told of."""
     last: tuple[datetime, str] | None
     """End and uid of the last one; None when there is nothing behind the page."""
-    is_empty: bool
 
 
 class Endings(Protocol):

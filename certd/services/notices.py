@@ -57,12 +57,8 @@ class Notices:
         # What is farther off than it can be was told by a clock that was ahead.
         if now < self._next_round <= now + _EVERY:
             return
-        nothing: list[Mark] = []
-        complete = [self._tell(mark, now, nothing) for mark in self._marks(now)]
-        if nothing:
-            self._store.write(
-                "notices.move", lambda tx: [notices.move(tx, mark, _until(mark, now)) for mark in nothing]
-            )
+        complete = [self._tell(mark, now) for mark in self._marks(now) if mark.come]
+        self._store.write("notices.move", lambda tx: notices.move_all(tx, now))
         if all(complete):
             self._next_round = now + _EVERY
 
@@ -73,22 +69,19 @@ class Notices:
         """Returns a mark for each number of days that any tenant has, the nearest first, none of them ahead of time."""
         wanted = self._days.get("").wanted
         with self._store.read("notices.marks") as tx:
-            marks = notices.marks(tx)
+            marks = notices.marks(tx, now)
         if {(mark.kind, mark.days) for mark in marks} != wanted or any(_is_ahead(mark, now) for mark in marks):
             marks = self._store.write("notices.marks", lambda tx: _settled(tx, now))
-        return sorted(marks, key=lambda mark: mark.days)
+        return marks
 
-    def _tell(self, mark: Mark, now: datetime, nothing: list[Mark]) -> bool:
-        """Tells at one mark; returns whether that was all. One behind which nothing has come is added to `nothing`."""
+    def _tell(self, mark: Mark, now: datetime) -> bool:
+        """Tells at one mark; returns whether that was all."""
         endings, until = self._endings[mark.kind], _until(mark, now)
         for _ in range(_PAGES_IN_A_BEAT):
             if mark.until >= until:
                 return True
             with self._store.read("notices.come") as tx:
                 come = endings.come(tx, mark, until, now, limit=_AT_ONCE)
-            if come.is_empty:
-                nothing.append(mark)
-                return True
             moved = replace(mark, until=until, uid="")
             if come.last is not None:
                 moved = replace(mark, until=come.last[0], uid=come.last[1])
@@ -151,7 +144,7 @@ def _settled(tx: Transaction, now: datetime) -> list[Mark]:
     that has been there for years. What a clock that was ahead passed over comes once more, and what was told of it is
     not told again.
     """
-    wanted, marks = notice_days(tx).wanted, notices.marks(tx)
+    wanted, marks = notice_days(tx).wanted, notices.marks(tx, now)
     for mark in marks:
         if (mark.kind, mark.days) not in wanted:
             notices.end(tx, mark)
@@ -159,7 +152,7 @@ def _settled(tx: Transaction, now: datetime) -> list[Mark]:
             notices.move(tx, mark, _until(mark, now))
     for kind, days in wanted - {(mark.kind, mark.days) for mark in marks}:
         notices.begin(tx, Mark(kind=kind, days=days, until=now + timedelta(days=days)))
-    return notices.marks(tx)
+    return notices.marks(tx, now)
 
 
 def _until(mark: Mark, now: datetime) -> datetime:

@@ -9,9 +9,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, bindparam, delete, literal_column, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy import update as update_of
 
 from certd.model.authority import AuthorityState, AuthorityType
@@ -28,12 +40,32 @@ _marks = notification_schema.notice_marks
 _managed, _versions = managed_schema.managed_certificates, managed_schema.managed_certificate_versions
 _authorities = schema.authorities
 
-# A newer release may have more kinds.
-_MARKS: Select[Any] = (
-    select(_marks.c.kind, _marks.c.days, _marks.c.told_until, _marks.c.told_uid)
-    .where(_marks.c.kind.in_([kind.value for kind in NoticeKind]))
-    .order_by(_marks.c.kind, _marks.c.days)
+_DAY: Final = 86_400_000_000
+_UNTIL = bindparam("now", type_=BigInteger) + _marks.c.days * literal_column(str(_DAY))
+"""What ends before this is near at a mark."""
+_COME = case(
+    (
+        _marks.c.kind == literal_column(f"'{NoticeKind.MANAGED_CERTIFICATE}'"),
+        exists().where(
+            _managed.c.state == literal_column("'ACTIVE'"),
+            tuple_(_managed.c.not_after, _managed.c.uid) > tuple_(_marks.c.told_until, _marks.c.told_uid),
+            _managed.c.not_after < _UNTIL,
+        ),
+    ),
+    else_=exists().where(
+        tuple_(_authorities.c.not_after, _authorities.c.uid) > tuple_(_marks.c.told_until, _marks.c.told_uid),
+        _authorities.c.not_after < _UNTIL,
+    ),
 )
+"""Whether there is anything between a mark and the present."""
+# A newer release may have more kinds.
+_KNOWN = _marks.c.kind.in_([kind.value for kind in NoticeKind])
+_MARKS: Select[Any] = (
+    select(_marks.c.kind, _marks.c.days, _marks.c.told_until, _marks.c.told_uid, _COME.label("come"))
+    .where(_KNOWN)
+    .order_by(_marks.c.days, _marks.c.kind)
+)
+_MOVE_ALL = update_of(_marks).where(_KNOWN, _marks.c.told_until < _UNTIL, ~_COME).values(told_until=_UNTIL, told_uid="")
 _BEGIN = insert_if_absent(_marks)
 _OF_MARK = (_marks.c.kind == bindparam("of_kind"), _marks.c.days == bindparam("of_days"))
 _END = delete(_marks).where(*_OF_MARK)
@@ -112,6 +144,8 @@ class Mark:
     """What ends before this was dealt with."""
     uid: str = ""
     """And of what ends at it, that with a uid up to this."""
+    come: bool = False
+    """Whether anything has come near since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +192,23 @@ class EndingAuthority:
     told: Told
 
 
-def marks(tx: Transaction) -> list[Mark]:
+def marks(tx: Transaction, now: datetime) -> list[Mark]:
     """Returns every mark, the fewest days first."""
     return [
-        Mark(kind=NoticeKind(row.kind), days=row.days, until=time_of(row.told_until), uid=row.told_uid)
-        for row in tx.execute(_MARKS)
+        Mark(
+            kind=NoticeKind(row.kind),
+            days=row.days,
+            until=time_of(row.told_until),
+            uid=row.told_uid,
+            come=bool(row.come),
+        )
+        for row in tx.execute(_MARKS, {"now": microseconds(now)})
     ]
+
+
+def move_all(tx: Transaction, now: datetime) -> None:
+    """Moves the marks to the present behind which nothing has come near."""
+    tx.execute(_MOVE_ALL, {"now": microseconds(now)})
 
 
 def begin(tx: Transaction, mark: Mark) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import select
+
 from certd.model.authority import AuthorityState
 from certd.model.event import Event, EventType
 from certd.model.managed_certificate import (
@@ -18,12 +20,13 @@ from certd.model.managed_certificate import (
 )
 from certd.model.renewal import RenewalMode, RenewalPolicy, renewal_window
 from certd.services.notices import Notices
-from certd.store import authorities, events, managed_certificates, managed_versions, tenants
+from certd.store import authorities, events, managed_certificates, managed_versions, schema, tenants
 from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
 from tests.fakes import FakeClock
 from tests.services.conftest import Steps
 from tests.store.samples import add_tenant, authority, managed, tenant, version
+from tests.waiting import eventually
 
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 LIFETIME = 90 * DAY
@@ -52,7 +55,7 @@ class Daemon:
             self.notices.tell()
             self.clock.advance(MINUTE)
 
-    def live(self, time: timedelta, *, step: timedelta = DAY / 2) -> None:
+    def live(self, time: timedelta, *, step: timedelta = DAY) -> None:
         """Lets time pass, in steps after each of which it looks."""
         end = self.clock.now() + time
         while self.clock.now() < end:
@@ -114,8 +117,14 @@ class Daemon:
 
     def block(self, uid: str, reason: str = "AUTHORITY_NOT_ENABLED") -> None:
         """Has something keep it from being renewed."""
-        told = {"reason": reason, "message": "Enable it.", "last_transition_time": self.clock.now()}
-        self.change(uid, conditions=(Condition(type=RENEWAL_BLOCKED, status=True, **told),))
+        blocked = Condition(
+            type=RENEWAL_BLOCKED,
+            status=True,
+            reason=reason,
+            message="Enable it.",
+            last_transition_time=self.clock.now(),
+        )
+        self.change(uid, conditions=(blocked,))
 
     def put_authority(self, authority_id: str = "ca", *, left: timedelta | None, **changes: Any) -> str:
         """Inserts an authority whose certificate ends in so much time; returns its uid."""
@@ -143,6 +152,8 @@ class Daemon:
 
 
 def all_events(store: Store) -> list[Event]:
+    # On PostgreSQL they get their numbers a moment after the commit.
+    eventually(lambda: _all_are_numbered(store))
     found: list[Event] = []
     after = 0
     while True:
@@ -152,6 +163,11 @@ def all_events(store: Store) -> list[Event]:
             return found
         found += [row.event for row in page]
         after = page[-1].seq
+
+
+def _all_are_numbered(store: Store) -> bool:
+    with store.read("test.unnumbered") as tx:
+        return tx.execute(select(schema.unnumbered_events.c.id).limit(1)).first() is None
 
 
 def days_of(event: Event) -> int:
