@@ -28,6 +28,7 @@ from certd.v1 import (
     access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
+    event_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
@@ -39,6 +40,7 @@ _FILES = (
     access_service_pb2,
     authority_service_pb2,
     certificate_service_pb2,
+    event_service_pb2,
     managed_certificate_service_pb2,
     profile_service_pb2,
     server_service_pb2,
@@ -88,7 +90,8 @@ class Failing:
         return rpc_status.to_status(Status(code=self.code.value[0], message=self.message, details=packed))
 
 
-Answer = Message | Failing | Callable[[Any, grpc.ServicerContext], Message]
+Answer = Message | Failing | Callable[[Any, grpc.ServicerContext], Message] | Sequence[Message | Failing]
+"""One of several is a stream, which ends with the last of them."""
 
 
 class FakeServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # Generic in the stubs alone.
@@ -121,13 +124,17 @@ class FakeServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # Generic i
             return None
         request_type = message_factory.GetMessageClass(method.input_type)
 
-        def handle(request: Message, context: grpc.ServicerContext) -> Message:
+        def answer_to(request: Message, context: grpc.ServicerContext) -> Answer:
             with self._lock:
                 self.calls.append((method.name, request))
                 script = self._scripts.get(method.name)
                 answer = None if not script else script.pop(0) if len(script) > 1 else script[0]
             if answer is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the script has no answer to {method.name}")
+            return answer
+
+        def handle(request: Message, context: grpc.ServicerContext) -> Message:
+            answer = answer_to(request, context)
             if isinstance(answer, Failing):
                 context.abort_with_status(answer.status())
             if isinstance(answer, Message):
@@ -135,8 +142,22 @@ class FakeServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # Generic i
             assert callable(answer)
             return answer(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            handle, request_deserializer=request_type.FromString, response_serializer=lambda m: m.SerializeToString()
+        def stream(request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
+            answers = answer_to(request, context)
+            for answer in answers if isinstance(answers, Sequence) else [answers]:
+                if isinstance(answer, Failing):
+                    context.abort_with_status(answer.status())
+                assert isinstance(answer, Message)
+                yield answer
+
+        handler, function = (
+            (grpc.unary_stream_rpc_method_handler, stream)
+            if method.server_streaming
+            else (grpc.unary_unary_rpc_method_handler, handle)
+        )
+        made: Any = handler  # The stubs' two have no common type.
+        return made(
+            function, request_deserializer=request_type.FromString, response_serializer=lambda m: m.SerializeToString()
         )
 
 

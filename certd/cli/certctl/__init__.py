@@ -15,10 +15,11 @@ from certd.cli.certctl import (
     authority_changes,
     campaign,
     enrollment,
+    event,
     grant,
     identity,
     issue_batch,
-    managed_search,
+    managed_watch,
     output,
     profile,
     server,
@@ -62,11 +63,12 @@ cli.add_command(authority_changes.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)
 cli.add_command(enrollment.enroll)
+cli.add_command(event.event)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
 cli.add_command(campaign.campaign)
-cli.add_command(managed_search.managed)
+cli.add_command(managed_watch.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
 cli.add_command(tenant.tenant)
