@@ -59,7 +59,7 @@ def find_binaries() -> Path | None:
     return next((path for path in candidates if (path / "initdb").exists() and (path / "postgres").exists()), None)
 
 
-def _unprivileged_user() -> str | None:
+def unprivileged_user() -> str | None:
     """Returns the user to run the server as when we are root, which it refuses to run as; None when we are not."""
     if os.geteuid() != 0:
         return None
@@ -72,7 +72,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server binaries (initdb, postgres) on this machine")
-    user = _unprivileged_user()
+    user = unprivileged_user()
     # Not under tmp_path, which is closed to other users and too long for the path of a socket.
     directory = Path(tempfile.mkdtemp(prefix="certd-postgres-"))
     try:
