@@ -12,6 +12,7 @@ from certd.services.access import Access
 from certd.services.authorities import every_authority
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
+from certd.store import associations
 from certd.store.store import Store
 from certd.token.client import Isolation, TokenClient
 from certd.token.description import TokenDescription
@@ -85,17 +86,26 @@ class Server:
         )
 
     def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
-        """Returns the system root, for every identified caller, and the roots of a tenant, for its readers."""
+        """Returns the system root, for every identified caller, and the roots of a tenant, for its readers.
+
+        Consumers that are associated there may ask too, for they verify what they lease.
+        """
         system = self._system_authority.roots()
         roots: list[bytes] = []
         if tenant is not None:
-            self._access.require(caller, Permission.AUTHORITY_READ, f"{tenant}/authorities")
+            authorities = f"{tenant}/authorities"
+            if not (self._access.may(caller, Permission.AUTHORITY_READ, authorities) or self._consumes(caller, tenant)):
+                self._access.require(caller, Permission.AUTHORITY_READ, authorities)
             with self._store.read("server.trust-bundle") as tx:
                 existing_tenant(tx, tenant.tenant)
                 # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each.
                 chains = [authority.full_chain for authority in every_authority(tx, tenant.tenant)]
                 roots = list(dict.fromkeys(chain[-1] for chain in chains if chain))
         return TrustBundle(system, tuple(roots))
+
+    def _consumes(self, caller: Caller, tenant: TenantName) -> bool:
+        with self._store.read("server.trust-bundle-consumer") as tx:
+            return bool(associations.page_of_consumer(tx, tenant.tenant, caller.principal, limit=1))
 
 
 class Health:

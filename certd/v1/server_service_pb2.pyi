@@ -209,7 +209,9 @@ class GetTrustBundleRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
-    """Optional. `tenants/{tenant}` whose roots are wanted beside the system root."""
+    """Optional. `tenants/{tenant}` whose roots are wanted beside the system root. Who reads its authorities may ask, and who is
+    associated there as a consumer.
+    """
     def __init__(
         self,
         *,

@@ -8,9 +8,10 @@ import pytest
 from certd.errors import Reason
 from certd.model.access import Role
 from certd.model.association import DeploymentState
+from certd.model.names import TenantName
 from certd.services.leases import GivenDeployment
 from certd.token.settings import TokenSettings
-from tests.services.conftest import World
+from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.consumers import (
     active,
     associate,
@@ -20,6 +21,7 @@ from tests.services.consumers import (
     give,
     lease,
     leasing_world,
+    refusal,
     signed_request,
 )
 
@@ -46,3 +48,16 @@ def test_another_association_does_not(leasing: World) -> None:
     view = associate(leasing, machine)
     error = attempt(leasing, machine, view.association.name, signed_request(machine, view))
     assert error.reason is Reason.PERMISSION_MISSING
+
+
+def test_a_consumer_knows_the_roots_of_the_tenant_that_it_is_associated_in(leasing: World) -> None:
+    machine = consumer(leasing, scope=str(association_name()))
+    tenant = TenantName("default")
+    refused = refusal(lambda: leasing.core.server.trust_bundle(machine.caller, tenant))
+    assert refused.reason is Reason.PERMISSION_MISSING
+    associate(leasing, machine)
+    roots = leasing.core.server.trust_bundle(machine.caller, tenant).tenant_roots
+    assert roots == leasing.core.server.trust_bundle(ADMINISTRATOR, tenant).tenant_roots
+    assert len(roots) == 1
+    elsewhere = refusal(lambda: leasing.core.server.trust_bundle(machine.caller, TenantName("elsewhere")))
+    assert elsewhere.reason is Reason.PERMISSION_MISSING

@@ -399,7 +399,8 @@ func (x *TokenInfo) GetProblem() string {
 // Request of GetTrustBundle.
 type GetTrustBundleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Optional. `tenants/{tenant}` whose roots are wanted beside the system root.
+	// Optional. `tenants/{tenant}` whose roots are wanted beside the system root. Who reads its authorities may ask, and who is
+	// associated there as a consumer.
 	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
