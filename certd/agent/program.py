@@ -145,6 +145,7 @@ def run(config_file: Path) -> None:
 
     from certd.agent import log
     from certd.agent.agent import Agent
+    from certd.client.watch import watch_associations
     from certd.clock import SystemClock
 
     settings = config.load(config_file)
@@ -155,17 +156,9 @@ def run(config_file: Path) -> None:
         log.configure(level=found.log.level, style=found.log.format)
         return found
 
-    agent = Agent(settings, read_again=read_again, clock=SystemClock(), watch=_watch())
+    agent = Agent(settings, read_again=read_again, clock=SystemClock(), watch=watch_associations)
     agent.loop.listen((SIGTERM, SIGINT, SIGHUP))
     agent.run(_ready)
-
-
-def _watch() -> Any:  # noqa: ANN401  # Until the module is there.
-    from importlib import import_module, util
-
-    if util.find_spec("certd.client.watch") is None:
-        return None
-    return import_module("certd.client.watch").watch_associations
 
 
 def _ready(values: Mapping[str, object]) -> None:
