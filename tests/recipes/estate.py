@@ -21,7 +21,7 @@ from certd.v1.managed_certificate_service_pb2 import (
     RenewManagedCertificateRequest,
     RequestManagedCertificateRequest,
 )
-from certd.v1.x509_pb2 import EC_P256, KeySpec, SubjectAlternativeNames
+from certd.v1.x509_pb2 import SubjectAlternativeNames
 from tests.daemon import RunningDaemon
 from tests.faults.asking import authority_request
 from tests.system.leasing import credentials_of_administrator
@@ -45,12 +45,12 @@ class Estate:
     root: str
     """PEM of the root that vouches for the certificates."""
 
-    def request(self, name: str, key_spec: KeySpec.ValueType = EC_P256) -> None:
+    def request(self, name: str, names: SubjectAlternativeNames, profile: str = "end-entity") -> None:
         """Has a managed certificate made, and the identity entitled to it."""
         managed = ManagedCertificate(
             authority=f"{_TENANT}/authorities/recipe-ca",
-            key_spec=key_spec,
-            subject_alternative_names=SubjectAlternativeNames(dns_names=[HOST]),
+            profile=f"{_TENANT}/profiles/{profile}",
+            subject_alternative_names=names,
         )
         self.client.call(
             self.client.stubs.request_managed_certificate,
@@ -112,7 +112,7 @@ def establish(daemon: RunningDaemon, client: Client, folder: Path) -> Estate:
     grant = Grant(principal=made.spiffe_id, role=CONSUMER)
     client.call(client.stubs.create_grant, CreateGrantRequest(parent=_TENANT, grant=grant))
     estate = Estate(daemon=daemon, client=client, state=state, root=root.certificate.pem)
-    estate.request("web")
+    estate.request("web", SubjectAlternativeNames(dns_names=[HOST]))
     return estate
 
 

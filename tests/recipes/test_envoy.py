@@ -1,0 +1,144 @@
+"""Envoy: the agent as its server of secrets, in both forms of discovery."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certd.agent.config import Sds
+from certd.agent.errors import AgentError
+from certd.agent.sds import SecretServer
+from certd.v1.managed_certificate_pb2 import Deployment
+from certd.v1.x509_pb2 import SubjectAlternativeNames
+from tests.agent.bundles import Minter
+from tests.recipes.agents import agent
+from tests.recipes.clients import connect, exchange, knocking, over_http, shown, shown_anew
+from tests.recipes.estate import Estate
+from tests.recipes.programs import Program, find_program, free_port, serving
+from tests.recipes.recipe import adapted, block
+from tests.waiting import eventually
+
+both_forms = pytest.mark.parametrize("form", ["GRPC", "DELTA_GRPC"])
+
+
+@pytest.fixture(scope="module")
+def mail(estate: Estate) -> str:
+    """A certificate that Envoy does not take, for it has the name of no host."""
+    names = SubjectAlternativeNames(email_addresses=["somebody@example.internal"])
+    estate.request("mail", names, profile="email")
+    return "mail"
+
+
+@contextmanager
+def envoy(place: Path, port: int, form: str, *, more: str = "") -> Iterator[Program]:
+    """Runs Envoy with the block of the README; with `more`, a listener for another secret beside."""
+    text = block("/etc/envoy/envoy.yaml")
+    changes = {"/run/certd-agent": str(place), "api_type: GRPC": f"api_type: {form}", "0.0.0.0": "127.0.0.1"}
+    text = adapted(text, changes)
+    if more:
+        listener = text[text.index("    - name: https\n") :]
+        text += adapted(
+            listener, {"name: https": f"name: {more}", "- name: web\n": f"- name: {more}\n", "443": str(free_port())}
+        )
+    main = place / "envoy.yaml"
+    main.write_text(text.replace("443", str(port), 1))
+    arguments = (find_program("envoy"), "-c", main, "--concurrency", "1", "--disable-hot-restart", "-l", "warning")
+    with serving(arguments, port=port, folder=place) as program:
+        yield program
+
+
+@both_forms
+def test_a_renewed_certificate_is_served_and_no_connection_is_dropped(
+    estate: Estate, place: Path, mail: str, form: str
+) -> None:
+    port = free_port()
+    changes = {"/run/certd-agent": str(place), 'owner = "envoy"': f'owner = "{os.getuid()}"'}
+    text = adapted(block("/etc/certd-agent/agent.toml: Envoy"), changes)
+    text += adapted(text[text.index("[[certificate]]") :], {'"web"': f'"{mail}"', "/web/": f"/{mail}/"})
+    with agent(estate, place, text) as running:
+        # While no Envoy asks nothing has failed, and nothing is served.
+        eventually(lambda: "no Envoy has asked for it yet" in running.log.read_text())
+        with envoy(place, port, form, more=mail):
+            estate.reported(Deployment.SERVING)
+            first = estate.current().certificate.der
+            assert shown_anew(port, estate.root) == first
+            with knocking(lambda: over_http(port, estate.root)) as knocks, connect(port, estate.root) as held:
+                assert exchange(held) == b"served\n"
+                second = estate.renew().certificate.der
+                assert estate.reported(Deployment.SERVING).certificate_sha256
+                assert shown_anew(port, estate.root) == second
+                eventually(lambda: knocks.has_seen(second))
+                assert exchange(held) == b"served\n"
+                assert shown(held) == first
+            assert knocks.has_seen(first)
+            # What it does not take is told with its own words, and the other is served all the same.
+            failed = estate.reported(Deployment.FAILED, mail)
+            assert "edge-1 of cluster edge refused it" in failed.message
+            assert "neither subject CN nor SAN names" in failed.message
+        # One that starts anew is given what counts.
+        with envoy(place, port, form):
+            assert shown_anew(port, estate.root) == second
+
+
+@both_forms
+def test_a_bad_key_is_refused_while_the_old_certificate_stays(place: Path, form: str) -> None:
+    port, minter = free_port(), Minter()
+    listen, names = Sds(socket=place / "sds.sock", timeout=20), ["web"]
+    first, second, third = (minter.bundle(version=version) for version in (1, 3, 4))
+    bad = minter.bundle(version=2, key=ec.generate_private_key(ec.SECP256R1()))
+    server = SecretServer(listen, names)
+    server.start()
+    try:
+        server.restore(first)
+        with envoy(place, port, form):
+            eventually(lambda: server.deploy(first))
+            assert shown_anew(port, minter.pem) == first.certificate
+            with connect(port, minter.pem) as held, knocking(lambda: over_http(port, minter.pem)) as knocks:
+                exchange(held)
+                # Again and again: Envoy takes the same one for taken when it comes a second time.
+                for _ in range(2):
+                    with pytest.raises(AgentError, match="KEY_VALUES_MISMATCH"):
+                        server.deploy(bad)
+                    assert shown_anew(port, minter.pem) == first.certificate
+                assert server.deploy(first)
+                assert server.deploy(second)
+                assert shown_anew(port, minter.pem) == second.certificate
+                assert not knocks.has_seen(bad.certificate)
+                # Without an agent it goes on with what it has, and comes to the next one by itself.
+                server.stop()
+                assert shown_anew(port, minter.pem) == second.certificate
+                server = SecretServer(listen, names)
+                server.start()
+                server.restore(second)
+                eventually(lambda: server.deploy(second))
+                assert server.deploy(third)
+                assert shown_anew(port, minter.pem) == third.certificate
+                exchange(held)
+    finally:
+        server.stop()
+
+
+def test_two_have_it_both_or_none(place: Path) -> None:
+    """Two Envoys on one socket, each in another form."""
+    minter = Minter()
+    ports = [free_port(), free_port()]
+    server = SecretServer(Sds(socket=place / "sds.sock", timeout=20), ["web"])
+    server.start()
+    try:
+        first, second = minter.bundle(version=1), minter.bundle(version=2)
+        server.restore(first)
+        (place / "other").mkdir()
+        (place / "other" / "sds.sock").symlink_to(place / "sds.sock")
+        with envoy(place, ports[0], "GRPC"), envoy(place / "other", ports[1], "DELTA_GRPC"):
+            for port in ports:
+                assert shown_anew(port, minter.pem) == first.certificate
+            with ThreadPoolExecutor(1) as worker:
+                assert worker.submit(server.deploy, second).result(30)
+            for port in ports:
+                assert shown_anew(port, minter.pem) == second.certificate
+    finally:
+        server.stop()
