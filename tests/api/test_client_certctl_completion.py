@@ -12,10 +12,12 @@ from certd.cli.certctl import cli
 from certd.cli.certctl.invocation import Invocation
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import ListAuthoritiesResponse
+from certd.v1.event_service_pb2 import ListSubscriptionsResponse
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesResponse
 from certd.v1.profile_pb2 import Profile
 from certd.v1.profile_service_pb2 import ListProfilesResponse
+from certd.v1.subscription_pb2 import Subscription
 from tests.certctl import settle
 from tests.fakes_server import Failing, FakeServer, Issued, make_leaf, running
 
@@ -42,6 +44,10 @@ def fake(root: Issued, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
                 managed_certificates=[ManagedCertificate(name="tenants/default/managedCertificates/www")]
             ),
         )
+        server.answer(
+            "ListSubscriptions",
+            ListSubscriptionsResponse(subscriptions=[Subscription(name="tenants/default/subscriptions/pager")]),
+        )
         yield server
 
 
@@ -56,6 +62,7 @@ def offered(*words: str) -> list[str]:
     [
         (("authority", "get", "we"), ["web-ca", "web"]),
         (("authority", "disable", ""), ["web-ca", "web", "lab"]),
+        (("subscription", "test", "p"), ["pager"]),
         (("authority", "create", "new", "--issuer", "l"), ["lab"]),
         (("certificate", "issue", "--authority", "web-"), ["web-ca"]),
         (("certificate", "issue", "--authority", "web", "--profile", "s"), ["server"]),

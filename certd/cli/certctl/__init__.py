@@ -23,6 +23,7 @@ from certd.cli.certctl import (
     output,
     profile,
     server,
+    subscription_deliveries,
     tenant,
     wrapping_key,
 )
@@ -71,6 +72,7 @@ cli.add_command(campaign.campaign)
 cli.add_command(managed_watch.managed)
 cli.add_command(profile.profile)
 cli.add_command(server.server)
+cli.add_command(subscription_deliveries.subscription)
 cli.add_command(tenant.tenant)
 cli.add_command(wrapping_key.wrapping_key)
 

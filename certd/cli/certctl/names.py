@@ -29,6 +29,16 @@ def campaign_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "renewalCampaigns")
 
 
+def subscription_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/subscriptions/{subscription}`."""
+    return _long(text, tenant, "subscriptions")
+
+
+def resource_name(text: str, tenant: str) -> str:
+    """Returns the name of a resource of a tenant, as `managedCertificates/web` is; empty stays empty."""
+    return text if not text or text.startswith("tenants/") else f"{tenant_name(tenant)}/{text}"
+
+
 def wrapping_key_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/wrappingKeys/{number}`."""
     return _long(text, tenant, "wrappingKeys")
