@@ -4,10 +4,11 @@ import base64
 import contextlib
 import email
 import email.policy
+import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from certd.model.mail_server import MailSecurity, MailServer
-from tests.fakes_server import make_leaf, make_root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ class Mailbox:
     credentials: str = ""
     """Name and password that log in, with a colon between them."""
     connections: int = 0
+    on_taken: Callable[[Mailed], None] = lambda _mailed: None
+    """Called before a mail is answered."""
 
     def server(self, **changes: Any) -> MailServer:
         given: dict[str, Any] = {
@@ -72,6 +74,9 @@ def running_mail_server(
     """Runs a mail server; the folder keeps its certificate for the next one."""
     root_file, chain_file = folder / "mail-root.pem", folder / "mail.pem"
     if not chain_file.exists():
+        # As in `tests.webhooks`.
+        from tests.fakes_server import make_leaf, make_root
+
         root = make_root("Mail")
         leaf = make_leaf(root, "localhost")
         root_file.write_bytes(root.certificate_pem)
@@ -83,6 +88,8 @@ def running_mail_server(
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             mailbox.connections += 1
+            # Otherwise an answer waits for the acknowledgement of what TLS sent before it.
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(OSError, EOFError):
                 session = _Session(mailbox, context, self.request)
                 try:
@@ -182,9 +189,7 @@ class _Session:
             offers.append("STARTTLS")
         if self._encrypted:
             offers.append("AUTH PLAIN")
-        for offer in offers[:-1]:
-            self._say(f"250-{offer}")
-        self._say(f"250 {offers[-1]}")
+        self._say("\r\n".join([*(f"250-{offer}" for offer in offers[:-1]), f"250 {offers[-1]}"]))
 
     def _take(self) -> None:
         content = bytearray()
@@ -202,4 +207,5 @@ class _Session:
                 encrypted=self._encrypted,
             )
             self._mailbox.mails.append(mailed)
+            self._mailbox.on_taken(mailed)
         self._say(special or "250 taken")

@@ -15,8 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.fakes_server import make_leaf, make_root
-
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -79,12 +77,15 @@ def running_receiver(
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        received: Received
+        """What it answers."""
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             received = Received(headers=headers, body=body, path=self.path)
             receiver.received.append(received)
+            self.received = received
             if receiver.answer is not None:
                 receiver.answer(self)
             else:
@@ -100,6 +101,8 @@ def running_receiver(
             super().process_request(request, client_address)
 
         def finish_request(self, request: Any, client_address: Any) -> None:
+            # Otherwise an answer waits for the acknowledgement of what TLS sent before it.
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # In the thread of the connection, so that one that says nothing keeps no other waiting.
             with context.wrap_socket(request, server_side=True) as secured:
                 super().finish_request(secured, client_address)
@@ -143,6 +146,9 @@ def listening(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 def _credentials(folder: Path, names: tuple[str, ...]) -> tuple[ssl.SSLContext, str]:
     root_file, chain_file = folder / "receiver-root.pem", folder / "receiver.pem"
     if not chain_file.exists():
+        # A receiver that is started again and again needs none of what it brings.
+        from tests.fakes_server import make_leaf, make_root
+
         root = make_root("Receivers")
         leaf = make_leaf(root, *names)
         root_file.write_bytes(root.certificate_pem)
