@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ CURRENT: Final = "current"
 VERSIONS: Final = "versions"
 _MANIFEST: Final = ".certd.json"
 _UNFINISHED: Final = ".new-"
+_OWN: Final = re.compile(r"[0-9]+(-[0-9]+)?")
 _NEW_LINK: Final = ".current.new"
 
 Step = Callable[[str], None]
@@ -152,7 +154,7 @@ class Deployment:
             with folders.opened(self._directory) as top, folders.opened_below(top, VERSIONS) as versions:
                 kept = {*keep, _current(top)}
                 for name in folders.names(versions):
-                    if name not in kept and (name.startswith(_UNFINISHED) or _manifest_below(versions, name)):
+                    if name not in kept and (name.startswith(_UNFINISHED) or _OWN.fullmatch(name)):
                         folders.remove(versions, name)
                 folders.remove(top, _NEW_LINK)
         except FileNotFoundError:

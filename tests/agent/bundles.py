@@ -26,12 +26,20 @@ class Minter:
         """The root."""
         return self.root.public_bytes(Encoding.PEM).decode()
 
-    def bundle(self, name: str = "web", version: int = 1, *, key: ec.EllipticCurvePrivateKey | None = None) -> Bundle:
-        """Makes a certificate and its key; another key goes with it when one is given."""
+    def bundle(
+        self,
+        name: str = "web",
+        version: int = 1,
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        begin: timedelta = timedelta(hours=-1),
+        end: timedelta = timedelta(days=30),
+    ) -> Bundle:
+        """Makes a certificate and its key; another key goes with it when one is given. Its times are from now."""
         own = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
         certificate = (
-            self._builder(subject, own.public_key(), ca=False)
+            self._builder(subject, own.public_key(), ca=False, begin=begin, end=end)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -45,7 +53,15 @@ class Minter:
             roots=(root,),
         )
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.CertificateBuilder:
+    def _builder(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        *,
+        ca: bool,
+        begin: timedelta = timedelta(hours=-1),
+        end: timedelta = timedelta(days=30),
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -53,7 +69,7 @@ class Minter:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=30))
+            .not_valid_before(now + begin)
+            .not_valid_after(now + end)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
