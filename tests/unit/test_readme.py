@@ -1,5 +1,6 @@
 """What the README says in tables is what the code has."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from certd.model.tenant import DEFAULT_QUOTAS, Quota
 from certd.pki import name_constraints
 from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
+from certd.services.download_codes import MOST_CODES
+from certd.services.downloads import EXPORTS
 from certd.token.settings import LEASES_OF_ONE_CONSUMER
+from certd.web.app import LARGEST_HEADERS, MOST_HEADERS
+from certd.web.device_formats import DeviceFormat
+from certd.web.device_server import CONNECTIONS, CONNECTIONS_OF_AN_ADDRESS
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
@@ -99,7 +105,17 @@ def test_the_limits_stand_in_the_readme() -> None:
         "Calls worked on at once": f"{configured.concurrent_calls} (`concurrent_calls`)",
         "Calls that wait": f"{configured.maximum_waiting_calls:,} (`maximum_waiting_calls`)",
         "Certificates that wait for the token": f"{configured.signing_queue:,} (`signing_queue`)",
+        "Connections to the port for devices": f"{CONNECTIONS}, {CONNECTIONS_OF_AN_ADDRESS} from one address; "
+        "10 seconds for a handshake, 10 for the head of a request, 5 minutes in all",
+        "Headers of a download": f"{LARGEST_HEADERS // kibibyte} KiB, {MOST_HEADERS}",
+        "Downloads with a key at once": f"{EXPORTS}",
+        "Download codes of a managed certificate that are not used": f"{MOST_CODES}",
         "Keys that consumers lease": f"{Token.model_fields['leases_per_minute'].default:,} a minute "
         f"(`[token] leases_per_minute`), {LEASES_OF_ONE_CONSUMER} of one consumer",
     }
     assert {limit: limits[limit] for limit in expected} == expected
+
+
+def test_the_formats_for_devices_stand_in_the_readme() -> None:
+    named = {name for row in _table("`format`") for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])}
+    assert named == set(DeviceFormat)
