@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from certd.agent.checks import read_roots
-from certd.agent.config import Certificate, Command, Config, File
+from certd.agent.config import Certificate, Command, Config, File, Sds
 from certd.agent.deployment import CURRENT, group_id, user_id
 from certd.agent.errors import AgentError
 from certd.agent.formats import passphrase
@@ -20,6 +20,8 @@ _TRAVERSE: Final = 0o001
 def findings(config: Config) -> list[Violation]:
     """Returns everything, by key path."""
     found: list[Violation] = []
+    if config.sds is not None:
+        found.extend(Violation(f"sds.{each.field}", each.description) for each in _of_accounts(config.sds))
     for place, certificate in enumerate(config.certificates):
         found.extend(
             Violation(f"certificate.{place}.{each.field}", each.description) for each in _of_certificate(certificate)
@@ -33,6 +35,10 @@ def _of_certificate(certificate: Certificate) -> Iterator[Violation]:
             yield from _of_command(key, command)
     if not certificate.files and certificate.haproxy is None and not certificate.sds:
         yield Violation("file", "nothing would be written: add a [[certificate.file]]")
+    if certificate.haproxy is not None and not any(each.format == "combined" for each in certificate.files):
+        yield Violation(
+            "haproxy", "at its next start HAProxy reads a file that nobody writes: add one of format combined"
+        )
     if certificate.trust_roots is not None:
         try:
             read_roots(certificate.trust_roots)
@@ -58,13 +64,17 @@ def _of_directory(certificate: Certificate) -> Iterator[Violation]:
         yield Violation("directory", f"{there} cannot be written by this user")
 
 
-def _of_file(file: File, directory: Path) -> Iterator[Violation]:
-    for key, name, number in (("owner", file.owner, user_id), ("group", file.group, group_id)):
+def _of_accounts(given: File | Sds) -> Iterator[Violation]:
+    for key, name, number in (("owner", given.owner, user_id), ("group", given.group, group_id)):
         if name is not None:
             try:
                 number(name)
             except AgentError as error:
                 yield Violation(key, error.message)
+
+
+def _of_file(file: File, directory: Path) -> Iterator[Violation]:
+    yield from _of_accounts(file)
     # Another user needs the way there, too; the state directory is open to the agent alone.
     if file.owner is not None or file.group is not None:
         closed = next((each for each in directory.parents if _is_closed(each)), None)

@@ -66,6 +66,9 @@ def _bind(server: grpc.Server, listen: Sds) -> None:
     user = -1 if listen.owner is None else user_id(listen.owner)
     group = -1 if listen.group is None else group_id(listen.group)
     _check_free(path)
+    with contextlib.suppress(OSError):
+        # Its folder is often one in /run, which is gone with every start of the machine.
+        path.parent.mkdir(mode=0o755, exist_ok=True)
     # For all threads, but never less strict than before.
     mask = os.umask(0o177)
     try:

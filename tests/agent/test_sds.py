@@ -318,6 +318,12 @@ class TestSocket:
         finally:
             server.stop()
 
+    def test_its_folder_is_made(self, path: Path) -> None:
+        server = SecretServer(Sds(socket=path.parent / "run" / "sds.sock"), NAMES)
+        server.start()
+        server.stop()
+        assert stat.S_IMODE((path.parent / "run").stat().st_mode) & 0o022 == 0
+
     def test_what_a_killed_agent_left_is_taken_over(self, path: Path, start: Start, minter: Minter) -> None:
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
@@ -340,7 +346,7 @@ class TestSocket:
     @pytest.mark.parametrize(
         ("sds", "problem"),
         [
-            (Sds(socket=Path("/nonexistent/sds.sock")), "folder is there"),
+            (Sds(socket=Path("/nonexistent/folder/sds.sock")), "folder is there"),
             (Sds(socket=Path("/tmp") / ("x" * 120)), "at most 10[37] bytes"),
             (Sds(socket=Path("/tmp/unused.sock"), group="nobody-of-this-name"), "there is no group"),
         ],
