@@ -93,6 +93,42 @@ def test_an_authority_that_is_disabled_holds_it_back(web: World) -> None:
     goes_on(web)
 
 
+def reason(world: World) -> str | None:
+    """What holds it back at the moment."""
+    condition = blocked(stands(world))
+    return condition.reason if condition is not None and condition.status else None
+
+
+def test_reasons_that_take_turns_are_each_told_once_a_day(web: World) -> None:
+    """Each attempt may find another of two; who is told of each hears nothing else."""
+    reasons = [Reason.AUTHORITY_NOT_ENABLED, Reason.LIFETIME_EXCEEDS_AUTHORITY]
+
+    def take_turns(rounds: int) -> None:
+        for _ in range(rounds):
+            web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+            at_planned(web)
+            assert reason(web) == reasons[0]
+            web.core.authority_changes.enable(ADMINISTRATOR, Change(name=CA))
+            end_authority(web, web.clock.now() + 2 * DAY)
+            at_planned(web)
+            assert reason(web) == reasons[1]
+
+    take_turns(4)
+    told = events(web, BLOCKED)
+    assert [event.details["reason"] for event in told] == reasons
+    assert all(event.details["message"] and event.details["version"] == "1" for event in told)
+    at(web, web.clock.now() + DAY)
+    take_turns(3)
+    assert [event.details["reason"] for event in events(web, BLOCKED)] == 2 * reasons
+    # Another version is another matter.
+    end_authority(web, web.clock.now() + 365 * DAY)
+    goes_on(web)
+    web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+    renew(web)
+    settle(web)
+    assert [event.details["version"] for event in events(web, BLOCKED)] == ["1", "1", "1", "1", "2"]
+
+
 def test_attempts_become_rarer_and_never_rarer_than_ten_minutes(web: World) -> None:
     web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
     at_planned(web)
@@ -200,7 +236,7 @@ def test_another_reason_is_told_too(web: World) -> None:
     web.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
     at_planned(web)
     web.core.authority_changes.enable(ADMINISTRATOR, Change(name=CA))
-    end_authority(web, web.clock.now() + DAY)
+    end_authority(web, web.clock.now() + 2 * DAY)
     at_planned(web)
     attempts(web, 3)
     reasons = [event.details["reason"] for event in events(web, BLOCKED)]
