@@ -279,7 +279,7 @@ def _file(table: Table) -> File:
 
 def _mode(table: Table, default: int, *, secret: bool) -> int:
     text = table.optional_text("mode")
-    if text is None:
+    if not text:
         return default
     if not _MODE.fullmatch(text):
         table.refuse("mode", 'write a mode in octal, for example "0640"')

@@ -61,5 +61,5 @@ def _described(certificate: bytes) -> str:
 
 
 def _cause(error: OSError) -> str:
-    reason = getattr(error, "reason", None)
-    return str(reason or error.strerror or error).lower()
+    reason = getattr(error, "reason", None) or error.strerror
+    return str(reason).lower() if reason else str(error)
