@@ -166,7 +166,9 @@ class DeliveriesUnderFire:
         with ThreadPoolExecutor(_RESOURCES) as threads:
             if step:
                 before = self._served.pid_of(victim)
-                self._served.running.arm(step, self._source.randrange(1, _CHANGES), victim)
+                # A run settles once, however many events it delivers.
+                occurrence = 1 if step == STEPS[-1] else self._source.randrange(1, _CHANGES)
+                self._served.running.arm(step, occurrence, victim)
             works = [threads.submit(self._change, resource, number) for resource in range(_RESOURCES)]
             if step:
                 eventually(lambda: self._served.pid_of(victim) not in {before, None}, within=60)
