@@ -15,6 +15,7 @@ STORE_FAILED_COMMITS = Counter("certd_store_failed_commits", "Transactions that 
 STORE_RETRIES = Counter(
     "certd_store_retries", "Works that ran again after a serialization failure or a deadlock.", ["name"]
 )
+DOWNLOADS = Counter("certd_downloads", "Answers to devices, by HTTP status.", ["status"])
 CALLS = Counter("certd_grpc_calls", "Calls that ended, by method and status code.", ["method", "code"])
 CALL_SECONDS = Histogram("certd_grpc_call_seconds", "Seconds from the arrival of a call to its answer.", ["method"])
 DELIVERIES = Counter(

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from certd.errors import CertdError, Reason, field_invalid
+from certd.metrics import DOWNLOADS
 from certd.model.names import ManagedCertificateName
 from certd.pki.export_form import ExportForm
 from certd.services.downloads import Downloads, Holder, Offer
@@ -81,7 +82,7 @@ class _Download:
     def __call__(self, request: Request) -> Response:
         """Answers GET and HEAD."""
         try:
-            return self._answer(request)
+            response = self._answer(request)
         except CertdError as error:
             if error.reason is Reason.INTERNAL:
                 raise
@@ -90,7 +91,8 @@ class _Download:
             response = status.to_response(error)
             if response.status_code == HTTPStatus.UNAUTHORIZED:
                 response.headers["WWW-Authenticate"] = 'Bearer realm="certd"'
-            return response
+        DOWNLOADS.labels(str(response.status_code)).inc()
+        return response
 
     def _answer(self, request: Request) -> Response:
         chosen = _format(request)

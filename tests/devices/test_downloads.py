@@ -1,5 +1,6 @@
 """Downloads by curl: each format, what costs nothing, who gets nothing."""
 
+import http.client
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,24 @@ def test_an_unchanged_certificate_costs_an_answer_without_a_body(site: Site, for
     assert len(site.events()) == before
     other = site.curl("der" if format_ != "der" else "pem", headers={"If-None-Match": known.headers["etag"]})
     assert other.status == 200
+
+
+def test_answers_are_counted(site: Site) -> None:
+    host, _, port = site.installed.ready.metrics.rpartition(":")
+
+    def counted(status: int) -> float:
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        found = re.search(rf'^certd_downloads_total{{status="{status}"}} (\S+)$', text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = {status: counted(status) for status in (200, 304, 400)}
+    tag = site.curl("pem").headers["etag"]
+    site.curl("pem", headers={"If-None-Match": tag})
+    site.curl("nonsense")
+    assert {status: counted(status) for status in before} == {status: count + 1 for status, count in before.items()}
 
 
 def test_head_tells_what_there_is_and_exports_nothing(site: Site) -> None:

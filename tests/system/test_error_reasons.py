@@ -434,6 +434,7 @@ ELSEWHERE: dict[Reason, str] = {
     Reason.MANAGED_CERTIFICATE_NOT_FOUND: "of managed certificates that are read or exported",
     Reason.TOO_MANY_WATCHERS: "of streams",
     Reason.ENROLLMENT_CODE_INVALID: "of those who enroll, on a port of their own",
+    Reason.DOWNLOAD_CODE_INVALID: "of devices, on a port of their own",
     Reason.CREDENTIAL_MISSING: "of callers without a certificate, whom the handshake of this port sends away",
 }
 """Reasons that these calls never answer, and why not."""
