@@ -150,9 +150,16 @@ def running_books(folder: Path, token: TokenSettings, *, database_url: str = "")
         config = configuration(folder, token, database_url=database_url)
         world = stack.enter_context(running_world(config, FakeClock()))
         world.core.scheduler.stop()
+        send_nothing(world)
         give(world, _WRITER.principal, Role.ADMINISTRATOR)
         give(world, _AUDITOR.principal, Role.AUDITOR)
         yield books_of(world)
+
+
+def send_nothing(world: World) -> None:
+    """Ends deliveries, so that nothing is sent to targets that are nobody's."""
+    world.core.delivery_wakes.stop()
+    world.core.delivery_scheduler.stop()
 
 
 def cleared(books: Books) -> Books:
