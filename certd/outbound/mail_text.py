@@ -38,7 +38,7 @@ def text_of(numbered: NumberedEvent, subscription: str) -> str:
         "Happened": rfc3339(event.time),
         "By": _plain(event.principal),
         "Event": f"{event.type.value}, events/{numbered.seq}" if numbered.seq else event.type.value,
-        **{name: value for name, value in details.items() if name != _TYPE},
+        **{name: value for name, value in details.items() if name not in {_TYPE, "message"}},
     }
     return "\n".join(
         [
@@ -68,7 +68,8 @@ def _plain(text: str) -> str:
 
 def _short(event: Event) -> str:
     """Returns a resource as a subject names it: `web of tenant shop`."""
-    last = _plain(event.resource.rpartition("/")[2])
+    # What happened to a version is told of what it is a version of.
+    last = _plain(event.resource.partition("/versions/")[0].rpartition("/")[2])
     return last if event.tenant is None else f"{last} of tenant {event.tenant}"
 
 
@@ -88,6 +89,19 @@ def _days(details: Mapping[str, str]) -> str:
 def _reason(details: Mapping[str, str]) -> str:
     reason = details.get("message") or details.get("reason")
     return f" The reason: {reason}" if reason else ""
+
+
+def _late(details: Mapping[str, str]) -> str:
+    """Returns who does not serve a new version, and what that one said last."""
+    who = details.get("consumer") or "a consumer"
+    if "failed_version" in details:
+        said = f"it said that version {details['failed_version']} failed"
+    elif "served_version" in details:
+        said = f"it said that it serves version {details['served_version']}"
+    else:
+        said = "it has not said what it serves"
+    words = details.get("message")
+    return f"{who} does not serve it yet: {said}" + (f" ({words})." if words else ".")
 
 
 def _named(name: str) -> str:
@@ -122,9 +136,24 @@ _WORDS: Final[Mapping[EventType, _Words]] = {
     EventType.DEPLOYMENT_LATE: _Words(
         lambda short, _details: f"a new version of {short} is not served everywhere yet",
         lambda name, details: (
-            f"{_named(name)} was renewed, but a consumer has not said that it serves the new version.{_reason(details)}"
-            "\n\nSee whether its agent runs and what it says (certd-agent status on that machine). The version that it "
-            f"serves now ends{_until(details) or ' with its own validity'}."
+            f"{_named(name)} has a new version, and {_late(details)}\n\n"
+            "See whether its agent runs and what it says (certd-agent status on that machine), or install the new "
+            "version there by hand. certctl association list shows who serves what."
+        ),
+    ),
+    EventType.AUTHORITY_EXPIRING: _Words(
+        lambda short, details: f"the authority {short} ends {_days(details)}",
+        lambda name, details: (
+            f"The authority {name} ends {_days(details)}{_until(details)}, and nothing that it issued is accepted after"
+            " that.\n\nNobody renews an authority but people: make its successor in time, and have what it issued "
+            "issued anew by that one."
+        ),
+    ),
+    EventType.AUTHORITY_EXPIRED: _Words(
+        lambda short, _details: f"the authority {short} has ended",
+        lambda name, details: (
+            f"The authority {name} ended{_until(details)}. What it issued is no longer accepted by anybody.\n\n"
+            "Have what is still needed issued by another authority."
         ),
     ),
     EventType.MANAGED_CERTIFICATE_RENEWED: _Words(
