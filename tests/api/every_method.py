@@ -253,6 +253,11 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "UpdateTenant": tenant_service_pb2.UpdateTenantRequest(
             tenant=tenant_pb2.Tenant(name=tenant, display_name="Example"), validate_only=True
         ),
+        "WatchManagedCertificates": managed_certificate_service_pb2.WatchManagedCertificatesRequest(
+            parent=tenant, names=[managed]
+        ),
+        "ListEvents": event_service_pb2.ListEventsRequest(parent=tenant),
+        "WatchEvents": event_service_pb2.WatchEventsRequest(parent=tenant, from_beginning=True),
         "CreateSubscription": event_service_pb2.CreateSubscriptionRequest(
             parent=tenant, subscription_id=to.subscription, subscription=SUBSCRIPTION
         ),

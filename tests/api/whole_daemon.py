@@ -74,14 +74,21 @@ class Installed:
 
 
 def call(channel: grpc.Channel, method: MethodDescriptor, request: Message) -> Message:
+    """The answer, of a stream the first."""
     answer: type[Message] = GetMessageClass(method.output_type)
-    call: Callable[..., Any] = channel.unary_unary(
+    kind: Callable[..., Any] = channel.unary_stream if method.server_streaming else channel.unary_unary
+    call: Callable[..., Any] = kind(
         full_name(method),
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=answer.FromString,
     )
-    response: Message = call(request, timeout=60)
-    return response
+    response: Any = call(request, timeout=60)
+    if method.server_streaming:
+        first: Message = next(response)
+        response.cancel()
+        return first
+    one: Message = response
+    return one
 
 
 def failure_to(channel: grpc.Channel, method: MethodDescriptor, request: Message) -> Failure | None:
