@@ -20,6 +20,8 @@ NOTICES: Final = (
     EventType.MANAGED_CERTIFICATE_EXPIRED.value,
     EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED.value,
     EventType.DEPLOYMENT_LATE.value,
+    EventType.AUTHORITY_EXPIRING.value,
+    EventType.AUTHORITY_EXPIRED.value,
 )
 """What people want to be told of: that which needs somebody to do something."""
 

@@ -103,6 +103,8 @@ def note_blocked(
     if (not managed.renewal_blocked or error.reason not in known) and _is_news(tx, managed, error.reason, now):
         waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
         told = {"version": str(managed.current_version), "reason": error.reason, "message": error.message}
+        if managed.not_after is not None:
+            told["not_after"] = rfc3339(managed.not_after)
         tx.event(replace(waits, details={**waits.details, **told}))
     blocked = observed(managed, RENEWAL_BLOCKED, now, status=True, reason=error.reason, message=error.message)
     _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))

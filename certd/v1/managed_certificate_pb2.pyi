@@ -662,7 +662,9 @@ class Condition(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`."""
+    """Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`, `DeploymentLate` (a consumer does not serve the
+    current version a set time after it became that).
+    """
     status: Global___Condition.Status.ValueType
     """Output only. Whether it holds."""
     reason: _builtins.str

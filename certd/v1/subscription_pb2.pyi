@@ -100,7 +100,8 @@ class Subscription(_message.Message):
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Types to send, at most 100; a type may end in `*`, which stands for whatever follows. Default for mail: the notices
-        (`managed-certificate.expiring`, `.expired`, `.renewal-blocked`, `.deployment-late`). Default for a webhook: every type.
+        (`managed-certificate.expiring`, `.expired`, `.renewal-blocked`, `.deployment-late`, `authority.expiring`, `.expired`). Default
+        for a webhook: every type.
         """
 
     @_builtins.property

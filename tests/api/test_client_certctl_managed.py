@@ -112,6 +112,20 @@ def test_managed_certificates_are_shown_and_listed(fake: FakeServer, certctl: Ce
     assert (row[0], row[1], row[-4:]) == ("web", "ACTIVE", ["89", "-", "no", "-"])
 
 
+@pytest.mark.parametrize(("status", "used"), [(Condition.TRUE, "late"), (Condition.FALSE, "yes")])
+def test_consumers_that_are_late_are_shown_and_block_nothing(
+    fake: FakeServer, certctl: Certctl, status: Condition.Status.ValueType, used: str
+) -> None:
+    late = Condition(type="DeploymentLate", status=status, reason="NotServed", message="Not served in time by db-1.")
+    item = ManagedCertificate(
+        name=WEB, state=ManagedCertificate.ACTIVE, current_version=2, used=True, conditions=[late], authority=CA
+    )
+    fake.answer("GetManagedCertificate", item)
+    fake.answer("ListManagedCertificates", ListManagedCertificatesResponse(managed_certificates=[item]))
+    assert certctl("managed", "list").out.splitlines()[1].split()[-2:] == [used, "-"]
+    assert "NotServed: Not served in time by db-1." in certctl("managed", "get", "web").out
+
+
 @pytest.fixture
 def passphrase_file(tmp_path: Path) -> Path:
     file = tmp_path / "pass.txt"

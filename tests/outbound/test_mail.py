@@ -71,7 +71,7 @@ def test_a_mail_is_sent(folder: Path, security: MailSecurity) -> None:
     assert message["Date"].datetime == NOW
     assert message.get_content_type() == "text/plain"
     text = message.get_content()
-    assert "tenants/shop/managedCertificates/web ends within 7 days on 2030-01-09T00:00:00Z." in text
+    assert "tenants/shop/managedCertificates/web ends within 7 days, on 2030-01-09T00:00:00Z." in text
     assert "certctl managed renew" in text
     assert mailed.seq == 42
 
@@ -236,3 +236,9 @@ def test_every_type_is_told_in_sentences(type_: EventType, details: dict[str, st
     assert "  " not in first
     assert SUBSCRIPTION in text
     assert type_.value in text
+
+
+def test_what_happens_to_a_version_is_told_of_what_it_is_a_version_of() -> None:
+    resource = "tenants/shop/managedCertificates/web/versions/3"
+    event = replace(EVENT.event, type=EventType.MANAGED_CERTIFICATE_EXPIRING, tenant="shop", resource=resource)
+    assert subject_of(replace(EVENT, event=event)).startswith("certd: web of tenant shop ends")

@@ -30,6 +30,8 @@ _HEADER: Final = ("MANAGED CERTIFICATE", "STATE", "NAMES", "AUTHORITY", "VERSION
                   "NEXT RENEWAL", "USED", "BLOCKED BY")  # fmt: skip
 _BLOCKED: Final = "RenewalBlocked"
 """The type of the condition that holds when something keeps it from being renewed."""
+_LATE: Final = "DeploymentLate"
+"""The type of the condition that holds while a consumer is late with the current version."""
 _NAMES_SHOWN: Final = 2
 _LONGEST_WAIT: Final = timedelta(minutes=2)
 _FIRST_POLL: Final = 0.1
@@ -195,7 +197,7 @@ def wait_for_version(run: Invocation, client: "Client", item: ManagedCertificate
 def _unmet(item: ManagedCertificate) -> Condition:
     """Returns the first condition that keeps it from its next version; an empty one when there is none."""
     blocked = (c for c in item.conditions if c.type == _BLOCKED and c.status == Condition.TRUE)
-    unmet = (c for c in item.conditions if c.type != _BLOCKED and c.status == Condition.FALSE)
+    unmet = (c for c in item.conditions if c.type not in {_BLOCKED, _LATE} and c.status == Condition.FALSE)
     return next(blocked, None) or next(unmet, None) or Condition()
 
 
@@ -217,7 +219,7 @@ def _row(item: ManagedCertificate) -> Sequence[str]:
         output.time_text(item.description.not_after_time),
         output.days_left_text(item.description),
         output.time_text(item.next_attempt_time),
-        "yes" if item.used else "no",
+        _used_text(item),
         _unmet(item).reason,
     )
 
@@ -254,6 +256,12 @@ def print_managed(item: ManagedCertificate, run: Invocation) -> None:
         ("Created", output.time_text(item.create_time)),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _used_text(item: ManagedCertificate) -> str:
+    """Returns whether it is used, and whether somebody who should serve the current version does not."""
+    late = any(c.type == _LATE and c.status == Condition.TRUE for c in item.conditions)
+    return "late" if late else "yes" if item.used else "no"
 
 
 def _window_text(item: ManagedCertificate) -> str:

@@ -1195,7 +1195,8 @@ func (x *ManagedCertificateVersion) GetWrappingKey() int64 {
 // An observation about a resource.
 type Condition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`.
+	// Output only. What is observed, in CamelCase: `Issued`, `RenewalBlocked`, `DeploymentLate` (a consumer does not serve the
+	// current version a set time after it became that).
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
 	// Output only. Whether it holds.
 	Status Condition_Status `protobuf:"varint,2,opt,name=status,proto3,enum=certd.v1.Condition_Status" json:"status,omitempty"`

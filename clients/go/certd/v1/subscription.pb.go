@@ -93,7 +93,8 @@ type Subscription struct {
 	//	*Subscription_Mail
 	Target isSubscription_Target `protobuf_oneof:"target"`
 	// Optional. Types to send, at most 100; a type may end in `*`, which stands for whatever follows. Default for mail: the notices
-	// (`managed-certificate.expiring`, `.expired`, `.renewal-blocked`, `.deployment-late`). Default for a webhook: every type.
+	// (`managed-certificate.expiring`, `.expired`, `.renewal-blocked`, `.deployment-late`, `authority.expiring`, `.expired`). Default
+	// for a webhook: every type.
 	EventTypes []string `protobuf:"bytes,5,rep,name=event_types,json=eventTypes,proto3" json:"event_types,omitempty"`
 	// Optional. Only events of this resource and those below it: a name, at most 512 characters. Default: the whole tenant.
 	Resource string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
