@@ -204,7 +204,9 @@ class _DeviceServer(Server):
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
             )
-        except (OSError, asyncio.CancelledError):
+        except BaseException as error:
             # No handshake: plain HTTP, no common version, a certificate of another issuer, or nothing in time. The
             # library closes the socket.
             place.leave()
+            if not isinstance(error, OSError | asyncio.CancelledError):
+                raise

@@ -17,6 +17,7 @@ from certd.model.names import IdentityName, ManagedCertificateName
 from certd.pki.download_code import parse_download_code
 from certd.services.downloads import EXPORTS
 from certd.services.enrollment_guesses import FROM_AN_ADDRESS, Guesses
+from certd.services.rates import Rates
 from certd.store import identities, notification_schema
 from certd.store.download_codes import get
 from certd.web.device_formats import DeviceFormat
@@ -271,6 +272,44 @@ def test_a_revoked_identity_gets_nothing(site: Site) -> None:
     )
     answer = site.curl("pem", who="revoked")
     assert answer.outcome == (401, "CREDENTIAL_REVOKED")
+
+
+def test_a_revocation_is_felt_by_a_connection_that_stays_open(site: Site) -> None:
+    site.identity("staying", Role.EXPORTER, str(WEB))
+    connection = site.connection("staying")
+
+    def asked() -> int:
+        connection.request("GET", f"/v1/{WEB}?format=der")
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    assert asked() == 200
+    held = connection.sock
+    site.installed.core.identity_changes.revoke(
+        ADMINISTRATOR, IdentityName(None, "staying"), key=None, validate_only=False
+    )
+    assert asked() == 401
+    assert connection.sock is held
+    connection.close()
+
+
+def test_a_caller_has_a_rate_with_and_without_a_code(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, other = site.code(), site.code()
+    monkeypatch.setattr(site.installed.core.downloads, "_rates", Rates(calls_per_second=1, burst=2, clock=lambda: 1.0))
+    for credentials in ({"who": "device"}, {"who": None, "code": code}):
+        answers = [site.curl("pem", "--head", **credentials) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+    # One code uses up nothing of another, nor of who made both.
+    assert site.curl("pem", "--head", who=None, code=other).status == 200
+
+
+def test_the_configuration_may_allow_shorter_passphrases_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.installed.core.downloads, "_passphrase_bytes", 10)
+    answer = site.curl("pkcs8", passphrase="x" * 11)
+    assert answer.outcome == (400, "FIELD_INVALID")
+    assert "8 to 10 bytes" in answer.json["detail"]
 
 
 def test_refused_calls_are_counted_as_events(site: Site) -> None:
