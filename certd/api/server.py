@@ -144,6 +144,8 @@ class Limits:
     """Threads for calls with one answer."""
     streams: int = 1024
     """Streams open at once, over all callers."""
+    longest_send: float = 30.0
+    """Seconds in which the reader of a stream may take nothing, before its slot is given to another."""
     waiting_calls: int = 1024
     """Calls that may wait for one of those threads; further ones are told SERVER_BUSY."""
     message_bytes: int = 16 * _MEBIBYTE
@@ -238,7 +240,7 @@ def serve(
     Raises FIELD_INVALID when the address cannot be bound or the credentials cannot work.
     """
     limits = limits or Limits()
-    slots = StreamSlots(limits.streams, patience=limits.patience)
+    slots = StreamSlots(limits.streams, patience=limits.patience, longest_send=limits.longest_send)
     pool = WaitingCalls(limits.unary_workers, most_waiting=limits.waiting_calls, patience=limits.patience)
     gate = Gate(
         access=services.access,

@@ -17,8 +17,6 @@ from certd.errors import CertdError, Reason
 _REFUSING_THREADS: Final = 4
 """Threads past the slots, which tell a watcher at once that all slots are taken instead of letting it wait."""
 _RETRY_AFTER: Final = 10.0
-_LONGEST_SEND: Final = 30.0
-"""Seconds in which a reader takes nothing, after which its slot is given to another."""
 _LOOKS: Final = 6
 """How often a send is looked at in that time."""
 _FEW: Final = 16
@@ -77,7 +75,7 @@ class StreamSlots:
         longest_send: seconds that a reader may take nothing of what is sent.
     """
 
-    def __init__(self, number: int, *, patience: Patience | None = None, longest_send: float = _LONGEST_SEND) -> None:
+    def __init__(self, number: int, *, patience: Patience | None = None, longest_send: float = 30.0) -> None:
         self._number = number
         self._longest_send = longest_send
         self._changed = threading.Condition()

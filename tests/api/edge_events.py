@@ -1,6 +1,6 @@
 """Streams behind the edge that do as they are told."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from certd.model.access import Caller
@@ -44,6 +44,8 @@ class FakeEventStreams(EventStreams):
             WatchedEvent(RENEWED, ChainHead(7, RENEWED.chain_hash)),
             WatchedEvent(None, ChainHead(9, bytes(32))),
         )
+        self.make: Callable[[Stream], Iterator[WatchedEvent]] | None = None
+        """Makes the answers instead."""
 
     def page(self, caller: Caller, query: EventQuery, request: PageRequest, *, descending: bool) -> Page[NumberedEvent]:
         self._told.take(caller, query, request, descending)
@@ -54,7 +56,7 @@ class FakeEventStreams(EventStreams):
     ) -> Iterator[WatchedEvent]:
         self._told.take(caller, query, cursor, from_beginning)
         stream.authenticate()
-        return iter(self.answers)
+        return iter(self.answers) if self.make is None else self.make(stream)
 
 
 class FakeManagedWatch(ManagedWatch):

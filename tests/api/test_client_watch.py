@@ -62,7 +62,7 @@ def follow(client: Client, request: WatchEventsRequest, count: int) -> tuple[lis
 
 
 def test_a_stream_goes_on_from_its_cursor_whatever_ended_it(fake: FakeServer, client: Client) -> None:
-    too_slow = Failing(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="WATCHER_TOO_SLOW", metadata={"cursor": "c3"})
+    too_slow = Failing(code=grpc.StatusCode.ABORTED, reason="WATCHER_TOO_SLOW", metadata={"cursor": "c3"})
     broken = Failing(code=grpc.StatusCode.CANCELLED)
     fake.answer("WatchEvents", [told(1), told(2), AWAY], [told(3), too_slow], [told(4), broken], [told(5)], [told(6)])
     seqs, reasons = follow(client, WatchEventsRequest(parent="tenants/default", from_beginning=True), 6)

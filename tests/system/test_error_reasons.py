@@ -433,6 +433,8 @@ ELSEWHERE: dict[Reason, str] = {
     Reason.RATE_LIMITED: "of exports",
     Reason.MANAGED_CERTIFICATE_NOT_FOUND: "of managed certificates that are read or exported",
     Reason.TOO_MANY_WATCHERS: "of streams",
+    Reason.WATCHER_TOO_SLOW: "of streams",
+    Reason.CURSOR_INVALID: "of streams",
     Reason.ENROLLMENT_CODE_INVALID: "of those who enroll, on a port of their own",
     Reason.DOWNLOAD_CODE_INVALID: "of devices, on a port of their own",
     Reason.CREDENTIAL_MISSING: "of callers without a certificate, whom the handshake of this port sends away",
