@@ -79,6 +79,12 @@ def _until(details: Mapping[str, str]) -> str:
     return f" on {end}" if end else ""
 
 
+def _by(details: Mapping[str, str]) -> str:
+    """Returns in how many days it ends, and when, as far as the event says so."""
+    until = _until(details)
+    return _days(details) + (f",{until}" if until else "")
+
+
 def _days(details: Mapping[str, str]) -> str:
     days = details.get("days") or details.get("days_left")
     if not days:
@@ -112,7 +118,7 @@ _WORDS: Final[Mapping[EventType, _Words]] = {
     EventType.MANAGED_CERTIFICATE_EXPIRING: _Words(
         lambda short, details: f"{short} ends {_days(details)}",
         lambda name, details: (
-            f"{_named(name)} ends {_days(details)}{_until(details)}.{_reason(details)}\n\n"
+            f"{_named(name)} ends {_by(details)}.{_reason(details)}\n\n"
             "If it is still needed, see why it was not renewed (certctl managed get) and renew it (certctl managed "
             "renew), or import its successor if it was imported (certctl managed import). If it is not, delete it."
         ),
@@ -144,7 +150,7 @@ _WORDS: Final[Mapping[EventType, _Words]] = {
     EventType.AUTHORITY_EXPIRING: _Words(
         lambda short, details: f"the authority {short} ends {_days(details)}",
         lambda name, details: (
-            f"The authority {name} ends {_days(details)}{_until(details)}, and nothing that it issued is accepted after"
+            f"The authority {name} ends {_by(details)}, and nothing that it issued is accepted after"
             " that.\n\nNobody renews an authority but people: make its successor in time, and have what it issued "
             "issued anew by that one."
         ),
