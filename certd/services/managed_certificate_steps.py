@@ -20,7 +20,7 @@ from certd.model.managed_certificate import ISSUED, ManagedCertificate, ManagedC
 from certd.model.managed_certificate_states import Change, after
 from certd.model.renewal_steps import NextStep, awaited_maintenance, next_step
 from certd.services.managed_certificate_records import event_of, observed
-from certd.services.renewal_waits import RenewalWaits, changeable, note_blocked
+from certd.services.renewal_waits import RenewalWaits, changeable, is_news, note_blocked
 from certd.services.tenants import existing_tenant
 from certd.services.version_keys import Failures, Making
 from certd.services.version_making import VersionMaking
@@ -81,8 +81,8 @@ class ManagedCertificateSteps:
         if managed.state is not ManagedCertificateState.PENDING:
             note_blocked(tx, managed, error, next_attempt_time, now)
             return
-        if error.reason not in {condition.reason for condition in managed.conditions}:
-            # One event for a reason, not one for each attempt.
+        known = {condition.reason for condition in managed.conditions}
+        if error.reason not in known and is_news(tx, managed, error.reason, now):
             waits = event_of(EventType.MANAGED_CERTIFICATE_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
             tx.event(replace(waits, details={**waits.details, "reason": error.reason}))
         waiting = observed(managed, ISSUED, now, status=False, reason=error.reason, message=error.message)

@@ -100,7 +100,7 @@ def note_blocked(
         # Nobody waits: it will be looked at again, and was renewed by another, or is about to be.
         return
     known = {condition.reason for condition in managed.conditions if condition.type == RENEWAL_BLOCKED}
-    if (not managed.renewal_blocked or error.reason not in known) and _is_news(tx, managed, error.reason, now):
+    if (not managed.renewal_blocked or error.reason not in known) and is_news(tx, managed, error.reason, now):
         waits = event_of(EventType.MANAGED_CERTIFICATE_RENEWAL_BLOCKED, managed, SYSTEM_PRINCIPAL, now)
         told = {"version": str(managed.current_version), "reason": error.reason, "message": error.message}
         if managed.not_after is not None:
@@ -110,8 +110,8 @@ def note_blocked(
     _update(tx, managed, replace(blocked, next_attempt_time=next_attempt_time))
 
 
-def _is_news(tx: Transaction, managed: ManagedCertificate, reason: Reason, now: datetime) -> bool:
-    """Returns whether a reason was not told of the current version for a day, and records that it is.
+def is_news(tx: Transaction, managed: ManagedCertificate, reason: Reason, now: datetime) -> bool:
+    """Returns whether a reason was not told of a version for a day, and records that it is.
 
     One event for a reason, not one for each attempt, also when reasons take turns.
     """

@@ -251,15 +251,15 @@ def to_tell(tx: Transaction, uids: Sequence[str]) -> list[EndingManaged]:
 
 
 def told_of(tx: Transaction, managed: ManagedCertificate) -> Told:
-    """Returns what was told of the current version."""
-    text = tx.execute(_TOLD, {"key": managed.uid, "of_number": managed.current_version}).scalar()
+    """Returns what was told of the current version, or of the first one while that is being made."""
+    text = tx.execute(_TOLD, {"key": managed.uid, "of_number": managed.current_version or 1}).scalar()
     return _told(text, managed.not_after)
 
 
 def set_told(tx: Transaction, managed: ManagedCertificate, told: Told) -> None:
-    """Records what was told of the current version."""
+    """Records what was told of the current version, or of the first one while that is being made."""
     text = _told_text(told, managed.not_after)
-    tx.execute(_SET_TOLD, {"key": managed.uid, "of_number": managed.current_version, "new_told": text})
+    tx.execute(_SET_TOLD, {"key": managed.uid, "of_number": managed.current_version or 1, "new_told": text})
 
 
 def near_authorities(tx: Transaction, mark: Mark, until: datetime, *, limit: int) -> list[EndingAuthority]:

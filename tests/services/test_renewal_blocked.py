@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from certd.errors import Reason
+from certd.errors import CertdError, Reason
 from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import ManagedCertificateName
@@ -127,6 +127,27 @@ def test_reasons_that_take_turns_are_each_told_once_a_day(web: World) -> None:
     renew(web)
     settle(web)
     assert [event.details["version"] for event in events(web, BLOCKED)] == ["1", "1", "1", "1", "2"]
+
+
+def test_reasons_that_take_turns_before_the_first_version_are_each_told_once(ca: World) -> None:
+    away, disabled = Reason.TOKEN_UNAVAILABLE, Reason.AUTHORITY_NOT_ENABLED
+
+    def fail() -> None:
+        raise CertdError(away, "the token is away")
+
+    ca.steps.at["managed.3.key-sealed"] = lambda: ca.core.authority_changes.disable(ADMINISTRATOR, Change(name=CA))
+    ca.request()
+    settle(ca)
+    for _ in range(3):
+        assert stands(ca).conditions[0].reason == disabled
+        ca.steps.at["managed.3.key-sealed"] = fail
+        at_planned(ca)
+        assert stands(ca).conditions[0].reason == away
+        at_planned(ca)
+    told = [event.details["reason"] for event in events(ca, EventType.MANAGED_CERTIFICATE_BLOCKED)]
+    assert told == [disabled, away]
+    ca.core.authority_changes.enable(ADMINISTRATOR, Change(name=CA))
+    assert at_planned(ca).state is ManagedCertificateState.ACTIVE
 
 
 def test_attempts_become_rarer_and_never_rarer_than_ten_minutes(web: World) -> None:
