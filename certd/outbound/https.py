@@ -5,8 +5,8 @@ import io
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -53,33 +53,59 @@ def _target(parts: SplitResult) -> str:
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
+class Connection:
+    """A verified connection to the host of a URL; it may be asked again once an answer was read to its end.
+
+    Raises OSError, TimeoutError among them, ValueError for a URL that is none, and TARGET_NOT_ALLOWED.
+    """
+
+    def __init__(self, url: str, *, reach: Reach, trust: ssl.SSLContext, deadline: Deadline) -> None:
+        host, port, _ = split_url(url)
+        with ExitStack() as undo:
+            plain = undo.enter_context(closing(reach.connect(host, port, deadline)))
+            plain.settimeout(deadline.left())
+            # A dot at the end says that a name is whole; certificates do not have it.
+            secured = trust.wrap_socket(plain, server_hostname=host.rstrip("."))
+            undo.pop_all()
+        self._secured = secured
+        self._timed = _Timed(secured, deadline)
+        self._asking: Any = http.client.HTTPSConnection(host, port, context=trust)
+        self._asking.sock = self._timed
+
+    def ask(self, request: Request, deadline: Deadline) -> http.client.HTTPResponse:
+        """Returns the answer to a request, whatever its status, with its content yet to be read.
+
+        Errors until then and while it is read: OSError, TimeoutError among them once the deadline has passed whatever
+        still comes; http.client.HTTPException for what is no HTTP.
+        """
+        self._timed.deadline = deadline
+        _, _, target = split_url(request.url)
+        self._asking.request(request.method, target, body=request.body, headers=dict(request.headers))
+        response: http.client.HTTPResponse = self._asking.getresponse()
+        return response
+
+    def close(self) -> None:
+        """Ends it."""
+        self._secured.close()
+
+
 @contextmanager
 def exchange(
     request: Request, *, reach: Reach, trust: ssl.SSLContext, deadline: Deadline
 ) -> Iterator[http.client.HTTPResponse]:
-    """Yields the answer to a request, whatever its status, with its content yet to be read.
-
-    Errors until then and while it is read: OSError, TimeoutError among them once the deadline has passed whatever
-    still comes; http.client.HTTPException for what is no HTTP; ValueError for a URL that is none; TARGET_NOT_ALLOWED.
-    """
-    host, port, target = split_url(request.url)
-    with closing(reach.connect(host, port, deadline)) as plain:
-        plain.settimeout(deadline.left())
-        # A dot at the end says that a name is whole; certificates do not have it.
-        with closing(trust.wrap_socket(plain, server_hostname=host.rstrip("."))) as connection:
-            asking: Any = http.client.HTTPSConnection(host, port, context=trust)
-            asking.sock = _Timed(connection, deadline)
-            asking.request(
-                request.method, target, body=request.body, headers={**request.headers, "Connection": "close"}
-            )
-            with closing(asking.getresponse()) as response:
-                yield response
+    """Yields the answer to a request over a connection of its own; errors are those of `Connection`."""
+    only = replace(request, headers={**request.headers, "Connection": "close"})
+    with (
+        closing(Connection(request.url, reach=reach, trust=trust, deadline=deadline)) as connection,
+        closing(connection.ask(only, deadline)) as response,
+    ):
+        yield response
 
 
 def content(response: http.client.HTTPResponse, most: int) -> bytes:
     """Returns what an answer holds; ValueError when that is more than so many octets."""
     found = bytearray()
-    while part := response.read1(_PART):
+    while part := response.read(_PART):
         found += part
         if len(found) > most:
             raise ValueError(f"the answer has more than {most} octets")
@@ -91,16 +117,17 @@ class _Timed:
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._connection = connection
-        self._deadline = deadline
+        self.deadline = deadline
+        """Of the request that is asked."""
 
     def sendall(self, data: bytes) -> None:
         left = memoryview(data)
         while left:
-            self._connection.settimeout(self._deadline.left())
+            self._connection.settimeout(self.deadline.left())
             left = left[self._connection.send(left) :]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Received(self._connection, self._deadline))
+        return io.BufferedReader(_Received(self._connection, self.deadline))
 
     def close(self) -> None:
         """Nothing: who made the connection closes it; the answer is read after `http.client` is done with it."""

@@ -11,6 +11,8 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -22,7 +24,7 @@ from certd.model.delivery import Answer, Outcome, event_document
 from certd.model.subscription import WebhookTarget
 from certd.outbound.addresses import Reach
 from certd.outbound.deadline import Deadline
-from certd.outbound.https import Request, client_context, exchange, split_url
+from certd.outbound.https import Connection, Request, client_context, split_url
 from certd.outbound.message import Message, shown
 
 LONGEST: Final = 10.0
@@ -56,6 +58,27 @@ class Webhooks:
         except (OSError, ValueError):
             return
 
+    @contextmanager
+    def session(self) -> Iterator["Session"]:
+        """Yields what posts one event after the other."""
+        with closing(Session(self.reach)) as session:
+            yield session
+
+
+class Session:
+    """Posts events of one run: to one target over one connection, as long as that is kept open there."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._kept: Connection | None = None
+        self._kept_for: WebhookTarget | None = None
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
+
     def post(self, target: WebhookTarget, message: Message, now: datetime) -> Answer:
         """Posts an event; returns what became of it."""
         try:
@@ -80,12 +103,32 @@ class Webhooks:
             },
             body=body,
         )
+        if self._kept is not None and self._kept_for == target:
+            try:
+                return self._ask(self._kept, request, deadline, now)
+            except TimeoutError:
+                raise
+            except (OSError, http.client.HTTPException):
+                # It was ended there since the last answer, most likely. Twice is allowed, and never is not.
+                pass
+        self.close()
         trust = _trust(target.trusted_roots, int(time.monotonic() // _TRUST_SECONDS))
-        with exchange(request, reach=self.reach, trust=trust, deadline=deadline) as response:
-            excerpt = _beginning(response)
-            if response.status // 100 == _SUCCESS:
-                return Answer(outcome=Outcome.TAKEN)
-            return _refusal(response, excerpt, now)
+        self._kept = Connection(target.url, reach=self._reach, trust=trust, deadline=deadline)
+        self._kept_for = target
+        return self._ask(self._kept, request, deadline, now)
+
+    def _ask(self, connection: Connection, request: Request, deadline: Deadline, now: datetime) -> Answer:
+        reusable = False
+        try:
+            with closing(connection.ask(request, deadline)) as response:
+                excerpt = _beginning(response)
+                reusable = response.isclosed() and not response.will_close
+                if response.status // 100 == _SUCCESS:
+                    return Answer(outcome=Outcome.TAKEN)
+                return _refusal(response, excerpt, now)
+        finally:
+            if not reusable:
+                self.close()
 
 
 def signature_headers(message: Message, body: bytes, now: datetime) -> dict[str, str]:
@@ -107,13 +150,12 @@ def _trust(roots: str, _when: int) -> ssl.SSLContext:
 
 def _beginning(response: http.client.HTTPResponse) -> bytes:
     """Returns the beginning of an answer; what it said before that counts, whatever comes of the rest."""
-    found = bytearray()
     try:
-        while len(found) < MOST_READ and (part := response.read1(MOST_READ - len(found))):
-            found += part
+        return response.read(MOST_READ)
+    except http.client.IncompleteRead as error:
+        return error.partial
     except (OSError, ValueError, http.client.HTTPException):
-        pass
-    return bytes(found)
+        return b""
 
 
 def _refusal(response: http.client.HTTPResponse, excerpt: bytes, now: datetime) -> Answer:

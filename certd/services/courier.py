@@ -1,6 +1,9 @@
 """Takes one event to the target of one subscription."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from certd.metrics import DELIVERIES
@@ -10,11 +13,18 @@ from certd.model.subscription import MailTarget, Subscription, WebhookTarget
 from certd.outbound.message import Message
 
 
-class Webhooks(Protocol):
-    """Posts events."""
+class PostsWebhooks(Protocol):
+    """Posts events, one after the other."""
 
     def post(self, target: WebhookTarget, message: Message, now: datetime) -> Answer:
         """Posts one; returns what became of it."""
+
+
+class Webhooks(Protocol):
+    """Knows who posts events."""
+
+    def session(self) -> AbstractContextManager[PostsWebhooks]:
+        """Returns what posts while it is open."""
 
 
 class Mail(Protocol):
@@ -39,8 +49,20 @@ class Courier:
         self._mail = mail
         self._secrets = secrets
 
-    def send(self, subscription: Subscription, event: NumberedEvent, message_id: str, now: datetime) -> Answer:
-        """Sends an event; returns what became of it. Raises what is our own failure: TOKEN_UNAVAILABLE and kin."""
+    @contextmanager
+    def session(self) -> Iterator["Send"]:
+        """Yields what sends one event after the other."""
+        with self._webhooks.session() as webhooks:
+            yield partial(self._send, webhooks)
+
+    def _send(
+        self,
+        webhooks: PostsWebhooks,
+        subscription: Subscription,
+        event: NumberedEvent,
+        message_id: str,
+        now: datetime,
+    ) -> Answer:
         match subscription.target:
             case WebhookTarget() as target:
                 secrets = self._secrets.of(subscription.uid)
@@ -48,9 +70,16 @@ class Courier:
                     # It was deleted at this moment, and unsigned nothing goes out.
                     return Answer(outcome=Outcome.AWAY, error="the subscription has no secret")
                 kind, message = "webhook", Message(message_id=message_id, event=event, secrets=secrets)
-                answer = self._webhooks.post(target, message, now)
+                answer = webhooks.post(target, message, now)
             case MailTarget() as target:
                 kind, message = "mail", Message(message_id=message_id, event=event)
                 answer = self._mail.send(target, message, str(subscription.name), now)
         DELIVERIES.labels(kind, answer.outcome.value).inc()
         return answer
+
+
+class Send(Protocol):
+    """Sends an event of a subscription."""
+
+    def __call__(self, subscription: Subscription, event: NumberedEvent, message_id: str, now: datetime) -> Answer:
+        """Returns what became of it. Raises what is our own failure: TOKEN_UNAVAILABLE and kin."""

@@ -48,15 +48,16 @@ class Deliveries:
             now = self._clock.now()
             self._store.write("deliveries.end", lambda tx: _end(tx, subscription_uid, now))
             return
-        DeliveryRun(
-            store=self._store,
-            clock=self._clock,
-            send=self._courier.send,
-            stopping=self._stopping.is_set,
-            step=self._step,
-            subscription=subscription,
-            waiting=waiting,
-        ).run()
+        with self._courier.session() as send:
+            DeliveryRun(
+                store=self._store,
+                clock=self._clock,
+                send=send,
+                stopping=self._stopping.is_set,
+                step=self._step,
+                subscription=subscription,
+                waiting=waiting,
+            ).run()
 
     def blocked(self, tx: Transaction, subscription_uid: str, error: CertdError, until: datetime) -> None:
         """Writes into a subscription that the server itself cannot send now, in the transaction of the retry."""
@@ -79,7 +80,8 @@ class Deliveries:
         )
         message_id = f"test/{microseconds(now)}:{subscription.uid}"
         numbered = NumberedEvent(seq=0, event=event, chain_hash=b"")
-        answer = self._courier.send(subscription, numbered, message_id, now)
+        with self._courier.session() as send:
+            answer = send(subscription, numbered, message_id, now)
         if answer.outcome is Outcome.TAKEN and subscription.next_attempt_time is not None:
             self._store.write("deliveries.is-back", lambda tx: _is_back(tx, subscription.uid, now))
             self._wake_scheduler()

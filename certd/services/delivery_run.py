@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from certd.clock import Clock
 from certd.metrics import FAILED_DELIVERIES
@@ -35,6 +35,7 @@ from certd.model.delivery import (
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType, NumberedEvent
 from certd.model.job import Job, JobKind
 from certd.model.subscription import Subscription
+from certd.services.courier import Send
 from certd.services.steps import StepHook
 from certd.store import deliveries, events, jobs, subscriptions
 from certd.store.store import Store, Transaction
@@ -42,13 +43,6 @@ from certd.store.store import Store, Transaction
 LONGEST_RUN: Final = 30.0
 """Seconds after which a run gives its worker to others."""
 PAGE: Final = 200
-
-
-class Send(Protocol):
-    """Sends an event of a subscription."""
-
-    def __call__(self, subscription: Subscription, event: NumberedEvent, message_id: str, now: datetime) -> Answer:
-        """Returns what became of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -27,7 +28,7 @@ from certd.outbound.message import Message
 from certd.outbound.webhook import Webhooks
 from certd.v1 import event_pb2
 from tests.fakes_server import make_leaf, make_root
-from tests.webhooks import Receiver, answering, listening, running_receiver
+from tests.webhooks import Receiver, answering, listening, running_receiver, send
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 EVENT = NumberedEvent(
@@ -59,7 +60,8 @@ def receiver(folder: Path) -> Iterator[Receiver]:
 
 def _post(receiver: Receiver, *, reach: Reach = LOOPBACK, url: str = "", roots: str | None = None) -> Answer:
     target = WebhookTarget(url=url or receiver.url, trusted_roots=receiver.roots if roots is None else roots)
-    return Webhooks(reach).post(target, MESSAGE, NOW)
+    with Webhooks(reach).session() as session:
+        return session.post(target, MESSAGE, NOW)
 
 
 def test_an_event_is_posted_signed(receiver: Receiver) -> None:
@@ -323,6 +325,40 @@ def test_a_name_that_means_something_else_a_moment_later_gains_nothing(folder: P
         assert (outside.connections, inside.connections) == (1, 0)
         assert _post(outside, reach=reach).error.startswith("TARGET_NOT_ALLOWED")
         assert inside.connections == 0
+
+
+def test_events_of_one_run_go_over_one_connection(receiver: Receiver) -> None:
+    target = WebhookTarget(url=receiver.url, trusted_roots=receiver.roots)
+    refusing = answering(400, b"no")
+    with Webhooks(LOOPBACK).session() as session:
+        for answer in (None, refusing, None):
+            receiver.answer = answer
+            session.post(target, MESSAGE, NOW)
+        assert (len(receiver.received), receiver.connections) == (3, 1)
+        # A connection of which not all was read is not used again.
+        receiver.answer = answering(200, b"x" * (webhook.MOST_READ + 1))
+        assert session.post(target, MESSAGE, NOW).outcome is Outcome.TAKEN
+        receiver.answer = None
+        assert session.post(target, MESSAGE, NOW).outcome is Outcome.TAKEN
+        assert receiver.connections == 2
+        other = replace(target, trusted_roots=make_root("Another").certificate_pem.decode())
+        assert "not trusted" in session.post(other, MESSAGE, NOW).error
+        assert session.post(target, MESSAGE, NOW).outcome is Outcome.TAKEN
+        assert receiver.connections == 4
+
+
+def test_a_connection_that_was_ended_there_is_made_again(receiver: Receiver) -> None:
+    target = WebhookTarget(url=receiver.url, trusted_roots=receiver.roots)
+
+    def answer_once(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, 204)
+        handler.close_connection = True
+
+    receiver.answer = answer_once
+    with Webhooks(LOOPBACK).session() as session:
+        for _ in range(3):
+            assert session.post(target, MESSAGE, NOW).outcome is Outcome.TAKEN
+    assert (len(receiver.received), receiver.connections) == (3, 3)
 
 
 def test_no_proxy_of_the_environment_is_asked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

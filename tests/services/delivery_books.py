@@ -11,7 +11,7 @@ from certd.model.delivery import Answer, Delivery, Outcome
 from certd.model.event import Event, EventType, NumberedEvent
 from certd.model.job import JobKind
 from certd.model.subscription import Subscription, WebhookTarget
-from certd.services.courier import Courier
+from certd.services.courier import Courier, Send
 from certd.services.deliveries import Deliveries
 from certd.services.delivery_wakes import DeliveryWakes
 from certd.store import deliveries, events, jobs, subscriptions
@@ -37,7 +37,11 @@ class FakeTarget(Courier):
     urls: list[str] = field(default_factory=list)
     message_ids: list[str] = field(default_factory=list)
 
-    def send(self, subscription: Subscription, event: NumberedEvent, message_id: str, now: datetime) -> Answer:
+    @contextmanager
+    def session(self) -> Iterator[Send]:
+        yield self._take
+
+    def _take(self, subscription: Subscription, event: NumberedEvent, message_id: str, now: datetime) -> Answer:
         del now
         assert isinstance(subscription.target, WebhookTarget)
         answer = self.answer(event)
