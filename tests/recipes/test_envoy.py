@@ -25,7 +25,7 @@ from tests.waiting import eventually
 both_forms = pytest.mark.parametrize("form", ["GRPC", "DELTA_GRPC"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mail(estate: Estate) -> str:
     """A certificate that Envoy does not take, for it has the name of no host."""
     names = SubjectAlternativeNames(email_addresses=["somebody@example.internal"])
