@@ -167,10 +167,18 @@ def _insert(tx: Transaction, managed: ManagedCertificate, row: DownloadCodeRow) 
             resource=str(managed.name),
         )
     download_codes.insert_code(tx, row)
-    details = {"download_code": shown(row), "expire_time": rfc3339(row.expire_time), "reason": row.reason}
-    if row.source_networks:
-        details["source_networks"] = " ".join(row.source_networks)
-    tx.event(event_of(EventType.DOWNLOAD_CODE_CREATED, managed, row.creator, row.create_time, **details))
+    tx.event(
+        event_of(
+            EventType.DOWNLOAD_CODE_CREATED,
+            managed,
+            row.creator,
+            row.create_time,
+            download_code=shown(row),
+            expire_time=rfc3339(row.expire_time),
+            source_networks=" ".join(row.source_networks),
+            reason=row.reason,
+        )
+    )
 
 
 def _holds(tx: Transaction, row: DownloadCodeRow, name: ManagedCertificateName, now: datetime) -> bool:
