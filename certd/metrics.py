@@ -1,6 +1,6 @@
 """What the daemon counts and times, as module-level objects that `web/` exposes."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 STORE_SECONDS = Histogram(
     "certd_store_seconds",
@@ -17,6 +17,7 @@ STORE_RETRIES = Counter(
 )
 DOWNLOADS = Counter("certd_downloads", "Answers to devices, by HTTP status.", ["status"])
 CALLS = Counter("certd_grpc_calls", "Calls that ended, by method and status code.", ["method", "code"])
+STREAMS = Gauge("certd_grpc_streams", "Streams that are open, of watches, of health and of reflection.")
 CALL_SECONDS = Histogram("certd_grpc_call_seconds", "Seconds from the arrival of a call to its answer.", ["method"])
 DELIVERIES = Counter(
     "certd_deliveries",

@@ -13,13 +13,14 @@ import structlog
 
 from certd.api.arrivals import Arrivals, Patience
 from certd.errors import CertdError, Reason
+from certd.metrics import STREAMS
 
 _REFUSING_THREADS: Final = 4
 """Threads past the slots, which tell a watcher at once that all slots are taken instead of letting it wait."""
 _RETRY_AFTER: Final = 10.0
 _LOOKS: Final = 6
 """How often a send is looked at in that time."""
-_FEW: Final = 16
+FEW_STREAMS: Final = 16
 """Streams that each caller may have, also when most slots are taken."""
 _CROWDED: Final = 0.75
 """Share of the slots that a caller may have more than a few of."""
@@ -97,9 +98,11 @@ class StreamSlots:
             self._check_room(principal)
             self._open.add(stream)
             self._of_callers[principal] += 1
+        STREAMS.inc()
         try:
             yield
         finally:
+            STREAMS.dec()
             with self._changed:
                 self._open.discard(stream)
                 self._of_callers[principal] -= 1
@@ -132,7 +135,7 @@ class StreamSlots:
                 " [limits] maximum_watchers grow",
                 retry_after=_RETRY_AFTER,
             )
-        if own >= _FEW and taken >= self._number * _CROWDED:
+        if own >= FEW_STREAMS and taken >= self._number * _CROWDED:
             raise CertdError(
                 Reason.TOO_MANY_WATCHERS,
                 f"{taken} of {self._number} streams are taken, {own} of them by {principal}, and the others are for"

@@ -21,8 +21,8 @@ from certd.services.watchers import TooSlowError, Watcher
 from certd.store.event_chain import ChainHead
 from certd.store.store import Store
 
-_TURNS: Final = 8
-"""Watchers whose answers are made at once: a thousand that wake together must not keep calls waiting."""
+_TURNS: Final = 4
+"""Watchers that read at once what there is: a thousand that come back together must not keep calls waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,9 @@ class _Reader:
         with self._feed.watch(self._scope.topics, wants=self._scope.wants) as watcher:
             self._watcher = watcher
             stream.when_over(watcher.end)
-            self._scope.begin(watcher)
-            missed = self._missed(watcher)
+            with self._turns:
+                self._scope.begin(watcher)
+                missed = self._missed(watcher)
             waiting: list[NumberedEvent] = []
             if missed is None:
                 self._at = None

@@ -155,6 +155,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     [limits]
     concurrent_calls = 4
     maximum_waiting_calls = 0
+    maximum_watchers = 7
     calls_per_second = 1
     calls_burst = 2
     maximum_connections = 16
@@ -201,7 +202,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.notify.deployment_late == 600
     assert (config.limits.concurrent_calls, config.limits.maximum_waiting_calls) == (4, 0)
     assert (config.limits.calls_per_second, config.limits.calls_burst) == (1, 2)
-    assert config.limits.maximum_connections == 16
+    assert (config.limits.maximum_connections, config.limits.maximum_watchers) == (16, 7)
     assert not config.limits.one_processor
     assert (config.limits.signing_queue, config.limits.maximum_message_bytes) == (65536, 64 << 20)
     assert request_limits(config) == RequestLimits(
@@ -258,6 +259,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ("limits.concurrent_calls", "0", "greater than or equal to 1"),
         ("limits.concurrent_calls", "true", "integer"),
         ("limits.maximum_waiting_calls", "-1", "greater than or equal to 0"),
+        ("limits.maximum_watchers", "0", "greater than or equal to 1"),
         ("limits.calls_per_second", "0", "greater than or equal to 1"),
         ("limits.calls_burst", "0", "greater than or equal to 1"),
         ("limits.maximum_connections", "15", "greater than or equal to 16"),

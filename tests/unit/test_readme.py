@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from certd.api.fields import LONGEST_LABEL_KEY, LONGEST_LABEL_VALUE
+from certd.api.streams import FEW_STREAMS
 from certd.cli.certctl.durations import format_duration
 from certd.cli.certctl.profile_flags import EXTENDED_KEY_USAGES
 from certd.config import Limits as ConfiguredLimits
@@ -17,6 +18,7 @@ from certd.pki.pkcs8 import PASSPHRASE_BYTES
 from certd.pki.profiles import BUILT_IN, CommonNameRule, Profile, SubjectPresence
 from certd.services.download_codes import MOST_CODES
 from certd.services.downloads import EXPORTS
+from certd.services.event_feed import LONGEST_QUEUE
 from certd.token.settings import LEASES_OF_ONE_CONSUMER
 from certd.web.app import LARGEST_HEADERS, MOST_HEADERS
 from certd.web.device_formats import DeviceFormat
@@ -104,6 +106,11 @@ def test_the_limits_stand_in_the_readme() -> None:
         "Message": f"{configured.maximum_message_bytes >> 20} MiB (`maximum_message_bytes`)",
         "Calls worked on at once": f"{configured.concurrent_calls} (`concurrent_calls`)",
         "Calls that wait": f"{configured.maximum_waiting_calls:,} (`maximum_waiting_calls`)",
+        "Streams to a port of the API": (
+            f"{configured.maximum_watchers:,} (`maximum_watchers`); the last quarter is for callers who have fewer than"
+            f" {FEW_STREAMS}"
+        ),
+        "Events that wait for a watcher": f"{LONGEST_QUEUE:,}",
         "Certificates that wait for the token": f"{configured.signing_queue:,} (`signing_queue`)",
         "Connections to the port for devices": f"{CONNECTIONS}, {CONNECTIONS_OF_AN_ADDRESS} from one address; "
         "10 seconds for a handshake, 10 for the head of a request, 5 minutes in all",
