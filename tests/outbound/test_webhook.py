@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certd import __version__
+from certd.api.events import event_message
 from certd.errors import CertdError, Reason
 from certd.model.delivery import Answer, Outcome, event_document
 from certd.model.event import Event, EventType, NumberedEvent
@@ -108,19 +109,8 @@ def test_the_body_is_the_json_mapping_of_the_message(
         resource=texts[1],
         details=details,
     )
-    proto = event_pb2.Event(
-        name=f"events/{seq}",
-        seq=seq,
-        type=event.type,
-        tenant="" if tenant is None else f"tenants/{tenant}",
-        principal=event.principal,
-        resource=event.resource,
-        details=details,
-        chain_hash=chain_hash,
-    )
-    proto.time.FromDatetime(moment)
-    document = event_document(NumberedEvent(seq=seq, event=event, chain_hash=chain_hash))
-    assert document == json_format.MessageToDict(proto)
+    numbered = NumberedEvent(seq=seq, event=event, chain_hash=chain_hash)
+    assert event_document(numbered) == json_format.MessageToDict(event_message(numbered))
 
 
 def test_no_other_root_and_no_other_name_will_do(receiver: Receiver, folder: Path) -> None:

@@ -371,7 +371,7 @@ def test_a_death_repeats_one_event_at_most(books: Books, step: str, occurrence: 
 _ANSWERS = st.lists(st.sampled_from([REFUSED, AWAY, replace(AWAY, retry_after=timedelta(minutes=2))]), max_size=4)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=5),
     scripts=st.lists(_ANSWERS, max_size=12),
