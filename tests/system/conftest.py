@@ -11,7 +11,13 @@ from tests.daemon import Installation, RunningDaemon, initialise, running
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon that serves for the whole session. Tests choose names of their own and leave it as it is."""
-    with running(initialise(tmp_path_factory.mktemp("daemon"))) as started:
+    installation = initialise(tmp_path_factory.mktemp("daemon"))
+    # As an operator takes the mark of the comment away.
+    text = installation.config.read_text()
+    commented = '# devices = "0.0.0.0:8446"'
+    assert commented in text
+    installation.config.write_text(text.replace(commented, 'devices = "127.0.0.1:0"'))
+    with running(installation) as started:
         yield started
 
 

@@ -10,8 +10,8 @@ import click
 from certd.cli.certctl import names
 from certd.cli.certctl.invocation import Invocation, verb
 from certd.cli.certctl.managed import print_list
-from certd.cli.certctl.managed_filter_options import filter_of, filter_options
 from certd.cli.certctl.managed_download_code import managed
+from certd.cli.certctl.managed_filter_options import filter_of, filter_options
 from certd.cli.certctl.parameters import DURATION, EnumType
 from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import SearchManagedCertificatesRequest
