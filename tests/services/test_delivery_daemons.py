@@ -1,5 +1,6 @@
 """Deliveries of daemons: with their schedulers and their tokens, to a real receiver over HTTPS."""
 
+import base64
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from certd.config import Config
 from certd.config_notify import Notify
@@ -41,8 +43,6 @@ def _world(folder: Path, token: TokenSettings) -> Iterator[World]:
 
 def _subscribe(world: World, receiver: Receiver, id_: str = "hook") -> bytes:
     """Makes a subscription to every event; returns its secret."""
-    import base64
-
     target = WebhookTarget(url=f"https://127.0.0.1:{receiver.port}/", trusted_roots=receiver.roots)
     new = NewSubscription(name=SubscriptionName("default", id_), target=target)
     made = world.core.subscriptions.create(ADMINISTRATOR, new, validate_only=False)
@@ -76,6 +76,9 @@ def test_events_are_delivered_as_they_happen_signed_by_the_secret_that_was_told(
         assert world.core.subscriptions.test(ADMINISTRATOR, name) == ""
         assert receiver.taken[-1].event["type"] == "subscription.test"
         assert "seq" not in receiver.taken[-1].event
+        counted = REGISTRY.get_sample_value("certd_deliveries_total", {"kind": "webhook", "outcome": "taken"})
+        assert counted is not None
+        assert counted >= len(receiver.taken)
 
 
 def test_receivers_that_think_for_long_keep_no_renewal_waiting(
