@@ -111,13 +111,34 @@ def test_pages_are_read_by_indexes(sqlite_store: Store) -> None:
         associations.page(explaining, "uid", after="", limit=9)
         associations.page_of_tenant(explaining, "default", limit=9)
         associations.page_of_consumer(explaining, "default", "spiffe://example/identities/x", limit=9)
-        of_managed, of_tenant, of_consumer = explaining.plans
+        associations.page_everywhere(explaining, "spiffe://example/identities/x", limit=9)
+        of_managed, of_tenant, of_consumer, everywhere = explaining.plans
+        assert "associations_everywhere" in everywhere
     assert "associations_1 (managed_certificate_uid=? AND association_id>?)" in of_managed
     assert "managed_certificates_2 (tenant=? AND managed_certificate_id>?)" in of_tenant
     assert "TEMP B-TREE" not in of_managed + of_tenant
     # What one consumer has is sorted by name.
     assert "associations_of_consumer (tenant=? AND consumer_spiffe_id=?)" in of_consumer
     assert not any("SCAN" in plan for plan in explaining.plans)
+
+
+def test_a_consumer_has_associations_in_every_tenant(store: Store) -> None:
+    for tenant in ("default", "other"):
+        add_tenant(store, tenant)
+    certificates = [*add_managed(store, "b", "a"), *add_managed(store, "b", "c", tenant="other")]
+    edge = "spiffe://example/identities/edge"
+    mine = [replace(association(one, "edge"), consumer_spiffe_id=edge) for one in certificates]
+    add(store, *mine, association(certificates[0], "another"))
+    names = ["default/a", "default/b", "other/b", "other/c"]
+    found: list[str] = []
+    after = ("", "")
+    with store.read("test") as tx:
+        while rows := associations.page_everywhere(tx, edge, after=after, limit=3):
+            last = rows[-1].name.managed_certificate
+            after = (last.tenant, last.managed_certificate)
+            found += ["/".join(str(row.name).split("/")[1:4:2]) for row in rows]
+        assert found == names
+        assert associations.page_everywhere(tx, "spiffe://example/identities/nobody", limit=3) == []
 
 
 def test_a_key_is_sealed_for_a_consumer_once_and_goes_with_the_association(store: Store) -> None:

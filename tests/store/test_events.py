@@ -332,3 +332,29 @@ def test_a_type_of_a_newer_certd_is_read(store: Store) -> None:
     assert (row.event.type.value, str(row.event.type)) == ("moon.landed", "moon.landed")
     assert row.event.type == EventType.of("moon.landed")
     assert row.event.type not in list(EventType)
+
+
+def test_pages_go_back_and_show_a_tenant_its_part(store: Store) -> None:
+    for number in range(6):
+        record(store, f"r{number}", [None, "one"][number % 2])
+    numbered(store, 6)
+    with store.read("test") as tx:
+        assert [row.seq for row in events.page_back(tx, before_seq=7, limit=4)] == [6, 5, 4, 3]
+        assert [row.seq for row in events.page_back(tx, before_seq=3, limit=4)] == [2, 1]
+        ones = events.page_back(tx, before_seq=6, limit=9, tenant="one")
+        assert [row.event.resource for row in ones] == ["r3", "r1"]
+
+
+def test_the_place_of_an_event_and_of_a_time_is_found(store: Store) -> None:
+    with store.read("test") as tx:
+        assert events.first_from(tx, NOW) == 1
+    for hour in (0, 1, 1, 3):
+        at = NOW + timedelta(hours=hour)
+        store.write("test", lambda tx, at=at: tx.event(event("a", time=at)))  # type: ignore[misc]  # mypy infers no type for a default.
+    rows = numbered(store, 4)
+    with store.read("test") as tx:
+        found = [events.first_from(tx, NOW + timedelta(hours=hour)) for hour in (-1, 0, 1, 2, 3, 4)]
+        assert found == [1, 1, 2, 4, 4, 5]
+        assert events.head_at(tx, 0) == CHAIN_START
+        assert events.head_at(tx, 3) == ChainHead(3, rows[2].chain_hash)
+        assert events.head_at(tx, 5) is None
