@@ -70,6 +70,7 @@ from tests.system.reason_server import (
     told_by,
 )
 from tests.system.reasons_of_managed import RAISED_OF_MANAGED
+from tests.system.reasons_of_subscriptions import RAISED_OF_SUBSCRIPTIONS
 from tests.waiting import eventually
 
 _DAY = 86_400
@@ -425,6 +426,7 @@ RAISED: dict[Reason, Raised] = {
     Reason.PERMISSION_MISSING: Raised(by=_no_grant, remedy="an administrator can grant it", alone=True),
     Reason.QUOTA_EXCEEDED: Raised(by=_too_many_profiles, remedy="delete one that is not used", alone=True),
     **RAISED_OF_MANAGED,
+    **RAISED_OF_SUBSCRIPTIONS,
 }
 """One entry for each reason."""
 
