@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_good(report: dict[str, Any]) -> bool:
-    fits = report["mebibytes"] <= max(MOST_MEBIBYTES * report["watchers"] / WATCHERS, MOST_MEBIBYTES / 10)
-    quick = max(report["quiet_call_ms"]["p50"], report["busy_call_ms"]["p50"]) <= SLOWEST_CALL_MS
+    fits: bool = report["mebibytes"] <= max(MOST_MEBIBYTES * report["watchers"] / WATCHERS, MOST_MEBIBYTES / 10)
+    quick: bool = max(report["quiet_call_ms"]["p50"], report["busy_call_ms"]["p50"]) <= SLOWEST_CALL_MS
     return fits and quick and not report["missed"] and not report["failures"]
 
 
@@ -149,7 +149,8 @@ def _renew(client: Client) -> None:
 
 def _version(client: Client) -> int:
     found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=_MANAGED))
-    return found.current_version
+    version: int = found.current_version
+    return version
 
 
 class _Calls:

@@ -89,3 +89,19 @@ def test_bench_decade_lives_through_days_of_a_few_certificates(tmp_path: Path) -
     assert report["renewals"] >= 14
     assert (report["expired_or_held_back"], report["outside_their_window"]) == ([], [])
     assert list(tmp_path.iterdir()) == [report_file]
+
+
+def test_bench_watch_tells_every_watcher_of_every_renewal(tmp_path: Path) -> None:
+    report_file = tmp_path / "watch.json"
+    ended = bench(
+        *("--watchers", "20", "--per-connection", "5", "--renewals", "2", "--seconds", "0.4"),
+        *("--json", report_file, "--folder", tmp_path),
+        name="watch",
+    )
+    assert ended.returncode in {0, 1}, ended.stderr
+    report = json.loads(report_file.read_text())
+    assert (report["missed"], report["failures"]) == (0, [])
+    assert 0 < report["delay_ms"]["p50"] <= report["delay_ms"]["p99"]
+    assert report["quiet_call_ms"]["p50"] > 0 < report["busy_call_ms"]["p50"]
+    assert "20 watchers take" in ended.stdout
+    assert list(tmp_path.iterdir()) == [report_file]
