@@ -160,8 +160,10 @@ ensure_server_program() {
     printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
     forbidden=1
   fi
+  # In a shell of its own, so that a failure does not leave that file behind.
   (install_packages "$1" "$1" "$1" "$1") || { [ "$forbidden" = 0 ] || as_root rm -f "$policy"; exit 1; }
   if [ "$forbidden" = 1 ]; then as_root rm -f "$policy"; fi
+  package_lists_are_fresh=1
   if command -v systemctl >/dev/null 2>&1; then as_root systemctl -q disable "$1" >/dev/null 2>&1 || true; fi
   hash -r
   find_server_program "$1" || fail "$1 is still not found after its package was installed" "see that it is on PATH"

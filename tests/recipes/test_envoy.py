@@ -122,6 +122,36 @@ def test_a_bad_key_is_refused_while_the_old_certificate_stays(place: Path, form:
         server.stop()
 
 
+@both_forms
+def test_what_it_refused_it_is_not_believed_to_have_later(place: Path, form: str) -> None:
+    """Envoy says that it has a secret which it refused before, when the same comes again with nothing between."""
+    port, minter = free_port(), Minter()
+    listen, names = Sds(socket=place / "sds.sock", timeout=20), ["web"]
+    bad = minter.bundle(key=ec.generate_private_key(ec.SECP256R1()))
+    server = SecretServer(listen, names)
+    server.start()
+    try:
+        assert not server.deploy(bad)
+        with envoy(place, port, form):
+            with pytest.raises(AgentError, match="KEY_VALUES_MISMATCH"):
+                server.deploy(bad)
+            # Another agent, which knows nothing of that.
+            server.stop()
+            server = SecretServer(listen, names)
+            server.start()
+
+            def told() -> str | None:
+                try:
+                    assert not server.deploy(bad), "Envoy took what it had refused"
+                except AgentError as error:
+                    return error.message
+                return None
+
+            assert "KEY_VALUES_MISMATCH" in eventually(told)
+    finally:
+        server.stop()
+
+
 def test_two_have_it_both_or_none(place: Path) -> None:
     """Two Envoys on one socket, each in another form."""
     minter = Minter()
