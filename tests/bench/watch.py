@@ -123,6 +123,7 @@ def _renewals(
     """Renews again and again while calls go on; returns all delays, how many never came, and how streams failed."""
     delays: list[float] = []
     failures: list[str] = []
+    expected = 0
 
     def told() -> bool:
         report = watchers.report()
