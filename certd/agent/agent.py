@@ -79,19 +79,25 @@ class Agent:
 
         Raises AgentError when the state directory or a target cannot be used.
         """
-        identities.prepare(self._config.state_directory)
-        with identities.alone(self._config.state_directory):
-            self._targets.start()
-            try:
-                self._slots.fill(map(self._keeper, self._config.certificates))
-                self._uplink.connect(self._config)
-                self._decide(ready)
-            finally:
-                self._end()
+        try:
+            identities.prepare(self._config.state_directory)
+            with identities.alone(self._config.state_directory):
+                self._run(ready)
+        finally:
+            self.loop.close()
 
     def stop(self) -> None:
         """Ends `run`, soon; from any thread."""
         self.loop.post(self._stop.set)
+
+    def _run(self, ready: Callable[[Mapping[str, object]], None]) -> None:
+        self._targets.start()
+        try:
+            self._slots.fill(map(self._keeper, self._config.certificates))
+            self._uplink.connect(self._config)
+            self._decide(ready)
+        finally:
+            self._end()
 
     def _decide(self, ready: Callable[[Mapping[str, object]], None]) -> None:
         told = False

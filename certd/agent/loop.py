@@ -4,6 +4,7 @@ import queue
 import select
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -39,8 +40,8 @@ class Loop:
     def post(self, work: Callable[[], None]) -> None:
         """Has work done by the deciding thread, soon; from any thread."""
         self._posted.put(work)
-        # Full means that it wakes anyway.
-        with suppress(BlockingIOError):
+        # Full means that it wakes anyway, closed that nobody waits any more.
+        with suppress(OSError):
             self._sender.send(b"\0")
 
     def wait(self, seconds: float) -> list[int]:
@@ -53,3 +54,10 @@ class Loop:
             while True:
                 self._posted.get_nowait()()
         return signals
+
+    def close(self) -> None:
+        """Waits for nothing any more."""
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(-1)
+        self._receiver.close()
+        self._sender.close()

@@ -88,7 +88,12 @@ def test_a_program_that_closes_its_output_is_waited_for(tmp_path: Path) -> None:
 
 def test_the_end_of_the_agent_ends_a_program(tmp_path: Path) -> None:
     stop, begun = threading.Event(), tmp_path / "begun"
-    threading.Thread(target=lambda: (eventually(begun.exists), stop.set())).start()
+
+    def end() -> None:
+        eventually(begun.exists)
+        stop.set()
+
+    threading.Thread(target=end).start()
     with pytest.raises(StoppedError):
         run(Command(arguments=("sh", "-c", f": > {begun}; sleep 60"), timeout=60), environment={}, stop=stop)
 
