@@ -115,6 +115,13 @@ class Daemon:
         made = replace(of_one, not_before=begins, not_after=ends)
         self.store.write("test.succeed", lambda tx: managed_versions.insert(tx, made))
 
+    def succeed_named(self, name: str, *, left: timedelta) -> None:
+        """As `succeed`, of the certificate of this id of the default tenant."""
+        with self.store.read("test.named") as tx:
+            found = managed_certificates.get(tx, "default", name)
+        assert found is not None
+        self.succeed(found.uid, left=left)
+
     def block(self, uid: str, reason: str = "AUTHORITY_NOT_ENABLED") -> None:
         """Has something keep it from being renewed."""
         blocked = Condition(

@@ -72,31 +72,44 @@ def test_what_is_not_renewed_is_told_at_each_number_of_days_and_past_its_end(dae
     assert timedelta() < last.time - ends <= DAY
 
 
-@pytest.mark.parametrize(
-    ("changes", "days", "reasons"),
-    [
-        # Ninety days: the window is from 47 to 12 days before the end, the plan between the two.
-        ({}, [], set()),
-        ({"association_count": 1, "renewal": WHEN_USED}, [], set()),
-        ({"exported_version": 1, "renewal": WHEN_USED}, [], set()),
-        ({"renewal": WHEN_USED}, ALL, {"NotUsed"}),
-        # Exported before the renewal that was the last one.
-        ({"renewal": WHEN_USED, "exported_version": 1, "current_version": 2}, ALL, {"NotUsed"}),
-        ({"renewal": NEVER}, ALL, {"NotPlanned"}),
-        ({**IMPORTED}, ALL, {"Imported"}),
-        ({"state": ManagedCertificateState.REVOKED, "renewal": NEVER}, [], set()),
-        ({"state": ManagedCertificateState.FAILED, "current_version": 0, "not_after": None}, [], set()),
-        ({"state": ManagedCertificateState.PENDING, "current_version": 0, "not_after": None}, [], set()),
-    ],
-)
-def test_who_is_told_of_while_renewals_are_only_planned(
-    quick: Daemon, changes: dict[str, Any], days: list[int], reasons: set[str]
-) -> None:
-    uid = quick.put(left=60 * DAY, **changes)
-    # Until the time of its renewal, of that which has one.
-    quick.live(30 * DAY if not days else 61 * DAY)
-    assert quick.told(uid) == days
-    assert {event.details["reason"] for event in quick.events()} == reasons
+# Of certificates of ninety days: the window is from 47 to 12 days before the end, the plan between the two.
+_RENEWED_IN_TIME: dict[str, dict[str, Any]] = {
+    "planned": {},
+    "associated": {"association_count": 1, "renewal": WHEN_USED},
+    "exported": {"exported_version": 1, "renewal": WHEN_USED},
+    "wanted-now": {"renewal": NEVER, "forced_version": 1},
+}
+_OF_NO_USE: dict[str, dict[str, Any]] = {
+    "revoked": {"state": ManagedCertificateState.REVOKED, "renewal": NEVER},
+    "failed": {"state": ManagedCertificateState.FAILED, "current_version": 0, "not_after": None},
+    "pending": {"state": ManagedCertificateState.PENDING, "current_version": 0, "not_after": None},
+}
+_LEFT_TO_END: dict[str, tuple[str, dict[str, Any]]] = {
+    "unused": ("NotUsed", {"renewal": WHEN_USED}),
+    "exported-before-its-renewal": (
+        "NotUsed",
+        {"renewal": WHEN_USED, "exported_version": 1, "current_version": 2},
+    ),
+    "never": ("NotPlanned", {"renewal": NEVER}),
+    "imported": ("Imported", IMPORTED),
+    "renewed-on-demand-before": ("NotPlanned", {"renewal": NEVER, "forced_version": 1, "current_version": 2}),
+}
+
+
+def test_who_is_told_of_and_who_is_not(daemon: Daemon) -> None:
+    for name, changes in (_RENEWED_IN_TIME | _OF_NO_USE).items():
+        daemon.put(name, left=60 * DAY, **changes)
+    left = {daemon.put(name, left=60 * DAY, **changes): why for name, (why, changes) in _LEFT_TO_END.items()}
+    # Past the moment of the renewals, which are due then and not made: that they are not is told of later.
+    daemon.live(31 * DAY)
+    assert {event.details["uid"] for event in daemon.events()} == left.keys()
+    for name in _RENEWED_IN_TIME:
+        daemon.succeed_named(name, left=90 * DAY)
+    daemon.live(30 * DAY)
+    for uid, why in left.items():
+        assert daemon.told(uid) == ALL
+        assert {event.details["reason"] for event in daemon.events() if event.details["uid"] == uid} == {why}
+    assert len(daemon.events()) == len(left) * len(ALL)
 
 
 def test_a_renewal_that_is_made_in_time_is_told_nothing_of(quick: Daemon) -> None:
