@@ -153,16 +153,17 @@ find_server_program() {
 # ensure_server_program NAME: a server that the tests run by themselves, of the package of its name. It is not started as a
 # service of the system, neither now nor with the next start of the machine.
 ensure_server_program() {
-  local policy=/usr/sbin/policy-rc.d forbidden=0
+  local policy=/usr/sbin/policy-rc.d
   if find_server_program "$1"; then return 0; fi
-  if [ "$CERTD_NO_INSTALL" = 0 ] && [ "$(package_manager)" = apt ] && ! [ -e "$policy" ]; then
-    # What Debian's packages ask whether they may start their service.
-    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy"
-    forbidden=1
-  fi
-  # In a shell of its own, so that a failure does not leave that file behind.
-  (install_packages "$1" "$1" "$1" "$1") || { [ "$forbidden" = 0 ] || as_root rm -f "$policy"; exit 1; }
-  if [ "$forbidden" = 1 ]; then as_root rm -f "$policy"; fi
+  (
+    if [ "$CERTD_NO_INSTALL" = 0 ] && [ "$(package_manager)" = apt ] && ! [ -e "$policy" ]; then
+      # Debian's packages ask it whether they may start their service. It goes however this ends.
+      trap 'as_root rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+      as_root chmod 755 "$policy"
+    fi
+    install_packages "$1" "$1" "$1" "$1"
+  ) || exit 1
   package_lists_are_fresh=1
   if command -v systemctl >/dev/null 2>&1; then as_root systemctl -q disable "$1" >/dev/null 2>&1 || true; fi
   hash -r
