@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from certd.agent.config import Command, Config, File, Log, Probe, load
+from certd.agent.config import FORMATS, Command, Config, File, Log, Probe, load
 from certd.agent.findings import findings
 from certd.errors import CertdError, Reason
 
@@ -228,3 +228,16 @@ def test_nothing_to_write_is_a_finding(tmp_path: Path) -> None:
 def test_a_machine_that_fits_has_no_findings(tmp_path: Path) -> None:
     text = _SHORTEST + _CERTIFICATE + f'directory = "{tmp_path}/web"\nreload = ["true"]' + _FILE
     assert findings(read(tmp_path, text)) == []
+
+
+def test_the_readme_shows_every_key_and_format(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    _, _, block = readme.partition("# /etc/certd-agent/agent.toml: all keys\n")
+    shown, _, after = block.partition("```")
+    config = read(tmp_path, shown)
+    (certificate,) = config.certificates
+    assert None not in {config.enrollment, certificate.check, certificate.reload, certificate.probe}
+    assert certificate.trust_roots is not None
+    table = after.partition("* **Whole")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for cell in cells for name in cell.split("`")[1::2]} == set(FORMATS)
