@@ -168,16 +168,28 @@ def enroll(
     """
     prepare(state_directory)
     found = IdentityFiles(state_directory)
-    _check_same_server(found, code)
-    try:
-        made = _request(found.files)
-        credential, trust_bundle = call(code, made.csr)
-        if not found.trust_bundle.exists():
-            write(found.trust_bundle, trust_bundle, mode=0o644)
-        learn_roots(found.trust_bundle, [root.pem for root in credential.system_roots])
-        install(found.files, certificate_pem(credential.certificate.der).encode())
-    except OSError as error:
-        raise AgentError(f"{state_directory} cannot be written: {(error.strerror or str(error)).lower()}") from error
+    with folders.opened(state_directory) as folder:
+        # As for a renewal (client/renewal.py), which a running agent may be about to make.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        _check_same_server(found, code)
+        try:
+            return _enroll(found, code, call)
+        except OSError as error:
+            problem = (error.strerror or str(error)).lower()
+            raise AgentError(f"{state_directory} cannot be written: {problem}") from error
+
+
+def _enroll(
+    found: IdentityFiles,
+    code: EnrollmentCode,
+    call: Callable[[EnrollmentCode, bytes], tuple[IdentityCredential, bytes]],
+) -> IdentityCredential:
+    made = _request(found.files)
+    credential, trust_bundle = call(code, made.csr)
+    if not found.trust_bundle.exists():
+        write(found.trust_bundle, trust_bundle, mode=0o644)
+    learn_roots(found.trust_bundle, [root.pem for root in credential.system_roots])
+    install(found.files, certificate_pem(credential.certificate.der).encode())
     return credential
 
 

@@ -18,6 +18,9 @@ SELDOM: Final = (600.0, 1200.0)
 """Seconds between tries that hardly help."""
 _FIRST: Final = 0.5
 _LONGEST: Final = 30.0
+_LONGEST_WHEN_LASTING: Final = 300.0
+_LASTING: Final = frozenset({"PERMISSION_DENIED", "UNIMPLEMENTED"})
+"""What passes only when somebody does something; the agent polls meanwhile."""
 _CURSOR_INVALID: Final = "CURSOR_INVALID"
 
 Watch = Callable[[Client, str], Iterator[WatchManagedCertificatesResponse]]
@@ -80,7 +83,8 @@ class Watcher:
             tries = 1 if told else tries + 1
             if failure is not None and failure.reason == _CURSOR_INVALID:
                 self.cursor = ""
-            self._ended.wait(pause(failure, tries, longest=_LONGEST))
+            lasting = failure is not None and failure.code in _LASTING
+            self._ended.wait(pause(failure, tries, longest=_LONGEST_WHEN_LASTING if lasting else _LONGEST))
 
     def _follow(self) -> tuple[CallFailed | None, bool]:
         """Returns how the stream ended, and whether it told anything."""

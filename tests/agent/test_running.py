@@ -35,10 +35,12 @@ def test_from_a_code_to_a_renewed_certificate(administrator: Administrator, tmp_
     place = Place(administrator, tmp_path, "first")
     reloads = tmp_path / "reloads"
     place.write_config()
+    # Who was invited can be associated before it has come.
+    administrator.code("first")
+    managed = administrator.request("walk", "first")
     place.enroll()
     key = place.state / "identity.key"
     assert (key.stat().st_mode & 0o777, place.state.stat().st_mode & 0o777) == (0o600, 0o700)
-    managed = administrator.request("walk", "first")
     directory = place.add(managed, f'reload = ["sh", "-c", "echo $CERTD_NAME $CERTD_VERSION >> {reloads}"]')
     assert place.program("check-config").stdout == "ok\n"
     with place.running() as agent:
