@@ -152,6 +152,7 @@ _FIELDS_FOR_NAMES = {
     "BatchIssueCertificates": {"requests.parent", "requests.profile"},
     "CreateGrant": {"grant.scope"},
     "CheckProfile": {"authority"},
+    "CreateSubscription": {"subscription.resource"},
 }
 """Fields that take a name and stand in no request of `every_method`."""
 
@@ -241,6 +242,7 @@ def _never_made(like: Resources) -> Resources:
         grant="n-g",
         campaign="n-c",
         association="n-as",
+        subscription="n-s",
     )
 
 
@@ -255,6 +257,7 @@ def _moved(name: str, target: Resources) -> str:
         "grants": target.grant,
         "renewalCampaigns": target.campaign,
         "associations": target.association,
+        "subscriptions": target.subscription,
     }
     parts = name.split("/")
     parts[1] = target.tenant
