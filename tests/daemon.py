@@ -1,15 +1,20 @@
 """certd as people run it: `certd init` and `certd serve` as processes, in a directory of the test's own."""
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forked import run_certctl
 from tests.waiting import eventually
 
 _START_SECONDS = 60.0
@@ -90,9 +95,13 @@ def run_program(
     name: str, *arguments: str | Path, environment: Mapping[str, str] | None = None, stdin: bytes = b""
 ) -> "subprocess.CompletedProcess[str]":
     """Runs `certd` or `certctl` to its end."""
+    words = [str(argument) for argument in arguments]
+    everything = {**_environment(), **(environment or {})}
+    if name == "certctl":
+        return run_certctl(words, environment=everything, stdin=stdin, timeout=_COMMAND_SECONDS)
     ended = subprocess.run(
-        [*_program(name), *(str(argument) for argument in arguments)],
-        env={**_environment(), **(environment or {})},
+        [*_program(name), *words],
+        env=everything,
         input=stdin,
         capture_output=True,
         timeout=_COMMAND_SECONDS,
@@ -112,6 +121,24 @@ def initialise(folder: Path, *options: str) -> Installation:
     )
     assert ended.returncode == 0, ended.stderr
     return installation
+
+
+def installed(folder: Path) -> Installation:
+    """Copies what `initialise` made once for all: servers with one system authority, for tests of one server."""
+    made = _template()
+    copied = Installation(data=folder / "data", credentials=folder / "credentials")
+    for before, after in ((made.data, copied.data), (made.credentials, copied.credentials)):
+        shutil.copytree(before, after)
+    for file in (copied.config, copied.data / "token" / "softhsm2.conf", copied.credentials / "certctl.toml"):
+        file.write_text(file.read_text().replace(str(made.data.parent), str(folder)))
+    return copied
+
+
+@functools.cache
+def _template() -> Installation:
+    folder = Path(tempfile.mkdtemp(prefix="certd-installed-"))
+    atexit.register(shutil.rmtree, folder)
+    return initialise(folder)
 
 
 def start(installation: Installation) -> RunningDaemon:

@@ -3,6 +3,8 @@
 A conftest gets it by importing `postgres_server` and `postgres_url`.
 """
 
+import contextlib
+import functools
 import itertools
 import os
 import pwd
@@ -18,6 +20,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from certd.store.migration import migrate
+
 _START_SECONDS = 60.0
 
 
@@ -30,22 +34,35 @@ class PostgresServer:
     user: str
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def create_database(self) -> str:
-        """Makes an empty database and returns its URL."""
+    def create_database(self, template: str = "template0") -> str:
+        """Makes an empty database, or a copy of another, and returns its URL."""
         name = f"test_{next(self._numbers)}"
         with self.connect("postgres") as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self._url(name)
+
+    @functools.cache  # noqa: B019  # A server lives as long as the process.
+    def migrated(self) -> str:
+        """Returns the name of a database that has every table and nothing in them, to be copied."""
+        url = self.create_database()
+        migrate(url)
+        return _name(url)
+
+    def _url(self, name: str) -> str:
         return f"postgresql://{self.user}@/{name}?host={self.directory}"
 
     def drop_database(self, url: str) -> None:
         """Ends who is connected and drops the database."""
-        name = url.rpartition("?")[0].rpartition("/")[2]
         with self.connect("postgres") as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            connection.execute(f'DROP DATABASE "{_name(url)}" WITH (FORCE)')
 
     def connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
         """Returns a connection in autocommit."""
         return psycopg.connect(host=str(self.directory), user=self.user, dbname=database, autocommit=True)
+
+
+def _name(url: str) -> str:
+    return url.rpartition("?")[0].rpartition("/")[2]
 
 
 def find_binaries() -> Path | None:
@@ -67,11 +84,43 @@ def unprivileged_user() -> str | None:
     return "postgres" if "postgres" in names else "nobody"
 
 
+class _Shared:
+    """One server for all who want one at a time: each module that imports the fixture has a fixture of its own."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._stack = contextlib.ExitStack()
+        self._server: PostgresServer | None = None
+
+    @contextlib.contextmanager
+    def server(self, binaries: Path) -> Iterator[PostgresServer]:
+        """Starts it for the first and stops it after the last."""
+        if self._server is None:
+            self._server = self._stack.enter_context(_running(binaries))
+        self._users += 1
+        try:
+            yield self._server
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._server = None
+                self._stack.close()
+
+
+_shared = _Shared()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server binaries (initdb, postgres) on this machine")
+    with _shared.server(binaries) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _running(binaries: Path) -> Iterator[PostgresServer]:
     user = unprivileged_user()
     # Not under tmp_path, which is closed to other users and too long for the path of a socket.
     directory = Path(tempfile.mkdtemp(prefix="certd-postgres-"))
@@ -134,6 +183,14 @@ def _wait_until_ready(server: PostgresServer, process: subprocess.Popen[bytes]) 
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a database that has every table and nothing in them: migrating takes longer than copying."""
+    url = postgres_server.create_database(postgres_server.migrated())
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)

@@ -1,5 +1,9 @@
 """A core on a real store and a real token, with a fake clock and a step hook to stop the world by."""
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +35,7 @@ from certd.services.managed_certificates import NewManagedCertificate
 from certd.store import events
 from certd.store.migration import migrate
 from certd.token.settings import TokenSettings
+from tests.coverage import uncovered_children
 from tests.fakes import FakeClock
 from tests.softhsm import make_token
 
@@ -163,24 +168,65 @@ def two_worlds(folder: Path, token: TokenSettings, postgres_url: str) -> Iterato
 def running_world(config: Config, clock: FakeClock) -> Iterator[World]:
     """Runs a core on the database of `config`; several may share one PostgreSQL."""
     migrate(config.database.url)
+    with _running(config, clock) as world:
+        _bootstrap(world)
+        yield world
+
+
+@contextmanager
+def new_world(folder: Path, token: TokenSettings) -> Iterator[World]:
+    """Runs a core on SQLite whose clock stands where all of them begin, as `running_world` does with a new token.
+
+    What is the same for every one, tables and a system authority, is made once for many tests and copied.
+    """
+    _copy_beginning(folder, token)
+    with _running(configuration(folder, token), FakeClock()) as world:
+        yield world
+
+
+@contextmanager
+def _running(config: Config, clock: FakeClock) -> Iterator[World]:
     steps = Steps()
     core = main.assemble(config, clock=clock, step=steps)
-    core.start()
+    with uncovered_children():
+        core.start()
     try:
-        core.bootstrap.run(
-            trust_domain=TRUST_DOMAIN,
-            server_names=SubjectAlternativeNames(dns_names=("localhost",)),
-            server_csr=new_credential_request().csr,
-            administrator_id="admin",
-            administrator_csr=new_credential_request().csr,
-        )
-        steps.seen.clear()
         yield World(core=core, clock=clock, steps=steps)
     finally:
         core.stop()
 
 
+def _bootstrap(world: World) -> None:
+    world.core.bootstrap.run(
+        trust_domain=TRUST_DOMAIN,
+        server_names=SubjectAlternativeNames(dns_names=("localhost",)),
+        server_csr=new_credential_request().csr,
+        administrator_id="admin",
+        administrator_csr=new_credential_request().csr,
+    )
+    world.steps.seen.clear()
+
+
+@functools.cache
+def _beginning() -> Path:
+    """Returns a folder with the token and the database of a server that was made and stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="certd-beginning-"))
+    atexit.register(shutil.rmtree, folder)
+    with running_world(configuration(folder, make_token(folder)), FakeClock()):
+        pass
+    return folder
+
+
+def _copy_beginning(folder: Path, token: TokenSettings) -> None:
+    beginning = _beginning()
+    # A stopped server leaves its database in one file.
+    shutil.copy(beginning / "certd.db", folder / "certd.db")
+    tokens = token.pin_file.parent / "tokens"
+    shutil.rmtree(tokens)
+    shutil.copytree(beginning / "token" / "tokens", tokens)
+
+
 @pytest.fixture
 def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
-    with running_world(configuration(tmp_path, token_settings), FakeClock()) as running:
+    with new_world(tmp_path, token_settings) as running:
         yield running

@@ -8,19 +8,22 @@ import pytest
 from certd.clock import SystemClock
 from certd.store.migration import migrate
 from certd.store.store import Store
-from tests.postgres import postgres_server, postgres_url
+from tests.databases import migrated
+from tests.postgres import empty_postgres_url, postgres_server, postgres_url
 
-__all__ = ["postgres_server", "postgres_url"]
+__all__ = ["empty_postgres_url", "postgres_server", "postgres_url"]
 
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'certd.db'}"
+    url = f"sqlite:///{tmp_path / 'certd.db'}"
+    migrated(url)
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database."""
+    """The URL of a database that has every table and nothing in them."""
     url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
     return url
 

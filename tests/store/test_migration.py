@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,15 @@ from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
 from tests.store.samples import LATER, NOW, add_tenant, authority, completion, intent, managed, version
 from tests.store.waiting import run_together
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    url: str = request.getfixturevalue("empty_postgres_url")
+    return url
 
 
 @pytest.fixture
@@ -252,9 +262,9 @@ def test_versions_of_before_learn_what_became_of_their_certificates(
     assert set(jobs_of) == {uids["lives"], uids["pending"]}
 
 
-def test_migrations_beside_each_other_wait(postgres_url: str) -> None:
-    run_together([lambda: migrate(postgres_url)] * 4)
-    Store.open(postgres_url, clock=SystemClock()).close()
+def test_migrations_beside_each_other_wait(empty_postgres_url: str) -> None:
+    run_together([lambda: migrate(empty_postgres_url)] * 4)
+    Store.open(empty_postgres_url, clock=SystemClock()).close()
 
 
 def test_a_database_without_tables_is_refused(database_url: str, engine: Engine) -> None:
