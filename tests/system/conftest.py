@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import Installation, RunningDaemon, initialise, running
+from tests.daemon import Installation, RunningDaemon, installed, running
 
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon that serves for the whole session. Tests choose names of their own and leave it as it is."""
-    installation = initialise(tmp_path_factory.mktemp("daemon"))
+    installation = installed(tmp_path_factory.mktemp("daemon"))
     # As an operator takes the mark of the comment away.
     text = installation.config.read_text()
     commented = '# devices = "0.0.0.0:8446"'
@@ -24,4 +24,4 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     """What `certd init` made for this test alone; start it with `tests.daemon.running`."""
-    return initialise(tmp_path)
+    return installed(tmp_path)
