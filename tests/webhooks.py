@@ -81,7 +81,12 @@ def running_receiver(
         """What it answers."""
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                # Who sends it died.
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             received = Received(headers=headers, body=body, path=self.path)
             receiver.received.append(received)

@@ -254,7 +254,7 @@ class DeliveriesUnderFire:
 
     def _of_webhook(self, entry: dict[str, str]) -> int:
         received = Received(headers=entry["headers"], body=base64.b64decode(entry["body"]))  # type: ignore[arg-type]  # Headers are an object.
-        assert received.signed_by(self._secret)
+        assert received.signed_by(self._secret), entry
         return received.seq
 
     def stop(self) -> None:
