@@ -400,6 +400,9 @@ def _rotate(tx: Transaction, caller: Caller, name: SubscriptionName, new: NewSec
         return False
     if not keep(tx, new):
         return False
+    # It changed, and who deletes it at the same moment is told so.
+    if subscriptions.update(tx, replace(found, update_time=now), found.revision) is None:
+        raise etag_mismatch(found)
     ends = now + OVERLAP
     subscription_secrets.outdate(tx, found.uid, old, ends)
     details = {"number": str(new.number), "old_secret_expire_time": rfc3339(ends)}

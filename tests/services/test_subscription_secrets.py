@@ -102,6 +102,7 @@ def test_the_old_one_signs_beside_the_new_one_for_a_day(books: Books) -> None:
     rotated = rotate_secret(books)
     second, now = key_of(rotated.secret), books.world.clock.now()
     assert rotated.old_expire_time == now + 24 * HOUR
+    assert books.row().revision == 2
     assert books.secrets.of(uid) == opened_afresh(books, uid) == (second, first)
     books.world.clock.advance(24 * HOUR - timedelta(microseconds=1))
     assert books.secrets.of(uid) == (second, first)

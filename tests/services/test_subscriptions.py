@@ -3,7 +3,7 @@
 import base64
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from certd.errors import Reason
+from certd.errors import CertdError, Reason
 from certd.model.delivery import Delivery, DeliveryState
 from certd.model.event import EventType
 from certd.model.names import TenantName
@@ -392,6 +392,31 @@ def test_one_is_deleted_with_all_that_belongs_to_it(books: Books) -> None:
     again = books.make().view.subscription
     assert again.uid != made.uid
     assert refused(lambda: books.change(fields=frozenset({"state"}), etag=made.etag)).reason is Reason.ETAG_MISMATCH
+
+
+def test_one_that_is_deleted_while_its_secret_is_replaced_is_gone_with_it(books: Books) -> None:
+    """Whoever comes first; the other is told, and nobody of a defect."""
+    told: set[str] = set()
+
+    def attempt(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except CertdError as error:
+            told.add(error.reason)
+
+    for _ in range(5):
+        uid = books.make().view.subscription.uid
+        with ThreadPoolExecutor(3) as pool:
+            calls = [partial(books.subscriptions.rotate_secret, ADMINISTRATOR, name_of("hook"))] * 2
+            list(
+                pool.map(
+                    attempt,
+                    [*calls, partial(books.subscriptions.delete, ADMINISTRATOR, name_of("hook"), etag="", key=None)],
+                )
+            )
+        assert refused(books.get).reason is Reason.SUBSCRIPTION_NOT_FOUND
+        assert books.secrets.of(uid) == ()
+    assert told <= {Reason.SUBSCRIPTION_NOT_FOUND, Reason.TOKEN_UNAVAILABLE}
 
 
 def test_tests_are_told_how_they_went_and_are_few(light: Books) -> None:
