@@ -42,6 +42,9 @@ class Stranger:
     leases: list[int] = field(default_factory=list)
     asked: int = 0
     reports: list[Reported] = field(default_factory=list)
+    problem: Exception | None = None
+    """Raised instead of an answer."""
+    report_problem: Exception | None = None
 
     def renew(self, bundle: Bundle | None = None) -> Bundle:
         """Makes a version current: the next one, or one of the test's own."""
@@ -59,6 +62,8 @@ class Stranger:
 
     def association(self, name: str) -> Association:
         assert name == ASSOCIATION
+        if self.problem is not None:
+            raise self.problem
         self.asked += 1
         return self.told()
 
@@ -70,6 +75,8 @@ class Stranger:
 
     def report(self, name: str, deployment: Reported) -> None:
         assert name == ASSOCIATION
+        if self.report_problem is not None:
+            raise self.report_problem
         self.reports.append(deployment)
 
     @property

@@ -279,6 +279,21 @@ def test_an_association_that_is_not_there_is_told_and_found_later(administrator:
         eventually(lambda: served(directory) == administrator.current(managed))
 
 
+def test_the_end_comes_quickly_though_a_program_takes_long(administrator: Administrator, tmp_path: Path) -> None:
+    place = enrolled(administrator, tmp_path, "hasty")
+    managed = administrator.request("slow", "hasty")
+    begun = tmp_path / "begun"
+    place.add(managed, f'reload = ["sh", "-c", ": > {begun}; exec sleep 600"]', "reload_timeout = 600")
+    with place.running():
+        eventually(begun.exists)
+    assert administrator.deployment(managed, "hasty")[0] == "STATE_UNSPECIFIED"
+    place.config.write_text(place.config.read_text().replace("exec sleep 600", "true"))
+    with place.running() as agent:
+        # What was interrupted is done before the agent says READY.
+        assert agent.ready()["serving"] == {managed: 1}
+        eventually(lambda: administrator.deployment(managed, "hasty")[0] == "SERVING")
+
+
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
