@@ -31,7 +31,7 @@ from certd.v1.certificate_service_pb2 import IssueCertificateRequest
 from certd.v1.profile_pb2 import Profile
 from certd.v1.profile_service_pb2 import CreateProfileRequest
 from certd.v1.x509_pb2 import AttributeTypeAndValue, DistinguishedName, RelativeDistinguishedName
-from tests.daemon import Installation, initialise
+from tests.daemon import Installation, installed
 from tests.outside_parent import OutsideAuthority, certify, outside_authority, pem_of
 from tests.system.calls import Caller, make_csr
 
@@ -207,7 +207,7 @@ def outside_of(server: Server) -> Outside:
 @contextmanager
 def serving(folder: Path, *, limits: Limits | None = None) -> Iterator[Server]:
     """Runs a daemon with authorities of every state and a profile."""
-    installation = initialise(folder)
+    installation = installed(folder)
     config: Config = load(installation.config)
     if limits is not None:
         config = config.model_copy(update={"limits": limits})

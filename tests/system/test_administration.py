@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import Installation, initialise, run_program, running
+from tests.daemon import Installation, installed, run_program, running
 
 SYSTEMD = shutil.which("systemd-analyze")
 CERTD = "#!/bin/sh\nexit 0\n"
 
 
 def test_an_administrator_without_credentials_comes_back_in(tmp_path: Path) -> None:
-    made = initialise(tmp_path)
+    made = installed(tmp_path)
     before = {path.name: path.read_bytes() for path in made.credentials.iterdir()}
     options = ("--config", made.config, "--credentials-dir", made.credentials)
     with running(made) as daemon:
@@ -39,7 +39,7 @@ def test_an_administrator_without_credentials_comes_back_in(tmp_path: Path) -> N
 
 
 def test_recovery_before_init_says_what_to_do(tmp_path: Path) -> None:
-    made = initialise(tmp_path)
+    made = installed(tmp_path)
     (made.data / "certd.db").unlink()
     ended = run_program(
         "certd", "recover-admin", "--config", made.config, "--credentials-dir", tmp_path / "new credentials"
@@ -52,7 +52,7 @@ def test_recovery_before_init_says_what_to_do(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def separated(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """A server whose configuration names a token process of its own, with a space in every path."""
-    made = initialise(tmp_path_factory.mktemp("two users"))
+    made = installed(tmp_path_factory.mktemp("two users"))
     keys = made.data.parent / "keys"
     keys.mkdir()
     for name in ("token", "token-pin"):

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from certd.v1 import server_service_pb2, server_service_pb2_grpc
 from tests.api.edge_failure import failure_of
-from tests.daemon import RunningDaemon, initialise, run_program, running
+from tests.daemon import RunningDaemon, installed, run_program, running
 from tests.oidc import AUDIENCE, EC_KEY, Issuer, jwk, running_issuer, token
 from tests.waiting import eventually
 
@@ -72,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("bearer")
     with running_issuer(folder) as issuer:
         issuer.keys = [jwk(EC_KEY, "ec")]
-        installation = initialise(folder)
+        installation = installed(folder)
         text = installation.config.read_text().replace("[listen]\n", '[listen]\nbearer = "127.0.0.1:0"\n', 1)
         installation.config.write_text(
             f"{text}\n[[oidc]]\n"

@@ -41,7 +41,7 @@ from certd.token.client import TokenClient, start_child
 from certd.token.policy import SignatureKind
 from certd.token.settings import TokenSettings
 from certd.v1.managed_certificate_service_pb2 import ExportManagedCertificateRequest, PassphraseProtection
-from tests.daemon import Installation, RunningDaemon, initialise, running
+from tests.daemon import Installation, RunningDaemon, installed, running
 from tests.system.books import books, database_of, defects, rows
 from tests.system.calls import NAME, administrator, calling, make_csr, must, refused
 from tests.system.leasing import credentials_of_administrator, leased_keys
@@ -93,7 +93,7 @@ class Worked:
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
-    made = initialise(tmp_path_factory.mktemp("isolation"))
+    made = installed(tmp_path_factory.mktemp("isolation"))
     with running(made) as daemon:
         must(daemon, "authority", "create", "isolated-root", "--type", "root", "--subject", "CN=Isolated Root")
         for authority, spec in AUTHORITIES.items():

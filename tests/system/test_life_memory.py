@@ -41,7 +41,7 @@ from certd.v1.wrapping_key_service_pb2 import (
     GetWrappingKeyRequest,
     RotateWrappingKeyRequest,
 )
-from tests.daemon import RunningDaemon, initialise, running
+from tests.daemon import RunningDaemon, installed, running
 from tests.imports import Pair, PairKey, pair
 from tests.outside_parent import OutsideAuthority, outside_authority
 from tests.system.books import defects
@@ -208,7 +208,7 @@ def _now() -> datetime:
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    made = initialise(tmp_path_factory.mktemp("life"))
+    made = installed(tmp_path_factory.mktemp("life"))
     made.config.write_text(made.config.read_text().replace("# processes = 1\n", "processes = 1\n"))
     with running(made) as daemon, Client(daemon.grpc, credentials_of_administrator(daemon)) as client:
         root = ("authority", "create", "life-root", "--type", "root", "--subject", "CN=Life Root")

@@ -47,7 +47,7 @@ from certd.v1.x509_pb2 import (
     RelativeDistinguishedName,
     SubjectAlternativeNames,
 )
-from tests.daemon import Installation, RunningDaemon, initialise, run_program, running
+from tests.daemon import Installation, RunningDaemon, initialise, installed, run_program, running
 from tests.system.books import database_of, defects, rows, unchanged
 from tests.system.calls import NAME, Caller, administrator, calling, make_csr, must, refused
 from tests.waiting import eventually
@@ -137,7 +137,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = initialise(tmp_path_factory.mktemp("outages"))
+    made = installed(tmp_path_factory.mktemp("outages"))
     # The module by a name that can be taken away.
     module = load(made.config).token.module
     (made.data / "module.so").symlink_to(module)

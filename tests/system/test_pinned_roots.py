@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from certd.pki.encoding import certificate_pem, parse_certificates
-from tests.daemon import Installation, initialise, run_program, running
+from tests.daemon import Installation, initialise, installed, run_program, running
 from tests.token.consumers import make_root
 from tests.waiting import eventually
 
@@ -16,7 +16,7 @@ TOKEN_USER = 61001
 
 @pytest.fixture
 def made(tmp_path: Path) -> Installation:
-    return initialise(tmp_path)
+    return installed(tmp_path)
 
 
 def _pinned(made: Installation) -> Path:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, l
 from certd.pki.encoding import parse_certificates
 from certd.pki.lease import lease_statement, sign_lease
 from certd.pki.sealing import hpke_decrypt
-from tests.daemon import Installation, RunningDaemon, initialise
+from tests.daemon import Installation, RunningDaemon, installed
 from tests.system.calls import must
 from tests.system.code_in_the_daemon import sealed_key_of
 from tests.token.material import make_certificate
@@ -191,7 +191,7 @@ def _separate(made: Installation, keys: Path, socket: Path) -> None:
 
 @pytest.fixture(scope="module")
 def separated(public_folder: Path, python: Python) -> Iterator[Separated]:
-    made = initialise(public_folder / "daemon-user")
+    made = installed(public_folder / "daemon-user")
     made.data.parent.chmod(0o755)
     keys = public_folder / "keys"
     run = public_folder / "run"
