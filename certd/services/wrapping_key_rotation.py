@@ -324,7 +324,7 @@ def _rotatable(
     if old is None:
         raise CertdError(
             Reason.STATE_FORBIDS,
-            f"{parent} has no wrapping key yet; the first comes with its first managed certificate",
+            f"{parent} has no wrapping key yet; the first comes with its first managed certificate or webhook",
             resource=str(parent),
         )
     going_on = wrapping_keys.decrypt_only(tx, parent.tenant)
