@@ -103,7 +103,7 @@ def _strange(machine: Machine, versions: Sequence[Version]) -> Iterator[str]:
 
 def _spans(sights: Sequence[Sight], end: float) -> Iterator[tuple[Sight, float]]:
     """Yields each with the moment until which it was served."""
-    return zip(sights, [*(sight.time for sight in sights[1:]), end], strict=True)
+    return zip(sights, [*(sight.time for sight in sights), end][1:], strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

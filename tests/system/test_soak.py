@@ -1,0 +1,25 @@
+"""The soak, short: three agents, and a death each of daemon and token process."""
+
+import json
+from pathlib import Path
+
+from tests.system.test_bench import bench
+
+
+def test_renewals_reach_the_agents_whatever_dies(tmp_path: Path) -> None:
+    report_file = tmp_path / "soak.json"
+    ended = bench(
+        *("--agents", "3", "--minutes", "0.3", "--lifetime", "30", "--remaining-percent", "60", "--kills", "1"),
+        *("--seed", "3", "--json", report_file, "--folder", tmp_path),
+        name="soak",
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    report = json.loads(report_file.read_text())
+    assert report["wrong"] == []
+    assert report["delays"] >= report["versions"] > 0
+    assert 0 < report["delay_seconds"]["p50"] <= report["delay_seconds"]["p99"] <= report["delay_seconds"]["max"]
+    assert report["least_left_seconds"] > 0
+    assert sorted(death["victim"] for death in report["deaths"]) == ["daemon", "token process"]
+    assert "all held" in ended.stdout
+    # The daemon, the agents and their data are gone.
+    assert list(tmp_path.iterdir()) == [report_file]
