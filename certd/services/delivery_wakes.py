@@ -40,9 +40,12 @@ _log = logging.getLogger("certd.deliveries")
 
 @dataclass(slots=True)
 class _Hastened:
-    """A subscription that has something to send."""
+    """A subscription that has something to send, and has been woken for it."""
 
     seq: int
+    """Of the last event that it wants."""
+    again: float
+    """When it is woken again, by a clock that only goes on, unless it has moved."""
     times: int = 0
 
 
@@ -108,16 +111,20 @@ class DeliveryWakes:
                 wanting = dict.fromkeys(behind, newest)
             else:
                 wanting = self._wanting(tx, self._seen, newest, behind)
-        again = self._unmoved(positions, now)
+        due = self._unmoved(positions, began, now)
+        for uid, seq in wanting.items():
+            hastened = self._hastened.get(uid)
+            if hastened is not None:
+                # Who works on it sees that too.
+                hastened.seq = seq
+            else:
+                due.append(uid)
+                if not is_safety:
+                    self._hastened[uid] = _Hastened(seq, began + _AGAIN)
+        if due:
+            self._store.write("deliveries.hasten", lambda tx: _hasten(tx, sorted(due), now))
+            self._wake_scheduler()
         self._seen = newest
-        due = sorted(wanting.keys() | again)
-        if not due:
-            return
-        self._store.write("deliveries.hasten", lambda tx: _hasten(tx, due, now))
-        if not is_safety:
-            for uid, seq in wanting.items():
-                self._hastened[uid] = _Hastened(seq)
-        self._wake_scheduler()
 
     def _wanting(self, tx: Transaction, seen: int, newest: int, behind: Mapping[str, Position]) -> dict[str, int]:
         """Returns who of those behind wants an event since `seen`, and the last one that they want."""
@@ -145,16 +152,21 @@ class DeliveryWakes:
             self._known[uid] = known
         return known
 
-    def _unmoved(self, positions: Mapping[str, Position], now: datetime) -> set[str]:
-        """Returns who was hastened and did not move since."""
+    def _unmoved(self, positions: Mapping[str, Position], began: float, now: datetime) -> list[str]:
+        """Returns who was woken a while ago and did not move since; forgets who moved."""
+        found: list[str] = []
         for uid, hastened in list(self._hastened.items()):
             position = positions.get(uid)
-            moved = position is None or position.delivered_seq >= hastened.seq or not _may_try(position, now)
-            hastened.times += 1
-            if moved or hastened.times > _TIMES:
-                # What does not move for long is put behind others, or waits itself; its job says until when.
+            if position is None or position.delivered_seq >= hastened.seq or not _may_try(position, now):
                 del self._hastened[uid]
-        return set(self._hastened)
+            elif began >= hastened.again:
+                hastened.times += 1
+                hastened.again = began + _AGAIN
+                found.append(uid)
+                if hastened.times >= _TIMES:
+                    # What does not move for long is put behind others, or waits itself; its job says until when.
+                    del self._hastened[uid]
+        return found
 
 
 def _positions(tx: Transaction) -> dict[str, Position]:

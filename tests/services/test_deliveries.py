@@ -25,7 +25,7 @@ from certd.model.delivery import (
 from certd.model.event import EventType, NumberedEvent
 from certd.model.job import JobKind
 from certd.model.subscription import SubscriptionState, WebhookTarget
-from certd.services import delivery_run
+from certd.services import delivery_run, delivery_wakes
 from certd.store import deliveries, jobs, subscriptions
 from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import CrashError, crash
@@ -483,7 +483,8 @@ def test_who_wants_what_happened_is_woken_and_nobody_else(either: Books) -> None
     assert [uid for uid in uids if books.due(uid)] == ["s-1", "s-3"]
 
 
-def test_one_that_did_not_move_is_woken_again_and_not_for_ever(books: Books) -> None:
+def test_one_that_did_not_move_is_woken_again_and_not_for_ever(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_wakes, "_AGAIN", 0.0)
     books.subscribe()
     books.wakes.look()
     books.emit("a")
@@ -491,7 +492,18 @@ def test_one_that_did_not_move_is_woken_again_and_not_for_ever(books: Books) -> 
     for _ in range(20):
         books.wakes.look()
         hastened += books.store.write("test", lambda tx: jobs.finish(tx, JobKind.DELIVER_EVENTS, UID))
-    assert 2 <= hastened <= 7
+    assert hastened == 1 + delivery_wakes._TIMES
+
+
+def test_one_that_was_woken_is_not_woken_for_each_further_event(books: Books) -> None:
+    books.subscribe()
+    books.wakes.look()
+    hastened = 0
+    for _ in range(3):
+        books.emit("a")
+        books.wakes.look()
+        hastened += books.store.write("test", lambda tx: jobs.finish(tx, JobKind.DELIVER_EVENTS, UID))
+    assert hastened == 1
 
 
 @given(st.integers(1, 100_000), st.floats(0, 1))
