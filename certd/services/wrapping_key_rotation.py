@@ -293,6 +293,9 @@ class _Run:
             secret = self._token.open_secret(one.blob, wrapping_key_id=self._old.key_id, context=context)
             return self._token.seal_secret(secret, wrapping_key_id=new.key_id, context=context)
         except CertdError as error:
+            if not self._token.ready:
+                # It says nothing of this secret.
+                raise
             return error
 
     def _fail(self, one: Blob, error: CertdError) -> None:
