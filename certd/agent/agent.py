@@ -155,12 +155,13 @@ class Agent:
         if config.state_directory != self._config.state_directory:
             _log.error("the configuration stays as it was: state_directory changes with a restart alone")
             config = self._config
-        self._targets.stop()
-        self._config, self._targets = config, self._made_targets(config)
-        try:
-            self._targets.start()
-        except AgentError as error:
-            _log.error("%s", error.message)
+        if config != self._config:
+            self._targets.stop()
+            self._config, self._targets = config, self._made_targets(config)
+            try:
+                self._targets.start()
+            except AgentError as error:
+                _log.error("%s", error.message)
         self._slots.poll_interval = config.poll_interval
         self._slots.fill(map(self._keeper, config.certificates))
         self._uplink.connect(config)

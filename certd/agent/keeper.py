@@ -95,7 +95,7 @@ class Keeper:
         self._stop = stop
         self._step = step
         self._record = kept.record()
-        self._bundle = kept.bundle(self._record.deployed) if self._record.deployed else None
+        self._bundle = self._kept_bundle(self._record.deployed)
         self._current_version = 0
 
     @property
@@ -114,7 +114,7 @@ class Keeper:
         """Has what was reached before served again, without the server: repairs files, ends what was interrupted."""
         record = self._record
         if record.deploying:
-            interrupted = self._kept.bundle(record.deploying)
+            interrupted = self._kept_bundle(record.deploying)
             if interrupted is not None:
                 self._try(interrupted)
                 return
@@ -146,14 +146,21 @@ class Keeper:
         the server, and StoppedError; what goes wrong on this machine is recorded.
         """
         found = server.association(self.certificate.association) if association is None else association
-        if association is not None and found.current_version < self._record.deployed:
-            # Back to an earlier version goes only who has asked.
+        if association is not None and (
+            found.current_version < self._record.deployed
+            or self._record.source not in {"", found.managed_certificate_uid}
+        ):
+            # Back to an earlier version, or to another certificate of the name, goes only who has asked.
             found = server.association(self.certificate.association)
         wanted = self._current_version = found.current_version
         if wanted < 1:
             return
+        if found.managed_certificate_uid != self._record.source:
+            # Numbers of versions begin anew with it.
+            self._bundle = None
+            self._write(Record(source=found.managed_certificate_uid))
         if not self._is_served(wanted) and not self._has_to_wait(wanted):
-            bundle = self._kept.bundle(wanted) or self._leased(server, found, wanted)
+            bundle = self._kept_bundle(wanted) or self._leased(server, found, wanted)
             if bundle is not None:
                 self._try(bundle)
         self._report(server, anew=not found.HasField("deployment"))
@@ -185,7 +192,7 @@ class Keeper:
         self._step("leased")
         try:
             check(bundle, self._clock.now())
-            self._kept.keep(bundle)
+            self._kept.keep(bundle, self._record.source)
         except AgentError as error:
             self._failed(version, error)
             return None
@@ -256,7 +263,7 @@ class Keeper:
 
     def _roll_back(self, version: int, *, told: bool) -> None:
         """Returns to a version; programs are told when they were told of the other one."""
-        bundle = self._kept.bundle(version)
+        bundle = self._kept_bundle(version)
         try:
             if self.certificate.files:
                 self._deployment.flip(
@@ -276,7 +283,7 @@ class Keeper:
         record = self._record
         previous = record.previous if record.deployed in {0, bundle.version} else record.deployed
         self._bundle = bundle
-        self._write(Record(deployed=bundle.version, previous=previous, reported=record.reported))
+        self._write(Record(source=record.source, deployed=bundle.version, previous=previous, reported=record.reported))
         self._step("served")
         self._prune(bundle.version, previous)
 
@@ -332,6 +339,9 @@ class Keeper:
         except AgentError as error:
             _log.warning("%s", error.message, extra=self._fields())
             return False
+
+    def _kept_bundle(self, version: int) -> Bundle | None:
+        return self._kept.bundle(version, self._record.source) if version else None
 
     def _restore_targets(self, bundle: Bundle) -> None:
         for target in self._targets:

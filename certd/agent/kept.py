@@ -37,6 +37,8 @@ class Failure:
 class Record:
     """Where a certificate stands on this machine."""
 
+    source: str = ""
+    """Opaque uid of the managed certificate that all of this is about: a name may get another one."""
     deployed: int = 0
     """Version that is served: programs took it. 0: none."""
     previous: int = 0
@@ -75,8 +77,8 @@ class Kept:
         """Writes where it stands; raises AgentError."""
         self._write(_RECORD, json.dumps(asdict(record), sort_keys=True).encode())
 
-    def bundle(self, version: int) -> Bundle | None:
-        """Returns a bundle; None when it is not kept, or damaged."""
+    def bundle(self, version: int, source: str) -> Bundle | None:
+        """Returns a bundle of a managed certificate; None when it is not kept, or damaged."""
         content = self._read(f"{version}.json")
         try:
             values: dict[str, Any] = json.loads(content or b"")
@@ -88,14 +90,15 @@ class Kept:
                 private_key_info=_bytes(values["private_key"]),
                 roots=tuple(map(_bytes, values["roots"])),
             )
-            whole = values["sha256"] == _digest(made) and made.version == version
+            whole = values["sha256"] == _digest(made) and (made.version, values["source"]) == (version, source)
         except (ValueError, TypeError, KeyError, binascii.Error):
             return None
         return made if whole else None
 
-    def keep(self, bundle: Bundle) -> None:
-        """Keeps a bundle; raises AgentError."""
+    def keep(self, bundle: Bundle, source: str) -> None:
+        """Keeps a bundle of a managed certificate; raises AgentError."""
         values = {
+            "source": source,
             "version": bundle.version,
             "certificate": _text(bundle.certificate),
             "chain": [_text(each) for each in bundle.chain],

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from certd.agent.commands import StoppedError
@@ -100,6 +101,11 @@ class Slots:
     def restored(self) -> bool:
         """Whether all that was deployed before was seen to."""
         return all(slot.restored for slot in self._slots.values())
+
+    def first_end(self) -> datetime | None:
+        """Returns when the first certificate that is served ends; None when none is. From any thread."""
+        ends = [slot.standing.not_after for slot in tuple(self._slots.values())]
+        return min((end for end in ends if end is not None), default=None)
 
     def fill(self, keepers: Iterable[Keeper]) -> None:
         """Replaces all; each is due, also one that waits after a failure."""

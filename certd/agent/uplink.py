@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from certd.agent import identity as identities
@@ -15,7 +16,7 @@ from certd.agent.loop import Loop
 from certd.agent.notify import notify
 from certd.agent.server import ApiServer
 from certd.agent.slots import Slots
-from certd.agent.watching import REFUSED, Watch, Watcher
+from certd.agent.watching import LONGEST, REFUSED, Watch, Watcher
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
 from certd.clock import Clock
@@ -23,6 +24,9 @@ from certd.errors import CertdError
 from certd.v1.association_pb2 import Association
 
 _RENEWAL_RETRY: Final = (60.0, 300.0)
+_SHORTEST_PAUSE: Final = 1.0
+_PART_OF_WHAT_IS_LEFT: Final = 0.1
+"""Of the life of the certificate that ends first: so much of it may pass without a try to reach the server."""
 _NOT_ENROLLED: Final = "this machine has no identity yet: run certd-agent enroll --code-file FILE"
 
 _log = logging.getLogger(__name__)
@@ -104,7 +108,13 @@ class Uplink:
         self._line = line
         if self._watch is not None:
             cursor = before.watcher.cursor if before is not None and before.watcher is not None else ""
-            line.watcher = Watcher(line.client, self._watch, _Ear(self, self._loop, line), cursor=cursor)
+            line.watcher = Watcher(
+                line.client,
+                self._watch,
+                _Ear(self, self._loop, line),
+                cursor=cursor,
+                longest=lambda: longest_pause(self._slots.first_end(), self._clock.now()),
+            )
         if before is not None:
             if before.watcher is not None:
                 before.watcher.end()
@@ -200,6 +210,18 @@ class Uplink:
             _log.error("%s", text)
             notify(f"STATUS={text[:200]}")
         self.problem = text
+
+
+def longest_pause(end: datetime | None, now: datetime) -> float:
+    """Returns the seconds between tries to open the stream: few when a certificate ends soon, or has ended just now.
+
+    Args:
+        end: of the first certificate that ends; None: none is served.
+        now: the time.
+    """
+    if end is None:
+        return LONGEST
+    return min(LONGEST, max(_SHORTEST_PAUSE, abs((end - now).total_seconds()) * _PART_OF_WHAT_IS_LEFT))
 
 
 class _Ear:

@@ -16,8 +16,9 @@ REFUSED: Final = frozenset({"CREDENTIAL_MISSING", "CREDENTIAL_INVALID", "CREDENT
 """Reasons that waiting does not help with: somebody has to do something about the identity."""
 SELDOM: Final = (600.0, 1200.0)
 """Seconds between tries that hardly help."""
+LONGEST: Final = 30.0
+"""Seconds between tries to open the stream."""
 _FIRST: Final = 0.5
-_LONGEST: Final = 30.0
 _LONGEST_WHEN_LASTING: Final = 300.0
 _LASTING: Final = frozenset({"PERMISSION_DENIED", "UNIMPLEMENTED"})
 """What passes only when somebody does something; the agent polls meanwhile."""
@@ -53,14 +54,24 @@ class Watcher:
         watch: opens the stream.
         listener: gets to know.
         cursor: of the stream before.
+        longest: tells the seconds up to which the wait between two tries doubles; called by the stream's thread.
     """
 
-    def __init__(self, client: Client, watch: Watch, listener: Listener, *, cursor: str = "") -> None:
+    def __init__(
+        self,
+        client: Client,
+        watch: Watch,
+        listener: Listener,
+        *,
+        cursor: str = "",
+        longest: Callable[[], float] = lambda: LONGEST,
+    ) -> None:
         self._client = client
         self._watch = watch
         self._listener = listener
         self.cursor = cursor
         """Where a stream after this one goes on."""
+        self._longest = longest
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -84,7 +95,7 @@ class Watcher:
             if failure is not None and failure.reason == _CURSOR_INVALID:
                 self.cursor = ""
             lasting = failure is not None and failure.code in _LASTING
-            self._ended.wait(pause(failure, tries, longest=_LONGEST_WHEN_LASTING if lasting else _LONGEST))
+            self._ended.wait(pause(failure, tries, longest=_LONGEST_WHEN_LASTING if lasting else self._longest()))
 
     def _follow(self) -> tuple[CallFailed | None, bool]:
         """Returns how the stream ended, and whether it told anything."""

@@ -42,6 +42,8 @@ class Stranger:
     leases: list[int] = field(default_factory=list)
     asked: int = 0
     reports: list[Reported] = field(default_factory=list)
+    uid: str = "1"
+    """Of the managed certificate."""
     problem: Exception | None = None
     """Raised instead of an answer."""
     report_problem: Exception | None = None
@@ -55,7 +57,7 @@ class Stranger:
 
     def told(self) -> Association:
         """The association as the stream tells it."""
-        found = Association(name=ASSOCIATION, current_version=self.current)
+        found = Association(name=ASSOCIATION, managed_certificate_uid=self.uid, current_version=self.current)
         if self.reports:
             found.deployment.CopyFrom(self.reports[-1])
         return found

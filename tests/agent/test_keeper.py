@@ -327,6 +327,28 @@ def test_an_earlier_version_is_gone_back_to_when_the_server_itself_says_so(machi
     assert server.leases == [1, 2]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_another_certificate_of_the_same_name_is_no_version_of_the_old_one(
+    machine: Machine, server: Stranger, *, told: bool
+) -> None:
+    for _ in range(2):
+        server.renew()
+        machine.agent().advance(server, None)
+    # Deleted, and requested again: its versions begin with 1, and what is served is version 2 of the old one.
+    other = Stranger(uid="2", minter=server.minter)
+    for version in (1, 2):
+        made = other.renew()
+        agent = machine.agent()
+        agent.advance(other, other.told() if told else None)
+        assert machine.served() == made.certificate
+        assert other.states[-1] == ("SERVING", version)
+        assert other.leases == list(range(1, version + 1))
+    # What an old stream tells of the one that is no more is asked about first.
+    agent.advance(other, server.told())
+    assert machine.served() == made.certificate
+    assert other.leases == [1, 2]
+
+
 def _gone(machine: Machine) -> None:
     (machine.current() / "key.pem").unlink()
 

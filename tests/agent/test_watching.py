@@ -267,3 +267,32 @@ def test_an_agent_without_anything_runs_and_ends(tmp_path: Path) -> None:
     agent.stop()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_an_agent_tries_more_often_when_a_certificate_ends_soon() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert longest_pause(None, now) == LONGEST
+    pauses = [(90 * 86_400, LONGEST), (600, LONGEST), (120, 12), (20, 2), (5, 1), (0, 1)]
+    assert [longest_pause(now + timedelta(seconds=left), now) for left, _ in pauses] == [pause for _, pause in pauses]
+    # One that ended long ago is no reason to hurry: many agents may be without their server.
+    assert longest_pause(now - timedelta(seconds=50), now) == 5
+    assert longest_pause(now - timedelta(days=1), now) == LONGEST
+
+
+def test_a_watcher_asks_how_long_it_may_wait() -> None:
+    asked: list[int] = []
+
+    def longest() -> float:
+        asked.append(len(asked))
+        return 0.0
+
+    def opened(_: Client, _cursor: str) -> Iterator[Told]:
+        raise AWAY
+        yield Told()
+
+    ears = Ears()
+    watcher = Watcher(cast("Client", None), opened, ears, longest=longest)
+    eventually(lambda: len(asked) > 10)
+    watcher.end()
+    watcher.join(20)
+    assert ears.heard[:10] == ["lost UNAVAILABLE"] * 10
