@@ -48,6 +48,15 @@ def test_a_full_principal_is_sent_as_it_is_and_the_server_has_no_parent(fake: Fa
     assert request.grant == Grant(principal=f"{TD}/tenants/a/*", role=Role.AUDITOR, scope="*")
 
 
+def test_a_bare_id_is_an_identity_of_the_tenant_as_everywhere(fake: FakeServer, certctl: Certctl) -> None:
+    fake.answer("WhoAmI", ME, ME)
+    fake.answer("CreateGrant", GRANT, GRANT)
+    for tenant, options in (("default", ()), ("acme", ("--tenant", "acme"))):
+        assert certctl("grant", "create", "web-1", "consumer", *options).code == 0
+        request = fake.requests("CreateGrant")[-1]
+        assert request.grant.principal == f"{TD}/tenants/{tenant}/identities/web-1"
+
+
 def test_grants_are_shown_listed_and_deleted(fake: FakeServer, certctl: Certctl) -> None:
     fake.answer("GetGrant", GRANT, GRANT)
     assert certctl("grant", "get", "web").code == 0

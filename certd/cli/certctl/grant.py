@@ -37,8 +37,8 @@ _SERVER: Final = click.option(
 def grant() -> None:
     """Grants: who may do what, where.
 
-    A principal is a SPIFFE id, or its path in the trust domain of the server (identities/build,
-    tenants/default/identities/web-1); with /* at its end it stands for all below.
+    A principal is the id of an identity of the tenant (web-1), a SPIFFE id, or its path in the trust domain of the
+    server (identities/build, tenants/default/identities/web-1); with /* at its end it stands for all below.
     """
 
 
@@ -46,7 +46,7 @@ def grant() -> None:
     grant,
     "create",
     examples="""
-    certctl grant create tenants/default/identities/web-1 requester --profile server
+    certctl grant create web-1 requester --profile server
     certctl grant create identities/build issuer --scope tenants/default/authorities/web-ca --profile end-entity
     certctl grant create 'tenants/default/identities/*' consumer --id all-consume
     certctl grant create identities/second administrator --server --scope '*'
@@ -80,7 +80,7 @@ def create(
     """Let a principal play a role. Nobody grants what they do not hold."""
     with run.connect() as client, run.progress("creating the grant"):
         wanted = Grant(
-            principal=_principal(client, principal),
+            principal=_principal(client, principal, run),
             role=_ROLES[role.lower()],
             scope=scope,
             profiles=profiles,
@@ -124,7 +124,7 @@ def list_(run: Invocation, *, principal: str, of_server: bool) -> None:
     with run.connect() as client, run.progress("listing grants"):
         request = ListGrantsRequest(
             parent=_parent(run, of_server=of_server),
-            principal=_principal(client, principal) if principal else "",
+            principal=_principal(client, principal, run) if principal else "",
             page_size=_PAGE,
         )
 
@@ -167,7 +167,10 @@ def explain(run: Invocation, *, principal: str, method: str, resource: str, prof
     """Say why a call of PRINCIPAL would pass or not; METHOD may also be a permission. Exit code 1 when it would not."""
     with run.connect() as client, run.progress("asking the server"):
         request = TestPermissionsRequest(
-            principal=_principal(client, principal), permissions=[_method(method)], resource=resource, profile=profile
+            principal=_principal(client, principal, run),
+            permissions=[_method(method)],
+            resource=resource,
+            profile=profile,
         )
         answer = client.call(client.stubs.test_permissions, request)
     (result,) = answer.results
@@ -208,13 +211,14 @@ def _parent(run: Invocation, *, of_server: bool) -> str:
     return "" if of_server else names.tenant_name(run.tenant)
 
 
-def _principal(client: "Client", text: str) -> str:
-    """Returns a SPIFFE id; a path is one of the trust domain that the caller is of."""
+def _principal(client: "Client", text: str, run: Invocation) -> str:
+    """Returns a SPIFFE id; a path is one of the trust domain that the caller is of, a bare id an identity's."""
     if text.startswith(_SPIFFE):
         return text
     own = client.call(client.stubs.who_am_i, WhoAmIRequest()).principal
     trust_domain = own.removeprefix(_SPIFFE).partition("/")[0]
-    return f"{_SPIFFE}{trust_domain}/{text.removeprefix('/')}"
+    path = text.removeprefix("/") if "/" in text else names.identity_name(text, run.tenant)
+    return f"{_SPIFFE}{trust_domain}/{path}"
 
 
 def _method(text: str) -> str:
