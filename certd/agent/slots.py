@@ -102,10 +102,10 @@ class Slots:
         """Whether all that was deployed before was seen to."""
         return all(slot.restored for slot in self._slots.values())
 
-    def first_end(self) -> datetime | None:
-        """Returns when the first certificate that is served ends; None when none is. From any thread."""
+    def ends(self) -> list[datetime]:
+        """Returns when the certificates that are served end; from any thread."""
         ends = [slot.standing.not_after for slot in tuple(self._slots.values())]
-        return min((end for end in ends if end is not None), default=None)
+        return [end for end in ends if end is not None]
 
     def fill(self, keepers: Iterable[Keeper]) -> None:
         """Replaces all; each is due, also one that waits after a failure."""

@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -26,7 +27,7 @@ from certd.v1.association_pb2 import Association
 _RENEWAL_RETRY: Final = (60.0, 300.0)
 _SHORTEST_PAUSE: Final = 1.0
 _PART_OF_WHAT_IS_LEFT: Final = 0.1
-"""Of the life of the certificate that ends first: so much of it may pass without a try to reach the server."""
+"""Of what a certificate has still to live: so much of it may pass without a try to reach the server."""
 _NOT_ENROLLED: Final = "this machine has no identity yet: run certd-agent enroll --code-file FILE"
 
 _log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Uplink:
                 self._watch,
                 _Ear(self, self._loop, line),
                 cursor=cursor,
-                longest=lambda: longest_pause(self._slots.first_end(), self._clock.now()),
+                longest=lambda: longest_pause(self._slots.ends(), self._clock.now()),
             )
         if before is not None:
             if before.watcher is not None:
@@ -212,16 +213,15 @@ class Uplink:
         self.problem = text
 
 
-def longest_pause(end: datetime | None, now: datetime) -> float:
+def longest_pause(ends: Iterable[datetime], now: datetime) -> float:
     """Returns the seconds between tries to open the stream: few when a certificate ends soon, or has ended just now.
 
     Args:
-        end: of the first certificate that ends; None: none is served.
+        ends: of the certificates that are served.
         now: the time.
     """
-    if end is None:
-        return LONGEST
-    return min(LONGEST, max(_SHORTEST_PAUSE, abs((end - now).total_seconds()) * _PART_OF_WHAT_IS_LEFT))
+    parts = [abs((end - now).total_seconds()) * _PART_OF_WHAT_IS_LEFT for end in ends]
+    return min(LONGEST, max(_SHORTEST_PAUSE, min(parts, default=LONGEST)))
 
 
 class _Ear:

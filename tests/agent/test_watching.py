@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,8 @@ from certd.agent.config import Config
 from certd.agent.keeper import Keeper
 from certd.agent.loop import Loop
 from certd.agent.slots import Slots
-from certd.agent.watching import SELDOM, Watcher, pause
+from certd.agent.uplink import longest_pause
+from certd.agent.watching import LONGEST, SELDOM, Watcher, pause
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
 from certd.clock import SystemClock
@@ -271,12 +273,18 @@ def test_an_agent_without_anything_runs_and_ends(tmp_path: Path) -> None:
 
 def test_an_agent_tries_more_often_when_a_certificate_ends_soon() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert longest_pause(None, now) == LONGEST
+
+    def longest(*left: float) -> float:
+        return longest_pause([now + timedelta(seconds=each) for each in left], now)
+
+    assert longest() == LONGEST
     pauses = [(90 * 86_400, LONGEST), (600, LONGEST), (120, 12), (20, 2), (5, 1), (0, 1)]
-    assert [longest_pause(now + timedelta(seconds=left), now) for left, _ in pauses] == [pause for _, pause in pauses]
-    # One that ended long ago is no reason to hurry: many agents may be without their server.
-    assert longest_pause(now - timedelta(seconds=50), now) == 5
-    assert longest_pause(now - timedelta(days=1), now) == LONGEST
+    assert [longest(left) for left, _ in pauses] == [pause for _, pause in pauses]
+    assert longest(600, 20, 90 * 86_400) == 2
+    # One that ended long ago is no reason to hurry, nor to wait: many agents may be without their server.
+    assert longest(-50) == 5
+    assert longest(-86_400) == LONGEST
+    assert longest(-86_400, 20) == 2
 
 
 def test_a_watcher_asks_how_long_it_may_wait() -> None:
@@ -287,8 +295,8 @@ def test_a_watcher_asks_how_long_it_may_wait() -> None:
         return 0.0
 
     def opened(_: Client, _cursor: str) -> Iterator[Told]:
+        yield from ()
         raise AWAY
-        yield Told()
 
     ears = Ears()
     watcher = Watcher(cast("Client", None), opened, ears, longest=longest)

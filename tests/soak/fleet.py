@@ -15,6 +15,8 @@ from tests.agent.running import Administrator, Place, RunningAgent
 
 _AT_ONCE: Final = 4
 """Agents that start at the same time."""
+_STOP_SECONDS: Final = 120.0
+"""In which all have ended."""
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ def enrolled(
 
 @contextmanager
 def running(agents: Sequence[Agent]) -> Iterator[None]:
-    """Runs the agents, a few of which start at once; all must end as they should."""
+    """Runs the agents, a few of which start at once; who wants to know how they end stops them."""
     with ExitStack() as stack:
         for first in range(0, len(agents), _AT_ONCE):
             some = agents[first : first + _AT_ONCE]
@@ -79,7 +81,13 @@ def running(agents: Sequence[Agent]) -> Iterator[None]:
                 assert agent.running is not None
                 agent.running.ready()
         yield
-        for agent in agents:
-            assert agent.running is not None
-            if not agent.ended:
-                agent.running.process.send_signal(signal.SIGTERM)
+
+
+def stop(agents: Sequence[Agent]) -> list[str]:
+    """Ends all agents as an operator does, at once; returns what is wrong with how they ended."""
+    processes = [agent.running.process for agent in agents if agent.running is not None]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait(_STOP_SECONDS)
+    return [f"{agent.name} ended with exit code {agent.exit_code}" for agent in agents if agent.exit_code]

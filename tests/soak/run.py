@@ -128,9 +128,10 @@ def soak(folder: Path, plan: Plan, *, say: Callable[[str], None]) -> Report:
                 folders.end()
                 vitals.end()
             end = time.time()
-            wrong += [f"{each.name} ended with exit code {each.exit_code}" for each in agents if each.ended]
+            wrong += [f"{each.name} had ended, with exit code {each.exit_code}" for each in agents if each.ended]
             versions = server.versions(managed)
             events = {type_: server.count(type_) for type_ in _TROUBLE}
+            wrong += fleet.stop(agents)
         wrong += server.stop()
         wrong += _defects(server, agents)
     machines = [
@@ -165,8 +166,8 @@ def _live(
             server.kill(victim)
             happened.append((elapsed, victim, time.monotonic() - began - elapsed))
             say(f"{elapsed:6.0f} s  {victim} killed; there again after {happened[-1][2]:.1f} s")
-        if time.monotonic() >= told + pause:
-            told = time.monotonic()
+        elif elapsed >= told + pause - began:
+            told = began + elapsed
             say(f"{elapsed:6.0f} s  {progress()}")
         due = [began + plan.seconds, told + pause, *(began + at for at, _ in deaths[:1])]
         time.sleep(max(0.0, min(due) - time.monotonic()))
