@@ -51,13 +51,17 @@ class IdentityFiles:
             return None
         return read_settled(self.files, trust_bundle=self.trust_bundle)
 
-    def change(self) -> tuple[int, int]:
-        """Returns what is another one when somebody has replaced the certificate."""
-        try:
-            found = self.files.certificate.stat()
-        except OSError:
-            return 0, 0
-        return found.st_mtime_ns, found.st_ino
+    def change(self) -> tuple[tuple[int, int], ...]:
+        """Returns what is another one when somebody has replaced certificate, key or roots."""
+        return tuple(map(_state, (self.files.certificate, self.files.private_key, self.trust_bundle)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,14 +172,17 @@ class Keeper:
         if not self._is_intact(bundle):
             _log.warning("files are missing or damaged: writing them", extra=self._fields())
             return False
+        if self._clock.now() >= bundle.not_after:
+            _log.error("version %d is served and has ended", version, extra=self._fields())
         if record.failure is not None:
             # What failed is current no more.
             self._write(replace(record, failure=None))
         return True
 
     def _has_to_wait(self, version: int) -> bool:
-        failure = self._record.failure
-        return failure is not None and failure.version == version and self._clock.now().timestamp() < failure.retry_time
+        failure, left = self._record.failure, self.retry_in
+        # Longer than the longest means that the clock was set back.
+        return failure is not None and failure.version == version and 0 < (left or 0) <= 2 * _LONGEST_RETRY
 
     def _leased(self, server: Server, association: Association, version: int) -> Bundle | None:
         """Returns a version, kept; None when it may not be served, which is recorded."""

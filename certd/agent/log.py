@@ -23,12 +23,17 @@ def configure(*, level: str, style: str) -> None:
     root.setLevel(level.upper())
 
 
+def printable(text: str) -> str:
+    """Returns a text, which may be a stranger's, as one line that does nothing to a terminal."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
 class _Text(logging.Formatter):
     """For people."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
-        values = "".join(f" {name}={value}" for name, value in _fields_of(record).items())
+        values = "".join(f" {name}={printable(value)}" for name, value in _fields_of(record).items())
         return f"{_time(record)} [{record.levelname.lower()}] {_one_line(self, record)}{values}"
 
 
@@ -60,4 +65,4 @@ def _one_line(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     text = record.getMessage()
     if record.exc_info:
         text = f"{text}: {formatter.formatException(record.exc_info)}"
-    return " | ".join(line for line in text.splitlines() if line.strip())
+    return " | ".join(printable(line) for line in text.splitlines() if line.strip())

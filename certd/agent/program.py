@@ -44,9 +44,9 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except (CertdError, CallFailed) as error:
-            click.echo(f"{PROGRAM}: {error.reason}: {error.message}", err=True)
+            click.echo(_printable(f"{PROGRAM}: {error.reason}: {error.message}"), err=True)
         except AgentError as error:
-            click.echo(f"{PROGRAM}: {error.message}", err=True)
+            click.echo(_printable(f"{PROGRAM}: {error.message}"), err=True)
         return ctx.exit(1)
 
 
@@ -112,14 +112,14 @@ def enroll(*, config_file: Path, code_file: str, replace: bool) -> None:
         )
 
     def waiting(waiting: "Waiting") -> None:
-        click.echo(f"{PROGRAM}: {waiting.failure}; trying again in {waiting.delay:.1f}s", err=True)
+        click.echo(_printable(f"{PROGRAM}: {waiting.failure}; trying again in {waiting.delay:.1f}s"), err=True)
 
     def call(code: Any, csr: bytes) -> Any:  # noqa: ANN401  # Their types are not loaded here.
         enrolled = call_enroll(address, code, csr, on_wait=waiting)
         return enrolled.credential, enrolled.trust_bundle
 
     credential = identity.enroll(settings.state_directory, parse_code(_read_code(code_file)), call)
-    click.echo(f"enrolled as {credential.identity.spiffe_id}")
+    click.echo(_printable(f"enrolled as {credential.identity.spiffe_id}"))
     (newest, *_) = credential.identity.certificates
     click.echo(f"good until {newest.not_after_time.ToJsonString()}; certd-agent run renews it in time")
 
@@ -180,11 +180,13 @@ def status(*, config_file: Path, output: str) -> None:
 
     Exit code 1 when the agent does not run, has a problem, or a certificate is not served as the server has it.
     """
+    from datetime import UTC, datetime
+
     from certd.agent import identity
     from certd.agent import status as statuses
 
     settings = config.load(config_file)
-    found = statuses.read(settings.state_directory)
+    found = statuses.read(settings.state_directory, datetime.now(UTC))
     running = identity.is_running(settings.state_directory)
     if found is None:
         raise AgentError(f"no agent has run with {settings.state_directory} yet; certd-agent run does")
@@ -204,7 +206,7 @@ def _print_status(found: "Status", *, running: bool) -> None:
         ("Identity", f"{found.identity}, until {found.identity_not_after}" if found.identity else "none"),
         ("Problem", found.problem),
     ]
-    click.echo("\n".join(f"{name:9} {text}" for name, text in rows if text))
+    click.echo("\n".join(f"{name:9} {_printable(text)}" for name, text in rows if text))
     table = [("CERTIFICATE", "STATE", "VERSION", "CURRENT", "NOT AFTER", "ERROR")]
     table += [
         (

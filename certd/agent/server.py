@@ -5,6 +5,8 @@ from typing import Protocol
 from certd.agent.bundle import Bundle
 from certd.client.connection import Client
 from certd.client.credentials import Credentials
+from certd.client.export import ANSWER_INCONSISTENT
+from certd.client.failure import CallFailed
 from certd.client.lease import lease
 from certd.errors import CertdError, Reason
 from certd.v1.association_pb2 import Association
@@ -41,7 +43,13 @@ class ApiServer:
 
     def association(self, name: str) -> Association:
         """Returns an association as it is now."""
-        return self.client.call(self.client.stubs.get_association, GetAssociationRequest(name=name))
+        found = self.client.call(self.client.stubs.get_association, GetAssociationRequest(name=name))
+        if found.name != name:
+            # With it, the key of another certificate would be leased and served.
+            raise CallFailed(
+                ANSWER_INCONSISTENT, f"{found.name} came instead of {name}; tell the operator of the server"
+            )
+        return found
 
     def lease(self, association: Association, version: int, *, name: str, roots: tuple[bytes, ...]) -> Bundle:
         """Leases a version."""

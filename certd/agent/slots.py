@@ -25,6 +25,7 @@ from certd.v1.association_pb2 import Association
 _WORKERS: Final = 4
 _LONGEST_PAUSE: Final = 60.0
 """Seconds between tries to reach the server for one certificate."""
+_SHORTEST_RETRY: Final = 5.0
 _LASTING: Final = frozenset({"PERMISSION_DENIED", "NOT_FOUND", "UNAUTHENTICATED"})
 """What passes only when somebody does something."""
 
@@ -198,7 +199,7 @@ class Slots:
             return pause(failure, slot.tries, longest=max(_LONGEST_PAUSE, self.poll_interval * lasting))
         poll = self.poll_interval * random.uniform(1, 2)  # noqa: S311  # It spreads agents in time.
         retry = slot.keeper.retry_in
-        return poll if retry is None else min(poll, retry)
+        return poll if retry is None else min(poll, max(retry, _SHORTEST_RETRY))
 
 
 def _look(slot: Slot, server: Server | None, told: Association | None) -> _Outcome:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from certd.agent import folders
+from certd.agent.errors import AgentError
 
 _FILE: Final = "status.json"
 
@@ -18,7 +20,7 @@ class CertificateStatus:
     name: str
     association: str
     state: str
-    """SERVING, OUTDATED (the server has a newer one), WAITING (there is none yet) or FAILED."""
+    """SERVING, OUTDATED (the server has a newer one), WAITING (there is none yet), FAILED, or ENDED, as of now."""
     version: int
     """That is served; 0: none."""
     certificate_sha256: str
@@ -57,12 +59,18 @@ class Status:
 
 def write(state_directory: Path, status: Status) -> None:
     """Writes it; raises AgentError."""
-    with folders.opened(state_directory) as folder:
-        folders.replace(folder, _FILE, json.dumps(status.as_json(), sort_keys=True).encode())
+    try:
+        with folders.opened(state_directory) as folder:
+            folders.replace(folder, _FILE, json.dumps(status.as_json(), sort_keys=True).encode())
+    except FileNotFoundError as error:
+        raise AgentError(f"{state_directory} is gone; restart the agent") from error
 
 
-def read(state_directory: Path) -> Status | None:
-    """Returns what was written last; None when there is nothing that can be read. AgentError as `folders.opened`."""
+def read(state_directory: Path, now: datetime) -> Status | None:
+    """Returns what was written last, with what has ended since.
+
+    None when there is nothing that can be read. AgentError as `folders.opened`.
+    """
     try:
         with folders.opened(state_directory) as folder:
             found = folders.read(folder, _FILE)
@@ -70,7 +78,12 @@ def read(state_directory: Path) -> Status | None:
         return None
     try:
         values: dict[str, Any] = json.loads(found[0] if found is not None else b"")
-        certificates = tuple(CertificateStatus(**each) for each in values.pop("certificates"))
-        return Status(**values, certificates=certificates)
+        certificates = (CertificateStatus(**each) for each in values.pop("certificates"))
+        return Status(**values, certificates=tuple(_as_of(each, now) for each in certificates))
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _as_of(certificate: CertificateStatus, now: datetime) -> CertificateStatus:
+    ended = bool(certificate.not_after) and datetime.fromisoformat(certificate.not_after) <= now
+    return replace(certificate, state="ENDED") if ended else certificate

@@ -65,7 +65,7 @@ class Uplink:
         self._watch = watch
         self._slots = slots
         self._files = IdentityFiles(config.state_directory)
-        self._change = (0, 0)
+        self._change: tuple[tuple[int, int], ...] = ()
         self._line: _Line | None = None
         self._retired: list[_Line] = []
         self._renewal_due = 0.0
@@ -193,6 +193,9 @@ class Uplink:
                 problem = f"{failure.reason}: {failure.message}"
             except (CertdError, AgentError) as error:
                 problem = error.message
+            except Exception as error:  # Whatever it is, it must not have been the last renewal.
+                _log.exception("unexpected")
+                problem = f"unexpected: {type(error).__name__}"
             self._loop.post(lambda: self._renewed(problem))
 
         threading.Thread(target=work, name="identity", daemon=True).start()

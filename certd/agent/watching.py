@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -18,6 +19,10 @@ SELDOM: Final = (600.0, 1200.0)
 """Seconds between tries that hardly help."""
 LONGEST: Final = 30.0
 """Seconds between tries to open the stream."""
+_LONGEST_ASKED: Final = 3600.0
+"""Seconds that a server can have an agent wait."""
+_LASTED: Final = 10.0
+"""Seconds after which a stream counts as one that was well."""
 _FIRST: Final = 0.5
 _LONGEST_WHEN_LASTING: Final = 300.0
 _LASTING: Final = frozenset({"PERMISSION_DENIED", "UNIMPLEMENTED"})
@@ -87,11 +92,13 @@ class Watcher:
     def _run(self) -> None:
         tries = 0
         while not self._ended.is_set():
+            began = time.monotonic()
             failure, told = self._follow()
             if self._ended.is_set():
                 return
             self._listener.lost(failure)
-            tries = 1 if told else tries + 1
+            # Who tells something and hangs up, each time, is no server to come back to at once.
+            tries = 1 if told and time.monotonic() - began > _LASTED else tries + 1
             if failure is not None and failure.reason == _CURSOR_INVALID:
                 self.cursor = ""
             lasting = failure is not None and failure.code in _LASTING
@@ -137,5 +144,5 @@ def pause(failure: CallFailed | None, tries: int, *, longest: float) -> float:
     if failure is not None and failure.reason in REFUSED:
         return random.uniform(*SELDOM)  # noqa: S311  # It spreads agents in time.
     own = min(_FIRST * 2.0 ** min(tries - 1, 16), longest) * random.uniform(0.5, 1.5)  # noqa: S311  # As above.
-    asked = 0.0 if failure is None or failure.retry_after is None else failure.retry_after
+    asked = 0.0 if failure is None or failure.retry_after is None else min(failure.retry_after, _LONGEST_ASKED)
     return max(own, asked + own / 4)

@@ -432,6 +432,29 @@ def test_what_is_kept_is_leased_again_when_it_is_damaged_and_nobody_notices(mach
     assert agent.standing.state == "SERVING"
 
 
+def test_a_clock_that_was_set_back_makes_nobody_wait_for_years(machine: Machine, server: Stranger) -> None:
+    machine.certificate = replace(machine.certificate, reload=_refusing(machine, 1))
+    server.renew()
+    agent = machine.agent()
+    machine.clock.advance(timedelta(days=20))
+    agent.advance(server, None)
+    machine.clock.advance(timedelta(days=-20))
+    agent.advance(server, None)
+    assert machine.logged() == ["reload 1", "reload 1"]
+
+
+def test_what_is_served_past_its_end_is_told(
+    machine: Machine, server: Stranger, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.renew(server.minter.bundle(version=1, end=timedelta(hours=1)))
+    agent = machine.agent()
+    agent.advance(server, None)
+    assert "has ended" not in caplog.text
+    machine.clock.advance(timedelta(hours=2))
+    agent.advance(server, None)
+    assert "version 1 is served and has ended" in caplog.text
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"deployed": 1, "unknown": 2}'])
 def test_a_record_that_cannot_be_read_begins_anew(machine: Machine, server: Stranger, content: bytes) -> None:
     made = server.renew()

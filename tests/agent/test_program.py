@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from certd import __version__
 from certd.agent.program import main
+from certd.agent.status import CertificateStatus, Status, write
 
 SYSTEMD = shutil.which("systemd-analyze")
 CONFIG = """
@@ -90,6 +92,44 @@ def test_status_before_anything_ran(config: Path) -> None:
     ended = ran("status", "--config", config)
     assert ended.exit_code == 1
     assert "no agent has run" in ended.output
+
+
+def test_status_knows_what_has_ended_since(config: Path, tmp_path: Path) -> None:
+    shown = CertificateStatus(
+        name="web",
+        association="tenants/default/managedCertificates/web/associations/web-1",
+        state="SERVING",
+        version=3,
+        certificate_sha256="00",
+        not_after="2020-01-01T00:00:00Z",
+        current_version=3,
+        error="",
+        retry_time="",
+    )
+    found = Status(
+        version=__version__,
+        pid=1,
+        start_time="2019-12-31T00:00:00Z",
+        server="ca.example.internal:8443",
+        identity="spiffe://certd.internal/identities/web-1",
+        identity_not_after="2020-01-02T00:00:00Z",
+        connected=True,
+        problem="",
+        certificates=(shown, replace(shown, name="mail", not_after="9999-01-01T00:00:00Z", error="\x1b[2J")),
+    )
+    (tmp_path / "state").mkdir(mode=0o700)
+    write(tmp_path / "state", found)
+    ended = ran("status", "--config", config)
+    assert ended.exit_code == 1
+    assert [line.split()[:3] for line in ended.output.splitlines()[-2:]] == [
+        ["web", "ENDED", "3"],
+        ["mail", "SERVING", "3"],
+    ]
+    assert "\x1b" not in ended.output
+    told = json.loads(ran("status", "--config", config, "-o", "json").output)
+    assert [each["state"] for each in told["certificates"]] == ["ENDED", "SERVING"]
+    (tmp_path / "state" / "status.json").write_text("{")
+    assert "no agent has run" in ran("status", "--config", config).output
 
 
 def test_enrolling_needs_an_address_and_a_code(config: Path, tmp_path: Path) -> None:
