@@ -193,7 +193,7 @@ class Uplink:
                 problem = f"{failure.reason}: {failure.message}"
             except (CertdError, AgentError) as error:
                 problem = error.message
-            except Exception as error:  # Whatever it is, it must not have been the last renewal.
+            except Exception as error:  # noqa: BLE001  # Whatever it is, it must not have been the last renewal.
                 _log.exception("unexpected")
                 problem = f"unexpected: {type(error).__name__}"
             self._loop.post(lambda: self._renewed(problem))

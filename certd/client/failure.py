@@ -1,6 +1,7 @@
 """What a failed call tells: `google.rpc.Status` decoded into one exception."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -85,7 +86,9 @@ def decode(error: "grpc.RpcError") -> CallFailed:
         if detail.Unpack(request):
             violations = tuple(Violation(v.field, v.description) for v in request.field_violations)
         elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+            # A delay that no clock can wait for is none.
+            with suppress(OverflowError, ValueError):
+                retry_after = retry.retry_delay.ToTimedelta().total_seconds()
         else:
             detail.Unpack(about)
     return CallFailed(

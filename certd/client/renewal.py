@@ -18,6 +18,7 @@ from certd.client.credentials import Credentials, read_credentials
 from certd.credential_files import CredentialFiles, install, settle, stage_key, write
 from certd.errors import CertdError, Reason
 from certd.pki.credential_request import new_credential_request
+from certd.pki.encoding import certificate_pem
 from certd.v1.access_service_pb2 import RenewIdentityRequest
 from certd.v1.identity_pb2 import IdentityCredential
 
@@ -95,11 +96,13 @@ def _renew(files: CredentialFiles, call: Renew, trust_bundle: Path) -> IdentityC
     try:
         answer = call(RenewIdentityRequest(csr=made.csr))
         _check(answer, made.csr)
-        install(files, answer.certificate.pem.encode())
+        # First, for what comes next may be known by them alone.
+        learn_roots(trust_bundle, [root.pem for root in answer.system_roots])
+        # What was checked, and not what is said to be the same.
+        install(files, certificate_pem(answer.certificate.der).encode())
     finally:
         # After a failure the key that was made is in nobody's way.
         settle(files)
-    learn_roots(trust_bundle, [root.pem for root in answer.system_roots])
     return answer
 
 
@@ -107,11 +110,16 @@ def learn_roots(trust_bundle: Path, roots: Sequence[str]) -> None:
     """Adds the roots (PEM) that the server names and the trust bundle lacks: those of the next system authority.
 
     What stands in it stays, for it may hold roots from elsewhere. The server is trusted with this: it was reached by a
-    root that is in there.
+    root that is in there. Raises CREDENTIAL_INVALID for what is no certificate.
     """
     content = trust_bundle.read_bytes()
     known = set(x509.load_pem_x509_certificates(content))
-    new = [root for root in roots if x509.load_pem_x509_certificate(root.encode()) not in known]
+    try:
+        new = [root for root in roots if x509.load_pem_x509_certificate(root.encode()) not in known]
+    except ValueError as error:
+        raise CertdError(
+            Reason.CREDENTIAL_INVALID, "the server answered with a root that cannot be read; nothing was replaced"
+        ) from error
     if new:
         path = trust_bundle.resolve()
         parts = (content.rstrip(), *(root.strip().encode() for root in new), b"")
