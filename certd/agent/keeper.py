@@ -13,9 +13,10 @@ What has been reached is on disk before the next step begins, so that an agent t
 import logging
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from certd.agent import commands
@@ -97,6 +98,8 @@ class Keeper:
         self._record = kept.record()
         self._bundle = self._kept_bundle(self._record.deployed)
         self._current_version = 0
+        self._waiting: tuple[int, str | None] | None = None
+        """Version and folder that programs were told of, while others have not come for them."""
 
     @property
     def standing(self) -> Standing:
@@ -196,8 +199,8 @@ class Keeper:
         try:
             check(bundle, self._clock.now())
             self._kept.keep(bundle, self._record.source)
-        except AgentError as error:
-            self._failed(version, error)
+        except Exception as error:  # noqa: BLE001  # What cannot even be read is not leased again and again.
+            self._failed(version, self._foreseen(error))
             return None
         self._step("kept")
         return bundle
@@ -205,7 +208,7 @@ class Keeper:
     def _try(self, bundle: Bundle) -> None:
         """Has programs serve a bundle; what they do not take is undone and recorded."""
         record, version = self._record, bundle.version
-        before = record.deployed if record.deployed not in {0, version} else 0
+        before = self._way_back(version)
         try:
             check(bundle, self._clock.now())
             name = self._deployment.write(bundle) if self.certificate.files else None
@@ -215,8 +218,8 @@ class Keeper:
                 self._restore_targets(bundle)
                 return
             self._write(replace(record, deploying=version))
-        except AgentError as error:
-            self._failed(version, error)
+        except Exception as error:  # noqa: BLE001  # As what is foreseen, it waits for a time.
+            self._failed(version, self._foreseen(error))
             return
         self._step("deploying")
         told = [False]
@@ -226,25 +229,42 @@ class Keeper:
             raise
         except NotTakenYetError as error:
             # The version stays one that is being deployed, until it is tried again: when somebody came, and regularly.
+            self._waiting = version, name
             self._write(replace(self._record, failure=None))
             _log.info("version %d waits: %s", version, error.message, extra=self._fields())
             return
-        except AgentError as error:
+        except Exception as error:  # noqa: BLE001  # Whatever it is, half of a version stays nowhere.
             if before:
                 self._roll_back(before, told=told[0])
             # With nothing to return to the files stay: a program may need them to start at all.
-            self._failed(version, error, deploying=0 if before else version)
+            self._failed(version, self._foreseen(error), deploying=0 if before else version)
             return
         self._served(bundle)
         _log.info("version %d is served", version, extra=self._fields(not_after=bundle.not_after.isoformat()))
 
+    def _way_back(self, version: int) -> int:
+        """Returns what to return to when a version is not taken; 0 for nothing: what has ended serves nobody."""
+        deployed = self._record.deployed
+        if deployed in {0, version}:
+            return 0
+        try:
+            if self._bundle is not None:
+                check(self._bundle, self._clock.now())
+        except AgentError:
+            return 0
+        return deployed
+
     def _hand_over(self, bundle: Bundle, name: str | None, told: list[bool]) -> None:
+        # Who was told does not need to hear it each time that one who has not come is waited for.
+        again = self._waiting == (bundle.version, name) and (name is None or name == self._deployment.current())
+        self._waiting = None
         if name is not None:
             self._deployment.flip(name)
-        self._run(self.certificate.check, bundle)
+        if not again:
+            self._run(self.certificate.check, bundle)
         self._step("checked")
         told[0] = True
-        self._tell(bundle)
+        self._tell(bundle, reload=not again)
         self._step("told")
         if self.certificate.probe is not None:
             # Late, as agents that probe nothing do without what it loads.
@@ -253,19 +273,20 @@ class Keeper:
             probe(self.certificate.probe, bundle.certificate, stop=self._stop)
         self._step("seen")
 
-    def _tell(self, bundle: Bundle) -> None:
+    def _tell(self, bundle: Bundle, *, reload: bool) -> None:
         waiting: NotTakenYetError | None = None
         for target in self._targets:
             try:
                 target.deploy(bundle)
             except NotTakenYetError as error:
                 waiting = error
-        self._run(self.certificate.reload, bundle)
+        if reload:
+            self._run(self.certificate.reload, bundle)
         if waiting is not None:
             raise waiting
 
     def _roll_back(self, version: int, *, told: bool) -> None:
-        """Returns to a version; programs are told when they were told of the other one."""
+        """Returns to a version; all programs are told when they were told of the other one, whichever refuses."""
         bundle = self._kept_bundle(version)
         try:
             if self.certificate.files:
@@ -273,14 +294,31 @@ class Keeper:
                     self._deployment.folder_of(version) if bundle is None else self._deployment.write(bundle)
                 )
             self._step("back")
-            if told and bundle is not None:
-                self._tell(bundle)
-        except StoppedError:
-            raise
-        except NotTakenYetError:
+        except Exception as error:  # noqa: BLE001  # Programs may have what they had.
+            self._not_back(version, error)
+        if not told or bundle is None:
             return
-        except AgentError as error:
-            _log.error("the way back to version %d failed: %s", version, error.message, extra=self._fields())
+        programs: list[Callable[[Bundle], None]] = [target.deploy for target in self._targets]
+        for tell in (*programs, partial(self._run, self.certificate.reload)):
+            try:
+                tell(bundle)
+            except StoppedError:
+                raise
+            except NotTakenYetError:
+                continue
+            except Exception as error:  # noqa: BLE001  # The others are to have it back.
+                self._not_back(version, error)
+
+    def _not_back(self, version: int, error: Exception) -> None:
+        message = self._foreseen(error).message
+        _log.error("the way back to version %d failed: %s", version, message, extra=self._fields())
+
+    def _foreseen(self, error: Exception) -> AgentError:
+        """Returns an error with a message for people, also for one that is a mistake in here."""
+        if isinstance(error, AgentError):
+            return error
+        _log.error("unexpected", exc_info=error, extra=self._fields())
+        return AgentError(f"unexpected: {type(error).__name__}")
 
     def _served(self, bundle: Bundle) -> None:
         record = self._record
