@@ -299,7 +299,8 @@ class Keeper:
         if not told or bundle is None:
             return
         programs: list[Callable[[Bundle], None]] = [target.deploy for target in self._targets]
-        for tell in (*programs, partial(self._run, self.certificate.reload)):
+        programs.append(partial(self._run, self.certificate.reload))
+        for tell in programs:
             try:
                 tell(bundle)
             except StoppedError:
