@@ -54,6 +54,11 @@ class OpenStream:
         """Raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED once the caller is no longer who they were."""
         self._authenticate()
 
+    def is_open(self) -> bool:
+        """Returns whether anybody reads the stream."""
+        active: bool = self.context.is_active()
+        return active
+
     def when_over(self, told: Callable[[], None]) -> None:
         """Has `told` called when nobody reads the stream any more, at once when that is so already."""
         if not self.context.add_callback(told):

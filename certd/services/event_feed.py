@@ -100,6 +100,11 @@ class EventFeed:
         with self._lock:
             return self._memory.since(topics, seq)
 
+    def check_open(self) -> None:
+        """Raises SHUTTING_DOWN after `close`."""
+        if self._closing.is_set():
+            raise _shutting_down()
+
     def close(self) -> None:
         """Ends all watchers with SHUTTING_DOWN; later ones are refused."""
         with self._lock:
@@ -127,8 +132,7 @@ class EventFeed:
 
     def _enter(self, topics: set[str], wants: Wants | None, wanted: Iterable[tuple[str, str]]) -> Watcher:
         with self._reading:
-            if self._closing.is_set():
-                raise _shutting_down()
+            self.check_open()
             if self._end_listening is None:
                 self._begin()
             waking = self._waking = self._waking or Waking()

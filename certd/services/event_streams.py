@@ -40,6 +40,9 @@ class Stream(Protocol):
     def authenticate(self) -> None:
         """Raises CREDENTIAL_INVALID or CREDENTIAL_REVOKED once the caller is no longer who they were."""
 
+    def is_open(self) -> bool:
+        """Returns whether anybody reads the stream."""
+
     def when_over(self, told: Callable[[], None]) -> None:
         """Has `told` called when nobody reads the stream any more, at once when that is so already."""
 
@@ -143,20 +146,27 @@ class _EventReader:
         self, check: Callable[[], None], stream: Stream, longest_wait: Callable[[], float]
     ) -> Iterator[WatchedEvent]:
         # Without a place in the feed at first: there may be more in the books than ever should wait for one watcher.
-        yield from self._from_books(check, until=None)
+        yield from self._from_books(check, stream, until=None)
+        if not stream.is_open():
+            return
         query = self._query
         with self._feed.watch_events(query.tenant or "", query.filter.types, wants=query.filter.fits) as watcher:
             stream.when_over(watcher.end)
-            yield from self._from_books(check, until=watcher.position)
+            yield from self._from_books(check, stream, until=watcher.position)
+            if not stream.is_open():
+                # What lies before the position was perhaps not told.
+                return
             self._at = latest(self._at, watcher.position)
             if self._told != self._at:
                 check()
                 yield self._cursor_alone()
             yield from self._from_feed(check, watcher, longest_wait)
 
-    def _from_books(self, check: Callable[[], None], until: ChainHead | None) -> Iterator[WatchedEvent]:
+    def _from_books(self, check: Callable[[], None], stream: Stream, until: ChainHead | None) -> Iterator[WatchedEvent]:
         """Reads to a place, or until there is nothing more."""
-        while until is None or self._at.seq < until.seq:
+        while (until is None or self._at.seq < until.seq) and stream.is_open():
+            # Little of what there is may be wanted, and nobody would notice otherwise that nobody waits for it.
+            self._feed.check_open()
             with self._store.read("events.watch.page") as tx:
                 rows = events.page(tx, after_seq=self._at.seq, limit=_PAGE, tenant=self._query.tenant)
             for row in rows:

@@ -329,23 +329,19 @@ def test_a_cursor_ahead_of_the_books_is_refused_and_that_of_the_start_is_not(boo
 
 
 def test_a_reader_that_falls_behind_is_told_where_to_go_on(make: Callable[..., Books]) -> None:
-    books = make(queue=3)
+    books = make(queue=5)
     reader = books.watch()
     reader.until(1)
     reader.hold()
     books.record("a")
     reader.until(2)
-    books.record(*(f"r{number}" for number in range(6)))
-    # Behind those before it in the feed.
-    watcher = books.watch()
-    watcher.until(1)
-    books.record("last")
-    watcher.until(2)
+    books.record(*(f"r{number}" for number in range(7)))
+    eventually(lambda: books.feed._position == books.head())
     refusal = reader.refusal()
     assert refusal.reason is Reason.WATCHER_TOO_SLOW
     again = books.watch(cursor=refusal.metadata["cursor"])
     names = told([*reader.told, *again.until(7 - (len(reader.told) - 2))])
-    assert names == ["a", *(f"r{number}" for number in range(6)), "last"]
+    assert names == ["a", *(f"r{number}" for number in range(7))]
 
 
 def test_a_quiet_stream_brings_a_new_cursor_now_and_then(make: Callable[..., Books]) -> None:
@@ -421,3 +417,22 @@ def test_nothing_is_read_while_nobody_watches(books: Books) -> None:
         assert not read
         assert told(books.watch(cursor=cursor_of(CHAIN_START)).until(2)) == ["a", "b"]
         assert read
+
+
+def test_whoever_went_away_has_nothing_looked_through_for_them(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "_PAGE", 2)
+    books.record(*(f"r{number}" for number in range(6)))
+    rare = EventQuery(parent=None, filter=EventFilter(resource="nothing"))
+    behind, read = CallBehind(), []
+    page = events.page
+
+    def goes(*args: object, **how: object) -> list[NumberedEvent]:
+        read.append(args)
+        behind.go()
+        return page(*args, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("certd.services.event_streams.events.page", goes)
+    reader = books.watch(rare, from_beginning=True, behind=behind)
+    assert reader.ended() is None
+    assert len(read) == 1
+    assert told(reader.told) == []

@@ -24,6 +24,9 @@ class CallBehind:
         if self._access is not None:
             self._access.authenticate(self._certificate)
 
+    def is_open(self) -> bool:
+        return not self._is_over
+
     def when_over(self, told: Callable[[], None]) -> None:
         self._told.append(told)
         if self._is_over:
