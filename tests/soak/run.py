@@ -165,7 +165,7 @@ def _live(
             _, victim = deaths.pop(0)
             server.kill(victim)
             happened.append((elapsed, victim, time.monotonic() - began - elapsed))
-            say(f"{elapsed:6.0f} s  {victim} killed; there again after {happened[-1][2]:.1f} s")
+            say(f"{elapsed:6.0f} s  {victim} killed; another one was there after {happened[-1][2]:.1f} s")
         elif elapsed >= told + pause - began:
             told = began + elapsed
             say(f"{elapsed:6.0f} s  {progress()}")

@@ -82,7 +82,7 @@ class Server:
             return
         before = self._pid_of(TOKEN)
         os.kill(before, signal.SIGKILL)
-        eventually(lambda: self._pid_of(TOKEN) not in {0, before}, within=_PATIENCE)
+        eventually(lambda: self._pid_of(TOKEN) not in {0, before}, within=_PATIENCE, pause=0.02)
 
     def processes(self) -> Mapping[int, str]:
         """Returns the role of every process of the daemon that lives, by its id."""

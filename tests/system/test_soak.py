@@ -1,4 +1,4 @@
-"""The soak, short: three agents, and a death each of daemon and token process."""
+"""The soak, short: four agents, and a death each of daemon and token process."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ from tests.system.test_bench import bench
 def test_renewals_reach_the_agents_whatever_dies(tmp_path: Path) -> None:
     report_file = tmp_path / "soak.json"
     ended = bench(
-        *("--agents", "3", "--minutes", "0.3", "--lifetime", "30", "--remaining-percent", "60", "--kills", "1"),
-        *("--seed", "3", "--json", report_file, "--folder", tmp_path),
+        *("--agents", "4", "--certificates", "3", "--minutes", "0.3", "--kills", "1", "--seed", "3"),
+        # Renewed after 4 to 27 seconds: soon, and long before the end, for a busy machine starts a daemon slowly.
+        *("--lifetime", "40", "--remaining-percent", "80", "--json", report_file, "--folder", tmp_path),
         name="soak",
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
