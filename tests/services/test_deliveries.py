@@ -315,6 +315,21 @@ def test_a_new_target_gets_what_is_left(books: Books) -> None:
 
 
 @pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
+def test_a_new_target_is_not_waited_for_because_the_old_one_is_away(books: Books, step: str) -> None:
+    books.subscribe()
+    books.emit("a")
+    books.target.answer = lambda _event: AWAY
+    elsewhere = WebhookTarget(url="https://elsewhere.example/")
+    books.steps.at[step] = lambda: books.change(target=elsewhere)
+    books.wakes.look()
+    books.deliveries.deliver(UID)
+    assert books.due() == books.clock.now()
+    books.target.answer = lambda _event: TAKEN
+    books.go()
+    assert books.target.urls == [elsewhere.url]
+
+
+@pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
 def test_deleted_while_it_is_delivered(books: Books, step: str) -> None:
     books.subscribe()
     seqs = books.emit("a", "b")
