@@ -184,7 +184,9 @@ class WatchEventsResponse(_message.Message):
     """Where to go on after this answer; opaque."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event; absent from an answer that brings a new cursor alone, which comes when nothing happened for a while."""
+        """The event; absent from an answer that brings a new cursor alone, which comes once all that had happened was told, and when
+        nothing happens for a while.
+        """
 
     def __init__(
         self,

@@ -1256,7 +1256,7 @@ class WatchManagedCertificatesResponse(_message.Message):
     """Where to go on after this answer; opaque. Empty with PRESENT: a stream that ends before SYNCED begins anew."""
     @_builtins.property
     def managed_certificate(self) -> _managed_certificate_pb2.ManagedCertificate:
-        """As it is now, without chain; absent with REMOVED, and when the caller asked as a consumer."""
+        """As it is now and as lists show it, without chain and uses; absent with REMOVED, and when the caller asked as a consumer."""
 
     @_builtins.property
     def association(self) -> _association_pb2.Association:
@@ -1264,7 +1264,7 @@ class WatchManagedCertificatesResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """What happened; with CHANGED and REMOVED."""
+        """What happened; with CHANGED and REMOVED, unless a grant brought it into the caller's sight or out of it."""
 
     def __init__(
         self,

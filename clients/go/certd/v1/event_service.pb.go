@@ -321,7 +321,8 @@ func (x *WatchEventsRequest) GetFromBeginning() bool {
 // An answer of WatchEvents.
 type WatchEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The event; absent from an answer that brings a new cursor alone, which comes when nothing happened for a while.
+	// The event; absent from an answer that brings a new cursor alone, which comes once all that had happened was told, and when
+	// nothing happens for a while.
 	Event *Event `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
 	// Where to go on after this answer; opaque.
 	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`

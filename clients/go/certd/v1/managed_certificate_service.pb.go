@@ -2534,11 +2534,11 @@ type WatchManagedCertificatesResponse struct {
 	Kind WatchManagedCertificatesResponse_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=certd.v1.WatchManagedCertificatesResponse_Kind" json:"kind,omitempty"`
 	// Name of the managed certificate; empty with SYNCED and ALIVE.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// As it is now, without chain; absent with REMOVED, and when the caller asked as a consumer.
+	// As it is now and as lists show it, without chain and uses; absent with REMOVED, and when the caller asked as a consumer.
 	ManagedCertificate *ManagedCertificate `protobuf:"bytes,3,opt,name=managed_certificate,json=managedCertificate,proto3" json:"managed_certificate,omitempty"`
 	// The association of the caller, as it is now, when the caller asked as a consumer; absent with REMOVED.
 	Association *Association `protobuf:"bytes,4,opt,name=association,proto3" json:"association,omitempty"`
-	// What happened; with CHANGED and REMOVED.
+	// What happened; with CHANGED and REMOVED, unless a grant brought it into the caller's sight or out of it.
 	Event *Event `protobuf:"bytes,5,opt,name=event,proto3" json:"event,omitempty"`
 	// Where to go on after this answer; opaque. Empty with PRESENT: a stream that ends before SYNCED begins anew.
 	Cursor        string `protobuf:"bytes,6,opt,name=cursor,proto3" json:"cursor,omitempty"`
