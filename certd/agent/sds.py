@@ -5,21 +5,14 @@ For a certificate `web` of the configuration there are two secrets: `web`, certi
 counts as served once each has taken it. One that refuses keeps what it had; the refusal is told with Envoy's own words.
 """
 
-import contextlib
 import hashlib
 import logging
-import os
 import secrets
-import socket
-import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -27,8 +20,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from certd.agent.bundle import Bundle
 from certd.agent.commands import StoppedError
 from certd.agent.config import Sds
-from certd.agent.deployment import group_id, user_id
 from certd.agent.errors import AgentError
+from certd.agent.sds_socket import bind
 from certd.agent.sds_subscription import MOST_NAMES, TYPE_URL, Answer, NotUnderstood, Offer, Published, Subscription
 from certd.envoy.secrets_pb2 import (
     DeltaDiscoveryRequest,
@@ -47,8 +40,6 @@ MOST_STREAMS: Final = 256
 _SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 _MOST_BYTES: Final = 4 << 20
 """Of a request: Envoy tells in its first one all that it was built with."""
-_LONGEST_PATH: Final = 103 if sys.platform == "darwin" else 107
-"""Bytes that the address of a unix socket holds."""
 _GRACE: Final = 1.0
 _ATTEMPT_BYTES: Final = 4
 
@@ -56,46 +47,6 @@ Told = Callable[[Bundle, str | None], None]
 """Is called for a bundle that an Envoy took (None), or refused (why), while nobody waited for it."""
 
 _log = logging.getLogger(__name__)
-
-
-def _bind(server: grpc.Server, listen: Sds) -> None:
-    """Has a server listen, with nobody let in who is not to be at any moment; raises AgentError."""
-    path = listen.socket.absolute()
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise AgentError(f"{path}: the path of a socket has at most {_LONGEST_PATH} bytes; name a shorter one")
-    user = -1 if listen.owner is None else user_id(listen.owner)
-    group = -1 if listen.group is None else group_id(listen.group)
-    _check_free(path)
-    with contextlib.suppress(OSError):
-        # Its folder is often one in /run, which is gone with every start of the machine.
-        path.parent.mkdir(mode=0o755, exist_ok=True)
-    # For all threads, but never less strict than before.
-    mask = os.umask(0o177)
-    try:
-        server.add_insecure_port(f"unix://{quote(str(path))}")
-    except RuntimeError as error:
-        raise AgentError(f"{path} cannot be made; see that its folder is there and may be written to") from error
-    finally:
-        os.umask(mask)
-    try:
-        os.chown(path, user, group)
-        path.chmod(listen.mode)
-    except OSError as error:
-        raise AgentError(f"{path} cannot be given to its owner: {(error.strerror or str(error)).lower()}") from error
-
-
-def _check_free(path: Path) -> None:
-    """Raises AgentError where something else is, or somebody listens. What a killed agent left is taken over."""
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise AgentError(f"{path} is there already, and no socket; remove it, or name another path")
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.settimeout(1.0)
-        probe.connect(str(path))
-        raise AgentError(f"somebody listens on {path} already: is another agent running?")
 
 
 def _names(certificate: str) -> tuple[str, str]:
@@ -195,7 +146,7 @@ class SecretServer:
             options=[("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.so_reuseport", 0)],
         )
         try:
-            _bind(server, self._listen)
+            bind(server, self._listen)
         except BaseException:
             pool.shutdown()
             raise

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from certd.agent.commands import StoppedError
 from certd.agent.config import Sds
 from certd.agent.errors import AgentError
 from certd.agent.sds import SecretServer
+from certd.agent.sds_socket import bind
 from certd.agent.sds_subscription import TYPE_URL
 from certd.envoy.secrets_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Secret
 from tests.agent.bundles import Minter
@@ -323,6 +325,32 @@ class TestSocket:
         server.start()
         server.stop()
         assert stat.S_IMODE((path.parent / "run").stat().st_mode) & 0o022 == 0
+
+    def test_its_folder_lets_envoy_through_whatever_the_mask_of_the_process(self, path: Path) -> None:
+        server = SecretServer(Sds(socket=path.parent / "run" / path.name), NAMES)
+        before = os.umask(0o077)
+        try:
+            server.start()
+        finally:
+            os.umask(before)
+        server.stop()
+        assert stat.S_IMODE((path.parent / "run").stat().st_mode) == 0o755
+
+    def test_who_owns_its_folder_cannot_have_something_else_given_away(self, path: Path) -> None:
+        victim = path.parent / "victim"
+        victim.write_text("secret")
+        victim.chmod(0o600)
+
+        class Led:
+            """A server whose socket somebody replaced as soon as it was there."""
+
+            def add_insecure_port(self, _: str) -> int:
+                path.symlink_to(victim)
+                return 1
+
+        with pytest.raises(AgentError, match="something else"):
+            bind(cast("grpc.Server", Led()), Sds(socket=path, mode=0o660))
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
     def test_what_a_killed_agent_left_is_taken_over(self, path: Path, start: Start, minter: Minter) -> None:
         with socket.socket(socket.AF_UNIX) as left:
