@@ -159,14 +159,26 @@ def _step(folder: int, name: str, make: int | None) -> int | None:
             raise AgentError(f"{name} is no folder; remove it, or name another") from error
         raise _failed(name, "cannot be opened", error) from error
     try:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=folder)
-            # Not at once, for the mask of the process would take bits away.
-            os.chmod(name, make, dir_fd=folder)
-            os.fsync(folder)
-        return os.open(name, _FOLDER, dir_fd=folder)
+        return _made(folder, name, make)
     except OSError as error:
         raise _failed(name, "cannot be made", error) from error
+
+
+def _made(folder: int, name: str, mode: int) -> int:
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder)
+    except FileExistsError:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        # Not at once, for the mask of the process would take bits away; not by its name, which may be another's by now.
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            os.fchmod(descriptor, mode)
+        os.fsync(folder)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _own_link(folder: int, name: str, path: Path, links: int) -> str:

@@ -140,3 +140,23 @@ def test_an_owner_who_does_not_exist_is_told(tmp_path: Path) -> None:
     file = File(path="key.pem", format="private-key", mode=0o600, owner="no-such-user")
     with pytest.raises(AgentError, match="no user no-such-user"):
         Deployment(tmp_path, (file,)).write(Minter().bundle())
+
+
+@needs_root
+def test_who_owns_the_folder_above_cannot_have_the_mode_of_something_else_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    make = os.mkdir
+
+    def mkdir(name: str, mode: int, *, dir_fd: int) -> None:
+        # The other one is quick.
+        make(name, mode, dir_fd=dir_fd)
+        os.rename(name, f"{name}.away", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        os.symlink(victim, name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(AgentError), folders.opened(tmp_path / "web", make=folders.PUBLIC):
+        pass
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
