@@ -111,6 +111,11 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
         "$ openssl pkcs8 -in out/key.pem -passin file:pass.txt",
         "Verification: OK",
         "Verified peername: www.example.internal",
+        "$ certctl managed renew web",
+        "$ certctl managed versions web",
+        "SUPERSEDED",
+        "$ certctl managed import shop --certificate shop.pem --private-key shop.key",
+        "$ certctl managed search --expires-within 30d",
         "scripts/quickstart --stop",
     ):
         assert part in output
@@ -122,9 +127,14 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
         quickstart.daemon_pid(),
         (quickstart.data / "quickstart/root.pem").read_text(),
     )
-    assert before == (2, before[1], 1)
+    assert before == (2, before[1], 2)
+    found = output.rpartition("$ certctl managed search --expires-within 30d")[2]
+    assert "shop " in found
+    assert "web " not in found
     output = quickstart.run("--no-install")
     assert f"runs already (process {first})" in output
+    assert "$ certctl managed renew web" not in output
+    assert "$ certctl managed import shop" not in output
     assert "Verification: OK" in output
     assert "certctl: NAME_NOT_ALLOWED: " in output
     assert "$ certctl certificate revoke " not in output
@@ -162,7 +172,13 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
 
 def _check_files(quickstart: _Quickstart) -> None:
     walk = quickstart.data / "quickstart"
-    for path in (walk / "pass.txt", walk / "web.key", walk / "own.key", quickstart.credentials / "admin.key"):
+    for path in (
+        walk / "pass.txt",
+        walk / "web.key",
+        walk / "own.key",
+        walk / "shop.key",
+        quickstart.credentials / "admin.key",
+    ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert (walk / "out/key.pem").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     # The port that was taken is not used, and what is used instead is on record, also for certctl.
