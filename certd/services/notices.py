@@ -58,11 +58,13 @@ class Notices:
         # What is farther off than it can be was told by a clock that was ahead.
         if now < self._next_round <= now + _EVERY:
             return
-        pages = _PAGES_IN_A_BEAT
-        for mark in self._marks(now):
+        pages, marks = _PAGES_IN_A_BEAT, self._marks(now)
+        for mark in marks:
             if mark.come:
                 pages -= self._tell(mark, now, most=pages)
-        self._store.write("notices.move", lambda tx: notices.move_all(tx, now))
+        others = {mark: _until(mark, now) for mark in marks if not mark.come and mark.until < _until(mark, now)}
+        if others:
+            self._store.write("notices.move", lambda tx: notices.move_all(tx, others))
         if pages > 0:
             self._next_round = now + _EVERY
 

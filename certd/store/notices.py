@@ -65,7 +65,6 @@ _MARKS: Select[Any] = (
     .where(_KNOWN)
     .order_by(_marks.c.days, _marks.c.kind)
 )
-_MOVE_ALL = update_of(_marks).where(_KNOWN, _marks.c.told_until < _UNTIL, ~_COME).values(told_until=_UNTIL, told_uid="")
 _BEGIN = insert_if_absent(_marks)
 _OF_MARK = (_marks.c.kind == bindparam("of_kind"), _marks.c.days == bindparam("of_days"))
 _END = delete(_marks).where(*_OF_MARK)
@@ -206,11 +205,6 @@ def marks(tx: Transaction, now: datetime) -> list[Mark]:
     ]
 
 
-def move_all(tx: Transaction, now: datetime) -> None:
-    """Moves the marks to the present behind which nothing has come near."""
-    tx.execute(_MOVE_ALL, {"now": microseconds(now)})
-
-
 def begin(tx: Transaction, mark: Mark) -> None:
     """Makes a mark, unless there is one of its kind and days."""
     columns = {
@@ -229,7 +223,19 @@ def end(tx: Transaction, mark: Mark) -> None:
 
 def move(tx: Transaction, mark: Mark, until: datetime, uid: str = "") -> bool:
     """Moves a mark; returns False, with nothing changed, when it does not stand any more where it did."""
-    parameters = {
+    return tx.execute(_MOVE, _moved(mark, until, uid)).rowcount == 1
+
+
+def move_all(tx: Transaction, several: Mapping[Mark, datetime]) -> None:
+    """Moves those marks that still stand where they did.
+
+    Looks at nothing else, so that on PostgreSQL it is in the way of nobody who changes what ends.
+    """
+    tx.execute(_MOVE, [_moved(mark, until, "") for mark, until in several.items()])
+
+
+def _moved(mark: Mark, until: datetime, uid: str) -> dict[str, object]:
+    return {
         "of_kind": mark.kind.value,
         "of_days": mark.days,
         "from_time": microseconds(mark.until),
@@ -237,7 +243,6 @@ def move(tx: Transaction, mark: Mark, until: datetime, uid: str = "") -> bool:
         "to_time": microseconds(until),
         "to_uid": uid,
     }
-    return tx.execute(_MOVE, parameters).rowcount == 1
 
 
 def near(tx: Transaction, mark: Mark, until: datetime, *, limit: int) -> list[EndingManaged]:
