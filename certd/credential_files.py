@@ -73,7 +73,9 @@ def settle(files: CredentialFiles) -> None:
 def write(path: Path, content: bytes, *, mode: int) -> None:
     """Replaces the file in one step, so that a crash leaves the old one or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    # What a crash left, or somebody who would read along.
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)

@@ -1,5 +1,6 @@
 """What stands in the files of a bundle."""
 
+import os
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,7 +33,7 @@ def passphrase(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             found = file.read(_LONGEST_PASSPHRASE + 2)
-            mode = path.stat().st_mode
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise AgentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     if stat.S_IMODE(mode) & _OTHERS:
