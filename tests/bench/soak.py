@@ -10,6 +10,7 @@ before its commit, until the files are those that programs read. Exit 1 names wh
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"seed {plan.seed}: {plan.agents} agents, {plan.certificates} certificates of {plan.lifetime:g} s,"
         f" {plan.seconds:g} s, {plan.kills} deaths each"
     )
+    # Nothing that was started here outlives it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="certd-soak-", dir=options.folder) as folder:
         report = soak(Path(folder), plan, say=_say)
     if options.json is not None:
