@@ -67,7 +67,7 @@ class Guesses:
 
     def admit(self, address: str, now: datetime) -> None:
         """Raises RATE_LIMITED when too many wrong codes came in this minute, from this address or in all."""
-        source = _source(address)
+        source = source_of(address)
         with self._lock:
             minute = self._turn_to(now)
             if self._wrong.get(source, 0) < self._from_an_address and self._wrong_in_all < self._in_all:
@@ -81,7 +81,7 @@ class Guesses:
 
     def wrong(self, address: str, now: datetime) -> None:
         """Notes a code that did not let in."""
-        source = _source(address)
+        source = source_of(address)
         with self._lock:
             self._turn_to(now)
             self._wrong_in_all += 1
@@ -141,7 +141,7 @@ def record(tx: Transaction, refused: list[Refused], type_: EventType) -> None:
         )
 
 
-def _source(address: str) -> str:
+def source_of(address: str) -> str:
     """Returns what counts as one: an address of IPv4, a network of IPv6."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -16,11 +16,13 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from certd.errors import field_invalid
+from certd.services.enrollment_guesses import source_of
 from certd.web.server import ImpatientProtocol, Server, WebServer, bound, configuration, started
 
 CONNECTIONS: Final = 512
 """Open at once, handshakes included; more are closed."""
 CONNECTIONS_OF_AN_ADDRESS: Final = 128
+"""The same of one address of IPv4, or of one network of IPv6."""
 PEER_CERTIFICATE: Final = "peer_certificate"
 """Name in a request's state of the DER of the client's certificate, which the handshake verified; None without one."""
 _HANDSHAKE_SECONDS: Final = 10.0
@@ -76,39 +78,40 @@ def serve_devices(app: Starlette, *, host: str, port: int, context: ssl.SSLConte
 class _Place:
     """One of the connections that may be open."""
 
-    def __init__(self, places: "_Places", address: str) -> None:
+    def __init__(self, places: "Places", source: str) -> None:
         self._places = places
-        self._address = address
+        self._source = source
         self._taken = True
 
     def leave(self) -> None:
         """Makes room for another one, once."""
         if self._taken:
             self._taken = False
-            self._places.leave(self._address)
+            self._places.leave(self._source)
 
 
-class _Places:
+class Places:
     """Counts connections; used by the thread of the listener alone."""
 
     def __init__(self) -> None:
-        self._of_addresses: Counter[str] = Counter()
+        self._of_sources: Counter[str] = Counter()
         self._in_all = 0
 
     def take(self, address: str) -> _Place | None:
         """Returns a place, None when there is none left."""
-        if self._in_all >= CONNECTIONS or self._of_addresses[address] >= CONNECTIONS_OF_AN_ADDRESS:
+        source = source_of(address)
+        if self._in_all >= CONNECTIONS or self._of_sources[source] >= CONNECTIONS_OF_AN_ADDRESS:
             return None
         self._in_all += 1
-        self._of_addresses[address] += 1
-        return _Place(self, address)
+        self._of_sources[source] += 1
+        return _Place(self, source)
 
-    def leave(self, address: str) -> None:
+    def leave(self, source: str) -> None:
         """Gives a place back."""
         self._in_all -= 1
-        self._of_addresses[address] -= 1
-        if not self._of_addresses[address]:
-            del self._of_addresses[address]
+        self._of_sources[source] -= 1
+        if not self._of_sources[source]:
+            del self._of_sources[source]
 
 
 class _DeviceProtocol(ImpatientProtocol):
@@ -138,7 +141,7 @@ class _Accepting:
     def __init__(self, listener: socket, serve: Callable[[socket, _Place], Any]) -> None:
         self._listener = listener
         self._serve = serve
-        self._places = _Places()
+        self._places = Places()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._accept())
 

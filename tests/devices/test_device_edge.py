@@ -357,6 +357,20 @@ def test_one_address_does_not_take_all_connections(site: Site, monkeypatch: pyte
     assert eventually(served)
 
 
+def test_a_network_of_one_owner_does_not_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_server, "CONNECTIONS_OF_AN_ADDRESS", 3)
+    places = device_server.Places()
+    # Its owner chooses the last 64 bits.
+    taken = [places.take(f"2001:db8::{number:x}") for number in range(1, 5)]
+    assert [place is not None for place in taken] == [True, True, True, False]
+    assert places.take("2001:db8:0:1::1") is not None
+    assert places.take("::ffff:192.0.2.1") is not None
+    assert places.take("fe80::1%eth0") is not None
+    assert taken[0] is not None
+    taken[0].leave()
+    assert places.take("2001:db8::9") is not None
+
+
 def test_the_server_certificate_is_replaced_without_a_restart(site: Site) -> None:
     files = site.installed.core.config.tls
 
