@@ -269,18 +269,34 @@ class DeliveryRun:
         """Commits a change with how far the events were sent; the run ends where that is another's by now."""
         known = self._subscription
 
-        def write(tx: Transaction) -> int | None:
-            revision = deliveries.advance(tx, progressed, expected_seq=known.delivered_seq)
-            if revision is not None:
+        def write(tx: Transaction) -> tuple[int | None, Subscription]:
+            revision, recorded = self._advance(tx, progressed)
+            if revision is not None and recorded is progressed:
                 change(tx)
-            return revision
+            return revision, recorded
 
-        revision = self._store.write("deliveries.advance", write)
+        revision, recorded = self._store.write("deliveries.advance", write)
         self._step("deliver.2.recorded")
         if revision is not None:
-            self._subscription = progressed
+            self._subscription = recorded
         # It was changed, deleted or is sent by another: what was known of it is not so any more.
         self._goes_on = revision == known.revision
+
+    def _advance(self, tx: Transaction, progressed: Subscription) -> tuple[int | None, Subscription]:
+        """Records how far the events were sent; returns its revision, None where that is another's by now, and how far.
+
+        What the run passed by was perhaps asked for meanwhile: then it passes nothing, and the next run begins there.
+        """
+        known = self._subscription
+        revision = deliveries.advance(tx, progressed, expected_seq=known.delivered_seq)
+        if revision in {None, known.revision} or progressed.delivered_seq == known.delivered_seq:
+            return revision, progressed
+        current = subscriptions.get_by_uid(tx, known.uid)
+        if current is None or (current.event_types, current.resource) == (known.event_types, known.resource):
+            return revision, progressed
+        stays = replace(progressed, delivered_seq=known.delivered_seq)
+        deliveries.advance(tx, stays, expected_seq=progressed.delivered_seq)
+        return revision, stays
 
     def _settle(self) -> None:
         """Records the end of the run, and when the next one is."""
@@ -289,7 +305,7 @@ class DeliveryRun:
 
         def settle(tx: Transaction) -> None:
             moved, more = self._looked_at(tx)
-            revision = deliveries.advance(tx, moved, expected_seq=known.delivered_seq)
+            revision, moved = self._advance(tx, moved)
             if revision is None:
                 if subscriptions.get_by_uid(tx, known.uid) is None:
                     jobs.finish(tx, JobKind.DELIVER_EVENTS, known.uid)

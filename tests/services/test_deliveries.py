@@ -330,6 +330,36 @@ def test_a_new_target_is_not_waited_for_because_the_old_one_is_away(books: Books
 
 
 @pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
+@pytest.mark.parametrize("resource", ["", "tenants/default/managedCertificates/a"])
+def test_what_is_asked_for_while_a_run_is_under_way_is_not_passed_by(either: Books, step: str, resource: str) -> None:
+    either.subscribe(event_types=("managed-certificate.renewed",), resource=resource)
+    first = either.emit("a")
+    more: list[int] = []
+
+    def change() -> None:
+        either.change(event_types=("managed-certificate.*",), resource="")
+        more.extend(either.emit("b", type_=EventType.MANAGED_CERTIFICATE_REVOKED))
+        more.extend(either.emit("a"))
+
+    either.steps.at[step] = change
+    either.go()
+    # By what was looked for before, only the last one of them was wanted.
+    assert firsts(either.target.taken) == [*first, *more]
+    assert either.subscription().delivered_seq == more[-1]
+    assert either.due() is None
+
+
+def test_what_is_refused_while_others_are_asked_for_comes_in_its_order(books: Books) -> None:
+    books.subscribe(event_types=("managed-certificate.renewed",))
+    (passed,) = books.emit("a", type_=EventType.MANAGED_CERTIFICATE_REVOKED)
+    (refused,) = books.emit("a")
+    books.target.answer = answers({refused: [REFUSED]})
+    books.steps.at["deliver.1.answered"] = lambda: books.change(event_types=("managed-certificate.*",))
+    books.go_until_nothing_is_due()
+    assert books.target.taken == [passed, refused]
+
+
+@pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
 def test_deleted_while_it_is_delivered(books: Books, step: str) -> None:
     books.subscribe()
     seqs = books.emit("a", "b")
