@@ -16,7 +16,7 @@ from certd.api.arrivals import Patience
 from certd.api.credentials import Credentials, ReloadingCredentials
 from certd.api.interceptors import Gate, time_left
 from certd.api.methods import Admission
-from certd.api.server import CALLS_BEING_REFUSED, GrpcServer, Limits, bind, options
+from certd.api.server import CALLS_BEING_REFUSED, GrpcServer, Limits, bind, ended_unless_bound, options
 from certd.api.streams import StreamSlots
 from certd.api.waiting_calls import WaitingCalls
 from certd.services.access import Access
@@ -75,8 +75,9 @@ def serve_enrollment(
     )
     for method, answer in answers:
         _add_method(server, method, answer)
-    reloading = ReloadingCredentials(credentials, client_certificates=False)
-    bound = bind(server, host, port, reloading.server_credentials, key="listen.enrollment")
+    with ended_unless_bound(slots, pool):
+        reloading = ReloadingCredentials(credentials, client_certificates=False)
+        bound = bind(server, host, port, reloading.server_credentials, key="listen.enrollment")
     services = tuple(method.containing_service.full_name for method, _ in answers)
     running = GrpcServer(
         server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool, services=services

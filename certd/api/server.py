@@ -1,6 +1,7 @@
 """The gRPC server: mutual TLS on one port, the services, health and reflection."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -255,9 +256,10 @@ def serve(
     server = grpc.server(pool, interceptors=[gate], options=options(limits), maximum_concurrent_rpcs=outer_wall)
     for descriptor, methods in zip(SERVICES, _methods(services, limits.requests), strict=True):
         add_service(server, descriptor, methods)
-    reloading = ReloadingCredentials(credentials, client_certificates=bearer is None)
     key = "listen.grpc" if bearer is None else "listen.bearer"
-    bound = bind(server, host, port, reloading.server_credentials, key=key)
+    with ended_unless_bound(slots, pool):
+        reloading = ReloadingCredentials(credentials, client_certificates=bearer is None)
+        bound = bind(server, host, port, reloading.server_credentials, key=key)
     names = [descriptor.full_name for descriptor in SERVICES]
     running = GrpcServer(server, port=bound, gate=gate, slots=slots, credentials=reloading, pool=pool, services=names)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -331,6 +333,18 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         server_info.methods(services.server),
     )
+
+
+@contextlib.contextmanager
+def ended_unless_bound(slots: StreamSlots, pool: WaitingCalls) -> Iterator[None]:
+    """Ends the threads of a server that comes to nothing."""
+    try:
+        yield
+    except BaseException:
+        slots.close()
+        slots.pool.shutdown()
+        pool.shutdown()
+        raise
 
 
 def bind(server: grpc.Server, host: str, port: int, credentials: grpc.ServerCredentials, *, key: str) -> int:
