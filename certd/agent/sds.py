@@ -146,7 +146,7 @@ class SecretServer:
             options=[("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.so_reuseport", 0)],
         )
         try:
-            bind(server, self._listen)
+            bind(server.add_insecure_port, self._listen)
         except BaseException:
             pool.shutdown()
             raise

@@ -5,11 +5,10 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
-
-import grpc
 
 from certd.agent import folders
 from certd.agent.config import Sds
@@ -20,8 +19,8 @@ _LONGEST_PATH: Final = 103 if sys.platform == "darwin" else 107
 """Bytes that the address of a unix socket holds."""
 
 
-def bind(server: grpc.Server, listen: Sds) -> None:
-    """Has a server listen; raises AgentError."""
+def bind(add_port: Callable[[str], object], listen: Sds) -> None:
+    """Has a server of gRPC listen, by its `add_insecure_port`; raises AgentError."""
     path = listen.socket.absolute()
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise AgentError(f"{path}: the path of a socket has at most {_LONGEST_PATH} bytes; name a shorter one")
@@ -38,7 +37,7 @@ def bind(server: grpc.Server, listen: Sds) -> None:
     # For all threads, but never less strict than before.
     mask = os.umask(0o177)
     try:
-        server.add_insecure_port(f"unix://{quote(str(path))}")
+        add_port(f"unix://{quote(str(path))}")
     except RuntimeError as error:
         raise AgentError(f"{path} cannot be made; see that its folder is there and may be written to") from error
     finally:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import grpc
 import pytest
@@ -341,15 +340,9 @@ class TestSocket:
         victim.write_text("secret")
         victim.chmod(0o600)
 
-        class Led:
-            """A server whose socket somebody replaced as soon as it was there."""
-
-            def add_insecure_port(self, _: str) -> int:
-                path.symlink_to(victim)
-                return 1
-
+        # Somebody replaced the socket as soon as it was there.
         with pytest.raises(AgentError, match="something else"):
-            bind(cast("grpc.Server", Led()), Sds(socket=path, mode=0o660))
+            bind(lambda _: path.symlink_to(victim), Sds(socket=path, mode=0o660))
         assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
     def test_what_a_killed_agent_left_is_taken_over(self, path: Path, start: Start, minter: Minter) -> None:
