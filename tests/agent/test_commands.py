@@ -143,7 +143,10 @@ class Served:
                 try:
                     if self.postgresql and connection.recv(8) == b"\0\0\0\x08\x04\xd2\x16\x2f":
                         connection.sendall(b"S")
-                    if self._context is not None:
+                    if self._context is None:
+                        # What is not read would have the end come as a reset.
+                        connection.recv(65_536)
+                    else:
                         with self._context.wrap_socket(connection, server_side=True) as wrapped:
                             wrapped.recv(1)
                 except OSError:
