@@ -2,7 +2,11 @@
 
 import os
 import sys
+import threading
+import time
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,3 +23,44 @@ def _processors() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     yield
     assert os.sched_getaffinity(0) == before
+
+
+_WORKING = ("certd.api.", "certd.ipc.channel", "certd.scheduler", "certd.services.", "certd.store.", "certd.web.")
+"""Modules whose threads work by themselves, and so among other tests."""
+_END_SECONDS = 10.0
+_of_the_session: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
+    """Notes the threads of what all modules share."""
+    if fixturedef.scope != "session":
+        return (yield)
+    before = set(threading.enumerate())
+    result = yield
+    _of_the_session.update(set(threading.enumerate()) - before)
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    """A store or a scheduler that a module leaves running would write and count beside the tests after it."""
+    before = set(threading.enumerate())
+    yield
+
+    def left() -> list[threading.Thread]:
+        return [
+            thread
+            for thread in threading.enumerate()
+            if thread not in before and thread not in _of_the_session and _works(thread)
+        ]
+
+    # Some end a moment after whoever stopped them.
+    deadline = time.monotonic() + _END_SECONDS
+    while found := left():
+        assert time.monotonic() < deadline, f"left running: {', '.join(thread.name for thread in found)}"
+        found[0].join(0.1)
+
+
+def _works(thread: threading.Thread) -> bool:
+    return str(getattr(getattr(thread, "_target", None), "__module__", "")).startswith(_WORKING)

@@ -207,10 +207,13 @@ def test_a_method_without_a_rule_is_refused_to_everybody() -> None:
     finally:
         server.stop(0).wait()
         pool.shutdown()
+        slots.close()
 
 
 def test_a_service_with_a_method_too_few_does_not_start() -> None:
-    server = grpc.server(StreamSlots(1).pool)
+    slots = StreamSlots(1)
+    server = grpc.server(slots.pool)
+    slots.close()
     with pytest.raises(TypeError, match=r"certd\.v1\.ServerService"):
         add_service(server, SERVICES[-1], {})
 
