@@ -14,11 +14,13 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from certd.api.server import Limits
+from certd.api.server import Limits, serve
 from certd.api.streams import OpenStream, StreamSlots
 from certd.errors import CertdError, Reason
+from certd.model.access import Caller
 from certd.model.event_filter import EventFilter
 from certd.model.names import ManagedCertificateName, TenantName
+from certd.services.bearer import Bearer
 from certd.services.event_streams import EventQuery, Stream, WatchedEvent
 from certd.services.managed_watch import ManagedWatchRequest
 from certd.services.paging import PageRequest
@@ -33,7 +35,7 @@ from certd.v1 import (
 )
 from tests.api.edge_events import RENEWED, FakeEventStreams
 from tests.api.edge_failure import Failure, failure_of
-from tests.api.edge_server import ALICE, CLIENT, Edge, running_edge
+from tests.api.edge_server import ALICE, CLIENT, CREDENTIALS, SYSTEM_ROOT, Edge, running_edge
 from tests.waiting import eventually
 
 WEB = "tenants/default/managedCertificates/web"
@@ -282,3 +284,35 @@ def test_one_caller_does_not_take_every_slot() -> None:
     slots.close()
     with pytest.raises(CertdError, match="SHUTTING_DOWN"), slots.slot(stream_of(), "another"):
         pass
+
+
+class OneToken(Bearer):
+    """Takes every token until the test says that they have ended."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.has_ended = False
+
+    def authenticate(self, token: str) -> Caller:
+        self.seen.append(token)
+        if self.has_ended:
+            raise CertdError(Reason.CREDENTIAL_INVALID, "the bearer token is refused: it ended")
+        return Caller(principal=ALICE, serial="")
+
+
+def test_a_stream_ends_with_the_token_of_its_caller(edge: Edge) -> None:
+    Endless(edge)
+    tokens = OneToken()
+    server = serve(host="127.0.0.1", port=0, credentials=CREDENTIALS, services=edge.services, bearer=tokens)
+    trust = grpc.ssl_channel_credentials(SYSTEM_ROOT.pem)
+    try:
+        with grpc.secure_channel(f"localhost:{server.port}", trust) as channel:
+            stub: Any = event_service_pb2_grpc.EventServiceStub(channel)  # type: ignore[no-untyped-call]
+            reader = stub.WatchEvents(_EVERYTHING, timeout=60, metadata=(("authorization", "Bearer mine"),))
+            next(reader)
+            tokens.has_ended = True
+            failure = refused(reader)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID")
+            assert set(tokens.seen) == {"mine"}
+    finally:
+        server.stop(0)

@@ -436,3 +436,11 @@ def test_whoever_went_away_has_nothing_looked_through_for_them(books: Books, mon
     assert reader.ended() is None
     assert len(read) == 1
     assert told(reader.told) == []
+
+
+def test_a_caller_is_looked_at_anew_when_what_they_showed_ends() -> None:
+    def wait(seconds: float | None) -> float:
+        end = None if seconds is None else NOW + timedelta(seconds=seconds)
+        return event_streams.wait_of(Caller(principal="x", serial="", not_after=end), NOW, 30.0)
+
+    assert [wait(seconds) for seconds in (None, 100, 10, 0, -10)] == [30.0, 30.0, 10.5, 0.5, 0.5]
