@@ -14,7 +14,7 @@ from certd.services.access import Access
 from certd.services.event_cursors import cursor_of, place_of
 from certd.services.event_feed import EventFeed
 from certd.services.event_streams import QUIET, Stream, latest, too_slow, wait_of
-from certd.services.event_topics import managed_name_in
+from certd.services.event_topics import ASSOCIATED, managed_name_in
 from certd.services.managed_watch_scopes import ChangeKind, ConsumerScope, ManagedChange, Scope, TenantScope
 from certd.services.tenants import existing_tenant
 from certd.services.watchers import TooSlowError, Watcher
@@ -110,13 +110,17 @@ class _Reader:
         if self._begin is None or not self._scope.is_as_it_was(self._begin.seq):
             return None
         self._at = self._begin
+        self._scope.resume(self._begin.seq)
         return self._feed.since(self._scope.all_topics(watcher), self._begin.seq)
 
     def _all_that_is_there(
         self, watcher: Watcher, stream: Stream
     ) -> Generator[ManagedChange, None, list[NumberedEvent]]:
-        """Tells what there is; returns what happened meanwhile, of each managed certificate the last event."""
-        waiting: dict[str, NumberedEvent] = {}
+        """Tells what there is; returns what happened meanwhile, of each managed certificate the last event.
+
+        The last one of its associations besides, for what ended is in no other.
+        """
+        waiting: dict[tuple[str, bool], NumberedEvent] = {}
         pages = self._scope.pages()
         while True:
             with self._turns:
@@ -128,9 +132,9 @@ class _Reader:
                 yield self._told(change)
             # Or a long beginning would fill its queue.
             for row in self._take(watcher, 0) or ():
-                name = managed_name_in(row.event.resource)
-                waiting.pop(name, None)
-                waiting[name] = row
+                kind = (managed_name_in(row.event.resource), row.event.type in ASSOCIATED)
+                waiting.pop(kind, None)
+                waiting[kind] = row
         return list(waiting.values())
 
     def _from_feed(

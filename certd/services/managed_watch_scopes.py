@@ -75,6 +75,9 @@ class Scope(Protocol):
     def is_as_it_was(self, seq: int) -> bool:
         """Returns whether what it sees has changed since an event by nothing but what its topics tell."""
 
+    def resume(self, seq: int) -> None:
+        """Takes what it sees for told of up to an event, since which it is as it was."""
+
     def require(self) -> None:
         """Raises PERMISSION_MISSING when it may see nothing of this any more."""
 
@@ -130,6 +133,9 @@ class TenantScope:
     def is_as_it_was(self, _seq: int) -> bool:
         """As in Scope: it sees all of it or nothing."""
         return True
+
+    def resume(self, _seq: int) -> None:
+        """As in Scope: it sees all of it or nothing."""
 
     def require(self) -> None:
         """As in Scope: each of the names, or all."""
@@ -208,6 +214,8 @@ class ConsumerScope:
         self._tenant_uids: dict[str, str] = {}
         self._checked_at = -1
         """Version of the configuration at which `_shown` was right."""
+        self._resumed_at: int | None = None
+        """The event up to which `_shown` was told of by an earlier stream; None: nothing is left to be doubted."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -242,6 +250,11 @@ class ConsumerScope:
         changes = self._feed.since((GRANTS,), seq)
         own = set(principals_of(self._caller.principal))
         return changes is not None and not any(row.event.details.get("to") in own for row in changes)
+
+    def resume(self, seq: int) -> None:
+        """As in Scope; a grant may hold already, or no longer, whose event is yet to come."""
+        self._resumed_at, self._checked_at = seq, self._store.configuration_version
+        self._shown = {name for name, association in self._associations.items() if self._may_lease(association)}
 
     def require(self) -> None:
         """As in Scope: it must be let lease something, wherever that is."""
@@ -280,14 +293,20 @@ class ConsumerScope:
     def rechecked(self, cursor: str) -> list[ManagedChange]:
         """As in Scope: by grants that were made or deleted."""
         version = self._store.configuration_version
-        if version == self._checked_at:
+        is_in_doubt = self._resumed_at is not None and not self.is_as_it_was(self._resumed_at)
+        if is_in_doubt:
+            self._resumed_at = None
+        # When there is another version, what differs is all that there is to tell.
+        tells_all = is_in_doubt and version == self._checked_at
+        if version == self._checked_at and not tells_all:
             return []
         self._checked_at = version
         told: list[ManagedChange] = []
         for name, association in self._associations.items():
-            if self._may_lease(association) == (name in self._shown):
+            may_lease = self._may_lease(association)
+            if may_lease == (name in self._shown) and not tells_all:
                 continue
-            if name in self._shown:
+            if not may_lease:
                 self._shown.discard(name)
                 told.append(ManagedChange(kind=ChangeKind.REMOVED, name=name, cursor=cursor))
                 continue

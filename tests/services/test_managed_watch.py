@@ -18,7 +18,7 @@ from certd.services.grants import GivenGrant
 from certd.services.leases import GivenDeployment
 from certd.services.managed_certificate_changes import LABELS, ManagedCertificateChange
 from certd.services.managed_watch import ManagedWatch, ManagedWatchRequest
-from certd.services.managed_watch_scopes import ChangeKind, ManagedChange
+from certd.services.managed_watch_scopes import ChangeKind, ConsumerScope, ManagedChange
 from certd.services.tenants import GivenTenant
 from certd.store import events
 from certd.token.settings import TokenSettings
@@ -329,6 +329,76 @@ def test_grants_bring_into_sight_and_out_of_it_while_the_stream_is_open(ca: Worl
     renew(ca, SHOP)
     renew(ca)
     assert shown(reader.until(5))[4] == (CHANGED, "web")
+
+
+def granted(world: World, machine: Consumer, managed: ManagedCertificateName) -> GrantName:
+    name = GrantName("default", managed.managed_certificate)
+    given = GivenGrant(principal=machine.spiffe_id, role=Role.CONSUMER, scope=str(managed), profiles=None)
+    world.core.grants.create(ADMINISTRATOR, name, given, key=None, validate_only=False)
+    return name
+
+
+@pytest.mark.parametrize("when", ["later", "at that moment"])
+def test_who_came_back_is_told_of_what_goes_out_of_sight(
+    ca: World, watch: Watch, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    machine = consumer(ca, scope=str(WEB))
+    for name in (WEB, SHOP):
+        active(ca, name)
+        associate(ca, machine, name)
+    grant = granted(ca, machine, SHOP)
+    first = watch(ca, machine)
+    told = first.until(3)
+    assert shown(told) == [(PRESENT, "shop"), (PRESENT, "web"), (SYNCED, "")]
+    first.go()
+
+    def withdraw() -> None:
+        ca.core.grants.delete(ADMINISTRATOR, grant, key=None, validate_only=False)
+
+    resume = ConsumerScope.resume
+
+    def late(scope: ConsumerScope, seq: int) -> None:
+        # It holds no longer, and its event has not come yet.
+        withdraw()
+        resume(scope, seq)
+
+    if when == "at that moment":
+        monkeypatch.setattr(ConsumerScope, "resume", late)
+    reader = watch(ca, machine, cursor=told[-1].cursor)
+    assert shown(reader.until(1))[0] == (SYNCED, "")
+    if when == "later":
+        withdraw()
+    until(reader, REMOVED)
+    assert (REMOVED, "shop") in shown(reader.told)
+    # What nobody changed is told again where one could not know what was told before.
+    assert ((CHANGED, "web") in shown(reader.told)) == (when == "at that moment")
+    renew(ca)
+    assert until(reader, CHANGED, EventType.MANAGED_CERTIFICATE_RENEWED).name == str(WEB)
+
+
+def test_what_ends_while_all_there_is_is_told_is_told_though_more_happens_to_it(
+    ca: World, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = consumer(ca)
+    for name in (WEB, SHOP):
+        active(ca, name)
+        associate(ca, machine, name)
+    monkeypatch.setattr(managed_watch_scopes, "_PAGE", 1)
+    pages = ConsumerScope.pages
+
+    def slowly(scope: ConsumerScope) -> Iterator[list[ManagedChange]]:
+        for number, page in enumerate(pages(scope)):
+            if number:
+                dissociate(ca)
+                renew(ca)
+                with ca.core.store.read("test") as tx:
+                    head = events.head(tx)
+                eventually(lambda head=head: ca.core.event_feed._position == head)
+            yield page
+
+    monkeypatch.setattr(ConsumerScope, "pages", slowly)
+    answers = watch(ca, machine).until(4)
+    assert shown(answers) == [(PRESENT, "shop"), (PRESENT, "web"), (SYNCED, ""), (REMOVED, "web")]
 
 
 def test_a_revoked_consumer_and_one_without_grants_are_not_served_on(ca: World, watch: Watch) -> None:
