@@ -28,6 +28,8 @@ _RENEWAL_RETRY: Final = (60.0, 300.0)
 _SHORTEST_PAUSE: Final = 1.0
 _PART_OF_WHAT_IS_LEFT: Final = 0.1
 """Of what a certificate has still to live: so much of it may pass without a try to reach the server."""
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds between tries to make a connection."""
 _NOT_ENROLLED: Final = "this machine has no identity yet: run certd-agent enroll --code-file FILE"
 
 _log = logging.getLogger(__name__)
@@ -98,7 +100,8 @@ class Uplink:
         if found is None:
             self._tell(_NOT_ENROLLED)
             return
-        client = Client(config.server, found)
+        # Thousands may be out there, some of which are let in no more.
+        client = Client(config.server, found, longest_pause=_LONGEST_PAUSE)
         line = _Line(client, Identity(found), ApiServer(client))
         self._take(line, self._line)
         self.problem = ""

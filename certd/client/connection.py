@@ -31,7 +31,6 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     # A daemon is back within a second; the default waits of one second and more would outlast our retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
     # Despite its name, how long a connection may take until both sides have shaken hands: it may be a long way.
     ("grpc.min_reconnect_backoff_ms", 10_000),
 )
@@ -77,6 +76,7 @@ class Client:
         credentials: of the caller.
         timeout: seconds for a call with all its tries; None: a minute for each try, and no new try after ten seconds.
         on_wait: told before each wait for another try, for example to show progress.
+        longest_pause: seconds up to which the pauses grow in which a broken connection is made again, calls or none.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Client:
         *,
         timeout: float | None = None,
         on_wait: Callable[[Waiting], None] | None = None,
+        longest_pause: float = 1.0,
     ) -> None:
         self.address = address
         self._credentials = credentials
@@ -95,7 +96,7 @@ class Client:
         self._channel = grpc.secure_channel(
             address,
             _channel_credentials(credentials),
-            options=_CHANNEL_OPTIONS,
+            options=[*_CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", int(longest_pause * 1000))],
         )
         self.stubs = Stubs(self._channel)
 

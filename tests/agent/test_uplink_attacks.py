@@ -4,8 +4,11 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -182,6 +185,37 @@ def test_a_renewal_that_ends_in_a_way_that_nobody_foresaw_is_not_the_last(
     desk.uplink.connect(desk.config)
     desk.turn(lambda: calls and not desk.uplink.busy)
     assert _is_good(enrolled)
+
+
+def test_a_server_that_takes_nobody_is_not_called_each_second(enrolled: IdentityFiles) -> None:
+    calls: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        loop = Loop()
+        config = Config(server=f"127.0.0.1:{listener.getsockname()[1]}", state_directory=enrolled.folder)
+        slots = Slots(loop, poll_interval=300, stop=threading.Event(), refused=lambda _: None)
+        uplink = Uplink(config, loop=loop, clock=FakeClock(datetime.now(UTC)), watch=None, slots=slots)
+        uplink.connect(config)
+        server = uplink.server
+        assert server is not None
+        # The connection is tried on behind the first call, whether there are others or not.
+
+        def ask() -> None:
+            # Closed meanwhile, it fails in a way of its own.
+            with suppress(CallFailed, ValueError):
+                server.association(ASSOCIATION)
+
+        call = threading.Thread(target=ask)
+        call.start()
+        try:
+            while len(calls) < 3 or max(b - a for a, b in pairwise(calls)) < 1.3:
+                listener.accept()[0].close()
+                calls.append(time.monotonic())
+                assert len(calls) < 20
+        finally:
+            uplink.close()
+            call.join(20)
+            loop.close()
 
 
 def test_a_key_that_comes_after_its_certificate_is_noticed(desk: Desk, enrolled: IdentityFiles) -> None:
