@@ -58,6 +58,7 @@ def ca(world: World) -> World:
 def watch() -> Iterator[Watch]:
     """Opens a stream, whose reader goes at the end."""
     made: list[Reader[ManagedChange]] = []
+    services: list[ManagedWatch] = []
 
     def opened(
         world: World,
@@ -70,6 +71,7 @@ def watch() -> Iterator[Watch]:
         behind = CallBehind(world.core.access, who.certificate) if isinstance(who, Consumer) else CallBehind()
         request = ManagedWatchRequest(parent=None if consumer_mode else TENANT, names=frozenset(names), cursor=cursor)
         caller = who.caller if isinstance(who, Consumer) else who
+        services.extend([] if service is None else [service])
         answers = (service or world.core.managed_watch).watch(caller, request, behind)
         made.append(Reader(answers, behind))
         return made[-1]
@@ -78,6 +80,8 @@ def watch() -> Iterator[Watch]:
     for reader in made:
         reader._behind.go()
         reader.ended()
+    for service in services:
+        service._feed.close()
 
 
 def service_of(world: World, **how: float) -> ManagedWatch:
