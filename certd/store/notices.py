@@ -13,13 +13,15 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Row,
+    ScalarSelect,
     Select,
+    Table,
     and_,
     bindparam,
     case,
     delete,
-    exists,
     literal_column,
     select,
     tuple_,
@@ -40,23 +42,27 @@ _marks = notification_schema.notice_marks
 _managed, _versions = managed_schema.managed_certificates, managed_schema.managed_certificate_versions
 _authorities = schema.authorities
 
+
+def _first(table: Table, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """Returns the end of what comes first behind a mark; NULL when nothing does.
+
+    In the order of the index: for EXISTS alone, PostgreSQL, which knows nothing of the marks, would read the table.
+    """
+    behind = tuple_(table.c.not_after, table.c.uid) > tuple_(_marks.c.told_until, _marks.c.told_uid)
+    near_ones = select(table.c.not_after).where(*conditions, behind, table.c.not_after < _UNTIL)
+    return near_ones.order_by(table.c.not_after, table.c.uid).limit(literal_column("1")).scalar_subquery()
+
+
 _DAY: Final = 86_400_000_000
 _UNTIL = bindparam("now", type_=BigInteger) + _marks.c.days * literal_column(str(_DAY))
 """What ends before this is near at a mark."""
 _COME = case(
     (
         _marks.c.kind == literal_column(f"'{NoticeKind.MANAGED_CERTIFICATE}'"),
-        exists().where(
-            _managed.c.state == literal_column("'ACTIVE'"),
-            tuple_(_managed.c.not_after, _managed.c.uid) > tuple_(_marks.c.told_until, _marks.c.told_uid),
-            _managed.c.not_after < _UNTIL,
-        ),
+        _first(_managed, _managed.c.state == literal_column("'ACTIVE'")),
     ),
-    else_=exists().where(
-        tuple_(_authorities.c.not_after, _authorities.c.uid) > tuple_(_marks.c.told_until, _marks.c.told_uid),
-        _authorities.c.not_after < _UNTIL,
-    ),
-)
+    else_=_first(_authorities),
+).is_not(None)
 """Whether there is anything between a mark and the present."""
 # A newer release may have more kinds.
 _KNOWN = _marks.c.kind.in_([kind.value for kind in NoticeKind])

@@ -1,5 +1,6 @@
 """Each notice is given once: whatever dies, however many daemons there are, and wherever the clock goes."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, text
 from sqlalchemy import event as sql_event
 
 from certd.model.notice import NoticeKind
@@ -184,6 +185,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.statements = 0
+        self.seen: list[tuple[str, Any]] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -193,9 +195,10 @@ class Counting:
     def __exit__(self, *_: object) -> None:
         sql_event.remove(Engine, "before_cursor_execute", self._note)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, *told: Any) -> None:
         with self._lock:
             self.statements += 1
+            self.seen.append((told[2], told[3]))
 
 
 def test_a_round_costs_what_has_come_near_and_not_what_there_is(quick: Daemon) -> None:
@@ -253,3 +256,17 @@ def test_what_is_asked_is_read_by_the_end(quick: Daemon) -> None:
         assert "ORDER BY" not in plan
     assert "managed_certificates_not_after (state=? AND not_after>? AND not_after<?)" in marks
     assert "authorities_not_after (not_after>? AND not_after<?)" in marks
+
+
+def test_postgresql_reads_by_the_end_too(daemons: tuple[Daemon, Daemon]) -> None:
+    """It knows nothing of where the marks are, and would read the whole table for what is not there."""
+    first, _ = daemons
+    fleet(first.store, first.put(left=60 * DAY), 2000, ends=MINUTE)
+    first.store.write("test.analyze", lambda tx: tx.execute(text("ANALYZE")))
+    with first.store.read("test.explain") as tx, Counting() as asked:
+        notice_rows.marks(tx, first.clock.now())
+        # Those who number events ask too.
+        sql, values = next(one for one in asked.seen if "notice_marks" in one[0])
+        plan = tx.execute(text("EXPLAIN " + re.sub(r"%\((\w+)\)s(::\w+)?", r":\1", sql)), values).scalars().all()
+    assert any("managed_certificates_not_after" in line for line in plan)
+    assert not any("Seq Scan on managed_certificates" in line for line in plan)
