@@ -27,7 +27,7 @@ from certd.agent.config import Certificate, Command
 from certd.agent.deployment import CURRENT, Deployment, Step
 from certd.agent.errors import AgentError, NotTakenYetError
 from certd.agent.kept import Failure, Kept, Record
-from certd.agent.log import fields
+from certd.agent.log import fields, printable
 from certd.agent.server import Server
 from certd.agent.target import Target
 from certd.clock import Clock
@@ -343,7 +343,7 @@ class Keeper:
         retry_time = self._clock.now() + timedelta(seconds=delay)
         failure = Failure(
             version=version,
-            message=error.message[:LONGEST_MESSAGE],
+            message=printable(error.message[:LONGEST_MESSAGE]),
             count=count,
             retry_time=retry_time.timestamp(),
         )

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,7 +105,11 @@ def enroll(*, config_file: Path, code_file: str, replace: bool) -> None:
         message = f'write enrollment = "host:8444" into {config_file}: what certd.toml of the server calls'
         raise AgentError(f"{message} listen.enrollment")
     identity.prepare(settings.state_directory)
-    existing = identity.IdentityFiles(settings.state_directory).read() if not replace else None
+    existing = None
+    if not replace:
+        # One that is damaged is of no use to anybody.
+        with suppress(CertdError):
+            existing = identity.IdentityFiles(settings.state_directory).read()
     if existing is not None and existing.not_after > datetime.now(UTC):
         raise AgentError(
             f"{settings.state_directory} has an identity, which is good until {existing.not_after.isoformat()};"

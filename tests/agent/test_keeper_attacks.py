@@ -173,6 +173,23 @@ def test_on_the_way_back_every_program_is_told_whichever_is_gone(machine: Machin
     assert other_machine.logged()[-1] == "reload 1"
 
 
+class Rude(Clumsy):
+    """A target that says what no report may hold."""
+
+    def deploy(self, bundle: Bundle) -> None:
+        raise AgentError(f"no\x1b[2J\nversion\udcff {bundle.version}" + "\x00" * 2000)
+
+
+def test_what_a_program_says_is_told_as_text_that_a_report_may_hold(machine: Machine) -> None:
+    server = Stranger()
+    server.renew()
+    machine.agent(targets=[Rude()]).advance(server, None)
+    (report,) = server.reports
+    assert report.message.isprintable()
+    assert report.message.startswith("no?[2J?version? 1")
+    assert len(report.message) == 1024
+
+
 class Absent:
     """A target that nobody comes to."""
 

@@ -36,6 +36,7 @@ from certd.agent.uplink import Uplink
 from certd.agent.watching import Watcher, pause
 from certd.client.connection import Client
 from certd.client.failure import CallFailed, decode
+from certd.pki.enrollment_code import key_sha256, new_code
 from certd.v1.access_service_pb2 import RenewIdentityRequest
 from certd.v1.association_pb2 import Association
 from certd.v1.identity_pb2 import IdentityCredential
@@ -332,6 +333,18 @@ def test_what_a_server_says_is_shown_and_logged_without_what_moves_a_terminal(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].isprintable()
+
+
+def test_a_damaged_identity_does_not_keep_a_machine_from_enrolling_anew(
+    enrolled: IdentityFiles, issuer: Issuer
+) -> None:
+    state = enrolled.folder
+    lines = ('server = "127.0.0.1:1"', 'enrollment = "127.0.0.1:1"', f'state_directory = "{state}"')
+    (state / "agent.toml").write_text("\n".join(lines))
+    enrolled.files.private_key.write_text("nothing")
+    code = new_code(key_sha256(issuer.root.public_bytes(Encoding.DER))).text()
+    ended = CliRunner().invoke(main, ["enroll", "--config", str(state / "agent.toml")], input=code)
+    assert "no connection" in ended.output
 
 
 def test_a_state_directory_that_goes_away_is_a_problem_of_the_file_alone(tmp_path: Path) -> None:
