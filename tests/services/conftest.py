@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from certd.services.idempotency import RequestKey
 from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import NewManagedCertificate
 from certd.store import events
-from certd.store.migration import migrate
 from certd.token.settings import TokenSettings
 from tests.coverage import uncovered_children
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.softhsm import make_token
 
@@ -179,20 +179,23 @@ def two_worlds(folder: Path, token: TokenSettings, postgres_url: str) -> Iterato
 @contextmanager
 def running_world(config: Config, clock: FakeClock) -> Iterator[World]:
     """Runs a core on the database of `config`; several may share one PostgreSQL."""
-    migrate(config.database.url)
+    migrated(config.database.url)
     with _running(config, clock) as world:
         _bootstrap(world)
         yield world
 
 
 @contextmanager
-def new_world(folder: Path, token: TokenSettings) -> Iterator[World]:
-    """Runs a core on SQLite whose clock stands where all of them begin, as `running_world` does with a new token.
+def new_world(
+    folder: Path, token: TokenSettings, *, authorities: bool = False, of_today: bool = False
+) -> Iterator[World]:
+    """Runs a core on SQLite, as `running_world` does with a new token.
 
-    What is the same for every one, tables and a system authority, is made once for many tests and copied.
+    What is the same for every one is made once for many tests and copied: tables, a system authority, and the
+    authorities `root` and `ca` if they are wanted. The clock stands where all begin, or at the real time.
     """
-    _copy_beginning(folder, token)
-    with _running(configuration(folder, token), FakeClock()) as world:
+    _copy_beginning(_beginning(authorities=authorities, of_today=of_today), folder, token)
+    with _running(configuration(folder, token), FakeClock(datetime.now(UTC)) if of_today else FakeClock()) as world:
         yield world
 
 
@@ -220,17 +223,19 @@ def _bootstrap(world: World) -> None:
 
 
 @functools.cache
-def _beginning() -> Path:
+def _beginning(*, authorities: bool, of_today: bool) -> Path:
     """Returns a folder with the token and the database of a server that was made and stopped."""
     folder = Path(tempfile.mkdtemp(prefix="certd-beginning-"))
     atexit.register(shutil.rmtree, folder)
-    with running_world(configuration(folder, make_token(folder)), FakeClock()):
-        pass
+    clock = FakeClock(datetime.now(UTC)) if of_today else FakeClock()
+    with running_world(configuration(folder, make_token(folder)), clock) as world:
+        if authorities:
+            world.create_root()
+            world.create_subordinate()
     return folder
 
 
-def _copy_beginning(folder: Path, token: TokenSettings) -> None:
-    beginning = _beginning()
+def _copy_beginning(beginning: Path, folder: Path, token: TokenSettings) -> None:
     # A stopped server leaves its database in one file.
     shutil.copy(beginning / "certd.db", folder / "certd.db")
     tokens = token.pin_file.parent / "tokens"
@@ -241,4 +246,11 @@ def _copy_beginning(folder: Path, token: TokenSettings) -> None:
 @pytest.fixture
 def world(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
     with new_world(tmp_path, token_settings) as running:
+        yield running
+
+
+@pytest.fixture
+def ca(tmp_path: Path, token_settings: TokenSettings) -> Iterator[World]:
+    """A world with the authority `ca` below `root`."""
+    with new_world(tmp_path, token_settings, authorities=True) as running:
         yield running

@@ -40,8 +40,7 @@ from certd.store import grants, identities, managed_certificates, managed_versio
 from certd.store.store import Transaction
 from certd.token.pinning import pin_roots
 from certd.token.settings import TokenSettings
-from tests.fakes import FakeClock
-from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, configuration, running_world
+from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, new_world
 from tests.waiting import eventually
 
 WEB = ManagedCertificateName("default", "web")
@@ -55,10 +54,8 @@ def leasing_world(folder: Path, token: TokenSettings) -> Iterator[World]:
 
     It has an authority, and the token process knows the root of the system.
     """
-    with running_world(configuration(folder, token), FakeClock(datetime.now(UTC))) as world:
+    with new_world(folder, token, authorities=True, of_today=True) as world:
         pin_system_root(world, token)
-        world.create_root()
-        world.create_subordinate()
         yield world
 
 

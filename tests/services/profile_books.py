@@ -25,8 +25,8 @@ from certd.services.profiles import ProfileChange, Profiles, ProfileView
 from certd.services.signers import Signers
 from certd.services.system import SystemAuthority
 from certd.store import events, grants, tenants
-from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN
 
@@ -121,7 +121,7 @@ def refused(call: Callable[[], object], reason: Reason, remedy: str) -> CertdErr
 
 @contextmanager
 def open_books(url: str) -> Iterator[Books]:
-    migrate(url)
+    migrated(url)
     clock = FakeClock()
     store = Store.open(url, clock=clock)
     access = Access(store, clock, system_authority=SystemAuthority(store, clock), trust_domain=TRUST_DOMAIN)

@@ -48,13 +48,6 @@ TENANT = TenantName("default")
 FIRST_PAGE = PageRequest(100, "")
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
 def new(who: Consumer | IdentityName, **changes: Any) -> NewAssociation:
     name = who.name if isinstance(who, Consumer) else who
     return NewAssociation(managed_certificate=WEB, consumer=name, **changes)

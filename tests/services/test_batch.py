@@ -65,14 +65,6 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, token_settings: Token
         yield running
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    world.steps.seen.clear()
-    return world
-
-
 def test_good_and_bad_items_keep_their_places(engine: World) -> None:
     server, absent = ProfileName("default", "server"), ProfileName("default", "absent")
     items = [

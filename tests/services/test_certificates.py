@@ -27,14 +27,6 @@ from tests.waiting import eventually
 CA = AuthorityName("default", "ca")
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    world.steps.seen.clear()
-    return world
-
-
 def key(content: bytes = b"a") -> RequestKey:
     return RequestKey(str(uuid.uuid4()), content)
 

@@ -17,7 +17,7 @@ from certd.services.grants import Question
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
 from certd.store import grants, profiles
-from certd.store.migration import migrate
+from tests.databases import migrated
 from tests.services.conftest import ADMINISTRATOR
 from tests.services.grant_books import BUILD, CA, OWNER, Books, caller, fill, open_books, refused, spiffe
 
@@ -25,7 +25,7 @@ from tests.services.grant_books import BUILD, CA, OWNER, Books, caller, fill, op
 @pytest.fixture
 def books(tmp_path: Path) -> Iterator[Books]:
     url = f"sqlite:///{tmp_path}/certd.db"
-    migrate(url)
+    migrated(url)
     with open_books(url) as opened:
         fill(opened)
         yield opened

@@ -53,13 +53,6 @@ REQUESTED = EventType.MANAGED_CERTIFICATE_RENEWAL_REQUESTED
 
 
 @pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
-@pytest.fixture
 def web(ca: World) -> World:
     active(ca)
     return ca

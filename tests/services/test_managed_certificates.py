@@ -36,13 +36,6 @@ WEB = ManagedCertificateName("default", "web")
 SPKI = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
 def settled(ca: World, name: ManagedCertificateName = WEB) -> ManagedCertificateView:
     """Waits until the scheduler has made of it what can be made."""
 

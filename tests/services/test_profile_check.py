@@ -231,13 +231,6 @@ def test_nothing_is_written(books: Books) -> None:
         assert tx.execute(schema.certificates.select()).first() is None
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
 def check_with(world: World, csr: bytes, **changes: Any) -> CheckedRequest:
     values: dict[str, Any] = {"name": SERVER, "authority": CA} | changes
     return world.core.profile_checks.check(ADMINISTRATOR, RequestToCheck(csr=csr, **values))

@@ -10,9 +10,9 @@ from certd.errors import CertdError, Reason
 from certd.model.event import Event, EventType
 from certd.services.refusals import OTHERS, UNKNOWN, Refusals
 from certd.store import events
-from certd.store.migration import migrate
 from certd.store.store import Store
 from certd.token.settings import TokenSettings
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.services.conftest import World, configuration, running_world
 from tests.waiting import eventually
@@ -30,7 +30,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def store(tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/certd.db"
-    migrate(url)
+    migrated(url)
     opened = Store.open(url, clock=clock)
     yield opened
     opened.close()

@@ -46,13 +46,6 @@ from tests.waiting import eventually
 
 
 @pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
-@pytest.fixture
 def web(ca: World) -> World:
     active(ca)
     return ca

@@ -41,13 +41,6 @@ MINUTE = timedelta(minutes=1)
 _SCHEDULED = timedelta(seconds=2)
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
 def name_of(id_: str) -> ManagedCertificateName:
     return ManagedCertificateName("default", id_)
 

@@ -12,8 +12,8 @@ from certd.model.job import Job, JobKind
 from certd.model.renewal import MaintenanceWindow, RenewalMode, RenewalPolicy, Span, longest_wait, renewal_window
 from certd.services.renewal_planning import RenewalPlan, maintenance_warnings, plan_renewal
 from certd.store import jobs
-from certd.store.migration import migrate
 from certd.store.store import Store
+from tests.databases import migrated
 from tests.fakes import FakeClock
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -27,7 +27,7 @@ SATURDAYS = RenewalPolicy(
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/certd.db"
-    migrate(url)
+    migrated(url)
     store = Store.open(url, clock=FakeClock())
     yield store
     store.close()

@@ -50,13 +50,6 @@ __all__ = ["postgres_server", "postgres_url"]
 
 
 @pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    return world
-
-
-@pytest.fixture
 def web(ca: World) -> World:
     active(ca)
     return ca

@@ -32,14 +32,6 @@ CA = AuthorityName("default", "ca")
 SUPERSEDED, COMPROMISE = RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE
 
 
-@pytest.fixture
-def ca(world: World) -> World:
-    world.create_root()
-    world.create_subordinate()
-    world.steps.seen.clear()
-    return world
-
-
 def new_key(content: bytes = b"a") -> RequestKey:
     return RequestKey(str(uuid.uuid4()), content)
 
