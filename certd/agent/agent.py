@@ -66,6 +66,8 @@ class Agent:
         self._start_time = clock.now()
         self._written: Status | None = None
         self._targets = self._made_targets(config)
+        self._deaf = ""
+        """Why programs cannot come to fetch; empty when they can."""
         self._slots = Slots(
             self.loop,
             poll_interval=config.poll_interval,
@@ -105,6 +107,8 @@ class Agent:
             if self._reload and not self._slots.busy and not self._uplink.busy:
                 self._reload = False
                 self._read_configuration()
+            if self._deaf:
+                self._listen()
             if not self._reload:
                 self._uplink.look()
                 self._slots.start_due(self._uplink.server)
@@ -158,18 +162,30 @@ class Agent:
         if config != self._config:
             self._targets.stop()
             self._config, self._targets = config, self._made_targets(config)
-            try:
-                self._targets.start()
-            except AgentError as error:
-                _log.error("%s", error.message)
+            self._listen()
         self._slots.poll_interval = config.poll_interval
         self._slots.fill(map(self._keeper, config.certificates))
         self._uplink.connect(config)
         _log.info("the configuration was read again")
         notify("READY=1", f"STATUS={self._summary()}")
 
+    def _listen(self) -> None:
+        """Begins to listen where programs come to fetch; what is in the way now may be gone later."""
+        problem = ""
+        try:
+            self._targets.start()
+        except AgentError as error:
+            problem = error.message
+        if problem and problem != self._deaf:
+            _log.error("%s", problem)
+        self._deaf = problem
+
+    @property
+    def _problem(self) -> str:
+        return "; ".join(filter(None, (self._uplink.problem, self._deaf)))
+
     def _patience(self) -> float:
-        longest = _WAKE_WITH_PROBLEM if self._uplink.problem else _WAKE
+        longest = _WAKE_WITH_PROBLEM if self._problem else _WAKE
         return longest if self._reload else min(longest, self._slots.patience(online=self._uplink.server is not None))
 
     def _serving(self) -> dict[str, int]:
@@ -177,7 +193,7 @@ class Agent:
 
     def _summary(self) -> str:
         served = sum(1 for version in self._serving().values() if version)
-        return self._uplink.problem[:200] or f"{served} of {len(self._slots)} certificates deployed"
+        return self._problem[:200] or f"{served} of {len(self._slots)} certificates deployed"
 
     def _write_status(self, *, running: bool = True) -> None:
         identity = self._uplink.identity
@@ -189,7 +205,7 @@ class Agent:
             identity="" if identity is None else identity.spiffe_id,
             identity_not_after="" if identity is None else rfc3339(identity.credentials.not_after),
             connected=self._uplink.connected,
-            problem=self._uplink.problem,
+            problem=self._problem,
             certificates=tuple(map(_status_of, self._slots)),
             running=running,
         )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,8 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
 
 from certd.agent import log, status
-from certd.agent.config import Config
+from certd.agent.agent import Agent
+from certd.agent.config import Certificate, Config, Sds
 from certd.agent.identity import Identity, IdentityFiles, renew
 from certd.agent.loop import Loop
 from certd.agent.notify import notify
@@ -36,6 +38,7 @@ from certd.agent.uplink import Uplink
 from certd.agent.watching import Watcher, pause
 from certd.client.connection import Client
 from certd.client.failure import CallFailed, decode
+from certd.clock import SystemClock
 from certd.pki.enrollment_code import key_sha256, new_code
 from certd.v1.access_service_pb2 import RenewIdentityRequest
 from certd.v1.association_pb2 import Association
@@ -362,3 +365,35 @@ def test_a_state_directory_that_goes_away_is_a_problem_of_the_file_alone(tmp_pat
     )
     with pytest.raises(AgentError):
         status.write(tmp_path / "gone", made)
+
+
+def test_a_socket_that_could_not_be_had_is_tried_again_with_the_next_reload(tmp_path: Path) -> None:
+    listen = tmp_path / "sds.sock"
+    certificate = Certificate(name="web", association=ASSOCIATION, directory=tmp_path / "web", sds=True)
+    before = Config(server="127.0.0.1:1", state_directory=tmp_path / "state")
+    after = replace(before, sds=Sds(socket=listen), certificates=(certificate,))
+    listen.touch()
+    agent = Agent(before, read_again=lambda: after, clock=SystemClock(), watch=None)
+    told: list[object] = []
+    thread = threading.Thread(target=lambda: agent.run(told.append))
+    thread.start()
+
+    def problem() -> str:
+        found = status.read(before.state_directory, datetime.now(UTC))
+        return "" if found is None else found.problem
+
+    def reload() -> None:
+        agent._reload = True
+
+    try:
+        eventually(lambda: told)
+        agent.loop.post(reload)
+        eventually(lambda: "no socket" in problem())
+        listen.unlink()
+        agent.loop.post(reload)
+        eventually(listen.is_socket)
+        eventually(lambda: "no socket" not in problem())
+    finally:
+        agent.stop()
+        thread.join(20)
+    assert not thread.is_alive()
