@@ -69,7 +69,8 @@ def compose(server: MailServer, target: MailTarget, message: Message, subscripti
     # The same at every try, so that those who get it twice are shown it once.
     mail["Message-ID"] = f"<{_local_part(message.message_id)}@{server.sender.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(text_of(message.event, subscription))
+    # Never in eight bits, which a mail server may take or not.
+    mail.set_content(text_of(message.event, subscription), cte="quoted-printable")
     return mail
 
 

@@ -10,6 +10,7 @@ import math
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -33,12 +34,15 @@ MOST_READ: Final = 4096
 """Octets of an answer that are read."""
 _LONGEST_CHECK: Final = 3.0
 """Seconds that the look at a new target's name may take."""
+_CHECKS_AT_ONCE: Final = 4
+"""Each holds a thread that answers calls, for as long as a resolver likes that callers choose."""
 _TRUST_SECONDS: Final = 300
 """After which roots of the machine are read again."""
 _SUCCESS, _REDIRECTION, _CLIENT_ERROR = 2, 3, 4
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 """Of the client errors those that say nothing against the event."""
 _LONGEST_RETRY_AFTER: Final = 86_400
+_checks = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,18 @@ class Webhooks:
     def check(self, url: str) -> None:
         """Raises TARGET_NOT_ALLOWED for a URL whose host is, for now, not one that is delivered to.
 
-        A name that has no address is none of that: it may have one when something is delivered.
+        A name that has no address is none of that: it may have one when something is delivered, and is looked at again
+        then. So is one that takes long, or that comes while several others take long.
         """
+        if not _checks.acquire(blocking=False):
+            return
         try:
             host, port, _ = split_url(url)
             self.reach.addresses(host, port, Deadline(_LONGEST_CHECK))
         except (OSError, ValueError):
             return
+        finally:
+            _checks.release()
 
     @contextmanager
     def session(self) -> Iterator["Session"]:

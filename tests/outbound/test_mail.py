@@ -224,6 +224,15 @@ def test_no_event_puts_anything_into_the_headers(
     assert len(names) == len(set(names))
 
 
+def test_a_mail_is_of_seven_bits_whatever_it_says() -> None:
+    event = replace(EVENT.event, type=EventType.SUBSCRIPTION_UPDATED, details={"display_name": "Bär"})
+    message = replace(MESSAGE, event=replace(EVENT, event=event))
+    server = MailServer(host="x", port=1, security=MailSecurity.TLS, sender="certd@example.org")
+    composed = compose(server, TARGET, message, SUBSCRIPTION, NOW)
+    assert composed.as_bytes().isascii()
+    assert "display_name: Bär" in composed.get_content()
+
+
 @pytest.mark.parametrize("type_", [*EventType, EventType.of("brand.new-thing")])
 @pytest.mark.parametrize("details", [{}, EVENT.event.details])
 def test_every_type_is_told_in_sentences(type_: EventType, details: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -289,6 +290,34 @@ def test_a_blocked_address_looks_the_same_whether_something_listens(receiver: Re
     assert raised.value.reason is Reason.TARGET_NOT_ALLOWED
     Webhooks(LOOPBACK).check(receiver.url)
     Webhooks(Reach(resolve=lambda _host, _port: [])).check(receiver.url)
+
+
+def test_names_that_take_long_hold_few_who_check_them() -> None:
+    goes_on, asked = threading.Event(), threading.Semaphore(0)
+
+    def slowly(_host: str, _port: int) -> list[SocketAddress]:
+        asked.release()
+        goes_on.wait(10)
+        return [("127.0.0.1", 443)]
+
+    def check() -> None:
+        with suppress(CertdError):
+            Webhooks(Reach(resolve=slowly)).check("https://slow.example/")
+
+    first = [threading.Thread(target=check) for _ in range(4)]
+    for each in first:
+        each.start()
+    try:
+        for _ in first:
+            assert asked.acquire(timeout=10)
+        # The next one is not looked at; whether anything goes there is decided when it is delivered.
+        Webhooks(Reach(resolve=lambda _host, _port: [("127.0.0.1", 443)])).check("https://inside.example/")
+    finally:
+        goes_on.set()
+        for each in first:
+            each.join(10)
+    with pytest.raises(CertdError, match="TARGET_NOT_ALLOWED"):
+        Webhooks(Reach(resolve=lambda _host, _port: [("127.0.0.1", 443)])).check("https://inside.example/")
 
 
 def test_a_name_that_means_something_else_a_moment_later_gains_nothing(folder: Path) -> None:
