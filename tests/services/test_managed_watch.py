@@ -273,6 +273,9 @@ def test_a_consumer_comes_back_with_its_cursor(ca: World, watch: Watch) -> None:
     # By another grant more may have come into sight than events of certificates tell.
     given = GivenGrant(principal=machine.spiffe_id, role=Role.CONSUMER, scope="", profiles=None)
     ca.core.grants.create(ADMINISTRATOR, GrantName("default", "more"), given, key=None, validate_only=False)
+    with ca.core.store.read("test") as tx:
+        head = events.head(tx).seq
+    eventually(partial(has_handed_out, ca, head))
     assert shown(watch(ca, machine, cursor=cursor).until(2)) == [(PRESENT, "shop"), (SYNCED, "")]
     only = watch(ca, machine, WEB, cursor=answers[-1].cursor)
     assert shown(only.until(1)) == [(SYNCED, "")]
