@@ -128,9 +128,10 @@ def test_a_delay_past_the_bound_fails_at_once(fake: FakeServer, client: Client) 
 def test_tries_end_with_the_timeout(fake: FakeServer, files: CredentialFiles) -> None:
     fake.answer("GetAuthority", unavailable())
     began = time.monotonic()
-    with client_of(fake.address, files, timeout=0.6) as client:
+    # Long enough for a handshake and two calls on a machine that has other things to do.
+    with client_of(fake.address, files, timeout=1.5) as client:
         assert failure_of(client).reason == "TOKEN_UNAVAILABLE"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert len(fake.requests("GetAuthority")) > 1
 
 
