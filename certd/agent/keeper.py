@@ -194,6 +194,8 @@ class Keeper:
         except AgentError as error:
             self._failed(version, error)
             return None
+        # What could not be kept is not leased: it would be, with every try.
+        self._write(self._record)
         bundle = server.lease(association, version, name=self.certificate.name, roots=roots)
         self._step("leased")
         try:

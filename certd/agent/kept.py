@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from typing import Any, Final
 
 from certd.agent import folders
 from certd.agent.bundle import Bundle
+from certd.agent.errors import AgentError
+from certd.agent.log import fields
 
 _RECORD: Final = "record.json"
 _BUNDLE: Final = re.compile(r"([1-9][0-9]{0,18})\.json")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,12 @@ class Kept:
 
     def record(self) -> Record:
         """Returns where it stands; that of nothing when there is no record, or none that can be read."""
-        content = self._read(_RECORD)
+        try:
+            content = self._read(_RECORD)
+        except AgentError as error:
+            # Told again by the first that writes; other certificates are none the worse.
+            _log.warning("%s", error.message, extra=fields(certificate=self._name))
+            return Record()
         try:
             values: dict[str, Any] = json.loads(content or b"{}")
             failure = values.pop("failure", None)

@@ -212,3 +212,19 @@ def test_a_program_is_not_told_again_and_again_while_another_is_waited_for(machi
     (machine.current() / "key.pem").unlink()
     agent.advance(server, None)
     assert machine.logged() == ["reload 1", "reload 2", "reload 2"]
+
+
+def test_what_is_kept_of_one_certificate_does_not_keep_an_agent_from_starting(machine: Machine) -> None:
+    server, kept = Stranger(), machine.state / "kept" / "web"
+    server.renew()
+    kept.parent.mkdir(mode=0o700)
+    kept.write_text("something else")
+    agent = machine.agent()
+    assert agent.standing.state == "WAITING"
+    with pytest.raises(AgentError, match="web is no folder"):
+        agent.advance(server, None)
+    # What cannot be kept is not leased again and again.
+    assert server.leases == []
+    kept.unlink()
+    agent.advance(server, None)
+    assert agent.standing.state == "SERVING"
