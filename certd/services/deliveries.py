@@ -1,9 +1,11 @@
 """Deliveries: events go to the targets of subscriptions, each at least once, those of one resource in their order."""
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock
@@ -19,6 +21,10 @@ from certd.store import deliveries, jobs, subscriptions
 from certd.store.store import Store, Transaction
 from certd.store.values import microseconds
 
+MOST_OF_A_TENANT: Final = 16
+"""Runs of one tenant at once: its targets may all be slow to answer, and others have some as well."""
+_PAUSE: Final = timedelta(seconds=1)
+"""After which one beyond these asks again."""
 _LONGEST_ERROR: Final = 500
 
 
@@ -34,6 +40,9 @@ class Deliveries:
         self._wake_scheduler = wake_scheduler
         self._step = step
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._running: Counter[str] = Counter()
+        """By tenant."""
 
     def stop(self) -> None:
         """Lets runs end after the try that they are at."""
@@ -48,16 +57,35 @@ class Deliveries:
             now = self._clock.now()
             self._store.write("deliveries.end", lambda tx: _end(tx, subscription_uid, now))
             return
-        with self._courier.session() as send:
-            DeliveryRun(
-                store=self._store,
-                clock=self._clock,
-                send=send,
-                stopping=self._stopping.is_set,
-                step=self._step,
-                subscription=subscription,
-                waiting=waiting,
-            ).run()
+        with self._place(subscription.tenant) as has_place:
+            if not has_place:
+                later = Job(kind=JobKind.DELIVER_EVENTS, subject=subscription_uid, due_time=self._clock.now() + _PAUSE)
+                self._store.write("deliveries.later", lambda tx: jobs.put(tx, later))
+                return
+            with self._courier.session() as send:
+                DeliveryRun(
+                    store=self._store,
+                    clock=self._clock,
+                    send=send,
+                    stopping=self._stopping.is_set,
+                    step=self._step,
+                    subscription=subscription,
+                    waiting=waiting,
+                ).run()
+
+    @contextmanager
+    def _place(self, tenant: str) -> Iterator[bool]:
+        """Takes one of a tenant's places for runs, unless all are taken, and yields whether it did."""
+        with self._lock:
+            has_place = self._running[tenant] < MOST_OF_A_TENANT
+            self._running[tenant] += has_place
+        try:
+            yield has_place
+        finally:
+            with self._lock:
+                self._running[tenant] -= has_place
+                if not self._running[tenant]:
+                    del self._running[tenant]
 
     def blocked(self, tx: Transaction, subscription_uid: str, error: CertdError, until: datetime) -> None:
         """Writes into a subscription that the server itself cannot send now, in the transaction of the retry."""

@@ -1,6 +1,8 @@
 """Deliveries: at least once, in order per resource; what is refused, what is away, what is given up."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from certd.model.event import EventType, NumberedEvent
 from certd.model.job import JobKind
 from certd.model.subscription import SubscriptionState, WebhookTarget
 from certd.services import delivery_run, delivery_wakes
+from certd.services.deliveries import MOST_OF_A_TENANT
 from certd.store import deliveries, jobs, subscriptions
 from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import CrashError, crash
@@ -40,6 +43,7 @@ from tests.services.delivery_books import (
     firsts,
     repeatedly,
 )
+from tests.store.samples import add_tenant
 
 __all__ = ["postgres_server", "postgres_url"]
 
@@ -510,6 +514,40 @@ def test_a_run_ends_after_a_while_and_goes_on(books: Books, monkeypatch: pytest.
     books.deliveries.stop()
     books.deliveries.deliver(UID)
     assert not books.target.tried
+
+
+def test_targets_of_one_tenant_that_are_slow_keep_no_other_waiting(books: Books) -> None:
+    add_tenant(books.store, "other")
+    for number in range(MOST_OF_A_TENANT + 1):
+        books.subscribe(f"slow-{number}")
+    books.subscribe("of-other", tenant="other", event_types=("*",))
+    books.emit("a")
+    goes_on, asked = threading.Event(), threading.Semaphore(0)
+
+    def slowly(_event: NumberedEvent) -> Answer:
+        asked.release()
+        goes_on.wait(20)
+        return TAKEN
+
+    books.target.answer = slowly
+    books.wakes.look()
+    with ThreadPoolExecutor(MOST_OF_A_TENANT) as pool:
+        runs = [pool.submit(books.deliveries.deliver, f"slow-{number}") for number in range(MOST_OF_A_TENANT)]
+        try:
+            assert all(asked.acquire(timeout=20) for _ in runs)
+            last = f"slow-{MOST_OF_A_TENANT}"
+            books.deliveries.deliver(last)
+            assert not asked.acquire(blocking=False)
+            due = books.due(last)
+            assert due is not None
+            assert due > books.clock.now()
+            books.deliveries.deliver("of-other")
+            assert books.due("of-other") is None
+        finally:
+            goes_on.set()
+    books.clock.advance(due - books.clock.now())
+    books.go(last)
+    assert books.target.taken == [1] * (MOST_OF_A_TENANT + 1)
 
 
 def test_who_wants_what_happened_is_woken_and_nobody_else(either: Books) -> None:
