@@ -15,8 +15,8 @@ from certd.services.courier import Courier, Send
 from certd.services.deliveries import Deliveries
 from certd.services.delivery_wakes import DeliveryWakes
 from certd.store import deliveries, events, jobs, subscriptions
-from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.services.conftest import CrashError, Steps
 from tests.waiting import eventually
@@ -177,7 +177,7 @@ class Books:
 def books_on(url: str) -> Iterator[Books]:
     """Books on an empty database."""
     clock = FakeClock()
-    migrate(url)
+    migrated(url)
     store = Store.open(url, clock=clock)
     try:
         from tests.store.samples import add_tenant

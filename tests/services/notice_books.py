@@ -21,8 +21,8 @@ from certd.model.managed_certificate import (
 from certd.model.renewal import RenewalMode, RenewalPolicy, renewal_window
 from certd.services.notices import Notices
 from certd.store import authorities, events, managed_certificates, managed_versions, schema, tenants
-from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.services.conftest import Steps
 from tests.store.samples import add_tenant, authority, managed, tenant, version
@@ -190,7 +190,7 @@ def repeated(told: Sequence[Event]) -> list[tuple[str, int]]:
 @contextmanager
 def daemon_on(url: str, clock: FakeClock, *, fresh: bool = True) -> Iterator[Daemon]:
     """Runs one on a database, which it makes when it is fresh, with the tenants `default` and `acme`."""
-    migrate(url)
+    migrated(url)
     store, steps = Store.open(url, clock=clock), Steps()
     try:
         if fresh:

@@ -24,8 +24,8 @@ from certd.services.paging import Page, PageRequest
 from certd.services.system import SystemAuthority
 from certd.store import events, grants
 from certd.store.event_chain import CHAIN_START, ChainHead
-from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
+from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN
@@ -125,7 +125,7 @@ def engine() -> str:
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path, engine: str) -> Iterator[Store]:
     url = f"sqlite:///{tmp_path}/certd.db" if engine == "sqlite" else request.getfixturevalue("postgres_url")
-    migrate(url)
+    migrated(url)
     opened = Store.open(url, clock=SystemClock())
     yield opened
     opened.close()
