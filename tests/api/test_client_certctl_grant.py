@@ -57,6 +57,20 @@ def test_a_bare_id_is_an_identity_of_the_tenant_as_everywhere(fake: FakeServer, 
         assert request.grant.principal == f"{TD}/tenants/{tenant}/identities/web-1"
 
 
+def test_a_short_scope_is_of_the_tenant_and_a_grant_of_the_server_has_it_in_full(
+    fake: FakeServer, certctl: Certctl
+) -> None:
+    fake.answer("WhoAmI", ME, ME)
+    fake.answer("CreateGrant", GRANT, GRANT)
+    for options, scope in (
+        (("--tenant", "acme"), "tenants/acme/managedCertificates/web"),
+        (("--server",), "managedCertificates/web"),
+    ):
+        made = certctl("grant", "create", "web-1", "consumer", "--scope", "managedCertificates/web", *options)
+        assert made.code == 0
+        assert fake.requests("CreateGrant")[-1].grant.scope == scope
+
+
 def test_grants_are_shown_listed_and_deleted(fake: FakeServer, certctl: Certctl) -> None:
     fake.answer("GetGrant", GRANT, GRANT)
     assert certctl("grant", "get", "web").code == 0

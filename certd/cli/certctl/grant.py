@@ -47,6 +47,7 @@ def grant() -> None:
     "create",
     examples="""
     certctl grant create web-1 requester --profile server
+    certctl grant create web-1 consumer --scope managedCertificates/web
     certctl grant create identities/build issuer --scope tenants/default/authorities/web-ca --profile end-entity
     certctl grant create 'tenants/default/identities/*' consumer --id all-consume
     certctl grant create identities/second administrator --server --scope '*'
@@ -54,7 +55,12 @@ def grant() -> None:
 )
 @click.argument("principal")
 @click.argument("role", type=click.Choice(sorted(_ROLES), case_sensitive=False))
-@click.option("--scope", default="", help="Resource that it holds for, with all below it.  [default: the tenant]")
+@click.option(
+    "--scope",
+    default="",
+    help="Resource that it holds for, with all below it; managedCertificates/web is one of the tenant."
+    "  [default: the tenant]",
+)
 @click.option(
     "--profile",
     "profiles",
@@ -82,7 +88,7 @@ def create(
         wanted = Grant(
             principal=_principal(client, principal, run),
             role=_ROLES[role.lower()],
-            scope=scope,
+            scope=_scope(scope, run, of_server=of_server),
             profiles=profiles,
         )
         request = CreateGrantRequest(
@@ -205,6 +211,11 @@ def _identity_card(answer: WhoAmIResponse) -> list[output.Row]:
         ("Valid until", output.time_text(answer.not_after_time)),
         ("Grants", "" if answer.grants else "none: an administrator can make one"),
     ]
+
+
+def _scope(text: str, run: Invocation, *, of_server: bool) -> str:
+    """Returns the name of the resource; of the server it is written in full, as is everything."""
+    return text if of_server or text == "*" else names.resource_name(text, run.tenant)
 
 
 def _parent(run: Invocation, *, of_server: bool) -> str:
