@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import tomllib
@@ -30,6 +32,7 @@ class _Quickstart:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.data = home / ".local/share/certd"
+        self.agent = self.data / "agent"
         self.credentials = home / ".config/certd"
 
     def run(self, *arguments: str, expected: int = 0) -> str:
@@ -60,6 +63,17 @@ class _Quickstart:
     def daemon_pid(self) -> int:
         return int((self.data / "certd.pid").read_text())
 
+    def agent_pid(self) -> int:
+        return int((self.agent / "agent.pid").read_text())
+
+    def web_pid(self) -> int:
+        return int((self.agent / "server.pid").read_text())
+
+    def probe(self) -> str:
+        """Returns where the agent looks at what is served."""
+        address: str = tomllib.loads((self.agent / "agent.toml").read_text())["certificate"][0]["probe"]
+        return address
+
     def counts(self) -> tuple[int, ...]:
         """Returns how many authorities, certificates and managed certificates there are."""
         lists = (("authority", "list"), ("certificate", "list", "--authority", "web-ca"), ("managed", "list"))
@@ -87,12 +101,70 @@ def _alive(process_id: int) -> bool:
     return False
 
 
-def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart) -> None:
+@pytest.mark.timeout(600)
+def test_from_nothing_to_a_renewed_certificate_that_is_served_and_back_to_nothing(quickstart: _Quickstart) -> None:
     with contextlib.ExitStack() as taken:
         # Whoever has the port, this test or another program, the quickstart must do without it.
         with contextlib.suppress(OSError):
             taken.enter_context(socket.create_server(("127.0.0.1", 8443)))
         output = quickstart.run("--no-install")
+    _check_output(output)
+    assert _shown(quickstart) == _serials(output)[-1]
+    _check_files(quickstart)
+
+    # Again: nothing is made twice, and what runs is kept.
+    before, first, root = (
+        quickstart.counts(),
+        quickstart.daemon_pid(),
+        (quickstart.data / "quickstart/root.pem").read_text(),
+    )
+    assert before == (2, before[1], 2)
+    agent, web, address = quickstart.agent_pid(), quickstart.web_pid(), quickstart.probe()
+    output = quickstart.run("--no-install")
+    for process_id in (first, agent, web):
+        assert f"runs already (process {process_id})" in output
+    _check_nothing_was_made(output)
+    assert quickstart.counts() == before
+
+    # Again after all of them died: they come back with everything, the machine's server beside whoever took its port.
+    for process_id in (first, agent, web):
+        os.kill(process_id, signal.SIGKILL)
+    eventually(lambda: not any(map(_alive, (first, agent, web))))
+    host, _, port = address.rpartition(":")
+    with _another(host, int(port)):
+        output = quickstart.run("--no-install")
+    second = quickstart.daemon_pid()
+    assert second != first
+    assert "Verification: OK" in output
+    assert quickstart.probe() != address
+    assert _shown(quickstart) == _serials(output)[-1]
+    assert "serving version 2 at " in output
+    assert "$ certd-agent enroll " not in output
+    assert quickstart.counts() == before
+    assert (quickstart.data / "quickstart/root.pem").read_text() == root
+
+    token = json.loads((quickstart.data / "certd.ready").read_text().removeprefix("READY "))["token_pid"]
+    beside = (quickstart.agent_pid(), quickstart.web_pid())
+    assert "The server is stopped." in quickstart.run("--stop")
+    eventually(lambda: not any(map(_alive, (second, token, *beside))))
+    assert "The server is not running." in quickstart.run("--stop")
+    assert (quickstart.data / "certd.db").exists()
+
+    quickstart.run("--no-install")
+    third = quickstart.daemon_pid()
+    assert quickstart.counts() == before
+    # As if it had been started by hand: nothing may be deleted under a daemon that runs.
+    beside = (quickstart.agent_pid(), quickstart.web_pid())
+    for pid_file in (quickstart.data / "certd.pid", quickstart.agent / "agent.pid", quickstart.agent / "server.pid"):
+        pid_file.unlink()
+    quickstart.run("--purge")
+    eventually(lambda: not any(map(_alive, (third, *beside))))
+    assert [path for path in quickstart.home.rglob("*") if not path.is_dir()] == []
+    assert not quickstart.data.exists()
+    assert not quickstart.credentials.exists()
+
+
+def _check_output(output: str) -> None:
     assert "\033" not in output
     for part in (
         "$ certd init",
@@ -111,63 +183,58 @@ def test_from_nothing_to_a_handshake_and_back_to_nothing(quickstart: _Quickstart
         "$ openssl pkcs8 -in out/key.pem -passin file:pass.txt",
         "Verification: OK",
         "Verified peername: www.example.internal",
+        "$ certctl managed import shop --certificate shop.pem --private-key shop.key",
+        "$ certctl managed search --expires-within 30d",
+        "$ certctl grant create web-1 consumer --scope managedCertificates/web",
+        "$ certctl enrollment create-code web-1 --code-file web-1.code",
+        "$ certctl association create web web-1",
+        "$ certd-agent enroll --config agent.toml --code-file web-1.code",
+        "$ certd-agent run --config ",
         "$ certctl managed renew web",
         "$ certctl managed versions web",
         "SUPERSEDED",
-        "$ certctl managed import shop --certificate shop.pem --private-key shop.key",
-        "$ certctl managed search --expires-within 30d",
+        "serving version 2 at ",
+        "$ certd-agent status --config agent.toml",
         "scripts/quickstart --stop",
     ):
         assert part in output
-    _check_files(quickstart)
-
-    # Again: nothing is made twice, and the daemon that runs is kept.
-    before, first, root = (
-        quickstart.counts(),
-        quickstart.daemon_pid(),
-        (quickstart.data / "quickstart/root.pem").read_text(),
-    )
-    assert before == (2, before[1], 2)
-    found = output.rpartition("$ certctl managed search --expires-within 30d")[2]
+    assert re.search(r"^web +SERVING +2 +2 ", output, re.MULTILINE)
+    assert len(set(_serials(output))) == 2
+    found = output.rpartition("$ certctl managed search --expires-within 30d")[2].partition("\n\n")[0]
     assert "shop " in found
     assert "web " not in found
-    output = quickstart.run("--no-install")
-    assert f"runs already (process {first})" in output
+
+
+def _check_nothing_was_made(output: str) -> None:
+    assert "$ certd-agent enroll " not in output
+    assert "serving version 2 at " in output
     assert "$ certctl managed renew web" not in output
     assert "$ certctl managed import shop" not in output
     assert "Verification: OK" in output
     assert "certctl: NAME_NOT_ALLOWED: " in output
     assert "$ certctl certificate revoke " not in output
     assert "(SUPERSEDED)" in output
-    assert quickstart.counts() == before
 
-    # Again after the daemon died: it comes back with everything.
-    os.kill(first, signal.SIGKILL)
-    eventually(lambda: not _alive(first))
-    output = quickstart.run("--no-install")
-    second = quickstart.daemon_pid()
-    assert second != first
-    assert "Verification: OK" in output
-    assert quickstart.counts() == before
-    assert (quickstart.data / "quickstart/root.pem").read_text() == root
 
-    token = json.loads((quickstart.data / "certd.ready").read_text().removeprefix("READY "))["token_pid"]
-    assert "The server is stopped." in quickstart.run("--stop")
-    eventually(lambda: not _alive(second))
-    eventually(lambda: not _alive(token))
-    assert "The server is not running." in quickstart.run("--stop")
-    assert (quickstart.data / "certd.db").exists()
+def _another(host: str, port: int) -> socket.socket:
+    """Returns another program's listener."""
+    return socket.create_server((host, port))
 
-    quickstart.run("--no-install")
-    third = quickstart.daemon_pid()
-    assert quickstart.counts() == before
-    # As if it had been started by hand: nothing may be deleted under a daemon that runs.
-    (quickstart.data / "certd.pid").unlink()
-    quickstart.run("--purge")
-    eventually(lambda: not _alive(third))
-    assert [path for path in quickstart.home.rglob("*") if not path.is_dir()] == []
-    assert not quickstart.data.exists()
-    assert not quickstart.credentials.exists()
+
+def _serials(output: str) -> list[str]:
+    """Returns what handshakes with the machine's server showed, one after the other."""
+    return re.findall(r"^serial=([0-9A-F]+)$", output, re.MULTILINE)
+
+
+def _shown(quickstart: _Quickstart) -> str:
+    """Returns the serial number that the machine's server shows, which must be good under the root that was made."""
+    host, _, port = quickstart.probe().rpartition(":")
+    context = ssl.create_default_context(cafile=quickstart.data / "quickstart/root.pem")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="www.example.internal") as wrapped,
+    ):
+        return str((wrapped.getpeercert() or {})["serialNumber"])
 
 
 def _check_files(quickstart: _Quickstart) -> None:
@@ -178,8 +245,11 @@ def _check_files(quickstart: _Quickstart) -> None:
         walk / "own.key",
         walk / "shop.key",
         quickstart.credentials / "admin.key",
+        quickstart.agent / "state/identity.key",
+        quickstart.agent / "tls/current/key.pem",
     ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert not (quickstart.agent / "web-1.code").exists()
     assert (walk / "out/key.pem").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     # The port that was taken is not used, and what is used instead is on record, also for certctl.
     address = tomllib.loads((quickstart.data / "certd.toml").read_text())["listen"]["grpc"]
