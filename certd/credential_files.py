@@ -49,10 +49,11 @@ def install(files: CredentialFiles, certificate: bytes) -> None:
     _take_staged(files)
 
 
-def settle(files: CredentialFiles) -> None:
+def settle(files: CredentialFiles, *, keep: bool = False) -> None:
     """Ends a replacement that was interrupted: takes the staged key when the certificate is of it, else removes it.
 
-    Raises OSError. To be called by the program that replaces the files, before it uses them.
+    With `keep` it stays, for another try. Raises OSError. To be called by the program that replaces the files, before
+    it uses them.
     """
     if not files.staged_key.exists():
         return
@@ -61,12 +62,13 @@ def settle(files: CredentialFiles) -> None:
         certified = x509.load_pem_x509_certificates(files.certificate.read_bytes())[0].public_key()
     except (ValueError, TypeError, IndexError, FileNotFoundError):
         # Nothing that could be used together: no certificate of this key was put in place.
-        files.staged_key.unlink()
+        if not keep:
+            files.staged_key.unlink()
         return
     encoding = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if staged.public_bytes(*encoding) == certified.public_bytes(*encoding):
         _take_staged(files)
-    else:
+    elif not keep:
         files.staged_key.unlink()
 
 

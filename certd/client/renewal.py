@@ -15,9 +15,10 @@ from pathlib import Path
 from cryptography import x509
 
 from certd.client.credentials import Credentials, read_credentials
+from certd.client.failure import CallFailed
 from certd.credential_files import CredentialFiles, install, settle, stage_key, write
 from certd.errors import CertdError, Reason
-from certd.pki.credential_request import new_credential_request
+from certd.pki.credential_request import CredentialRequest, credential_request_of, new_credential_request
 from certd.pki.encoding import certificate_pem
 from certd.v1.access_service_pb2 import RenewIdentityRequest
 from certd.v1.identity_pb2 import IdentityCredential
@@ -90,20 +91,40 @@ def renew_when_due(
 
 
 def _renew(files: CredentialFiles, call: Renew, trust_bundle: Path) -> IdentityCredential:
-    settle(files)
-    made = new_credential_request()
-    stage_key(files, made.private_key)
+    settle(files, keep=True)
+    made = _request(files)
+    # What was answered and could not be put in place is answered again for the same key, and costs no other.
+    keep = False
     try:
-        answer = call(RenewIdentityRequest(csr=made.csr))
-        _check(answer, made.csr)
+        answer = _called(call, made.csr)
+        keep = True
         # First, for what comes next may be known by them alone.
         learn_roots(trust_bundle, [root.pem for root in answer.system_roots])
         # What was checked, and not what is said to be the same.
         install(files, certificate_pem(answer.certificate.der).encode())
+    except CallFailed as failure:
+        # Perhaps the answer was lost.
+        keep = not failure.answered
+        raise
     finally:
-        # After a failure the key that was made is in nobody's way.
-        settle(files)
+        # After a refusal the key that was made is in nobody's way.
+        settle(files, keep=keep)
     return answer
+
+
+def _called(call: Renew, csr: bytes) -> IdentityCredential:
+    answer = call(RenewIdentityRequest(csr=csr))
+    _check(answer, csr)
+    return answer
+
+
+def _request(files: CredentialFiles) -> CredentialRequest:
+    """Returns key and CSR: those of a try that came to nothing, or new ones, which are on the disk."""
+    with suppress(OSError, CertdError):
+        return credential_request_of(files.staged_key.read_bytes())
+    made = new_credential_request()
+    stage_key(files, made.private_key)
+    return made
 
 
 def learn_roots(trust_bundle: Path, roots: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
@@ -39,6 +39,7 @@ from certd.agent.watching import Watcher, pause
 from certd.client.connection import Client
 from certd.client.failure import CallFailed, decode
 from certd.clock import SystemClock
+from certd.errors import CertdError
 from certd.pki.enrollment_code import key_sha256, new_code
 from certd.v1.access_service_pb2 import RenewIdentityRequest
 from certd.v1.association_pb2 import Association
@@ -49,6 +50,7 @@ from tests.agent.machine import ASSOCIATION
 from tests.fakes import FakeClock
 from tests.waiting import eventually
 
+_FORM = PublicFormat.SubjectPublicKeyInfo
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 
 
@@ -139,6 +141,34 @@ def test_roots_are_known_before_anything_that_only_they_vouch_for(enrolled: Iden
     with pytest.raises(Exception, match=r"written|directory"):
         renew(enrolled, call, now=datetime.now(UTC))
     assert enrolled.files.certificate.read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["the answer is lost", "what came cannot be written"])
+def test_a_renewal_that_fails_again_and_again_costs_one_certificate(
+    enrolled: IdentityFiles, issuer: Issuer, *, lost: bool
+) -> None:
+    keys: list[bytes] = []
+
+    def call(request: RenewIdentityRequest) -> IdentityCredential:
+        answer = issuer.answer(request)
+        keys.append(x509.load_der_x509_csr(request.csr).public_key().public_bytes(Encoding.DER, _FORM))
+        if len(keys) > 3:
+            return answer
+        if lost:
+            raise CallFailed("UNAVAILABLE", "away", code="UNAVAILABLE")
+        answer.system_roots.append(EncodedCertificate(pem="nothing"))
+        return answer
+
+    before = enrolled.files.certificate.read_bytes(), enrolled.files.private_key.read_bytes()
+    for _ in range(3):
+        with pytest.raises((CallFailed, CertdError)):
+            renew(enrolled, call, now=datetime.now(UTC))
+        assert (enrolled.files.certificate.read_bytes(), enrolled.files.private_key.read_bytes()) == before
+        assert _is_good(enrolled)
+    assert renew(enrolled, call, now=datetime.now(UTC))
+    assert _is_good(enrolled)
+    # For the same key the server has the same certificate; a hundred others would be all that it may have.
+    assert len(set(keys)) == 1
     assert not enrolled.files.staged_key.exists()
 
 
