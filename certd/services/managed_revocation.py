@@ -20,7 +20,7 @@ from certd.services.managed_certificate_views import (
     existing_version,
     view_of,
 )
-from certd.services.revocation_records import Subject, revoked, subject_of, write_revocation
+from certd.services.revocation_records import Subject, renews, revoked, subject_of, write_revocation
 from certd.services.steps import StepHook
 from certd.store import authorities, certificates, managed_versions
 from certd.store.store import Store, Transaction
@@ -137,7 +137,10 @@ def _subject(tx: Transaction, managed: ManagedCertificate, version: ManagedCerti
 
 
 def _warnings(managed: ManagedCertificate, chosen: list[Subject], new: NewManagedRevocation) -> Iterator[Warning]:
-    """Yields what was made of the request: no certificate is invalid since before it began."""
+    """Yields what was made of the request, and what is left to do.
+
+    No certificate is invalid since before it began.
+    """
     for subject in chosen:
         begins = subject.row.not_before
         if new.invalidity_time is not None and new.invalidity_time < begins:
@@ -147,3 +150,9 @@ def _warnings(managed: ManagedCertificate, chosen: list[Subject], new: NewManage
                 f"{rfc3339(new.invalidity_time)} was cut to {rfc3339(begins)}, when {version} began; it was not valid"
                 " earlier",
             )
+    if new.version == managed.current_version and not renews(managed, new.version, new.reason):
+        yield Warning(
+            "version",
+            f"{managed.name.version(new.version)} is the current one, and neither exported nor leased any more; renew"
+            " the managed certificate",
+        )

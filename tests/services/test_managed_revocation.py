@@ -430,3 +430,12 @@ def test_who_revokes_the_certificate_is_told_what_becomes_of_it(web: World, *, v
     assert "renew the managed certificate" in told(2)
     set_mode(web, RenewalMode.ALWAYS)
     assert "a new version is being made" in told(2, COMPROMISE)
+
+
+def test_who_revokes_the_current_version_is_told_that_none_follows(web: World) -> None:
+    renewed(web)
+    assert revoke(web, 1).warnings == ()
+    (warning,) = revoke(web, 2).warnings
+    assert (warning.field, "renew the managed certificate" in warning.message) == ("version", True)
+    # One is being made.
+    assert revoke(web, 2, COMPROMISE).warnings == ()
