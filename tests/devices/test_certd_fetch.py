@@ -43,19 +43,15 @@ class Router:
         """Of curl, as a list of processes shows them."""
         return tuple((self.folder / "arguments").read_text().splitlines())
 
-    def fetch(self, *arguments: str, format_: str = "acm-compatible") -> "subprocess.CompletedProcess[str]":
+    def given(self, format_: str, *, by_code: bool = False) -> tuple[str, ...]:
+        """What every run is given."""
         site = self.site.folder
-        given: tuple[str, ...] = (
-            "-u",
-            self.site.url(self.name, format_),
-            "-o",
-            str(self.file),
-            "-a",
-            str(self.site.authority),
-        )
-        if "-b" not in arguments:
-            given += ("-c", f"{site}/{self.identity}.pem", "-k", f"{site}/{self.identity}.key")
-        return self.run(*given, *arguments)
+        where = ("-u", self.site.url(self.name, format_), "-o", str(self.file), "-a", str(self.site.authority))
+        who = () if by_code else ("-c", f"{site}/{self.identity}.pem", "-k", f"{site}/{self.identity}.key")
+        return (*where, *who)
+
+    def fetch(self, *arguments: str, format_: str = "acm-compatible") -> "subprocess.CompletedProcess[str]":
+        return self.run(*self.given(format_, by_code="-b" in arguments), *arguments)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -183,6 +179,36 @@ def test_a_server_that_is_not_ours_is_not_asked(router: Router) -> None:
     assert ended.returncode == 1
     assert "cannot be fetched" in ended.stderr
     assert not router.file.exists()
+
+
+def test_who_laid_links_in_its_way_gets_nothing(router: Router) -> None:
+    victim = router.folder / "victim"
+    victim.write_text("what was there")
+    links = " && ".join(f'"$ln" -s victim "web.pem.new.$$"{end}' for end in ("", ".head", ".key"))
+    shell = " ".join((*router.shell, str(SCRIPT)))
+    ended = subprocess.run(
+        # The process stays, so that its number is known.
+        [
+            *router.shell,
+            "-c",
+            f'{links} && exec {shell} "$@"',
+            "sh",
+            *router.given("acm-compatible"),
+            "-p",
+            "pass",
+            "-d",
+        ],
+        cwd=router.folder,
+        env={"PATH": str(router.path), "HOME": "/nonexistent", "ln": _program("ln")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert victim.read_text() == "what was there"
+    assert not router.file.is_symlink()
+    assert _key_in(router.file, None) == _current_key(router)
 
 
 def test_a_command_that_fails_is_tried_again(router: Router) -> None:
