@@ -216,9 +216,30 @@ class EventFeed:
         while full and not self._closing.is_set():
             with self._store.read("event-feed.read") as tx:
                 rows = events.page(tx, after_seq=self._position.seq, limit=_PAGE)
+                if rows:
+                    goes_on = not events.verify(rows[:1], self._position)
+                else:
+                    goes_on = events.head_at(tx, self._position.seq) == self._position
+                head = self._position if goes_on else events.head(tx)
+            if not goes_on:
+                self._begin_anew(head)
+                return
             if rows:
                 self._hand_out(rows)
             full = len(rows) == _PAGE
+
+    def _begin_anew(self, head: ChainHead) -> None:
+        """Ends all watchers, for some of the events that they were handed are none any more.
+
+        Who comes back with the cursor of such an event is told so.
+        """
+        _log.error("the database was replaced by an older copy: event %d is not what it was", self._position.seq)
+        with self._lock:
+            self._position = head
+            self._memory.begin_after(head.seq)
+            watchers = tuple(self._watchers)
+        for watcher in watchers:
+            watcher.end(_replaced())
 
     def _hand_out(self, rows: list[NumberedEvent]) -> None:
         access_changes = False
@@ -260,6 +281,13 @@ class EventFeed:
                 if tenant in {"", event.tenant} and type_fits(wanted, event.type.value)
             )
         return known
+
+
+def _replaced() -> CertdError:
+    return CertdError(
+        Reason.STORE_UNAVAILABLE,
+        "the database was replaced by an older copy of it; connect again and go on from the last cursor",
+    )
 
 
 def _shutting_down() -> CertdError:
