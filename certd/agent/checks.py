@@ -19,11 +19,14 @@ from certd.errors import CertdError
 from certd.pki.encoding import parse_certificates
 
 _LONGEST_ROOTS: Final = 2 << 20
+_MOST_ABOVE: Final = 16
+"""Certificates of a chain. Deeper ones hardly anybody verifies."""
 
 
 def check(bundle: Bundle, now: datetime) -> None:
     """Raises AgentError, which says what is wrong, unless a bundle may be served."""
     certificate = bundle.parsed()
+    _check_size(bundle)
     _check_key(certificate, bundle.private_key_info)
     try:
         path = [certificate, *map(x509.load_der_x509_certificate, bundle.chain)]
@@ -58,6 +61,13 @@ def read_roots(path: Path) -> tuple[bytes, ...]:
         raise AgentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except CertdError as error:
         raise AgentError(error.message) from error
+
+
+def _check_size(bundle: Bundle) -> None:
+    if len(bundle.chain) > _MOST_ABOVE:
+        raise AgentError(f"the chain has more than {_MOST_ABOVE} certificates")
+    if sum(map(len, (bundle.certificate, *bundle.chain, *bundle.roots))) > _LONGEST_ROOTS:
+        raise AgentError(f"certificate, chain and roots are more than {_LONGEST_ROOTS} bytes")
 
 
 def _check_key(certificate: x509.Certificate, private_key_info: bytes) -> None:

@@ -173,6 +173,19 @@ def test_on_the_way_back_every_program_is_told_whichever_is_gone(machine: Machin
     assert other_machine.logged()[-1] == "reload 1"
 
 
+@pytest.mark.parametrize(("chain", "roots"), [(40, 1), (1, 9000)])
+def test_a_bundle_without_an_end_is_neither_kept_nor_served(machine: Machine, chain: int, roots: int) -> None:
+    server = Stranger()
+    made = server.minter.bundle()
+    server.renew(replace(made, chain=made.chain * chain, roots=made.roots * roots))
+    agent = machine.agent()
+    agent.advance(server, None)
+    assert server.states == [("FAILED", 1)]
+    assert "more than" in server.reports[-1].message
+    assert not machine.directory.exists()
+    assert [each.name for each in (machine.state / "kept" / "web").iterdir()] == ["record.json"]
+
+
 class Rude(Clumsy):
     """A target that says what no report may hold."""
 
