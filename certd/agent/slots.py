@@ -17,7 +17,7 @@ from certd.agent.keeper import Keeper, Standing
 from certd.agent.log import fields
 from certd.agent.loop import Loop
 from certd.agent.server import Server
-from certd.agent.watching import REFUSED, SELDOM, pause
+from certd.agent.watching import SELDOM, is_refusal, pause
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
 from certd.v1.association_pb2 import Association
@@ -189,7 +189,7 @@ class Slots:
         slot.due = time.monotonic() + self._delay(slot, failure)
         if (first and not text) or slot.again:
             slot.due = 0.0
-        if failure is not None and failure.reason in REFUSED:
+        if failure is not None and is_refusal(failure):
             self._refused(failure)
 
     def _delay(self, slot: Slot, failure: CallFailed | None) -> float:

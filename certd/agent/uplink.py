@@ -17,7 +17,7 @@ from certd.agent.loop import Loop
 from certd.agent.notify import notify
 from certd.agent.server import ApiServer
 from certd.agent.slots import Slots
-from certd.agent.watching import LONGEST, REFUSED, Watch, Watcher
+from certd.agent.watching import LONGEST, Watch, Watcher, is_refusal
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
 from certd.clock import Clock
@@ -173,7 +173,8 @@ class Uplink:
         if line is not self._line:
             return
         was_connected, self.connected = self.connected, False
-        if failure is not None and failure.reason in REFUSED:
+        has_ended = self._clock.now() >= line.identity.credentials.not_after
+        if failure is not None and (has_ended or is_refusal(failure)):
             self.refused(failure)
             return
         text = "" if failure is None else f"{failure.reason}: {failure.message}"

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from certd.client.connection import Client
 from certd.client.failure import CallFailed
-from certd.errors import CertdError
+from certd.errors import CertdError, Reason
 from certd.v1.association_pb2 import Association
 from certd.v1.managed_certificate_service_pb2 import WatchManagedCertificatesResponse
 
@@ -133,6 +133,11 @@ class Watcher:
             self._listener.changed(response.association)
 
 
+def is_refusal(failure: CallFailed) -> bool:
+    """Returns whether the server does not take the identity, and not something on the way, which may pass, is wrong."""
+    return failure.reason in REFUSED and (failure.answered or failure.reason != Reason.CREDENTIAL_INVALID)
+
+
 def pause(failure: CallFailed | None, tries: int, *, longest: float) -> float:
     """Returns the seconds to wait after a failure, or after the server ended a stream: by chance, for many agents wait.
 
@@ -141,7 +146,7 @@ def pause(failure: CallFailed | None, tries: int, *, longest: float) -> float:
         tries: how many in a row, from 1.
         longest: up to which the wait doubles.
     """
-    if failure is not None and failure.reason in REFUSED:
+    if failure is not None and is_refusal(failure):
         return random.uniform(*SELDOM)  # noqa: S311  # It spreads agents in time.
     own = min(_FIRST * 2.0 ** min(tries - 1, 16), longest) * random.uniform(0.5, 1.5)  # noqa: S311  # As above.
     asked = 0.0 if failure is None or failure.retry_after is None else min(failure.retry_after, _LONGEST_ASKED)

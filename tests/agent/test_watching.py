@@ -304,3 +304,21 @@ def test_a_watcher_asks_how_long_it_may_wait() -> None:
     watcher.end()
     watcher.join(20)
     assert ears.heard[:10] == ["lost UNAVAILABLE"] * 10
+
+
+def test_what_is_wrong_on_the_way_is_no_word_of_the_server(desk: Desk) -> None:
+    # As with a clock that is set soon after the start of a machine.
+    on_the_way = CallFailed("CREDENTIAL_INVALID", "see this machine's clock", code="UNAVAILABLE")
+    assert max(pause(on_the_way, 9, longest=30) for _ in range(50)) < 60
+    said = CallFailed("CREDENTIAL_INVALID", "ended", code="UNAUTHENTICATED", answered=True)
+    assert pause(said, 1, longest=30) >= SELDOM[0]
+    desk.fill()
+    desk.turn(online=False)
+    desk.server.problem = on_the_way
+    desk.turn()
+    assert desk.refusals == []
+    assert desk.slots.patience(online=True) < 60
+    desk.server.problem = said
+    desk.slots.begin_anew()
+    desk.turn()
+    assert set(desk.refusals) == {"CREDENTIAL_INVALID"}
