@@ -165,7 +165,7 @@ class DeliveryRun:
                 self._record(replace(progressed, delivery_time=now), numbered, None, waited=waited, now=now)
             case Outcome.REFUSED:
                 attempts = (waited.attempts if waited else 0) + 1
-                gives_up = attempts >= MOST_ATTEMPTS or _is_old(numbered, now)
+                gives_up = attempts >= MOST_ATTEMPTS or self._is_old(numbered, now)
                 row = self._row(numbered, attempts, answer.error, now, gives_up=gives_up)
                 self._record(progressed, numbered, row, waited=waited, now=now)
             case Outcome.AWAY:
@@ -187,12 +187,16 @@ class DeliveryRun:
         if answer.retry_after is not None:
             pause = max(pause, min(answer.retry_after, LONGEST_BACKOFF))
         waits = replace(progressed, attempts=attempts, next_attempt_time=now + pause)
-        if _is_old(numbered, now):
+        if self._is_old(numbered, now):
             tried = (waited.attempts if waited else 0) + attempts
             row = self._row(numbered, tried, answer.error, now, gives_up=True)
             self._record(waits, numbered, row, waited=waited, now=now)
             return
         self._commit(replace(waits, delivered_seq=self._subscription.delivered_seq), lambda _tx: None)
+
+    def _is_old(self, numbered: NumberedEvent, now: datetime) -> bool:
+        # What happened before it was made, enabled or changed could not be delivered before that.
+        return now - max(numbered.event.time, self._subscription.update_time) > LONGEST
 
     def _row(self, numbered: NumberedEvent, attempts: int, error: str, now: datetime, *, gives_up: bool) -> Delivery:
         return Delivery(
@@ -342,10 +346,6 @@ class DeliveryRun:
 def _is_due(delivery: Delivery, now: datetime) -> bool:
     # What is due later than it can be was put there by a clock that was ahead.
     return delivery.due_time is None or not now < delivery.due_time <= now + LONGEST_BACKOFF
-
-
-def _is_old(numbered: NumberedEvent, now: datetime) -> bool:
-    return now - numbered.event.time > LONGEST
 
 
 def _failed(subscription: Subscription, failures: Sequence[_Failure], now: datetime) -> Event:

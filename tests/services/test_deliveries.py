@@ -216,6 +216,18 @@ def test_what_is_old_and_was_tried_is_given_up(books: Books) -> None:
     assert books.target.taken == [a2, b1]
 
 
+@pytest.mark.parametrize("answer", [AWAY, REFUSED])
+def test_what_happened_long_before_it_was_asked_for_is_tried_as_long_as_anything(books: Books, answer: Answer) -> None:
+    (old,) = books.emit("a")
+    books.clock.advance(LONGEST * 2)
+    books.subscribe(delivered_seq=0)
+    books.target.answer = answers({old: [answer]})
+    books.go()
+    assert not books.failed()
+    books.go_until_nothing_is_due()
+    assert books.target.taken == [old]
+
+
 def test_past_so_many_that_wait_the_subscription_waits(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_run, "MOST_WAITING", 3)
     books.subscribe()
