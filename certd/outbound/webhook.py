@@ -198,7 +198,10 @@ def _why(error: BaseException) -> str:
     """Returns what may be told of a target that is away."""
     match error:
         case ssl.SSLCertVerificationError():
-            why = f"the target's certificate is not trusted: {shown(error.verify_message)}"
+            why = (
+                f"the target's certificate is not trusted: {shown(error.verify_message)}; name the roots that vouch"
+                " for it as the subscription's trusted_roots"
+            )
         case ssl.SSLError():
             why = f"TLS with the target fails: {shown(error.reason or 'no reason is given')}"
         case TimeoutError():
