@@ -180,8 +180,8 @@ def _why(error: OSError | ValueError) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return (
-                f"the mail server's certificate is not trusted: {shown(error.verify_message)}; name the roots that vouch"
-                " for it as notify.smtp.ca_file in certd.toml"
+                f"the mail server's certificate is not trusted: {shown(error.verify_message)}; name the roots that"
+                " vouch for it as notify.smtp.ca_file in certd.toml"
             )
         case ssl.SSLError():
             return f"TLS with the mail server fails: {shown(error.reason or 'no reason is given')}"
