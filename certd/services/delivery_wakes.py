@@ -28,8 +28,8 @@ _TIMES: Final = 5
 """How often that is done."""
 SAFETY: Final = 30.0
 """Seconds between two looks at all that are behind, whatever they want."""
-_KNOWN: Final = 2.0
-"""Seconds that is believed what a subscription wants."""
+_KNOWN: Final = 60.0
+"""Seconds after which those are forgotten that are gone."""
 _PAGE: Final = 500
 _MOST_LOOKED_AT: Final = 5000
 """Events of one look; of more it is not looked who wants them."""
@@ -129,8 +129,8 @@ class DeliveryWakes:
     def _wanting(self, tx: Transaction, seen: int, newest: int, behind: Mapping[str, Position]) -> dict[str, int]:
         """Returns who of those behind wants an event since `seen`, and the last one that they want."""
         of_tenant: dict[str, list[Subscription]] = {}
-        for uid in behind:
-            subscription = self._subscription(tx, uid)
+        for position in behind.values():
+            subscription = self._subscription(tx, position)
             if subscription is not None:
                 of_tenant.setdefault(subscription.tenant, []).append(subscription)
         found: dict[str, int] = {}
@@ -145,11 +145,13 @@ class DeliveryWakes:
             seen = page[-1].seq
         return found
 
-    def _subscription(self, tx: Transaction, uid: str) -> Subscription | None:
-        """Returns what a subscription wants, as it was some seconds ago."""
-        known = self._known.get(uid) or subscriptions.get_by_uid(tx, uid)
+    def _subscription(self, tx: Transaction, position: Position) -> Subscription | None:
+        """Returns what a subscription wants."""
+        known = self._known.get(position.uid)
+        if known is None or known.revision != position.revision:
+            known = subscriptions.get_by_uid(tx, position.uid)
         if known is not None:
-            self._known[uid] = known
+            self._known[position.uid] = known
         return known
 
     def _unmoved(self, positions: Mapping[str, Position], began: float, now: datetime) -> list[str]:

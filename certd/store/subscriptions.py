@@ -52,7 +52,12 @@ _PAGE = (
 )
 _IDS = select(_subscriptions.c.subscription_id).where(_OF_TENANT).limit(bindparam("most"))
 _POSITIONS = (
-    select(_subscriptions.c.uid, _subscriptions.c.delivered_seq, _subscriptions.c.next_attempt_time)
+    select(
+        _subscriptions.c.uid,
+        _subscriptions.c.delivered_seq,
+        _subscriptions.c.next_attempt_time,
+        _subscriptions.c.revision,
+    )
     .where(_subscriptions.c.uid > bindparam("after"), _subscriptions.c.state == literal_column("'ENABLED'"))
     .order_by(_subscriptions.c.uid)
     .limit(bindparam("most"))
@@ -74,6 +79,7 @@ class Position:
     uid: str
     delivered_seq: int
     next_attempt_time: datetime | None
+    revision: int
 
 
 def insert(tx: Transaction, subscription: Subscription) -> bool:
@@ -121,6 +127,7 @@ def all_uids_with_position(tx: Transaction, *, after: str = "", limit: int = 100
             uid=row.uid,
             delivered_seq=row.delivered_seq,
             next_attempt_time=optional_time_of(row.next_attempt_time),
+            revision=row.revision,
         )
         for row in tx.execute(_POSITIONS, {"after": after, "most": limit})
     ]

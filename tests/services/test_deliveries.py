@@ -578,6 +578,18 @@ def test_who_wants_what_happened_is_woken_and_nobody_else(either: Books) -> None
     assert [uid for uid in uids if books.due(uid)] == ["s-1", "s-3"]
 
 
+def test_what_is_asked_for_by_now_wakes(books: Books) -> None:
+    books.subscribe(event_types=("managed-certificate.renewed",))
+    for type_ in (EventType.MANAGED_CERTIFICATE_RENEWED, EventType.MANAGED_CERTIFICATE_REVOKED):
+        books.emit("a", type_=type_)
+        books.go()
+    books.change(event_types=("managed-certificate.*",))
+    books.go()
+    (last,) = books.emit("a", type_=EventType.MANAGED_CERTIFICATE_REVOKED)
+    books.go()
+    assert books.target.taken[-1] == last
+
+
 def test_one_that_did_not_move_is_woken_again_and_not_for_ever(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_wakes, "_AGAIN", 0.0)
     books.subscribe()
