@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -81,6 +81,12 @@ class Identity:
         except x509.ExtensionNotFound:
             return ""
         return next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), "")
+
+    @property
+    def lifetime(self) -> timedelta:
+        """Of the certificate, as a whole."""
+        certificate = self._certificate()
+        return certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
     def renew_time(self) -> datetime:
         """Returns when it is to be renewed: when two thirds of its life are over."""

@@ -25,6 +25,8 @@ from certd.errors import CertdError
 from certd.v1.association_pb2 import Association
 
 _RENEWAL_RETRY: Final = (60.0, 300.0)
+_PART_BETWEEN_RENEWALS: Final = 1 / 6
+"""Part of the lifetime of an identity's certificate in which it is not renewed again."""
 _SHORTEST_PAUSE: Final = 1.0
 _PART_OF_WHAT_IS_LEFT: Final = 0.1
 """Of what a certificate has still to live: so much of it may pass without a try to reach the server."""
@@ -206,12 +208,16 @@ class Uplink:
 
     def _renewed(self, problem: str) -> None:
         self._renewing = False
-        self._renewal_due = time.monotonic() + random.uniform(*_RENEWAL_RETRY)  # noqa: S311  # It spreads agents in time.
+        pause = random.uniform(*_RENEWAL_RETRY)  # noqa: S311  # It spreads agents in time.
         if problem:
             _log.warning("the identity is not renewed: %s", problem)
         if self._files.change() != self._change:
             _log.info("the identity is renewed")
             self.connect(self._config)
+            if self.identity is not None and not problem:
+                # By a clock that is ahead a new one is due as well, and the next, until the server gives no more.
+                pause = max(pause, self.identity.lifetime.total_seconds() * _PART_BETWEEN_RENEWALS)
+        self._renewal_due = time.monotonic() + pause
 
     def _tell(self, text: str) -> None:
         if text != self.problem:

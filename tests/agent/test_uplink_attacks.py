@@ -20,7 +20,13 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RpcStatus
@@ -179,9 +185,8 @@ class Desk:
         self.loop = Loop()
         self.config = Config(server="127.0.0.1:1", state_directory=found.folder)
         self.slots = Slots(self.loop, poll_interval=300, stop=threading.Event(), refused=lambda _: None)
-        self.uplink = Uplink(
-            self.config, loop=self.loop, clock=FakeClock(datetime.now(UTC)), watch=None, slots=self.slots
-        )
+        self.clock = FakeClock(datetime.now(UTC))
+        self.uplink = Uplink(self.config, loop=self.loop, clock=self.clock, watch=None, slots=self.slots)
 
     def turn(self, until: Callable[[], object]) -> None:
         def reached() -> bool:
@@ -219,6 +224,29 @@ def test_a_renewal_that_ends_in_a_way_that_nobody_foresaw_is_not_the_last(
     desk.uplink.connect(desk.config)
     desk.turn(lambda: calls and not desk.uplink.busy)
     assert _is_good(enrolled)
+
+
+def test_a_clock_that_is_ahead_makes_no_storm_of_renewals(
+    desk: Desk, enrolled: IdentityFiles, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bytes] = []
+
+    def call(_client: Client, _method: object, request: RenewIdentityRequest) -> IdentityCredential:
+        calls.append(request.csr)
+        return issuer.answer(request)
+
+    monkeypatch.setattr(Client, "call", call)
+    key = load_pem_private_key(enrolled.files.private_key.read_bytes(), None).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    before = issuer.certificate(key, age=timedelta(hours=12)).public_bytes(Encoding.PEM)
+    enrolled.files.certificate.write_bytes(before)
+    # Also what is new is due by it.
+    desk.clock.advance(timedelta(days=2.2))
+    desk.uplink.connect(desk.config)
+    desk.turn(lambda: enrolled.files.certificate.read_bytes() != before and not desk.uplink.busy)
+    looks = iter(range(20))
+    desk.turn(lambda: next(looks) == 19)
+    assert len(calls) == 1
 
 
 def test_a_server_that_takes_nobody_is_not_called_each_second(enrolled: IdentityFiles) -> None:
