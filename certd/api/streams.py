@@ -21,7 +21,7 @@ _RETRY_AFTER: Final = 10.0
 _LOOKS: Final = 6
 """How often a send is looked at in that time."""
 FEW_STREAMS: Final = 16
-"""Streams that each caller may have, also when most slots are taken."""
+"""Streams that each caller may have, also when most slots are taken; all together of those who are nobody."""
 _CROWDED: Final = 0.75
 """Share of the slots that a caller may have more than a few of."""
 _FAREWELL: Final = 2.0
@@ -138,6 +138,13 @@ class StreamSlots:
                 Reason.TOO_MANY_WATCHERS,
                 f"all {self._number} streams that this server serves at once are taken; try again later, or let"
                 " [limits] maximum_watchers grow",
+                retry_after=_RETRY_AFTER,
+            )
+        if not principal and own >= FEW_STREAMS:
+            raise CertdError(
+                Reason.TOO_MANY_WATCHERS,
+                f"{own} streams of callers who are nobody are open, as many as may be; ask for the health again and"
+                " again instead (Check), or try again later",
                 retry_after=_RETRY_AFTER,
             )
         if own >= FEW_STREAMS and taken >= self._number * _CROWDED:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from certd.api.server import Limits, serve
-from certd.api.streams import OpenStream, StreamSlots
+from certd.api.streams import FEW_STREAMS, OpenStream, StreamSlots
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller
 from certd.model.event_filter import EventFilter
@@ -284,6 +284,19 @@ def test_one_caller_does_not_take_every_slot() -> None:
     slots.close()
     with pytest.raises(CertdError, match="SHUTTING_DOWN"), slots.slot(stream_of(), "another"):
         pass
+
+
+def test_those_who_are_nobody_leave_slots_to_those_who_are_somebody() -> None:
+    slots = StreamSlots(40)
+    with contextlib.ExitStack() as stack:
+        for _ in range(FEW_STREAMS):
+            stack.enter_context(slots.slot(stream_of(), ""))
+        with pytest.raises(CertdError, match="TOO_MANY_WATCHERS"), slots.slot(stream_of(), ""):
+            pass
+        stack.enter_context(slots.slot(stream_of(), ALICE))
+    with slots.slot(stream_of(), ""):
+        pass
+    slots.close()
 
 
 class OneToken(Bearer):
