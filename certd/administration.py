@@ -37,14 +37,15 @@ def initialise(
     server_csr: bytes,
     administrator_csr: bytes,
     server_names: tuple[str, ...],
+    any_server_names: bool = True,
     administrator_id: str = "admin",
     clock: Clock | None = None,
     step: StepHook = no_step,
 ) -> Initialised:
     """Makes or completes database, system authority, server certificate and first administrator; idempotent.
 
-    The private keys belong to whoever made the two CSRs (DER), and stay there.
-    Raises what the token and the store raise when they cannot be had.
+    The private keys belong to whoever made the two CSRs (DER), and stay there. A server certificate with other names is
+    kept, unless `any_server_names` is false. Raises what the token and the store raise when they cannot be had.
     """
     migrate(config.database.url)
     with _running(config, clock, step) as core:
@@ -54,6 +55,7 @@ def initialise(
             server_csr=server_csr,
             administrator_id=administrator_id,
             administrator_csr=administrator_csr,
+            any_server_names=any_server_names,
         )
         pinned = core.pinned_roots.pin()
     return Initialised(

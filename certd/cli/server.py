@@ -115,7 +115,7 @@ Examples:
     "--server-name",
     "server_names",
     multiple=True,
-    help="DNS name or IP address of the server certificate; may be repeated. "
+    help="DNS name or IP address of the server certificate; may be repeated. Replaces those that it has. "
     "[default: localhost, 127.0.0.1, ::1 and the host's name]",
 )
 @click.option("--grpc-address", help="host:port of the API. [default: 127.0.0.1:8443]")
@@ -278,7 +278,11 @@ def _bootstrap(settings: Config, credentials: initialisation.Credentials, server
         _report(private_key, made=made_key)
     names = server_names or initialisation.names_of(settings.tls.certificate) or initialisation.default_server_names()
     made = administration().initialise(
-        settings, server_csr=requests[0], administrator_csr=requests[1], server_names=names
+        settings,
+        server_csr=requests[0],
+        administrator_csr=requests[1],
+        server_names=names,
+        any_server_names=not server_names,
     )
     address = initialisation.reachable(settings.listen.grpc.host, settings.listen.grpc.port)
     for path, content in (

@@ -60,9 +60,11 @@ class Bootstrap:
         server_csr: bytes,
         administrator_id: str,
         administrator_csr: bytes,
+        any_server_names: bool = True,
     ) -> Bootstrapped:
         """Makes what is missing and returns the certificates. The first administrator gets every role on everything.
 
+        A server certificate with other names is kept, unless `any_server_names` is false.
         Raises STATE_FORBIDS for an administrator whose identity was revoked.
         """
         self._store.write("bootstrap.tenant", self._ensure_tenant)
@@ -70,7 +72,7 @@ class Bootstrap:
         subject = distinguished_name.parse_text(f"CN=certd system authority,O={trust_domain}")
         self._authorities.ensure_system(trust_domain, subject)
         self._step("bootstrap.2.system-authority")
-        server = self._identities.ensure_server(server_names, server_csr)
+        server = self._identities.ensure_server(server_names, server_csr, any_names=any_server_names)
         self._step("bootstrap.3.server")
         administrator_identity = administrator_name(administrator_id)
         principal = spiffe_id_of(administrator_identity, trust_domain)

@@ -73,9 +73,14 @@ class Identities:
         names = SubjectAlternativeNames(uris=(spiffe_id,))
         return self._ensure(SYSTEM["identity"], names, certification_request, any_names=False)
 
-    def ensure_server(self, names: SubjectAlternativeNames, certification_request: bytes) -> Credential:
-        """Returns the valid server certificate for the key of the CSR, whatever its names; issues one when needed."""
-        return self._ensure(SYSTEM["listener"], names, certification_request, any_names=True)
+    def ensure_server(
+        self, names: SubjectAlternativeNames, certification_request: bytes, *, any_names: bool = True
+    ) -> Credential:
+        """Returns the valid server certificate for the key of the CSR; issues one with these names when needed.
+
+        One with other names will do, unless `any_names` is false.
+        """
+        return self._ensure(SYSTEM["listener"], names, certification_request, any_names=any_names)
 
     def _ensure(
         self, profile: Profile, names: SubjectAlternativeNames, certification_request: bytes, *, any_names: bool

@@ -26,6 +26,20 @@ def test_a_server_certificate_is_found_again_by_its_key(world: World) -> None:
     assert again.certificate == first.certificate
 
 
+def test_a_server_that_is_named_anew_gets_a_certificate_of_these_names(world: World) -> None:
+    csr = new_credential_request().csr
+    old, new = (SubjectAlternativeNames(dns_names=(name,)) for name in ("localhost", "ca.example.internal"))
+    first = identities(world).ensure_server(old, csr)
+    world.clock.advance(timedelta(seconds=1))
+    assert identities(world).ensure_server(new, csr).certificate == first.certificate
+    named = identities(world).ensure_server(new, csr, any_names=False)
+    assert named.created
+    certificate = x509.load_der_x509_certificate(named.certificate)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["ca.example.internal"]
+    assert not identities(world).ensure_server(new, csr, any_names=False).created
+
+
 def test_another_identity_never_gets_the_certificate_of_the_first(world: World) -> None:
     csr = new_credential_request().csr
     one, two = (f"spiffe://{TRUST_DOMAIN}/identities/{name}" for name in ("one", "two"))

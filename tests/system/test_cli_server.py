@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from certd.cli.initialisation import names_of
 from tests.waiting import eventually
 
 _CERTD = (sys.executable, "-c", "from certd.cli.server import main; main(prog_name='certd')")
@@ -215,6 +216,12 @@ def test_init_completes_what_is_missing(tmp_path: Path) -> None:
         str(made.credentials / "certctl.toml"),
         str(made.data / "server.pem"),
     }
+    # Named anew, the server has another certificate; nobody has to delete anything.
+    for names, changed in ((("ca.example.internal", "localhost"), True), (("ca.example.internal", "localhost"), False)):
+        options = [option for name in names for option in ("--server-name", name)]
+        said = _run("init", *options, home=tmp_path).stdout.splitlines()
+        assert (f"made  {made.data / 'server.pem'}" in said) == changed
+        assert names_of(made.data / "server.pem") == names
 
 
 def test_init_does_not_pass_over_an_option_that_contradicts_the_file(home: _Home) -> None:
