@@ -138,7 +138,7 @@ class Certificate:
     """Where `current` points to the files of the version that is served."""
     files: tuple[File, ...] = ()
     check: Command | None = None
-    """Runs when the files are written, before they are current; AGENT_DIRECTORY says where they are."""
+    """Runs when the files are current, before any program is told; CERTD_DIRECTORY says where they are."""
     reload: Command | None = None
     haproxy: HAProxy | None = None
     sds: bool = False
