@@ -185,10 +185,10 @@ def _check_output(output: str) -> None:
         "Verified peername: www.example.internal",
         "$ certctl managed import shop --certificate shop.pem --private-key shop.key",
         "$ certctl managed search --expires-within 30d",
-        "$ certctl grant create web-1 consumer --scope managedCertificates/web",
-        "$ certctl enrollment create-code web-1 --code-file web-1.code",
-        "$ certctl association create web web-1",
-        "$ certd-agent enroll --config agent.toml --code-file web-1.code",
+        "$ certctl grant create this-machine consumer --scope managedCertificates/web",
+        "$ certctl enrollment create-code this-machine --code-file this-machine.code",
+        "$ certctl association create web this-machine",
+        "$ certd-agent enroll --config agent.toml --code-file this-machine.code",
         "$ certd-agent run --config ",
         "$ certctl managed renew web",
         "$ certctl managed versions web",
@@ -249,7 +249,7 @@ def _check_files(quickstart: _Quickstart) -> None:
         quickstart.agent / "tls/current/key.pem",
     ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-    assert not (quickstart.agent / "web-1.code").exists()
+    assert not (quickstart.agent / "this-machine.code").exists()
     assert (walk / "out/key.pem").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     # The port that was taken is not used, and what is used instead is on record, also for certctl.
     address = tomllib.loads((quickstart.data / "certd.toml").read_text())["listen"]["grpc"]
