@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from certd.errors import CertdError, Reason
 from certd.model.certificate import RevocationReason
-from certd.model.event import EventType
+from certd.model.event import Event, EventType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.managed_certificate_filter import ManagedCertificateFilter
 from certd.model.names import ManagedCertificateName, RenewalCampaignName, TenantName
@@ -102,11 +102,20 @@ def run_to_the_end(world: World, *, within: timedelta = timedelta(minutes=30)) -
     return get(world)
 
 
+def deeds(world: World) -> list[Event]:
+    """All events but that a campaign had nothing left to do, which comes meanwhile by itself."""
+    return [
+        event
+        for event in world.events()
+        if (event.type, event.details.get("state")) != (EventType.RENEWAL_CAMPAIGN_ENDED, "DONE")
+    ]
+
+
 def refusal(world: World, call: Callable[[], object]) -> CertdError:
-    before = world.events()
+    before = deeds(world)
     with pytest.raises(CertdError) as refused:
         call()
-    assert world.events() == before
+    assert deeds(world) == before
     return refused.value
 
 
