@@ -12,6 +12,8 @@ MOST_WAITING: Final = 1000
 """Events that wait behind others or for their next try; past that the subscription waits as a whole."""
 MOST_FAILED: Final = 1000
 """Failed deliveries that are kept of a subscription; the oldest go."""
+MOST_STUMBLES: Final = 5
+"""Tries after which it is seen whether a target takes another event than the one over which it perhaps stumbles."""
 MOST_ATTEMPTS: Final = 12
 """Tries of an event that the target refuses."""
 LONGEST: Final = timedelta(days=3)
@@ -39,6 +41,8 @@ class Answer:
     """Why it was not taken, for people; beside TAKEN, who did not get it."""
     retry_after: timedelta | None = None
     """When to try again, where the target says so."""
+    perhaps_the_event: bool = False
+    """Beside AWAY: whether the target perhaps stumbles over this event alone."""
 
 
 class DeliveryState(enum.StrEnum):

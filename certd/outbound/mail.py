@@ -155,7 +155,10 @@ def _answer(error: smtplib.SMTPException) -> Answer:
             said = _why(error.__context__)
         case _:
             said = f"the mail server ends the connection: {shown(str(error))}"
-    return Answer(outcome=Outcome.REFUSED if refused else Outcome.AWAY, error=said)
+    # What it says to the mail itself it perhaps says of this one alone.
+    of_event = not refused and isinstance(error, smtplib.SMTPDataError)
+    outcome = Outcome.REFUSED if refused else Outcome.AWAY
+    return Answer(outcome=outcome, error=said, perhaps_the_event=of_event)
 
 
 def _partly(refused: Mapping[str, tuple[int, bytes]]) -> Answer:

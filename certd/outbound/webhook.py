@@ -41,6 +41,8 @@ _TRUST_SECONDS: Final = 300
 _SUCCESS, _REDIRECTION, _CLIENT_ERROR = 2, 3, 4
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 """Of the client errors those that say nothing against the event."""
+_DEFECTS: Final = frozenset({500, 501})
+"""What a receiver answers that fails over what it was sent; the other server errors say that it is not there."""
 _LONGEST_RETRY_AFTER: Final = 86_400
 _checks = threading.BoundedSemaphore(_CHECKS_AT_ONCE)
 
@@ -176,10 +178,12 @@ def _refusal(response: http.client.HTTPResponse, excerpt: bytes, now: datetime) 
     elif words:
         said = f"{said}: {words}"
     refused = status // 100 <= _CLIENT_ERROR and status not in _TRY_AGAIN
+    retry_after = None if refused else _retry_after(response.getheader("Retry-After", ""), now)
     return Answer(
         outcome=Outcome.REFUSED if refused else Outcome.AWAY,
         error=said,
-        retry_after=None if refused else _retry_after(response.getheader("Retry-After", ""), now),
+        retry_after=retry_after,
+        perhaps_the_event=status in _DEFECTS and retry_after is None,
     )
 
 

@@ -6,7 +6,9 @@ What each answer means:
   answer and the commit repeats that one event and no other.
 * Refused: the event becomes a row that is tried again by itself; events of other resources go on, later ones of the
   same resource become rows behind it.
-* Away: the subscription waits as a whole, and `delivered_seq` stands.
+* Away: the subscription waits as a whole, and `delivered_seq` stands. A target that perhaps stumbles over one event is
+  handed another after some tries, and that one becomes a row: else the first event that a receiver has a defect for
+  would hold up all others for days. When the other is not taken either, the target is away.
 
 What is given up becomes a failed row.
 """
@@ -25,6 +27,7 @@ from certd.model.delivery import (
     LONGEST,
     LONGEST_BACKOFF,
     MOST_ATTEMPTS,
+    MOST_STUMBLES,
     MOST_WAITING,
     Answer,
     Delivery,
@@ -94,6 +97,8 @@ class DeliveryRun:
         self._began = time.monotonic()
         self._goes_on = True
         self._away = False
+        self._has_doubted = False
+        """Whether an event was passed because the target perhaps stumbles over it."""
         self._full = False
         self._failures: list[_Failure] = []
         """Those that no event tells of yet."""
@@ -181,8 +186,14 @@ class DeliveryRun:
         now: datetime,
     ) -> None:
         """Records that the target is away; an old event is given up, any other stays where it is."""
-        self._away = True
         attempts = self._subscription.attempts + 1
+        if answer.perhaps_the_event and not self._has_doubted and (waited or attempts >= MOST_STUMBLES):
+            self._has_doubted = True
+            tried = waited.attempts + 1 if waited else attempts
+            row = self._row(numbered, tried, answer.error, now, gives_up=self._is_old(numbered, now))
+            self._record(replace(progressed, attempts=attempts), numbered, row, waited=waited, now=now)
+            return
+        self._away = True
         pause = backoff(attempts, random.random())  # noqa: S311  # Jitter is no secret.
         if answer.retry_after is not None:
             pause = max(pause, min(answer.retry_after, LONGEST_BACKOFF))

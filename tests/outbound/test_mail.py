@@ -147,6 +147,7 @@ def test_what_an_answer_means(mailbox: Mailbox, command: str, said: str, outcome
     mailbox.answers[command] = said
     answer = _send(mailbox.server())
     assert answer.outcome is outcome
+    assert answer.perhaps_the_event == (command in {"DATA", "END"} and said == "451 later")
     if said != "DROP":
         assert said in answer.error
     if command == "RCPT security@example.org":

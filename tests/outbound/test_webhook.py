@@ -165,6 +165,7 @@ def test_what_an_answer_means(receiver: Receiver, status: int, outcome: Outcome)
     answer = _post(receiver)
     assert answer.outcome is outcome
     assert answer.error == "" if outcome is Outcome.TAKEN else answer.error.endswith(": as it is")
+    assert answer.perhaps_the_event == (status == 500)
 
 
 def test_when_to_come_again(receiver: Receiver) -> None:

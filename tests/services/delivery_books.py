@@ -25,6 +25,7 @@ UID = "s-1"
 TAKEN = Answer(outcome=Outcome.TAKEN)
 REFUSED = Answer(outcome=Outcome.REFUSED, error="no")
 AWAY = Answer(outcome=Outcome.AWAY, error="away")
+STUMBLES = Answer(outcome=Outcome.AWAY, error="a defect", perhaps_the_event=True)
 
 
 @dataclass
