@@ -38,14 +38,14 @@ class WebhookTarget:
     """A URL to which events are posted."""
 
     url: str = field(repr=False)
-    """https; its query may hold what nobody else should read."""
+    """https; its path and its query may hold what nobody else should read, as those of chat services do."""
     trusted_roots: str = field(default="", repr=False)
     """PEM of the roots by which the target is verified; empty: those of the system."""
 
     @property
     def place(self) -> str:
-        """The URL without its query, for events and logs."""
-        return urlunsplit(urlsplit(self.url)._replace(query="", fragment=""))
+        """Scheme, host and port, for events and logs."""
+        return urlunsplit(urlsplit(self.url)._replace(path="", query="", fragment=""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,7 @@ def test_one_is_made_with_a_secret_that_is_told_once(books: Books) -> None:
         "tenants/default/subscriptions/hook",
         ADMINISTRATOR.principal,
     )
-    assert event.details["target"] == "https://hooks.example.com:8443/certd"
+    assert event.details["target"] == "https://hooks.example.com:8443"
     assert one.fits(event) is False  # It is not below the resource.
     # What happens from now on begins with its own creation.
     with books.world.core.store.read("test.events") as tx:
@@ -292,7 +292,7 @@ def test_a_change_is_one_of_what_is_named_and_is_told_without_the_query(books: B
     assert books.get() == view
     eventually(lambda: books.told(EventType.SUBSCRIPTION_UPDATED))
     (event,) = books.told(EventType.SUBSCRIPTION_UPDATED)
-    assert event.details == {"target": "https://hooks.example.com:8443/certd", "display_name": ""}
+    assert event.details == {"target": "https://hooks.example.com:8443", "display_name": ""}
     assert not any("t0ken" in str(event) or "an0ther" in str(event) for event in books.events())
     # The default of its kind stands for nothing.
     assert books.change(fields=frozenset({"event_types"})).subscription.event_types == ("*",)
