@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
+from certd.children import start_preparer, token_client, use_known_keys_of
 from certd.clock import Clock
 from certd.config import Config, oidc_providers, request_limits, token_settings
 from certd.config_notify import mail_server
@@ -14,9 +15,7 @@ from certd.outbound.addresses import Reach
 from certd.outbound.jwks import KeySet
 from certd.outbound.mail import Mail
 from certd.outbound.webhook import Webhooks
-from certd.pki.weak_keys import use_known_keys
-from certd.prepare.client import Preparer, default_workers
-from certd.prepare.known_keys import known_keys_of
+from certd.prepare.client import Preparer
 from certd.scheduler import Scheduler, Waker
 from certd.services.access import Access
 from certd.services.administrators import AdministratorRecovery
@@ -82,7 +81,7 @@ from certd.services.version_making import VersionMaking
 from certd.services.wrapping_key_rotation import WrappingKeyRotation
 from certd.services.wrapping_keys import WrappingKeys
 from certd.store.store import Store
-from certd.token.client import TokenClient, connect, start_child
+from certd.token.client import TokenClient
 
 _log = logging.getLogger("certd.main")
 
@@ -199,10 +198,10 @@ class Core:
 
 def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     """Opens the database and constructs everything that needs no listener. Raises STORE_UNAVAILABLE, FIELD_INVALID."""
-    _use_known_keys(config)
+    use_known_keys_of(config)
     store = Store.open(config.database.url, clock=clock)
-    token = _token_client(config)
-    preparer = _preparer(config)
+    token = token_client(config)
+    preparer = start_preparer(config)
     base_url = config.web.base_url
     trust_domain = config.tls.trust_domain
     limits = request_limits(config)
@@ -493,28 +492,3 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         refusals=refusals,
         public_certificates=PublicCertificates(store),
     )
-
-
-def _token_client(config: Config) -> TokenClient:
-    if config.token.socket is not None:
-        return connect(config.token.socket)
-    return start_child(token_settings(config))
-
-
-def _use_known_keys(config: Config) -> None:
-    """Reads the list while nothing is open yet. FIELD_INVALID when it is none."""
-    known_weak_keys = config.prepare.known_weak_keys
-    if known_weak_keys is not None:
-        # The daemon looks too: at what it prepares itself, and at the CSRs that profiles are tried with.
-        use_known_keys(known_keys_of(known_weak_keys))
-
-
-def _preparer(config: Config) -> Preparer:
-    processes = config.prepare.processes
-    known_weak_keys = config.prepare.known_weak_keys
-    arguments = [f"--log-level={config.log.level}", f"--log-format={config.log.format}"]
-    if known_weak_keys is not None:
-        arguments.append(f"--known-weak-keys={known_weak_keys}")
-    preparer = Preparer(default_workers() if processes is None else processes, arguments)
-    preparer.start()
-    return preparer
