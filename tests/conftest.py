@@ -42,6 +42,14 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
     return result
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:  # noqa: ARG001  # The names of the hook.
+    """Makes what was captured text that one process can tell another: strangers' strings are not always."""
+    report: pytest.TestReport = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_thread_left() -> Iterator[None]:
     """A store or a scheduler that a module leaves running would write and count beside the tests after it."""
