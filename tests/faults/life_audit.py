@@ -24,7 +24,8 @@ _ISSUED = (
 )
 _KEYS = "(SELECT count(*) FROM sealed_keys s WHERE s.managed_certificate_uid = m.uid)"
 _ASSOCIATIONS = "(SELECT count(*) FROM associations a WHERE a.managed_certificate_uid = m.uid)"
-_JOBS = "(SELECT count(*) FROM jobs j WHERE j.subject = m.uid)"
+# Those of its renewals; beside them its consumers may be looked after.
+_JOBS = "(SELECT count(*) FROM jobs j WHERE j.subject = m.uid AND j.kind = 'advance-managed-certificate')"
 _CERTIFICATES = "(SELECT count(*) FROM certificates c WHERE c.managed_certificate_uid = m.uid AND c.state = 'ISSUED')"
 
 
