@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import psycopg
 
 from tests.recipes.estate import HOST
+from tests.waiting import eventually
 
 _SECONDS = 20.0
 _PAUSE = 0.003
@@ -40,6 +41,11 @@ def shown_anew(port: int, root: str) -> bytes:
     """Returns what a new handshake shows."""
     with connect(port, root) as connection:
         return shown(connection)
+
+
+def comes(port: int, root: str, certificate: bytes) -> None:
+    """Waits until a new handshake shows a certificate: a worker on its way out may accept a connection still."""
+    eventually(lambda: shown_anew(port, root) == certificate)
 
 
 def exchange(connection: ssl.SSLSocket, *, end: bool = False) -> bytes:

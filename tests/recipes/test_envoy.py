@@ -16,7 +16,7 @@ from certd.v1.managed_certificate_pb2 import Deployment
 from certd.v1.x509_pb2 import SubjectAlternativeNames
 from tests.agent.bundles import Minter
 from tests.recipes.agents import agent
-from tests.recipes.clients import connect, exchange, knocking, over_http, shown, shown_anew
+from tests.recipes.clients import comes, connect, exchange, knocking, over_http, shown, shown_anew
 from tests.recipes.estate import Estate
 from tests.recipes.programs import Program, find_program, free_port, serving
 from tests.recipes.recipe import adapted, block
@@ -70,7 +70,7 @@ def test_a_renewed_certificate_is_served_and_no_connection_is_dropped(
                 assert exchange(held) == b"served\n"
                 second = estate.renew().certificate.der
                 assert estate.reported(Deployment.SERVING).certificate_sha256
-                assert shown_anew(port, estate.root) == second
+                comes(port, estate.root, second)
                 eventually(lambda: knocks.has_seen(second))
                 assert exchange(held) == b"served\n"
                 assert shown(held) == first
@@ -81,7 +81,7 @@ def test_a_renewed_certificate_is_served_and_no_connection_is_dropped(
             assert "neither subject CN nor SAN names" in failed.message
         # One that starts anew is given what counts.
         with envoy(place, port, form):
-            assert shown_anew(port, estate.root) == second
+            comes(port, estate.root, second)
 
 
 @both_forms
@@ -106,17 +106,17 @@ def test_a_bad_key_is_refused_while_the_old_certificate_stays(place: Path, form:
                     assert shown_anew(port, minter.pem) == first.certificate
                 assert server.deploy(first)
                 assert server.deploy(second)
-                assert shown_anew(port, minter.pem) == second.certificate
+                comes(port, minter.pem, second.certificate)
                 assert not knocks.has_seen(bad.certificate)
                 # Without an agent it goes on with what it has, and comes to the next one by itself.
                 server.stop()
-                assert shown_anew(port, minter.pem) == second.certificate
+                comes(port, minter.pem, second.certificate)
                 server = SecretServer(listen, names)
                 server.start()
                 server.restore(second)
                 eventually(lambda: server.deploy(second))
                 assert server.deploy(third)
-                assert shown_anew(port, minter.pem) == third.certificate
+                comes(port, minter.pem, third.certificate)
                 exchange(held)
     finally:
         server.stop()
@@ -169,6 +169,6 @@ def test_two_have_it_both_or_none(place: Path) -> None:
             with ThreadPoolExecutor(1) as worker:
                 assert worker.submit(server.deploy, second).result(30)
             for port in ports:
-                assert shown_anew(port, minter.pem) == second.certificate
+                comes(port, minter.pem, second.certificate)
     finally:
         server.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from certd.v1.managed_certificate_pb2 import Deployment
 from tests.recipes.agents import agent
-from tests.recipes.clients import connect, knocking, shown, shown_anew
+from tests.recipes.clients import comes, connect, knocking, shown, shown_anew
 from tests.recipes.estate import Estate
 from tests.recipes.mqtt import Session, publication
 from tests.recipes.programs import Program, find_program, free_port, serving
@@ -76,7 +76,7 @@ def test_a_renewed_certificate_is_served_and_no_session_is_dropped(estate: Estat
                 with knocking(knock) as knocks:
                     second = estate.renew().certificate.der
                     assert estate.reported(Deployment.SERVING).certificate_sha256
-                    assert shown_anew(port, estate.root) == second
+                    comes(port, estate.root, second)
                     eventually(lambda: knocks.has_seen(second))
                 assert knocks.has_seen(first)
                 # It began before the reload and ends after it.
@@ -94,4 +94,4 @@ def test_a_renewed_certificate_is_served_and_no_session_is_dropped(estate: Estat
             pid.with_suffix(".away").rename(pid)
             running.again()
             estate.reported(Deployment.SERVING)
-            assert shown_anew(port, estate.root) == third
+            comes(port, estate.root, third)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from certd.v1.managed_certificate_pb2 import Deployment
 from tests.recipes.agents import agent
-from tests.recipes.clients import answer, connect, knocking, over_http, shown, shown_anew
+from tests.recipes.clients import answer, comes, connect, knocking, over_http, shown, shown_anew
 from tests.recipes.estate import HOST, Estate
 from tests.recipes.programs import find_program, free_port, serving
 from tests.recipes.recipe import adapted, block
@@ -57,7 +57,7 @@ def test_a_renewed_certificate_is_served_and_no_connection_is_dropped(estate: Es
                 held.sendall(b"GET / HTTP/1.1\r\n")
                 second = estate.renew().certificate.der
                 assert estate.reported(Deployment.SERVING).certificate_sha256
-                assert shown_anew(port, estate.root) == second
+                comes(port, estate.root, second)
                 eventually(lambda: knocks.has_seen(second))
                 held.sendall(f"Host: {HOST}\r\n\r\n".encode())
                 assert answer(held) == b"served\n"
@@ -73,4 +73,4 @@ def test_a_renewed_certificate_is_served_and_no_connection_is_dropped(estate: Es
             (place / "web.conf").write_text((place / "web.conf").read_text().removesuffix("nonsense;\n"))
             running.again()
             estate.reported(Deployment.SERVING)
-            assert shown_anew(port, estate.root) == third
+            comes(port, estate.root, third)

@@ -184,5 +184,5 @@ def test_people_are_told_what_needs_somebody_and_programs_everything() -> None:
 
 
 def test_neither_events_nor_logs_have_the_query_of_a_url() -> None:
-    assert HOOK.place == "https://hooks.example.internal/certd"
+    assert HOOK.place == "https://hooks.example.internal"
     assert "t0ken" not in repr(subscription("a"))
