@@ -20,51 +20,13 @@ from certd.config import (
     require_files,
     token_settings,
 )
-from certd.config_notify import Smtp, mail_server
-from certd.errors import CertdError, Reason
-from certd.model.mail_server import MailSecurity, MailServer
+from certd.config_notify import Smtp
+from certd.errors import CertdError
 from certd.model.oidc import OidcProvider
 from certd.model.request_limits import RequestLimits
 from certd.services.issuing_refusals import QUEUE_LENGTH
 from certd.services.rates import DEFAULT_BURST, DEFAULT_CALLS_PER_SECOND
-
-_COMPLETE = """
-[database]
-url = "sqlite:///certd.db"
-[token]
-module = "/usr/lib/softhsm/libsofthsm2.so"
-label = "certd"
-pin_file = "token/pin"
-[tls]
-certificate = "server.pem"
-private_key = "server.key"
-trust_domain = "certd.internal"
-"""
-
-
-def _write(folder: Path, text: str) -> Path:
-    path = folder / "certd.toml"
-    path.write_text(text)
-    return path
-
-
-def _with(key: str, literal: str) -> str:
-    """Returns the complete file with one key replaced or added."""
-    section, name = key.split(".")
-    lines = [line for line in _COMPLETE.splitlines() if not line.startswith(f"{name} =")]
-    if f"[{section}]" not in lines:
-        lines.append(f"[{section}]")
-    lines.insert(lines.index(f"[{section}]") + 1, f"{name} = {literal}")
-    return "\n".join(lines)
-
-
-def _violations(folder: Path, text: str) -> dict[str, str]:
-    with pytest.raises(CertdError) as caught:
-        load(_write(folder, text))
-    assert caught.value.reason is Reason.FIELD_INVALID
-    for violation in caught.value.violations:
-        assert violation.field in caught.value.message
-    return {violation.field: violation.description for violation in caught.value.violations}
+from tests.unit.config_files import COMPLETE, config_file, violations_of, with_key
 
 
 def _keys(section: str) -> set[str]:
@@ -75,7 +37,7 @@ def _keys(section: str) -> set[str]:
 
 
 def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
-    config = load(_write(tmp_path, _COMPLETE))
+    config = load(config_file(tmp_path, COMPLETE))
     assert config.listen == Listen()
     assert (str(config.listen.grpc), str(config.listen.http)) == ("127.0.0.1:8443", "127.0.0.1:8080")
     assert str(config.listen.metrics) == "127.0.0.1:9464"
@@ -98,14 +60,14 @@ def test_defaults_and_paths_relative_to_the_file(tmp_path: Path) -> None:
 def test_relative_paths_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()
-    _write(folder, _COMPLETE)
+    config_file(folder, COMPLETE)
     monkeypatch.chdir(tmp_path)
     assert load(Path("etc/certd.toml")).tls.certificate == folder / "server.pem"
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    config = load(_write(tmp_path, _with("token.pin_file", '"~/pin"')))
+    config = load(config_file(tmp_path, with_key("token.pin_file", '"~/pin"')))
     assert config.token.pin_file == Path("/home/somebody/pin")
 
 
@@ -172,7 +134,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     level = "debug"
     format = "json"
     """
-    config = load(_write(tmp_path, text))
+    config = load(config_file(tmp_path, text))
     assert config.listen.grpc == Address("::1", 0)
     assert str(config.listen.grpc) == "[::1]:0"
     assert config.listen.metrics == Address("metrics.internal", 9000)
@@ -286,75 +248,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_value_is_named_by_its_key_path(tmp_path: Path, key: str, literal: str, part: str) -> None:
-    violations = _violations(tmp_path, _with(key, literal))
+    violations = violations_of(tmp_path, with_key(key, literal))
     assert list(violations) == [key]
     assert part in violations[key]
     assert "hunter2" not in violations[key]
 
 
 def test_unknown_keys_and_sections_stop_the_start(tmp_path: Path) -> None:
-    violations = _violations(tmp_path, "colour = 1\n[tokens]\n" + _with("token.soft_hsm", "1"))
+    violations = violations_of(tmp_path, "colour = 1\n[tokens]\n" + with_key("token.soft_hsm", "1"))
     assert set(violations) == {"colour", "tokens", "token.soft_hsm"} or set(violations) == {"colour", "token.soft_hsm"}
-
-
-_MAIL = {"host": '"mail.example.org"', "from": '"certd@example.org"'}
-
-
-def _mail(**changes: str) -> str:
-    """Returns the complete file with a mail server."""
-    keys = {**_MAIL, **{key.rstrip("_"): literal for key, literal in changes.items()}}
-    return "\n".join([_COMPLETE, "[notify.smtp]", *(f"{key} = {literal}" for key, literal in keys.items() if literal)])
-
-
-def test_the_mail_server(tmp_path: Path) -> None:
-    read = mail_server(load(_write(tmp_path, _mail())).notify)
-    assert read == MailServer(
-        host="mail.example.org", port=587, security=MailSecurity.STARTTLS, sender="certd@example.org"
-    )
-    (tmp_path / "password").write_text("hunter2")
-    (tmp_path / "password").chmod(0o600)
-    text = _mail(security='"tls"', username='"certd"', password_file='"password"', ca_file='"root.pem"')
-    assert mail_server(load(_write(tmp_path, text)).notify) == MailServer(
-        host="mail.example.org",
-        port=465,
-        security=MailSecurity.TLS,
-        sender="certd@example.org",
-        username="certd",
-        password_file=tmp_path / "password",
-        ca_file=tmp_path / "root.pem",
-    )
-    assert mail_server(load(_write(tmp_path, _COMPLETE)).notify) is None
-    with pytest.raises(CertdError, match=r"notify\.smtp\.ca_file: .*root\.pem does not exist"):
-        require_files(load(_write(tmp_path, text)))
-    (tmp_path / "password").chmod(0o644)
-    assert "chmod 600" in _violations(tmp_path, text)["notify.smtp.password_file"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "field", "part"),
-    [
-        ({"security": '"none"'}, "security", "never sent in the clear"),
-        ({"security": "false"}, "security", "never sent in the clear"),
-        ({"host": '"a b"'}, "host", "pattern"),
-        ({"port": "0"}, "port", "greater than or equal to 1"),
-        ({"from_": '"certd"'}, "from", "bare address"),
-        ({"from_": '"a@b\\nBcc: c@d"'}, "from", "bare address"),
-        ({"from_": ""}, "from", "required"),
-        ({"password": '"hunter2"'}, "password", "no such key"),
-        ({"username": '"certd"'}, "", "need each other"),
-        ({"password_file": '"password"'}, "", "need each other"),
-    ],
-)
-def test_a_bad_mail_server_is_named(tmp_path: Path, changes: dict[str, str], field: str, part: str) -> None:
-    violations = _violations(tmp_path, _mail(**changes))
-    assert part in violations[f"notify.smtp.{field}".rstrip(".")]
-    assert "hunter2" not in str(violations)
-
-
-@pytest.mark.parametrize("network", ["10.0.0.1/8", "example.org", "10.0.0.0/33", ""])
-def test_a_bad_network_is_named(tmp_path: Path, network: str) -> None:
-    violations = _violations(tmp_path, _with("notify.allowed_networks", f'["10.0.0.0/8", "{network}"]'))
-    assert "bits behind" in violations["notify.allowed_networks.1"]
 
 
 _ISSUER = """
@@ -382,29 +284,29 @@ jwks_url = "https://ci.example.org/keys"
     ],
 )
 def test_a_bad_issuer_of_tokens_is_named(tmp_path: Path, given: str, instead: str, field: str, part: str) -> None:
-    text = _with("listen.bearer", '"127.0.0.1:0"') + _ISSUER
-    load(_write(tmp_path, text))
-    assert part in _violations(tmp_path, text.replace(given, instead, 1))[field]
+    text = with_key("listen.bearer", '"127.0.0.1:0"') + _ISSUER
+    load(config_file(tmp_path, text))
+    assert part in violations_of(tmp_path, text.replace(given, instead, 1))[field]
 
 
 def test_issuers_of_tokens_and_their_port_need_each_other(tmp_path: Path) -> None:
-    assert "need each other" in _violations(tmp_path, _COMPLETE + _ISSUER)["oidc"]
-    assert "need each other" in _violations(tmp_path, _with("listen.bearer", '"127.0.0.1:0"'))["oidc"]
+    assert "need each other" in violations_of(tmp_path, COMPLETE + _ISSUER)["oidc"]
+    assert "need each other" in violations_of(tmp_path, with_key("listen.bearer", '"127.0.0.1:0"'))["oidc"]
 
 
 def test_the_roots_of_an_issuer_must_be_there_where_they_are_named(tmp_path: Path) -> None:
-    text = _with("listen.bearer", '"127.0.0.1:0"') + _ISSUER
+    text = with_key("listen.bearer", '"127.0.0.1:0"') + _ISSUER
     for name in ("server.pem", "server.key"):
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o600)
-    require_files(load(_write(tmp_path, text)))
-    config = load(_write(tmp_path, text + 'ca_file = "ci.pem"\n'))
+    require_files(load(config_file(tmp_path, text)))
+    config = load(config_file(tmp_path, text + 'ca_file = "ci.pem"\n'))
     with pytest.raises(CertdError, match=r"ci\.pem does not exist"):
         require_files(config)
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
-    violations = _violations(tmp_path, '[listen]\ngrpc = "x"\n[token]\nlabel = ""\n[log]\nlevel = 3\n')
+    violations = violations_of(tmp_path, '[listen]\ngrpc = "x"\n[token]\nlabel = ""\n[log]\nlevel = 3\n')
     assert set(violations) == {
         "listen.grpc",
         "database",
@@ -417,7 +319,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_toml_or_missing(tmp_path: Path) -> None:
-    assert "is not TOML" in next(iter(_violations(tmp_path, "[listen\n").values()))
+    assert "is not TOML" in next(iter(violations_of(tmp_path, "[listen\n").values()))
     with pytest.raises(CertdError, match=r"No such file.*--config.*certd init"):
         load(tmp_path / "absent.toml")
     path = tmp_path / "latin.toml"
@@ -434,16 +336,16 @@ def test_the_mode_of_the_private_key_is_checked(tmp_path: Path, mode: int, *, go
     key.touch()
     key.chmod(mode)
     if good:
-        load(_write(tmp_path, _COMPLETE))
+        load(config_file(tmp_path, COMPLETE))
         return
-    violations = _violations(tmp_path, _COMPLETE)
+    violations = violations_of(tmp_path, COMPLETE)
     assert list(violations) == ["tls.private_key"]
     assert f"{mode:04o}" in violations["tls.private_key"]
     assert "chmod 600" in violations["tls.private_key"]
 
 
 def test_files_that_serving_needs(tmp_path: Path) -> None:
-    config = load(_write(tmp_path, _COMPLETE))
+    config = load(config_file(tmp_path, COMPLETE))
     (tmp_path / "server.pem").touch()
     with pytest.raises(CertdError) as caught:
         require_files(config)
@@ -453,7 +355,7 @@ def test_files_that_serving_needs(tmp_path: Path) -> None:
 
 
 def test_the_list_of_known_weak_keys_must_be_there_where_it_is_named(tmp_path: Path) -> None:
-    config = load(_write(tmp_path, _with("prepare.known_weak_keys", '"blocklist.dat"')))
+    config = load(config_file(tmp_path, with_key("prepare.known_weak_keys", '"blocklist.dat"')))
     (tmp_path / "server.pem").touch()
     (tmp_path / "server.key").touch(mode=0o600)
     with pytest.raises(CertdError) as caught:
@@ -480,7 +382,7 @@ def test_what_init_writes_is_what_is_read(tmp_path: Path, *, softhsm: bool) -> N
     if softhsm:
         values["token.softhsm_conf"] = odd / "softhsm2.conf"
     text = render(values)
-    config = load(_write(tmp_path, text))
+    config = load(config_file(tmp_path, text))
     assert config.listen == Listen(grpc=Address("::1", 1))
     assert config.database.url == f"sqlite:///{odd}/certd.db"
     assert config.token.label == 'the "label"'
@@ -511,6 +413,6 @@ def test_a_private_key_that_cannot_be_looked_at_is_left_to_its_reader(tmp_path: 
     (locked / "server.key").touch(mode=0o644)
     locked.chmod(0)
     try:
-        load(_write(tmp_path, _with("tls.private_key", '"locked/server.key"')))
+        load(config_file(tmp_path, with_key("tls.private_key", '"locked/server.key"')))
     finally:
         locked.chmod(0o700)
