@@ -11,21 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certd.agent.bundle import Bundle
-from certd.agent.config import Certificate, Command, File
+from certd.agent.config import Certificate, Command
 from certd.agent.errors import AgentError, NotTakenYetError
 from certd.v1.managed_certificate_pb2 import Deployment as Reported
 from tests.agent.bundles import Minter
 from tests.agent.machine import Died, Machine, Stranger
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "machine")
-
-
-@pytest.fixture
-def server() -> Stranger:
-    return Stranger()
 
 
 def test_a_version_reaches_files_and_program_and_is_reported(machine: Machine, server: Stranger) -> None:
@@ -347,89 +337,6 @@ def test_another_certificate_of_the_same_name_is_no_version_of_the_old_one(
     agent.advance(other, server.told())
     assert machine.served() == made.certificate
     assert other.leases == [1, 2]
-
-
-def _gone(machine: Machine) -> None:
-    (machine.current() / "key.pem").unlink()
-
-
-def _damaged(machine: Machine) -> None:
-    (machine.current() / "fullchain.pem").write_text("nothing")
-
-
-def _open(machine: Machine) -> None:
-    (machine.current() / "key.pem").chmod(0o644)
-
-
-def _replaced(machine: Machine) -> None:
-    path = machine.current() / "key.pem"
-    content = path.read_bytes()
-    path.unlink()
-    elsewhere = machine.folder / "elsewhere"
-    elsewhere.write_bytes(content)
-    path.symlink_to(elsewhere)
-
-
-def _no_link(machine: Machine) -> None:
-    machine.current().unlink()
-
-
-def _bent_link(machine: Machine) -> None:
-    machine.current().unlink()
-    machine.current().symlink_to("/etc")
-
-
-def _no_manifest(machine: Machine) -> None:
-    (machine.current() / ".certd.json").write_text("{")
-
-
-def _all_gone(machine: Machine) -> None:
-    machine.directory.rename(machine.folder / "away")
-
-
-@pytest.mark.parametrize(
-    "harm", [_gone, _damaged, _open, _replaced, _no_link, _bent_link, _no_manifest, _all_gone], ids=lambda f: f.__name__
-)
-@pytest.mark.parametrize("restarted", [True, False])
-def test_what_was_harmed_is_written_again_from_what_is_kept(
-    machine: Machine, server: Stranger, harm: Callable[[Machine], None], *, restarted: bool
-) -> None:
-    made = server.renew()
-    agent = machine.agent()
-    agent.advance(server, None)
-    harm(machine)
-    if restarted:
-        # The server is away.
-        machine.agent()
-    else:
-        agent.advance(server, None)
-    assert machine.served() == made.certificate
-    assert machine.modes()["key.pem"] == "0600"
-    assert server.leases == [1]
-    assert machine.logged() == ["reload 1", "reload 1"]
-    assert len(machine.versions()) == 1
-
-
-def test_other_files_in_the_configuration_are_written_without_a_lease(machine: Machine, server: Stranger) -> None:
-    server.renew()
-    machine.agent().advance(server, None)
-    more = File(path="leaf.der", format="certificate-der", mode=0o644)
-    machine.certificate = replace(machine.certificate, files=(*machine.certificate.files, more))
-    machine.agent()
-    assert (machine.current() / "leaf.der").read_bytes() == machine.served()
-    assert (server.leases, machine.logged()) == ([1], ["reload 1", "reload 1"])
-
-
-def test_what_is_kept_is_leased_again_when_it_is_damaged_and_nobody_notices(machine: Machine, server: Stranger) -> None:
-    server.renew()
-    machine.agent().advance(server, None)
-    kept = machine.state / "kept" / "web" / "1.json"
-    kept.write_bytes(kept.read_bytes().replace(b"A", b"B", 1))
-    agent = machine.agent()
-    agent.advance(server, None)
-    assert server.leases == [1, 1]
-    assert machine.logged() == ["reload 1"]
-    assert agent.standing.state == "SERVING"
 
 
 def test_a_clock_that_was_set_back_makes_nobody_wait_for_years(machine: Machine, server: Stranger) -> None:

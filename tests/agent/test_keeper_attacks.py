@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +10,6 @@ from certd.agent.config import Probe
 from certd.agent.errors import AgentError, NotTakenYetError
 from certd.v1.association_pb2 import Association
 from tests.agent.machine import Machine, Stranger
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "machine")
 
 
 class Owner(Stranger):
