@@ -10,9 +10,11 @@ import pytest
 
 from certd.model.delivery import LONGEST, LONGEST_BACKOFF, Answer
 from certd.model.event import EventType, NumberedEvent
+from certd.model.subscription import SubscriptionState, WebhookTarget
 from certd.services.deliveries import MOST_OF_A_TENANT
+from certd.store import subscriptions
 from tests.postgres import postgres_server, postgres_url
-from tests.services.delivery_books import AWAY, REFUSED, STUMBLES, TAKEN, Books, answers, books_on, firsts
+from tests.services.delivery_books import AWAY, REFUSED, STUMBLES, TAKEN, UID, Books, answers, books_on, firsts
 from tests.store.samples import add_tenant
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -156,3 +158,70 @@ def test_what_is_asked_for_by_now_wakes(books: Books) -> None:
     (last,) = books.emit("a", type_=EventType.MANAGED_CERTIFICATE_REVOKED)
     books.go()
     assert books.target.taken[-1] == last
+
+
+def test_nothing_is_sent_while_it_is_disabled_and_all_of_it_afterwards(books: Books) -> None:
+    books.subscribe()
+    seqs = books.emit("a", "b")
+    books.change(state=SubscriptionState.DISABLED)
+    books.go()
+    books.emit("c")
+    books.go()
+    assert not books.target.tried
+    assert books.due() is None
+    books.change(state=SubscriptionState.ENABLED)
+    books.go()
+    assert books.target.taken == [*seqs, seqs[-1] + 1]
+
+
+def test_disabled_between_two_events(books: Books) -> None:
+    books.subscribe()
+    seqs = books.emit("a", "b", "c")
+    books.steps.at["deliver.1.answered"] = lambda: books.change(state=SubscriptionState.DISABLED)
+    books.go()
+    assert books.target.taken == seqs[:1]
+    assert books.subscription().delivered_seq == seqs[0]
+    assert books.due() is None
+
+
+def test_a_new_target_gets_what_is_left(books: Books) -> None:
+    books.subscribe()
+    books.emit("a", "b", "c")
+    elsewhere = WebhookTarget(url="https://elsewhere.example/")
+    books.steps.at["deliver.1.answered"] = lambda: books.change(target=elsewhere)
+    books.go()
+    assert books.target.urls == ["https://hook.example/", elsewhere.url, elsewhere.url]
+
+
+@pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
+def test_a_new_target_is_not_waited_for_because_the_old_one_is_away(books: Books, step: str) -> None:
+    books.subscribe()
+    books.emit("a")
+    books.target.answer = lambda _event: AWAY
+    elsewhere = WebhookTarget(url="https://elsewhere.example/")
+    books.steps.at[step] = lambda: books.change(target=elsewhere)
+    books.wakes.look()
+    books.deliveries.deliver(UID)
+    assert books.due() == books.clock.now()
+    books.target.answer = lambda _event: TAKEN
+    books.go()
+    assert books.target.urls == [elsewhere.url]
+
+
+@pytest.mark.parametrize("step", ["deliver.1.answered", "deliver.2.recorded"])
+def test_deleted_while_it_is_delivered(books: Books, step: str) -> None:
+    books.subscribe()
+    seqs = books.emit("a", "b")
+    books.target.answer = lambda _event: REFUSED
+    books.wakes.look()
+
+    def delete() -> None:
+        books.store.write("test", lambda tx: subscriptions.delete(tx, UID))
+
+    books.steps.at[step] = delete
+    books.deliveries.deliver(UID)
+    # Right after its commit the run knows nothing of it yet.
+    assert books.target.tried == (seqs[:1] if step == "deliver.1.answered" else seqs)
+    assert books.due() is None
+    books.deliveries.deliver(UID)
+    assert not books.waiting()
