@@ -31,8 +31,9 @@ from certd.v1 import (
     wrapping_key_service_pb2_grpc,
     x509_pb2,
 )
+from tests.api.edge_credentials import Identity
 from tests.api.edge_failure import Failure, failure_of
-from tests.api.edge_server import Edge, Identity
+from tests.api.edge_server import Edge
 
 AUTHORITY_NAME = "tenants/default/authorities/web-ca"
 MANAGED_NAME = "tenants/default/managedCertificates/web"

@@ -31,6 +31,7 @@ from certd.errors import CertdError, Reason
 from certd.model.access import Permission
 from certd.services.rates import Rates
 from certd.v1 import server_service_pb2, server_service_pb2_grpc
+from tests.api.edge_credentials import Identity, issue
 from tests.api.edge_failure import failure_of
 from tests.api.edge_server import (
     ALICE,
@@ -44,8 +45,6 @@ from tests.api.edge_server import (
     UNKNOWN_CLIENT,
     Edge,
     FakeAccess,
-    Identity,
-    issue,
 )
 from tests.api.edge_server_info import FakeRefusals
 

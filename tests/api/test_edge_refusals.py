@@ -7,8 +7,9 @@ from certd.api import peer
 from certd.errors import CertdError, Reason
 from certd.services.rates import Rates
 from certd.v1 import authority_service_pb2, authority_service_pb2_grpc
+from tests.api.edge_credentials import Identity
 from tests.api.edge_failure import failure_of
-from tests.api.edge_server import ALICE, REVOKED_CLIENT, UNKNOWN_CLIENT, Edge, Identity, running_edge
+from tests.api.edge_server import ALICE, REVOKED_CLIENT, UNKNOWN_CLIENT, Edge, running_edge
 
 _METHOD = "/certd.v1.AuthorityService/GetAuthority"
 _GET = authority_service_pb2.GetAuthorityRequest(name="tenants/default/authorities/web-ca")
