@@ -118,6 +118,7 @@ class Rounds:
         self._daemon: armed.ArmedDaemon | None = None
         self._lock = threading.Lock()
         self._answered = 0
+        self._last_failure: CallFailed | None = None
         self._at_answer: Callable[[], None] | None = None
         self._parent = OutsideParent()
         self._changes = Changes()
@@ -234,6 +235,7 @@ class Rounds:
     def _note(self, failure: CallFailed) -> None:
         assert failure.code in _HONEST, failure
         with self._lock:
+            self._last_failure = failure
             self.tally.failures[str(failure.reason or failure.code)] += 1
 
     def _issue_together(self, together: Batch) -> None:
@@ -305,6 +307,15 @@ class Rounds:
             self._running.close_input()
             self._start()
 
+    def _eventually(self, condition: "Callable[[], bool]", *, within: float) -> bool:
+        """As `tests.waiting.eventually`; who waits in vain is shown what was told last, and the end of the log."""
+        try:
+            return eventually(condition, within=within)
+        except AssertionError as error:
+            error.add_note(f"told last: {self._last_failure}")
+            error.add_note(self._installation.log.read_text()[-8000:])
+            raise
+
     def _insist(self, one: Ask) -> None:
         with self._client() as client:
 
@@ -312,7 +323,7 @@ class Rounds:
                 self._try(client, one)
                 return bool(one.der)
 
-            eventually(answered, within=30)
+            self._eventually(answered, within=30)
 
     def _finish_others(self, managed: str, authority: str) -> None:
         name = f"tenants/default/managedCertificates/{managed}"
@@ -323,7 +334,7 @@ class Rounds:
                 found = client.call(client.stubs.get_managed_certificate, GetManagedCertificateRequest(name=name))
                 return found.state == ManagedCertificate.ACTIVE
 
-            eventually(active, within=60)
+            self._eventually(active, within=60)
             request = authority_request(authority, "tenants/default/authorities/root")
 
             def made() -> bool:
@@ -334,7 +345,7 @@ class Rounds:
                     return False
                 return True
 
-            eventually(made, within=90)
+            self._eventually(made, within=90)
 
             def established() -> bool:
                 try:
@@ -344,9 +355,9 @@ class Rounds:
                     return False
                 return True
 
-            eventually(established, within=90)
+            self._eventually(established, within=90)
             self.tally.outside.append(outside_request(authority).authority_id)
-            assert self._export(client, name) or eventually(lambda: self._export(client, name), within=30)
+            assert self._export(client, name) or self._eventually(lambda: self._export(client, name), within=30)
         self.tally.managed.append(name)
 
     def _finish_changes(self, found: Ask) -> None:
@@ -362,7 +373,7 @@ class Rounds:
                     return False
                 return True
 
-            eventually(changed, within=60)
+            self._eventually(changed, within=60)
         self._changes.rounds += 1
 
     def _audit(self) -> None:
