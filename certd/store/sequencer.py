@@ -60,6 +60,12 @@ _UPDATE = update(_sequence).where(_sequence.c.id == literal_column("1"))
 _RELEASE = _UPDATE.where(_sequence.c.numberer == bindparam("own")).values(numberer=None, lease_until=None)
 
 
+def _described(error: SQLAlchemyError) -> object:
+    """Returns what may be logged of an error: PostgreSQL's details show the row that it refused, with its salt."""
+    origin = getattr(error, "orig", error)
+    return getattr(getattr(origin, "diag", None), "message_primary", None) or origin
+
+
 class Sequencer:
     """A thread that numbers events while it holds the lease, and waits for its end while another does.
 
@@ -108,7 +114,7 @@ class Sequencer:
                 if closing:
                     self._release()
             except SQLAlchemyError as error:
-                _log.warning("numbering events failed, trying again: %s", getattr(error, "orig", error))
+                _log.warning("numbering events failed, trying again: %s", _described(error))
                 pause = _PAUSE_AFTER_FAILURE
             except Exception:  # noqa: BLE001  # The thread survives everything.
                 _log.exception("numbering events failed, trying again")

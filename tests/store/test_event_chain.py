@@ -180,6 +180,16 @@ def test_each_event_gets_a_salt_of_its_own(store: Store) -> None:
     assert len(set(found)) == 41
 
 
+def test_a_refused_row_is_not_logged_with_its_salt(postgres_store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    execute(postgres_store, "ALTER TABLE events ADD CONSTRAINT refused CHECK (seq < 0)")
+    record(postgres_store, "a")
+    wait_until(lambda: "numbering events failed" in caplog.text, "the failure is logged")
+    assert 'violates check constraint "refused"' in caplog.text
+    assert "Failing row" not in caplog.text
+    execute(postgres_store, "ALTER TABLE events DROP CONSTRAINT refused")
+    assert len(numbered(postgres_store, 1)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "first_broken"),
     [
