@@ -7,6 +7,8 @@
 4. What did not succeed is undone, with the version before, and tried again later, at once when a newer one comes.
 5. The server is told.
 
+Versions that come while the program was reloaded a moment ago wait together; the newest of them is leased then.
+
 What has been reached is on disk before the next step begins, so that an agent that died goes on from there.
 """
 
@@ -16,7 +18,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Final
 
 from certd.agent import commands
@@ -100,6 +101,10 @@ class Keeper:
         self._current_version = 0
         self._waiting: tuple[int, str | None] | None = None
         """Version and folder that programs were told of, while others have not come for them."""
+        self._reload_time: datetime | None = None
+        """When the last reload ended."""
+        self._held = 0
+        """Version that waits, for the last reload was a moment ago; 0: none."""
 
     @property
     def standing(self) -> Standing:
@@ -142,12 +147,18 @@ class Keeper:
         failure = self._record.failure
         return None if failure is None else max(0.0, failure.retry_time - self._clock.now().timestamp())
 
+    @property
+    def held_for(self) -> float | None:
+        """Seconds that a version waits yet, for the last reload was a moment ago; None when none does."""
+        return self._quiet_left() if self._held else None
+
     def advance(self, server: Server, association: Association | None) -> None:
         """Brings it to what the server has, and tells the server.
 
         `association` is what was told of it; it is asked for when there is none. Raises CallFailed and CertdError of
         the server, and StoppedError; what goes wrong on this machine is recorded.
         """
+        held, self._held = self._held, 0
         found = server.association(self.certificate.association) if association is None else association
         if association is not None and (
             found.current_version < self._record.deployed
@@ -163,9 +174,14 @@ class Keeper:
             self._bundle = None
             self._write(Record(source=found.managed_certificate_uid))
         if not self._is_served(wanted) and not self._has_to_wait(wanted):
-            bundle = self._kept_bundle(wanted) or self._leased(server, found, wanted)
-            if bundle is not None:
-                self._try(bundle)
+            if self._is_too_soon(wanted):
+                self._held = wanted
+                if wanted != held:
+                    _log.info("version %d waits, for a reload was a moment ago", wanted, extra=self._fields())
+            else:
+                bundle = self._kept_bundle(wanted) or self._leased(server, found, wanted)
+                if bundle is not None:
+                    self._try(bundle)
         self._report(server, anew=not found.HasField("deployment"))
 
     def _is_served(self, version: int) -> bool:
@@ -186,6 +202,20 @@ class Keeper:
         failure, left = self._record.failure, self.retry_in
         # Longer than the longest means that the clock was set back.
         return failure is not None and failure.version == version and 0 < (left or 0) <= 2 * _LONGEST_RETRY
+
+    def _is_too_soon(self, version: int) -> bool:
+        # What waits for somebody to come for it was told already, and is not reloaded for again.
+        told = self._waiting is not None and self._waiting[0] == version
+        return self.certificate.reload is not None and not told and self._quiet_left() > 0
+
+    def _quiet_left(self) -> float:
+        """Returns the seconds until the program may be reloaded for another version."""
+        interval = self.certificate.reload_interval
+        if self._reload_time is None:
+            return 0.0
+        left = interval - (self._clock.now() - self._reload_time).total_seconds()
+        # More than all of it means that the clock was set back.
+        return left if 0 < left <= interval else 0.0
 
     def _leased(self, server: Server, association: Association, version: int) -> Bundle | None:
         """Returns a version, kept; None when it may not be served, which is recorded."""
@@ -283,7 +313,7 @@ class Keeper:
             except NotTakenYetError as error:
                 waiting = error
         if reload:
-            self._run(self.certificate.reload, bundle)
+            self._reload(bundle)
         if waiting is not None:
             raise waiting
 
@@ -301,7 +331,8 @@ class Keeper:
         if not told or bundle is None:
             return
         programs: list[Callable[[Bundle], None]] = [target.deploy for target in self._targets]
-        programs.append(partial(self._run, self.certificate.reload))
+        # At once: what it has now is what it did not take.
+        programs.append(self._reload)
         for tell in programs:
             try:
                 tell(bundle)
@@ -393,6 +424,12 @@ class Keeper:
                 target.restore(bundle)
             except AgentError as error:
                 _log.warning("%s", error.message, extra=self._fields())
+
+    def _reload(self, bundle: Bundle) -> None:
+        try:
+            self._run(self.certificate.reload, bundle)
+        finally:
+            self._reload_time = self._clock.now()
 
     def _run(self, command: Command | None, bundle: Bundle) -> None:
         if command is None:

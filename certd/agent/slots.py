@@ -198,7 +198,9 @@ class Slots:
             lasting = failure is not None and failure.code in _LASTING
             return pause(failure, slot.tries, longest=max(_LONGEST_PAUSE, self.poll_interval * lasting))
         poll = self.poll_interval * random.uniform(1, 2)  # noqa: S311  # It spreads agents in time.
-        retry = slot.keeper.retry_in
+        held, retry = slot.keeper.held_for, slot.keeper.retry_in
+        if held is not None:
+            return min(poll, held)
         return poll if retry is None else min(poll, max(retry, _SHORTEST_RETRY))
 
 

@@ -99,8 +99,14 @@ class Machine:
         self.stop = threading.Event()
         folder.mkdir(exist_ok=True)
         self.state.mkdir(mode=0o700, exist_ok=True)
+        # Its clock stands still, and most tests have one version follow the other at once.
         self.certificate = Certificate(
-            name="web", association=ASSOCIATION, directory=self.directory, files=FILES, reload=self.logging("reload")
+            name="web",
+            association=ASSOCIATION,
+            directory=self.directory,
+            files=FILES,
+            reload=self.logging("reload"),
+            reload_interval=0,
         )
 
     def logging(self, word: str, *, then: str = "true") -> Command:
