@@ -94,6 +94,8 @@ if TYPE_CHECKING:
         CreateRenewalCampaignRequest,
         DeleteAssociationRequest,
         DeleteAssociationResponse,
+        DeleteDownloadCodeRequest,
+        DeleteDownloadCodeResponse,
         DeleteManagedCertificateRequest,
         DeleteManagedCertificateResponse,
         DownloadCode,
@@ -109,6 +111,8 @@ if TYPE_CHECKING:
         LeaseKeyResponse,
         ListAssociationsRequest,
         ListAssociationsResponse,
+        ListDownloadCodesRequest,
+        ListDownloadCodesResponse,
         ListManagedCertificatesRequest,
         ListManagedCertificatesResponse,
         ListManagedCertificateVersionsRequest,
@@ -281,6 +285,12 @@ class Stubs:
         self.create_download_code: grpc.UnaryUnaryMultiCallable[CreateDownloadCodeRequest, DownloadCode] = (
             managed.CreateDownloadCode
         )
+        self.list_download_codes: grpc.UnaryUnaryMultiCallable[ListDownloadCodesRequest, ListDownloadCodesResponse] = (
+            managed.ListDownloadCodes
+        )
+        self.delete_download_code: grpc.UnaryUnaryMultiCallable[
+            DeleteDownloadCodeRequest, DeleteDownloadCodeResponse
+        ] = managed.DeleteDownloadCode
         self.list_events: grpc.UnaryUnaryMultiCallable[ListEventsRequest, ListEventsResponse] = events.ListEvents
         self.watch_events: grpc.UnaryStreamMultiCallable[WatchEventsRequest, WatchEventsResponse] = events.WatchEvents
         self.create_subscription: grpc.UnaryUnaryMultiCallable[

@@ -13,6 +13,7 @@ from certd.errors import field_invalid
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _SERIAL = re.compile(r"(?=.*[0-9a-fA-F])[0-9a-fA-F:]{1,128}")
 _GRANT_OF_THE_START = re.compile(r"[0-9a-f]{32}")
+_DOWNLOAD_CODE = re.compile(r"[0-9a-f]{16}")
 _DIGITS = 18
 WILDCARD = "-"
 
@@ -24,6 +25,11 @@ def check_id(field: str, value: str) -> str:
             field, "must be 1 to 63 lower-case letters, digits and hyphens, begin with a letter and not end in a hyphen"
         )
     return value
+
+
+def is_download_code_id(text: str) -> bool:
+    """Returns whether `text` is 16 hexadecimal digits in lower case."""
+    return _DOWNLOAD_CODE.fullmatch(text) is not None
 
 
 def normalise_serial(field: str, text: str) -> str:
@@ -158,6 +164,29 @@ class AssociationName:
 
     def __str__(self) -> str:
         return f"{self.managed_certificate}/associations/{self.association}"
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadCodeName:
+    """`tenants/{tenant}/managedCertificates/{managed_certificate}/downloadCodes/{download_code}`."""
+
+    managed_certificate: ManagedCertificateName
+    download_code: str
+    """First 16 hexadecimal digits of the SHA-256 of its secret."""
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID, which says nothing of the text: it may be a code by mistake."""
+        tenant, managed, code = _parts(field, text, "tenants/*/managedCertificates/*/downloadCodes/*")
+        parent = ManagedCertificateName(check_id(field, tenant), check_id(field, managed))
+        if not is_download_code_id(code):
+            raise field_invalid(
+                field, "must end in the 16 hexadecimal digits, in lower case, that lists and events show"
+            )
+        return cls(parent, code)
+
+    def __str__(self) -> str:
+        return f"{self.managed_certificate}/downloadCodes/{self.download_code}"
 
 
 @dataclass(frozen=True, slots=True)

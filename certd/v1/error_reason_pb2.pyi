@@ -166,6 +166,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
     DOWNLOAD_CODE_INVALID: _ErrorReason.ValueType  # 67
     """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
+    DOWNLOAD_CODE_NOT_FOUND: _ErrorReason.ValueType  # 68
+    """No such download code, or it has ended. NOT_FOUND."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -314,4 +316,6 @@ TARGET_NOT_ALLOWED: ErrorReason.ValueType  # 66
 """The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
 DOWNLOAD_CODE_INVALID: ErrorReason.ValueType  # 67
 """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
+DOWNLOAD_CODE_NOT_FOUND: ErrorReason.ValueType  # 68
+"""No such download code, or it has ended. NOT_FOUND."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -167,6 +167,8 @@ const (
 	ErrorReason_TARGET_NOT_ALLOWED ErrorReason = 66
 	// The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED.
 	ErrorReason_DOWNLOAD_CODE_INVALID ErrorReason = 67
+	// No such download code, or it has ended. NOT_FOUND.
+	ErrorReason_DOWNLOAD_CODE_NOT_FOUND ErrorReason = 68
 )
 
 // Enum value maps for ErrorReason.
@@ -240,6 +242,7 @@ var (
 		65: "SUBSCRIPTION_EXISTS",
 		66: "TARGET_NOT_ALLOWED",
 		67: "DOWNLOAD_CODE_INVALID",
+		68: "DOWNLOAD_CODE_NOT_FOUND",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -310,6 +313,7 @@ var (
 		"SUBSCRIPTION_EXISTS":           65,
 		"TARGET_NOT_ALLOWED":            66,
 		"DOWNLOAD_CODE_INVALID":         67,
+		"DOWNLOAD_CODE_NOT_FOUND":       68,
 	}
 )
 
@@ -344,7 +348,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xc4\f\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe1\f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -414,7 +418,8 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x16SUBSCRIPTION_NOT_FOUND\x10@\x12\x17\n" +
 	"\x13SUBSCRIPTION_EXISTS\x10A\x12\x16\n" +
 	"\x12TARGET_NOT_ALLOWED\x10B\x12\x19\n" +
-	"\x15DOWNLOAD_CODE_INVALID\x10CB/\n" +
+	"\x15DOWNLOAD_CODE_INVALID\x10C\x12\x1b\n" +
+	"\x17DOWNLOAD_CODE_NOT_FOUND\x10DB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
