@@ -13,10 +13,11 @@ from typing import Final
 from certd.agent.commands import StoppedError
 from certd.agent.config import Certificate
 from certd.agent.errors import AgentError
-from certd.agent.keeper import Keeper, Standing
+from certd.agent.keeper import Keeper
 from certd.agent.log import fields
 from certd.agent.loop import Loop
 from certd.agent.server import Server
+from certd.agent.standing import Standing
 from certd.agent.watching import SELDOM, is_refusal, pause
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
