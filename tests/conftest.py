@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine makes up examples says nothing about what is tested.
+settings.register_profile("certd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("certd")
 
 # grpc reads it at its import, and its fork handlers may hang a child that is started while a server of a test serves.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
