@@ -32,7 +32,7 @@ def _processors() -> Iterator[None]:
 
 _WORKING = ("certd.api.", "certd.ipc.channel", "certd.scheduler", "certd.services.", "certd.store.", "certd.web.")
 """Modules whose threads work by themselves, and so among other tests."""
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 _of_the_session: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
