@@ -36,15 +36,23 @@ _END_SECONDS = 60.0
 _of_the_session: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
-    """Notes the threads of what all modules share."""
-    if fixturedef.scope != "session":
-        return (yield)
-    before = set(threading.enumerate())
-    result = yield
-    _of_the_session.update(set(threading.enumerate()) - before)
-    return result
+class _SessionThreads:
+    """Notes the threads of what all modules share, whichever of them asks for it first."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Any:
+        """Compares the threads before and after what has the scope of the session."""
+        if fixturedef.scope != "session":
+            return (yield)
+        before = set(threading.enumerate())
+        result = yield
+        _of_the_session.update(set(threading.enumerate()) - before)
+        return result
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers what a file of this name cannot do: fixtures of the session belong to no folder of tests."""
+    config.pluginmanager.register(_SessionThreads())
 
 
 @pytest.hookimpl(wrapper=True)
