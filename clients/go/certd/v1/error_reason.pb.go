@@ -167,6 +167,18 @@ const (
 	ErrorReason_TARGET_NOT_ALLOWED ErrorReason = 66
 	// The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED.
 	ErrorReason_DOWNLOAD_CODE_INVALID ErrorReason = 67
+	// No such revocation campaign. NOT_FOUND.
+	ErrorReason_REVOCATION_CAMPAIGN_NOT_FOUND ErrorReason = 68
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_REVOCATION_CAMPAIGN_EXISTS ErrorReason = 69
+	// There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND.
+	ErrorReason_REVOCATION_LIST_NOT_FOUND ErrorReason = 70
+	// The authority has no key of this number. NOT_FOUND.
+	ErrorReason_AUTHORITY_KEY_NOT_FOUND ErrorReason = 71
+	// The authority issues certificates; disable it first. FAILED_PRECONDITION.
+	ErrorReason_AUTHORITY_ENABLED ErrorReason = 72
+	// The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION.
+	ErrorReason_DELETION_PROTECTED ErrorReason = 73
 )
 
 // Enum value maps for ErrorReason.
@@ -240,6 +252,12 @@ var (
 		65: "SUBSCRIPTION_EXISTS",
 		66: "TARGET_NOT_ALLOWED",
 		67: "DOWNLOAD_CODE_INVALID",
+		68: "REVOCATION_CAMPAIGN_NOT_FOUND",
+		69: "REVOCATION_CAMPAIGN_EXISTS",
+		70: "REVOCATION_LIST_NOT_FOUND",
+		71: "AUTHORITY_KEY_NOT_FOUND",
+		72: "AUTHORITY_ENABLED",
+		73: "DELETION_PROTECTED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -310,6 +328,12 @@ var (
 		"SUBSCRIPTION_EXISTS":           65,
 		"TARGET_NOT_ALLOWED":            66,
 		"DOWNLOAD_CODE_INVALID":         67,
+		"REVOCATION_CAMPAIGN_NOT_FOUND": 68,
+		"REVOCATION_CAMPAIGN_EXISTS":    69,
+		"REVOCATION_LIST_NOT_FOUND":     70,
+		"AUTHORITY_KEY_NOT_FOUND":       71,
+		"AUTHORITY_ENABLED":             72,
+		"DELETION_PROTECTED":            73,
 	}
 )
 
@@ -344,7 +368,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xc4\f\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xf2\r\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -414,7 +438,13 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x16SUBSCRIPTION_NOT_FOUND\x10@\x12\x17\n" +
 	"\x13SUBSCRIPTION_EXISTS\x10A\x12\x16\n" +
 	"\x12TARGET_NOT_ALLOWED\x10B\x12\x19\n" +
-	"\x15DOWNLOAD_CODE_INVALID\x10CB/\n" +
+	"\x15DOWNLOAD_CODE_INVALID\x10C\x12!\n" +
+	"\x1dREVOCATION_CAMPAIGN_NOT_FOUND\x10D\x12\x1e\n" +
+	"\x1aREVOCATION_CAMPAIGN_EXISTS\x10E\x12\x1d\n" +
+	"\x19REVOCATION_LIST_NOT_FOUND\x10F\x12\x1b\n" +
+	"\x17AUTHORITY_KEY_NOT_FOUND\x10G\x12\x15\n" +
+	"\x11AUTHORITY_ENABLED\x10H\x12\x16\n" +
+	"\x12DELETION_PROTECTED\x10IB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
