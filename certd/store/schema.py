@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from certd.store.columns import COUNTER, MICROSECONDS, bytes_column, metadata, number_column, text_column, time_column
 
-SCHEMA_NUMBER = 5
+SCHEMA_NUMBER = 6
 """Number of the newest migration that this code knows."""
 PENDING = text("state = 'PENDING'")
 """Condition of the partial index; SQLite uses it only where a query says the same literally."""
@@ -334,6 +334,8 @@ events = Table(
     text_column("resource"),
     text_column("details"),
     bytes_column("chain_hash"),
+    # Enters the chain hash and is never told; NULL: numbered before there were salts.
+    bytes_column("salt", null=True),
 )
 Index("events_tenant", events.c.tenant, events.c.seq)
 
@@ -357,7 +359,9 @@ event_sequence = Table(
     number_column("last_seq"),
     bytes_column("last_hash"),
     # Who numbers on PostgreSQL, and until when nobody else does.
-    text_column("holder", null=True),
+    text_column("numberer", null=True),
     time_column("lease_until", null=True),
+    # Number of the first event with a salt. Each hash from there on contains it.
+    Column("salted_from", BigInteger, nullable=False, server_default=text("1")),
     CheckConstraint("id = 1", name="event_sequence_is_one_row"),
 )

@@ -31,7 +31,7 @@ _unnumbered = schema.unnumbered_events
 _sequence = schema.event_sequence
 _ANY = select(_unnumbered.c.id).limit(1)
 _LOCK = (
-    select(_sequence.c.last_seq, _sequence.c.last_hash, _sequence.c.holder, _sequence.c.lease_until)
+    select(_sequence.c.last_seq, _sequence.c.last_hash, _sequence.c.numberer, _sequence.c.lease_until)
     .where(_sequence.c.id == literal_column("1"))
     .with_for_update()
 )
@@ -50,7 +50,7 @@ _TAKE = (
 )
 _INSERT = insert(schema.events)
 _UPDATE = update(_sequence).where(_sequence.c.id == literal_column("1"))
-_RELEASE = _UPDATE.where(_sequence.c.holder == bindparam("own")).values(holder=None, lease_until=None)
+_RELEASE = _UPDATE.where(_sequence.c.numberer == bindparam("own")).values(numberer=None, lease_until=None)
 
 
 class Sequencer:
@@ -116,7 +116,7 @@ class Sequencer:
                 return 0
             now = microseconds(self._clock.now())
             row = connection.execute(_LOCK).one()
-            if row.holder not in {None, self._holder} and row.lease_until > now:
+            if row.numberer not in {None, self._holder} and row.lease_until > now:
                 return 0
             count = self._take(connection, ChainHead(row.last_seq, row.last_hash), now)
             connection.commit()
@@ -146,7 +146,7 @@ class Sequencer:
             {
                 "last_seq": head.seq,
                 "last_hash": head.chain_hash,
-                "holder": self._holder,
+                "numberer": self._holder,
                 "lease_until": now + LEASE // timedelta(microseconds=1),
             },
         )

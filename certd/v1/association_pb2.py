@@ -26,7 +26,7 @@ from certd.v1 import managed_certificate_pb2 as certd_dot_v1_dot_managed__certif
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/v1/association.proto\x12\x08\x63\x65rtd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n\x0b\x41ssociation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x1a\n\x12\x63onsumer_spiffe_id\x18\x03 \x01(\t\x12\x12\n\ntenant_uid\x18\x04 \x01(\t\x12\x1f\n\x17managed_certificate_uid\x18\x05 \x01(\t\x12\x16\n\x0eleased_version\x18\x06 \x01(\x03\x12.\n\nlease_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\ndeployment\x18\x08 \x01(\x0b\x32\x14.certd.v1.Deployment\x12\x0f\n\x07\x63reator\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63urrent_version\x18\x0b \x01(\x03\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x65rtd/v1/association.proto\x12\x08\x63\x65rtd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x03\n\x0b\x41ssociation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x1a\n\x12\x63onsumer_spiffe_id\x18\x03 \x01(\t\x12\x12\n\ntenant_uid\x18\x04 \x01(\t\x12\x1f\n\x17managed_certificate_uid\x18\x05 \x01(\t\x12\x16\n\x0eleased_version\x18\x06 \x01(\x03\x12.\n\nlease_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\ndeployment\x18\x08 \x01(\x0b\x32\x14.certd.v1.Deployment\x12\x0f\n\x07\x63reator\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63urrent_version\x18\x0b \x01(\x03\x12\"\n\x1a\x63urrent_certificate_sha256\x18\x0c \x01(\x0c\x12\"\n\x1arevoked_certificate_sha256\x18\r \x03(\x0c\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
   _globals['_ASSOCIATION']._serialized_start=110
-  _globals['_ASSOCIATION']._serialized_end=441
+  _globals['_ASSOCIATION']._serialized_end=513
 # @@protoc_insertion_point(module_scope)

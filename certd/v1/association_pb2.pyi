@@ -4,9 +4,11 @@ isort:skip_file
 The association resource: who may lease the key of a managed certificate."""
 
 from certd.v1 import managed_certificate_pb2 as _managed_certificate_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -37,6 +39,8 @@ class Association(_message.Message):
     CREATOR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     CURRENT_VERSION_FIELD_NUMBER: _builtins.int
+    CURRENT_CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
+    REVOKED_CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/managedCertificates/{managed_certificate}/associations/{association}`."""
     consumer: _builtins.str
@@ -55,6 +59,10 @@ class Association(_message.Message):
     """Output only. Who made the association."""
     current_version: _builtins.int
     """Output only. Number of the current version of the managed certificate, which is the one to lease; 0 while there is none."""
+    current_certificate_sha256: _builtins.bytes
+    """Output only. SHA-256 of the certificate (DER) of the current version; empty while there is none. Books that were restored
+    from a backup may give its number again, so who holds another certificate of that number leases anew.
+    """
     @_builtins.property
     def lease_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When."""
@@ -66,6 +74,13 @@ class Association(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When."""
+
+    @_builtins.property
+    def revoked_certificate_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Output only. SHA-256 of each certificate (DER) among the newest 100 versions that is revoked and has not ended, the newest
+        version first. Who holds one of them neither deploys it nor goes back to it. They are told by their hashes and not by their
+        numbers: a number that was given again would accuse a certificate that nobody revoked, and let the revoked one pass.
+        """
 
     def __init__(
         self,
@@ -81,10 +96,12 @@ class Association(_message.Message):
         creator: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         current_version: _builtins.int = ...,
+        current_certificate_sha256: _builtins.bytes = ...,
+        revoked_certificate_sha256: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deployment", b"deployment", "lease_time", b"lease_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "consumer_spiffe_id", b"consumer_spiffe_id", "create_time", b"create_time", "creator", b"creator", "current_version", b"current_version", "deployment", b"deployment", "lease_time", b"lease_time", "leased_version", b"leased_version", "managed_certificate_uid", b"managed_certificate_uid", "name", b"name", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "consumer_spiffe_id", b"consumer_spiffe_id", "create_time", b"create_time", "creator", b"creator", "current_certificate_sha256", b"current_certificate_sha256", "current_version", b"current_version", "deployment", b"deployment", "lease_time", b"lease_time", "leased_version", b"leased_version", "managed_certificate_uid", b"managed_certificate_uid", "name", b"name", "revoked_certificate_sha256", b"revoked_certificate_sha256", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -176,7 +176,7 @@ def test_whoever_does_not_hold_the_lease_does_not_number(postgres_url: str, open
     store = open_store(postgres_url)
 
     def held_by_another(tx: Transaction) -> None:
-        tx.execute(text("UPDATE event_sequence SET holder = 'another', lease_until = 9000000000000000"))
+        tx.execute(text("UPDATE event_sequence SET numberer = 'another', lease_until = 9000000000000000"))
         tx.event(event("waits"))
 
     store.write("test", held_by_another)

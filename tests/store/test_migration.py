@@ -107,7 +107,15 @@ def _new_columns(table: str, *names: str) -> tuple[str, ...]:
     return tuple(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names)
 
 
+_BACK_TO_5 = (
+    *_new_columns("events", "salt"),
+    *_new_columns("event_sequence", "salted_from"),
+    "ALTER TABLE event_sequence RENAME COLUMN numberer TO holder",
+    "UPDATE alembic_version SET version_num = '0005'",
+    "UPDATE schema_compatibility SET schema_number = 5, oldest_code = 1",
+)
 _BACK_TO_4 = (
+    *_BACK_TO_5,
     "DROP INDEX authorities_not_after",
     *_new_columns("authorities", "told"),
     *_new_columns("managed_certificate_versions", "told"),

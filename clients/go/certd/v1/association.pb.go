@@ -51,8 +51,15 @@ type Association struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// Output only. Number of the current version of the managed certificate, which is the one to lease; 0 while there is none.
 	CurrentVersion int64 `protobuf:"varint,11,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Output only. SHA-256 of the certificate (DER) of the current version; empty while there is none. Books that were restored
+	// from a backup may give its number again, so who holds another certificate of that number leases anew.
+	CurrentCertificateSha256 []byte `protobuf:"bytes,12,opt,name=current_certificate_sha256,json=currentCertificateSha256,proto3" json:"current_certificate_sha256,omitempty"`
+	// Output only. SHA-256 of each certificate (DER) among the newest 100 versions that is revoked and has not ended, the newest
+	// version first. Who holds one of them neither deploys it nor goes back to it. They are told by their hashes and not by their
+	// numbers: a number that was given again would accuse a certificate that nobody revoked, and let the revoked one pass.
+	RevokedCertificateSha256 [][]byte `protobuf:"bytes,13,rep,name=revoked_certificate_sha256,json=revokedCertificateSha256,proto3" json:"revoked_certificate_sha256,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *Association) Reset() {
@@ -162,11 +169,25 @@ func (x *Association) GetCurrentVersion() int64 {
 	return 0
 }
 
+func (x *Association) GetCurrentCertificateSha256() []byte {
+	if x != nil {
+		return x.CurrentCertificateSha256
+	}
+	return nil
+}
+
+func (x *Association) GetRevokedCertificateSha256() [][]byte {
+	if x != nil {
+		return x.RevokedCertificateSha256
+	}
+	return nil
+}
+
 var File_certd_v1_association_proto protoreflect.FileDescriptor
 
 const file_certd_v1_association_proto_rawDesc = "" +
 	"\n" +
-	"\x1acertd/v1/association.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n" +
+	"\x1acertd/v1/association.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x04\n" +
 	"\vAssociation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12,\n" +
@@ -184,7 +205,9 @@ const file_certd_v1_association_proto_rawDesc = "" +
 	"\vcreate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12'\n" +
-	"\x0fcurrent_version\x18\v \x01(\x03R\x0ecurrentVersionB/\n" +
+	"\x0fcurrent_version\x18\v \x01(\x03R\x0ecurrentVersion\x12<\n" +
+	"\x1acurrent_certificate_sha256\x18\f \x01(\fR\x18currentCertificateSha256\x12<\n" +
+	"\x1arevoked_certificate_sha256\x18\r \x03(\fR\x18revokedCertificateSha256B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
