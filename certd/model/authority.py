@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from certd.model.names import AuthorityName
+from certd.model.revocation_settings import RevocationSettings
 from certd.pki import name_constraints
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.name_constraints import NameConstraints
@@ -28,6 +29,25 @@ class AuthorityState(enum.StrEnum):
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
     EXPIRED = "EXPIRED"
+    DELETED = "DELETED"
+
+
+class UsageMode(enum.StrEnum):
+    """What an authority is for."""
+
+    GENERAL_PURPOSE = "GENERAL_PURPOSE"
+    SHORT_LIVED = "SHORT_LIVED"
+    """Certificates of at most 7 days, whose state nobody asks for (RFC 9608)."""
+
+
+class AuthorityKeyState(enum.StrEnum):
+    """Where a key stands in a rotation."""
+
+    PREPARED = "PREPARED"
+    ACTIVE = "ACTIVE"
+    SUPERSEDED = "SUPERSEDED"
+    TAINTED = "TAINTED"
+    RETIRED = "RETIRED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +62,18 @@ class AuthorityKey:
     """What the key may sign, serialised; sealed with the key in the token."""
     public_key: bytes | None
     """DER of the SubjectPublicKeyInfo; None until the token has answered."""
+    state: AuthorityKeyState = AuthorityKeyState.ACTIVE
+    state_time: datetime | None = None
+    """When it came to its state."""
+    key_spec: KeySpec | None = None
+    """None: as the authority says."""
+    signature_algorithm: SignatureAlgorithm | None = None
+    """None: as the authority says."""
+    certificate: bytes | None = None
+    """DER of the authority's certificate for this key; None while it has none."""
+    chain: tuple[bytes, ...] = ()
+    not_after: datetime | None = None
+    path_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +106,13 @@ class Authority:
     name_constraints: bytes | None = None
     """Value of the extension that was asked for; None for none. What holds is what its certificate says."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    usage_mode: UsageMode = UsageMode.GENERAL_PURPOSE
+    revocation: RevocationSettings = field(default_factory=RevocationSettings)
+    deletion_protection: bool = False
+    delete_time: datetime | None = None
+    """None: not deleted."""
+    purge_time: datetime | None = None
+    """When it is purged, if it is deleted."""
     create_time: datetime
     update_time: datetime
     revision: int = 1
@@ -107,7 +146,9 @@ class Authority:
         return self.certificate is None and self.issuer_uid is None and self.key.public_key is not None
 
     def state_at(self, now: datetime) -> AuthorityState:
-        """Returns the state at `now`: EXPIRED once the validity of its certificate has ended."""
+        """Returns the state at `now`: DELETED wins over EXPIRED, which holds once its certificate has ended."""
+        if self.delete_time is not None:
+            return AuthorityState.DELETED
         expired = self.not_after is not None and now > self.not_after
         return AuthorityState.EXPIRED if expired else self.state
 

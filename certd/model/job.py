@@ -24,6 +24,17 @@ class JobKind(enum.StrEnum):
     CHECK_DEPLOYMENT = "check-deployment"
     """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
 
+    GENERATE_REVOCATION_LIST = "generate-revocation-list"
+    """The subject is `{uid of the authority}/{number of the key}/{partition}`; the job lives as long as its CRL is signed."""
+    ADVANCE_OCSP_RESPONDER = "advance-ocsp-responder"
+    """The subject is `{uid of the authority}/{number of the key}`: its responder, and the answers that are signed ahead."""
+    ADVANCE_REVOCATION_CAMPAIGN = "advance-revocation-campaign"
+    """The subject is the uid of a campaign."""
+    PURGE_AUTHORITY = "purge-authority"
+    """The subject is the uid of an authority that was deleted, when its window has ended."""
+    SIGN_CHECKPOINT = "sign-checkpoint"
+    """The subject is `events`."""
+
 
 APART: Final = frozenset({JobKind.DELIVER_EVENTS})
 """Kinds that wait for strangers. They have workers of their own, so that renewals do not wait for strangers too."""

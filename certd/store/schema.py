@@ -20,10 +20,11 @@ from sqlalchemy import (
 
 from certd.store.columns import COUNTER, MICROSECONDS, bytes_column, metadata, number_column, text_column, time_column
 
-SCHEMA_NUMBER = 6
+SCHEMA_NUMBER = 7
 """Number of the newest migration that this code knows."""
 PENDING = text("state = 'PENDING'")
-"""Condition of the partial index; SQLite uses it only where a query says the same literally."""
+REVOKED = text("state IN ('REVOKED', 'LOST')")
+"""Conditions of partial indexes; SQLite uses them only where a query says the same literally."""
 
 
 schema_compatibility = Table(
@@ -93,6 +94,14 @@ authorities = Table(
     bytes_column("name_constraints", null=True),
     # JSON of the notices that were given of its certificate, see `store.notices`; NULL: none.
     text_column("told", null=True),
+    # GENERAL_PURPOSE or SHORT_LIVED.
+    text_column("usage_mode", server_default=text("'GENERAL_PURPOSE'")),
+    # Canonical JSON of `model.revocation_settings` where it differs from the defaults. Rows of before have no CRLs and no OCSP.
+    text_column("revocation", server_default=text("'{}'")),
+    Column("deletion_protection", Boolean, nullable=False, server_default=text("false")),
+    # NULL: not deleted.
+    time_column("delete_time", null=True),
+    time_column("purge_time", null=True),
     UniqueConstraint("tenant", "authority_id", name="authorities_tenant_authority_id"),
 )
 # A unique constraint does not compare NULLs.
@@ -105,6 +114,7 @@ Index(
 )
 # Finds what will end soon.
 Index("authorities_not_after", authorities.c.not_after, authorities.c.uid)
+Index("authorities_purge_time", authorities.c.purge_time)
 
 authority_keys = Table(
     "authority_keys",
@@ -114,6 +124,17 @@ authority_keys = Table(
     bytes_column("key_id"),
     bytes_column("policy"),
     bytes_column("public_key", null=True),
+    # As `model.authority.AuthorityKeyState`.
+    text_column("state", server_default=text("'ACTIVE'")),
+    Column("state_time", MICROSECONDS, nullable=False, server_default=text("0")),
+    text_column("key_spec", null=True),
+    text_column("signature_algorithm", null=True),
+    # Of the key that signs at present, the row of the authority has the same.
+    bytes_column("certificate", null=True),
+    bytes_column("chain", null=True),
+    time_column("not_after", null=True),
+    number_column("path_length", null=True),
+    bytes_column("csr", null=True),
     PrimaryKeyConstraint("authority_uid", "number", name="authority_keys_key"),
     UniqueConstraint("key_id", name="authority_keys_key_id"),
 )
@@ -146,6 +167,8 @@ certificates = Table(
     # NULL in rows that a release before this column wrote.
     text_column("key_spec", null=True),
     time_column("invalidity_time", null=True),
+    # The CRL that it names; NULL: the complete one, or none.
+    number_column("crl_partition", null=True),
     PrimaryKeyConstraint("authority_uid", "serial", name="certificates_key"),
     UniqueConstraint("issuer_name_sha256", "serial", name="certificates_issuer_name_serial"),
 )
@@ -157,6 +180,25 @@ Index(
 )
 Index("certificates_public_key", certificates.c.public_key_sha256, certificates.c.authority_uid)
 Index("certificates_pending", certificates.c.owner_epoch, sqlite_where=PENDING, postgresql_where=PENDING)
+# What stands on CRLs, and until when.
+Index(
+    "certificates_revoked",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.crl_partition,
+    certificates.c.not_after,
+    certificates.c.serial,
+    sqlite_where=REVOKED,
+    postgresql_where=REVOKED,
+)
+# What of a key is alive, and when the last of it ends.
+Index(
+    "certificates_not_after",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.not_after,
+    certificates.c.serial,
+)
 
 # The alternative names of certificates, for searches.
 certificate_names = Table(

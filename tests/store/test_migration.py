@@ -21,6 +21,7 @@ from certd.store import (
     managed_schema,
     managed_versions,
     notification_schema,
+    revocation_schema,
     profiles,
     revocations,
     schema,
@@ -84,7 +85,12 @@ def test_the_migrations_make_what_the_schema_says(database_url: str, engine: Eng
         metadata.drop_all(connection)
         connection.commit()
     assert len(from_schema) == len(metadata.tables) + 1
-    assert {managed_schema.associations.name, notification_schema.notice_marks.name} <= from_schema.keys()
+    of_each_module = {
+        managed_schema.associations.name,
+        notification_schema.notice_marks.name,
+        revocation_schema.revocation_lists.name,
+    }
+    assert of_each_module <= from_schema.keys()
     migrate(database_url)
     with engine.connect() as connection:
         migrated = shape(connection)
@@ -107,7 +113,38 @@ def _new_columns(table: str, *names: str) -> tuple[str, ...]:
     return tuple(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names)
 
 
+_BACK_TO_6 = (
+    "DROP TABLE journal_positions",
+    "DROP TABLE checkpoints",
+    "DROP TABLE checkpoint_keys",
+    "DROP TABLE revocation_campaigns",
+    "DROP TABLE ocsp_responses",
+    "DROP TABLE ocsp_responders",
+    "DROP TABLE revocation_list_contents",
+    "DROP TABLE revocation_lists",
+    "DROP TABLE cross_certificates",
+    "DROP INDEX certificates_not_after",
+    "DROP INDEX certificates_revoked",
+    *_new_columns("certificates", "crl_partition"),
+    *_new_columns(
+        "authority_keys",
+        "state",
+        "state_time",
+        "key_spec",
+        "signature_algorithm",
+        "certificate",
+        "chain",
+        "not_after",
+        "path_length",
+        "csr",
+    ),
+    "DROP INDEX authorities_purge_time",
+    *_new_columns("authorities", "usage_mode", "revocation", "deletion_protection", "delete_time", "purge_time"),
+    "UPDATE alembic_version SET version_num = '0006'",
+    "UPDATE schema_compatibility SET schema_number = 6, oldest_code = 6",
+)
 _BACK_TO_5 = (
+    *_BACK_TO_6,
     *_new_columns("events", "salt"),
     *_new_columns("event_sequence", "salted_from"),
     "ALTER TABLE event_sequence RENAME COLUMN numberer TO holder",
