@@ -99,6 +99,8 @@ def association_message(view: AssociationView) -> association_pb2.Association:
         creator=association.creator,
         create_time=x509.timestamp(association.create_time),
         current_version=association.current_version,
+        current_certificate_sha256=view.current_certificate_sha256,
+        revoked_certificate_sha256=view.revoked_certificate_sha256,
     )
     if association.lease_time is not None:
         message.lease_time.CopyFrom(x509.timestamp(association.lease_time))

@@ -136,4 +136,4 @@ class NumberedEvent:
     """From 1, without gaps."""
     event: Event
     chain_hash: bytes
-    """SHA-256 over the hash before it and the canonical form of this event."""
+    """SHA-256 over the hash before it, the canonical form of this event and a secret, see `store.event_chain`."""

@@ -11,7 +11,6 @@ from certd.model.event import Event, EventType
 from certd.model.identity import Identity, IdentityState
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState
 from certd.model.names import WILDCARD, AssociationName, IdentityName, ManagedCertificateName
-from certd.model.tenant import Tenant
 from certd.pki.names import parse_spiffe_id
 from certd.services.access import Access
 from certd.services.association_keys import (
@@ -24,7 +23,13 @@ from certd.services.association_keys import (
     may_be_kept,
     rotated_meanwhile,
 )
-from certd.services.association_views import AssociationView, existing_association, own_association, view_of
+from certd.services.association_views import (
+    AssociationView,
+    existing_association,
+    own_association,
+    view_of,
+    views_of,
+)
 from certd.services.deployment_checks import expect, shown
 from certd.services.forced_renewal import updated
 from certd.services.idempotency import RequestKey, is_repeated, replay
@@ -71,15 +76,10 @@ class NewAssociation:
 class _Plan:
     """What is to be made, and of what."""
 
-    tenant: Tenant
     managed: ManagedCertificate
     association: Association
     custody: Custody | None
     """The key of the current version; None while there is none that could be leased."""
-
-    @property
-    def view(self) -> AssociationView:
-        return AssociationView(self.association, self.tenant.uid)
 
 
 class Associations:
@@ -118,10 +118,10 @@ class Associations:
             with self._store.read("associations.plan") as tx:
                 earlier = None if validate_only else replay(tx, caller, _CREATE, key)
                 if earlier is not None:
-                    return _made_before(tx, earlier)
+                    return _made_before(tx, earlier, now)
                 plan = _planned(tx, caller, new, now)
-            if validate_only:
-                return plan.view
+                if validate_only:
+                    return view_of(tx, plan.association, now)
             sealed = None
             if plan.custody is not None:
                 sealed = self._keys.seal(plan.custody, plan.association.consumer_spiffe_id)
@@ -149,7 +149,7 @@ class Associations:
             self._access.require(caller, Permission.ASSOCIATION_READ, str(name))
         with self._store.read("associations.get") as tx:
             found = own_association(tx, caller, name) if own_alone else existing_association(tx, name)
-            return view_of(tx, found)
+            return view_of(tx, found, self._clock.now())
 
     def page(
         self,
@@ -180,7 +180,7 @@ class Associations:
                 rows = _of_tenant(tx, parent.tenant, spiffe_id, after=(after[0], after[1]), limit=request.size + 1)
             else:
                 rows = _of_one(tx, parent, spiffe_id, after=after[1], limit=request.size + 1, own_alone=own_alone)
-            views = [AssociationView(row, tenant.uid) for row in rows]
+            views = views_of(tx, rows, self._clock.now(), tenant_uids={parent.tenant: tenant.uid})
         return page_of(views, request, query, key=_place)
 
     def delete(self, caller: Caller, name: AssociationName, *, key: RequestKey | None) -> None:
@@ -229,7 +229,6 @@ def _planned(tx: Transaction, caller: Caller, new: NewAssociation, now: datetime
     current = managed_versions.get(tx, managed.uid, managed.current_version)
     leasable = current is not None and current.revoke_time is None
     return _Plan(
-        tenant=tenant,
         managed=managed,
         association=Association(
             managed_certificate_uid=managed.uid,
@@ -257,7 +256,7 @@ def _create(
     if sealed is not None and found is not None and not may_be_kept(tx, found.uid, sealed):
         return None
     if is_repeated(tx, caller, _CREATE, key, resource=str(new.name), now=now):
-        return _made_before(tx, str(new.name))
+        return _made_before(tx, str(new.name), now)
     plan = _planned(tx, caller, new, now)
     if not associations.insert(tx, plan.association):
         raise _exists(new.name, plan.association)
@@ -267,7 +266,7 @@ def _create(
     _count(tx, plan.managed, 1, now)
     version = "0" if sealed is None else str(sealed.version)
     _record(tx, EventType.ASSOCIATION_CREATED, plan.association, caller, now, version=version)
-    return plan.view
+    return view_of(tx, plan.association, now)
 
 
 def _consumer(tx: Transaction, new: NewAssociation) -> Identity:
@@ -284,9 +283,9 @@ def _consumer(tx: Transaction, new: NewAssociation) -> Identity:
     return found
 
 
-def _made_before(tx: Transaction, name: str) -> AssociationView:
+def _made_before(tx: Transaction, name: str, now: datetime) -> AssociationView:
     """Returns what an earlier call with the same request id made; raises ASSOCIATION_NOT_FOUND when it is deleted."""
-    return view_of(tx, existing_association(tx, AssociationName.parse("name", name)))
+    return view_of(tx, existing_association(tx, AssociationName.parse("name", name)), now)
 
 
 def _count(tx: Transaction, managed: ManagedCertificate, more: int, now: datetime) -> None:

@@ -17,7 +17,7 @@ from certd.model.managed_certificate import ManagedCertificate
 from certd.model.names import ManagedCertificateName
 from certd.pki.download_code import DownloadCode, download_code_invalid, new_download_code, parse_download_code
 from certd.services.access import Access
-from certd.services.enrollment_guesses import Guesses, Refused, record
+from certd.services.code_guesses import Guesses, Refused, record
 from certd.services.managed_certificate_records import event_of
 from certd.services.managed_certificate_views import existing_managed
 from certd.services.managed_export import check_exportable
@@ -63,7 +63,7 @@ class DownloadCodes:
         self._store = store
         self._clock = clock
         self._access = access
-        self._guesses = guesses or Guesses(kind="download codes")
+        self._guesses = guesses or Guesses(kind="download codes", reason=Reason.DOWNLOAD_CODE_INVALID)
 
     def create(self, caller: Caller, new: NewDownloadCode) -> MadeDownloadCode:
         """Makes a code for one export of the current version, whichever that is then.
@@ -98,25 +98,21 @@ class DownloadCodes:
 
         Raises DOWNLOAD_CODE_INVALID for whatever is wrong with it, RATE_LIMITED after too many of these.
         """
-        now = self._clock.now()
-        self._guesses.admit(address, now)
-        try:
-            code = parse_download_code(text)
-            with self._store.read("download-codes.find") as tx:
-                row = download_codes.get(tx, code.secret_sha256)
-                if row is None or row.use_time is not None or not _holds(tx, row, name, now):
-                    raise download_code_invalid()
-            if not comes_from(row.source_networks, address):
+        return self._guesses.attempt(address, self._clock, lambda: self._found(text, name, address))
+
+    def _found(self, text: str, name: ManagedCertificateName, address: str) -> DownloadCodeRow:
+        code, now = parse_download_code(text), self._clock.now()
+        with self._store.read("download-codes.find") as tx:
+            row = download_codes.get(tx, code.secret_sha256)
+            if row is None or row.use_time is not None or not _holds(tx, row, name, now):
                 raise download_code_invalid()
-        except CertdError as error:
-            self.note(error, address=address)
-            raise
+        if not comes_from(row.source_networks, address):
+            raise download_code_invalid()
         return row
 
     def note(self, error: CertdError, *, address: str) -> None:
         """Counts an error for the address, if it is that of a wrong code."""
-        if error.reason is Reason.DOWNLOAD_CODE_INVALID:
-            self._guesses.wrong(address, self._clock.now())
+        self._guesses.note(error, address, self._clock.now())
 
     def use(self, tx: Transaction, row: DownloadCodeRow, name: ManagedCertificateName) -> None:
         """Writes that a code is used; raises DOWNLOAD_CODE_INVALID when it is by now, or holds no more."""

@@ -29,7 +29,7 @@ from certd.pki import csr
 from certd.pki.description import describe
 from certd.pki.enrollment_code import EnrollmentCode, code_invalid, key_sha256, new_code, parse_code
 from certd.services.access import Access
-from certd.services.enrollment_guesses import Guesses, Refused, record
+from certd.services.code_guesses import Guesses, Refused, record
 from certd.services.identities import Identities, IdentityCredential
 from certd.services.source_networks import comes_from, parse_networks
 from certd.services.system import SystemAuthority
@@ -92,7 +92,7 @@ class Enrollment:
         self._identities = identities
         self._system_authority = system_authority
         self._trust_domain = trust_domain
-        self._guesses = guesses or Guesses()
+        self._guesses = guesses or Guesses(kind="enrollment codes", reason=Reason.ENROLLMENT_CODE_INVALID)
 
     def create_code(self, caller: Caller, new: NewCode) -> MadeCode:
         """Makes a code, and the identity where it does not exist.
@@ -186,24 +186,26 @@ class Enrollment:
         Raises ENROLLMENT_CODE_INVALID for whatever is wrong with the code, RATE_LIMITED after too many of them, what is
         wrong with a CSR only to those whose code is right, and what the issuing loop raises.
         """
-        self._guesses.admit(address, self._clock.now())
+        # 1. Read.
+        row = self._guesses.attempt(address, self._clock, lambda: self._found(code, address))
         try:
-            return self._enroll(parse_code(code), certification_request, address, timeout)
+            return self._enroll(row, certification_request, address, timeout)
         except CertdError as error:
-            if error.reason is Reason.ENROLLMENT_CODE_INVALID:
-                self._guesses.wrong(address, self._clock.now())
+            self._guesses.note(error, address, self._clock.now())
             raise
 
-    def _enroll(
-        self, code: EnrollmentCode, certification_request: bytes, address: str, timeout: float
-    ) -> IdentityCredential:
-        # 1. Read.
-        now = self._clock.now()
+    def _found(self, text: str, address: str) -> EnrollmentCodeRow:
+        code, now = parse_code(text), self._clock.now()
         with self._store.read("enrollment.code") as tx:
             row = enrollment_codes.get(tx, code.secret_sha256)
             stands = row is not None and (row.serial is not None or self._could_be_made(tx, row))
         if row is None or not stands or now >= row.expire_time or not comes_from(row.source_networks, address):
             raise code_invalid()
+        return row
+
+    def _enroll(
+        self, row: EnrollmentCodeRow, certification_request: bytes, address: str, timeout: float
+    ) -> IdentityCredential:
         # 2. Prepare.
         public_key = csr.parse_csr(certification_request).public_key
         key = hashlib.sha256(public_key).digest()

@@ -216,10 +216,7 @@ class EventFeed:
         while full and not self._closing.is_set():
             with self._store.read("event-feed.read") as tx:
                 rows = events.page(tx, after_seq=self._position.seq, limit=_PAGE)
-                if rows:
-                    goes_on = not events.verify(rows[:1], self._position)
-                else:
-                    goes_on = events.head_at(tx, self._position.seq) == self._position
+                goes_on = events.goes_on(tx, self._position)
                 head = self._position if goes_on else events.head(tx)
             if not goes_on:
                 self._begin_anew(head)

@@ -175,7 +175,7 @@ class Leases:
                         message=deployment.message,
                     )
                 )
-            return view_of(tx, replace(association, deployment=deployment))
+            return view_of(tx, replace(association, deployment=deployment), now)
 
         return self._store.write("leases.report", report)
 

@@ -57,7 +57,7 @@ class ManagedWatch:
         """
         scope: Scope
         if request.parent is None:
-            scope = ConsumerScope(self._store, self._access, self._feed, caller, request.names)
+            scope = ConsumerScope(self._store, self._access, self._clock, self._feed, caller, request.names)
         else:
             scope = TenantScope(self._store, self._access, self._clock, caller, request.parent, request.names)
         scope.require()

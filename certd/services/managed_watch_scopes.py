@@ -11,7 +11,7 @@ from certd.model.association import Association
 from certd.model.event import Event, EventType, NumberedEvent
 from certd.model.names import AssociationName, ManagedCertificateName, TenantName
 from certd.services.access import Access
-from certd.services.association_views import AssociationView
+from certd.services.association_views import AssociationView, views_of
 from certd.services.event_feed import EventFeed
 from certd.services.event_topics import (
     ASSOCIATED,
@@ -197,12 +197,14 @@ class ConsumerScope:
         self,
         store: Store,
         access: Access,
+        clock: Clock,
         feed: EventFeed,
         caller: Caller,
         names: frozenset[ManagedCertificateName],
     ) -> None:
         self._store = store
         self._access = access
+        self._clock = clock
         self._feed = feed
         self._caller = caller
         self._wanted = frozenset(map(str, names))
@@ -265,13 +267,12 @@ class ConsumerScope:
         names = sorted(self._associations)
         for start in range(0, len(names), _PAGE):
             with self._store.read("managed-watch.page") as tx:
-                seen = [self._seen(tx, name) for name in names[start : start + _PAGE]]
+                seen = self._seen(tx, names[start : start + _PAGE])
             yield [
                 ManagedChange(
                     kind=ChangeKind.PRESENT, name=str(view.association.name.managed_certificate), association=view
                 )
                 for view in seen
-                if view is not None
             ]
 
     def change(self, row: NumberedEvent, cursor: str) -> ManagedChange | None:
@@ -284,7 +285,7 @@ class ConsumerScope:
                 return self._ended(row, name, cursor)
             self._know(AssociationName.parse("resource", event.resource))
         with self._store.read("managed-watch.change") as tx:
-            view = self._seen(tx, name)
+            view = next(iter(self._seen(tx, [name])), None)
         if view is None:
             # That it has ended, a later event tells.
             return None
@@ -311,7 +312,7 @@ class ConsumerScope:
                 told.append(ManagedChange(kind=ChangeKind.REMOVED, name=name, cursor=cursor))
                 continue
             with self._store.read("managed-watch.change") as tx:
-                view = self._seen(tx, name)
+                view = next(iter(self._seen(tx, [name])), None)
             if view is not None:
                 told.append(ManagedChange(kind=ChangeKind.CHANGED, name=name, association=view, cursor=cursor))
         return told
@@ -335,14 +336,16 @@ class ConsumerScope:
             return None
         return ManagedChange(kind=ChangeKind.REMOVED, name=name, event=row, cursor=cursor)
 
-    def _seen(self, tx: Transaction, name: str) -> AssociationView | None:
-        """Returns the association with a managed certificate; None when it has ended, or may not be leased."""
-        known = self._associations.get(name)
-        found = None if known is None else associations.get(tx, known)
-        if found is None or not self._is_own(found):
-            return None
-        self._shown.add(name)
-        return AssociationView(found, self._tenant_uid(tx, found.name.managed_certificate.tenant))
+    def _seen(self, tx: Transaction, names: Iterable[str]) -> list[AssociationView]:
+        """Returns the associations with managed certificates, without what has ended or may not be leased."""
+        known = (self._associations.get(name) for name in names)
+        found = [None if name is None else associations.get(tx, name) for name in known]
+        own = [each for each in found if each is not None and self._is_own(each)]
+        self._shown.update(str(each.name.managed_certificate) for each in own)
+        tenants = {each.name.managed_certificate.tenant for each in own}
+        return views_of(
+            tx, own, self._clock.now(), tenant_uids={tenant: self._tenant_uid(tx, tenant) for tenant in tenants}
+        )
 
     def _is_own(self, found: Association) -> bool:
         return found.consumer_spiffe_id == self._caller.principal and self._may_lease(found.name)

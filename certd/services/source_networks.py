@@ -1,4 +1,4 @@
-"""Networks from which a code may be used."""
+"""Networks that somebody comes from: those from which a code may be used, and those that count as one."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -7,7 +7,12 @@ from typing import Final
 from certd.errors import Violation
 
 MOST_NETWORKS: Final = 16
+UNKNOWN: Final = "unknown"
+"""Stands for a peer whose address is not told."""
 _LONGEST_NETWORK: Final = 64
+_BITS_OF_IPV4: Final = 24
+_BITS_OF_IPV6: Final = 64
+"""What tells one network from another; the rest its owner chooses."""
 
 
 def parse_networks(given: Sequence[str], violations: list[Violation]) -> tuple[str, ...]:
@@ -28,10 +33,30 @@ def comes_from(networks: tuple[str, ...], address: str) -> bool:
     """Whether an address is of one of the networks; every one is when there are none."""
     if not networks:
         return True
+    parsed = _parsed(address)
+    return parsed is not None and any(parsed in ipaddress.ip_network(network) for network in networks)
+
+
+def network_of(address: str) -> str:
+    """Returns what counts as one where strangers share something: a /24 of IPv4, a /64 of IPv6."""
+    parsed = _parsed(address)
+    if parsed is None:
+        return UNKNOWN
+    bits = _BITS_OF_IPV4 if isinstance(parsed, ipaddress.IPv4Address) else _BITS_OF_IPV6
+    return str(ipaddress.ip_network((int(parsed), bits), strict=False))
+
+
+def source_of(address: str) -> str:
+    """Returns by what a stranger is told in events: an address of IPv4, a /64 of IPv6."""
+    parsed = _parsed(address)
+    return str(parsed) if isinstance(parsed, ipaddress.IPv4Address) else network_of(address)
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return False
+        return None
     # As a socket for both protocols tells addresses of IPv4.
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return any((mapped or parsed) in ipaddress.ip_network(network) for network in networks)
+    return mapped or parsed

@@ -1,4 +1,7 @@
-"""Events: appended by transactions, numbered by the store, read by number."""
+"""Events: appended by transactions, numbered by the store, read by number.
+
+Nothing but what verifies the chain reads the salts, and it hands none on.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -7,7 +10,7 @@ from sqlalchemy import Row, Select, bindparam, literal_column, select
 
 from certd.model.event import Event, EventType, NumberedEvent
 from certd.store import schema
-from certd.store.event_chain import CHAIN_START, ChainBreak, ChainHead, chain_hash, verify
+from certd.store.event_chain import CHAIN_START, ChainBreak, ChainHead, ChainLink, verify
 from certd.store.transaction import Transaction
 from certd.store.values import labels_of, microseconds, time_of
 
@@ -15,14 +18,13 @@ __all__ = [
     "CHAIN_START",
     "ChainBreak",
     "ChainHead",
-    "chain_hash",
     "first_from",
+    "goes_on",
     "head",
     "head_at",
     "last",
     "page",
     "page_back",
-    "verify",
     "verify_all",
 ]
 
@@ -47,6 +49,8 @@ _LAST = _SELECT.order_by(_events.c.seq.desc()).limit(1)
 _HEAD = select(schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash).where(
     schema.event_sequence.c.id == literal_column("1")
 )
+_SALTED_FROM = select(schema.event_sequence.c.salted_from).where(schema.event_sequence.c.id == literal_column("1"))
+_LINKS = _PAGE.add_columns(_events.c.salt)
 _VERIFIED_AT_ONCE = 1000
 
 
@@ -115,13 +119,32 @@ def head_at(tx: Transaction, seq: int) -> ChainHead | None:
     return None if found is None else ChainHead(seq, found)
 
 
+def goes_on(tx: Transaction, from_head: ChainHead) -> bool:
+    """Returns whether the record still goes on from where it once stood, and is no other one."""
+    links = _links(tx, after_seq=from_head.seq, limit=1)
+    if links:
+        return not verify(links, from_head, salted_from=_salted_from(tx))
+    return head_at(tx, from_head.seq) == from_head
+
+
 def verify_all(tx: Transaction) -> list[ChainBreak]:
     """Returns every place at which the events are not what was written, missing last ones included."""
     breaks: list[ChainBreak] = []
     previous = CHAIN_START
-    while rows := page(tx, after_seq=previous.seq, limit=_VERIFIED_AT_ONCE):
-        breaks += verify(rows, previous)
-        previous = ChainHead(rows[-1].seq, rows[-1].chain_hash)
+    salted_from = _salted_from(tx)
+    while links := _links(tx, after_seq=previous.seq, limit=_VERIFIED_AT_ONCE):
+        breaks += verify(links, previous, salted_from=salted_from)
+        last_one = links[-1].numbered
+        previous = ChainHead(last_one.seq, last_one.chain_hash)
     if head(tx) != previous:
         breaks.append(ChainBreak(previous.seq + 1, f"the record ends at event {previous.seq} and not where it stood"))
     return breaks
+
+
+def _links(tx: Transaction, *, after_seq: int, limit: int) -> list[ChainLink]:
+    return [ChainLink(_event(row), row.salt) for row in tx.execute(_LINKS, {"after": after_seq, "most": limit})]
+
+
+def _salted_from(tx: Transaction) -> int:
+    number: int = tx.execute(_SALTED_FROM).scalar_one()
+    return number

@@ -18,6 +18,7 @@ from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS
 from certd.store import schema
 from certd.store.dialect import RETRY_AFTER, SQLITE, Many, breaks_batch, mapped, raw_sqlite
 from certd.store.event_chain import ChainHead, next_head
+from certd.store.event_salts import new_salts
 from certd.store.transaction import PendingEvent, Transaction
 
 LONGEST_QUEUE = 4096
@@ -25,10 +26,12 @@ LARGEST_BATCH = 256
 
 _log = logging.getLogger("certd.store")
 
-_SELECT_HEAD = select(schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash)
+_SELECT_HEAD = select(
+    schema.event_sequence.c.last_seq, schema.event_sequence.c.last_hash, schema.event_sequence.c.salted_from
+)
 _INSERT_EVENTS = Many(
     insert(schema.events),
-    columns=("seq", "time", "type", "tenant", "principal", "resource", "details", "chain_hash"),
+    columns=("seq", "time", "type", "tenant", "principal", "resource", "details", "chain_hash", "salt"),
 )
 _SELECT_VERSION = select(schema.configuration_version.c.version)
 _GROW_VERSION = update(schema.configuration_version).values(version=schema.configuration_version.c.version + 1)
@@ -57,6 +60,7 @@ class GroupCommitWriter:
         self._closing = False
         self._connection: Connection | None = None
         self._head = ChainHead(0, b"")
+        self._salted_from = 0
         self.configuration_version = 0
         """Grows after each commit of a work that said that it changes the configuration."""
         self._open_connection()
@@ -166,14 +170,13 @@ class GroupCommitWriter:
             else:
                 future.set_exception(mapped(failure))
 
-    @staticmethod
-    def _number(connection: Connection, transactions: list[Transaction], head: ChainHead) -> ChainHead:
+    def _number(self, connection: Connection, transactions: list[Transaction], head: ChainHead) -> ChainHead:
         """Writes the events of the batch with numbers and hashes; returns the head after them."""
         rows: list[dict[str, object]] = []
         events: list[PendingEvent] = [event for transaction in transactions for event in transaction.events]
-        for event in events:
-            head = next_head(head, event.canonical)
-            rows.append({**event.columns, "seq": head.seq, "chain_hash": head.chain_hash})
+        for event, salt in zip(events, new_salts(len(events)), strict=True):
+            head = next_head(head, event.canonical, salt=salt, salted_from=self._salted_from)
+            rows.append({**event.columns, "seq": head.seq, "chain_hash": head.chain_hash, "salt": salt})
         if rows:
             _INSERT_EVENTS.on_sqlite(connection, rows)
             connection.execute(_UPDATE_HEAD, {"last_seq": head.seq, "last_hash": head.chain_hash})
@@ -220,6 +223,7 @@ class GroupCommitWriter:
                 connection.close()
                 raise
             self._head = ChainHead(row.last_seq, row.last_hash)
+            self._salted_from = row.salted_from
             self.configuration_version = version
             self._connection = connection
         return self._connection

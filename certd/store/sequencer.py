@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from certd.clock import Clock
 from certd.store import schema
 from certd.store.event_chain import ChainHead, encode, next_head
+from certd.store.event_salts import new_salts
 from certd.store.values import labels_of, microseconds
 
 LEASE = timedelta(seconds=5)
@@ -31,7 +32,13 @@ _unnumbered = schema.unnumbered_events
 _sequence = schema.event_sequence
 _ANY = select(_unnumbered.c.id).limit(1)
 _LOCK = (
-    select(_sequence.c.last_seq, _sequence.c.last_hash, _sequence.c.numberer, _sequence.c.lease_until)
+    select(
+        _sequence.c.last_seq,
+        _sequence.c.last_hash,
+        _sequence.c.numberer,
+        _sequence.c.lease_until,
+        _sequence.c.salted_from,
+    )
     .where(_sequence.c.id == literal_column("1"))
     .with_for_update()
 )
@@ -51,6 +58,12 @@ _TAKE = (
 _INSERT = insert(schema.events)
 _UPDATE = update(_sequence).where(_sequence.c.id == literal_column("1"))
 _RELEASE = _UPDATE.where(_sequence.c.numberer == bindparam("own")).values(numberer=None, lease_until=None)
+
+
+def _described(error: SQLAlchemyError) -> object:
+    """Returns what may be logged of an error: PostgreSQL's details show the row that it refused, with its salt."""
+    origin = getattr(error, "orig", error)
+    return getattr(getattr(origin, "diag", None), "message_primary", None) or origin
 
 
 class Sequencer:
@@ -101,7 +114,7 @@ class Sequencer:
                 if closing:
                     self._release()
             except SQLAlchemyError as error:
-                _log.warning("numbering events failed, trying again: %s", getattr(error, "orig", error))
+                _log.warning("numbering events failed, trying again: %s", _described(error))
                 pause = _PAUSE_AFTER_FAILURE
             except Exception:  # noqa: BLE001  # The thread survives everything.
                 _log.exception("numbering events failed, trying again")
@@ -118,15 +131,17 @@ class Sequencer:
             row = connection.execute(_LOCK).one()
             if row.numberer not in {None, self._holder} and row.lease_until > now:
                 return 0
-            count = self._take(connection, ChainHead(row.last_seq, row.last_hash), now)
+            head = ChainHead(row.last_seq, row.last_hash)
+            count = self._take(connection, head, salted_from=row.salted_from, now=now)
             connection.commit()
         if count:
             self._events_numbered()
         return count
 
-    def _take(self, connection: Connection, head: ChainHead, now: int) -> int:
+    def _take(self, connection: Connection, head: ChainHead, *, salted_from: int, now: int) -> int:
         rows: list[dict[str, object]] = []
-        for row in sorted(connection.execute(_TAKE), key=lambda row: row.id):
+        taken = sorted(connection.execute(_TAKE), key=lambda row: row.id)
+        for row, salt in zip(taken, new_salts(len(taken)), strict=True):
             # From the columns and not through the model: a newer daemon beside this one may know more types of events.
             encoded = encode(
                 time=row.time,
@@ -136,9 +151,9 @@ class Sequencer:
                 resource=row.resource,
                 details=labels_of(row.details),
             )
-            head = next_head(head, encoded)
+            head = next_head(head, encoded, salt=salt, salted_from=salted_from)
             columns = {name: value for name, value in row._mapping.items() if name != "id"}  # noqa: SLF001  # SQLAlchemy's public name for it.
-            rows.append({**columns, "seq": head.seq, "chain_hash": head.chain_hash})
+            rows.append({**columns, "seq": head.seq, "chain_hash": head.chain_hash, "salt": salt})
         if rows:
             connection.execute(_INSERT, rows)
         connection.execute(

@@ -69,7 +69,16 @@ class Event(_message.Message):
     resource: _builtins.str
     """Output only. Name of the resource that changed."""
     chain_hash: _builtins.bytes
-    """Output only. SHA-256 over the hash of the event before it and this event in canonical form."""
+    """Output only. 32 octets, which tie the event to all before it: SHA-256 over these parts, each preceded by its length in
+    eight octets: `certd.event.v2`; the hash of the event before, of whichever tenant, 32 zero octets before the first; `seq`;
+    the number of the first event that has a salt, 1 unless the database is older; the salt of this event; the event. Numbers
+    are eight octets, big-endian. The event is the parts, again each preceded by its length: time in microseconds since 1970,
+    signed; type; octet 01 and the id of the tenant, or nothing where there is none; principal; resource; key and value of each
+    detail, sorted by the keys; all text in UTF-8.
+    The salt is 16 random octets that the server keeps to itself: without it nobody can try out what events of others say. So
+    the server alone can compute the hash, and others compare it: the hash of an event never changes.
+    Events that were numbered before there were salts have the parts `certd.event.v1`, hash before, `seq`, event.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it happened."""

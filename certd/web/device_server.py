@@ -16,7 +16,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from certd.errors import field_invalid
-from certd.services.enrollment_guesses import source_of
+from certd.services.source_networks import network_of
 from certd.web.server import ImpatientProtocol, Server, WebServer, bound, configuration, started
 
 CONNECTIONS: Final = 512
@@ -99,7 +99,7 @@ class Places:
 
     def take(self, address: str) -> _Place | None:
         """Returns a place, None when there is none left."""
-        source = source_of(address)
+        source = network_of(address)
         if self._in_all >= CONNECTIONS or self._of_sources[source] >= CONNECTIONS_OF_AN_ADDRESS:
             return None
         self._in_all += 1

@@ -43,7 +43,20 @@ NEVER_LEASED = Association(
     creator="spiffe://example/identities/alice",
     create_time=MADE,
 )
-_VIEW = AssociationView(ASSOCIATION, "uid-of-default")
+CURRENT_SHA256 = bytes(range(1, 33))
+REVOKED_SHA256 = (bytes(range(2, 34)), bytes(range(3, 35)))
+_VIEW = AssociationView(
+    association=ASSOCIATION,
+    tenant_uid="uid-of-default",
+    current_certificate_sha256=CURRENT_SHA256,
+    revoked_certificate_sha256=REVOKED_SHA256,
+)
+_NEVER_LEASED_VIEW = AssociationView(
+    association=NEVER_LEASED,
+    tenant_uid="uid-of-default",
+    current_certificate_sha256=b"",
+    revoked_certificate_sha256=(),
+)
 
 
 class FakeAssociations(Associations):
@@ -69,7 +82,7 @@ class FakeAssociations(Associations):
         consumer: IdentityName | None = None,
     ) -> Page[AssociationView]:
         self._told.take(caller, parent, request, consumer)
-        return Page((_VIEW, AssociationView(NEVER_LEASED, "uid-of-default")), "next")
+        return Page((_VIEW, _NEVER_LEASED_VIEW), "next")
 
     def delete(self, caller: Caller, name: AssociationName, *, key: RequestKey | None) -> None:
         self._told.take(caller, name, key)

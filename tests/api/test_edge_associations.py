@@ -26,7 +26,7 @@ from certd.v1.managed_certificate_service_pb2 import (
     ListAssociationsRequest,
     ReportDeploymentRequest,
 )
-from tests.api.edge_associations import ASSOCIATION, MADE, NEVER_LEASED, WEB
+from tests.api.edge_associations import ASSOCIATION, CURRENT_SHA256, MADE, NEVER_LEASED, REVOKED_SHA256, WEB
 from tests.api.edge_messages import MANAGED_NAME, REQUEST_ID, call, encoded, moment_of, refused
 from tests.api.edge_server import LEAF, TENANT_ROOT, Edge, FakeManagedCertificates
 
@@ -51,6 +51,8 @@ SHOWN = Association(
     creator="spiffe://example/identities/alice",
     create_time=moment_of(MADE),
     current_version=3,
+    current_certificate_sha256=CURRENT_SHA256,
+    revoked_certificate_sha256=REVOKED_SHA256,
 )
 SIGNED = datetime(2030, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from certd.errors import Reason
 from certd.model.access import Caller, Role
 from certd.model.event import Event
 from certd.model.identity import IdentityState
@@ -17,8 +18,8 @@ from certd.pki import distinguished_name
 from certd.pki.credential_request import new_credential_request
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames
+from certd.services.code_guesses import Guesses
 from certd.services.download_codes import NewDownloadCode
-from certd.services.enrollment_guesses import Guesses
 from certd.services.managed_certificate_views import ManagedCertificateView
 from certd.services.managed_certificates import NewManagedCertificate
 from certd.store import events, grants
@@ -63,7 +64,9 @@ class Site:
         site = cls(installed=installed, folder=folder)
         site.identity("device", Role.EXPORTER, str(WEB))
         # The tests come from one address, with many wrong codes in a minute.
-        installed.core.download_codes._guesses = Guesses(from_an_address=10_000)
+        installed.core.download_codes._guesses = Guesses(
+            kind="download codes", reason=Reason.DOWNLOAD_CODE_INVALID, from_a_network=10_000
+        )
         return site
 
     @property

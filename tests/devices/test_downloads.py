@@ -11,12 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import update
 
+from certd.errors import Reason
 from certd.model.access import Caller, Role
 from certd.model.event import Event, EventType
 from certd.model.names import IdentityName, ManagedCertificateName
-from certd.pki.download_code import parse_download_code
+from certd.pki.download_code import new_download_code, parse_download_code
+from certd.services.code_guesses import FROM_A_NETWORK, Guesses
 from certd.services.downloads import EXPORTS
-from certd.services.enrollment_guesses import FROM_AN_ADDRESS, Guesses
 from certd.services.rates import Rates
 from certd.store import identities, notification_schema
 from certd.store.download_codes import get
@@ -387,17 +388,19 @@ def test_an_authorization_that_is_no_code_opens_nothing(site: Site, authorizatio
     connection.close()
 
 
-def test_after_too_many_wrong_codes_an_address_waits_and_others_do_not(
+def test_after_too_many_wrong_codes_wrong_ones_wait_and_right_ones_do_not(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = site.installed.core.download_codes
-    monkeypatch.setattr(codes, "_guesses", Guesses(kind="download codes"))
+    guesses = Guesses(kind="download codes", reason=Reason.DOWNLOAD_CODE_INVALID)
+    monkeypatch.setattr(codes, "_guesses", guesses)
     # So that no minute begins in between.
     monkeypatch.setattr(codes, "_clock", FakeClock(site.installed.core.clock.now()))
     code = site.code()
-    outcomes = [site.curl("pem", who=None, code="wrong").outcome for _ in range(FROM_AN_ADDRESS + 1)]
-    assert outcomes == [(401, "DOWNLOAD_CODE_INVALID")] * FROM_AN_ADDRESS + [(429, "RATE_LIMITED")]
-    answer = site.curl("pem", who=None, code=code)
+    outcomes = [site.curl("pem", who=None, code="wrong").outcome for _ in range(FROM_A_NETWORK + 1)]
+    assert outcomes == [(401, "DOWNLOAD_CODE_INVALID")] * FROM_A_NETWORK + [(429, "RATE_LIMITED")]
+    assert site.curl("pem", who=None, code=code).status == 200
+    answer = site.curl("pem", who=None, code=new_download_code().text())
     assert answer.status == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     # Who comes with a certificate guesses nothing.

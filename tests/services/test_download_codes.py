@@ -263,16 +263,28 @@ def test_wrong_codes_are_counted_as_events(web: World) -> None:
     assert not _events(web, EventType.ENROLLMENT_REFUSED)
 
 
-def test_wrong_codes_are_limited_for_each_address(web: World) -> None:
+def test_wrong_codes_are_limited_for_each_network_and_right_ones_nowhere(web: World) -> None:
     text = _code(web).code.text()
     outcomes = [_refusal(_find, web, "wrong").reason for _ in range(11)]
     assert outcomes == [Reason.DOWNLOAD_CODE_INVALID] * 10 + [Reason.RATE_LIMITED]
-    limited = _refusal(_find, web, text)
+    limited = _refusal(_find, web, new_download_code().text(), address="192.0.2.200")
     assert limited.reason is Reason.RATE_LIMITED
     assert "download codes" in limited.message
-    _find(web, text, address="198.51.100.1")
-    web.clock.advance(timedelta(minutes=1))
+    # It may be a neighbour's.
     _find(web, text)
+    elsewhere = _refusal(_find, web, "wrong", address="198.51.100.1")
+    web.clock.advance(timedelta(minutes=1))
+    assert {elsewhere.reason, _refusal(_find, web, "wrong").reason} == {Reason.DOWNLOAD_CODE_INVALID}
+
+
+def test_wrong_codes_from_everywhere_keep_nobody_out(web: World) -> None:
+    text = _code(web).code.text()
+    outcomes = {
+        _refusal(_find, web, "wrong", address=f"198.18.{number // 10}.{number % 10}").reason for number in range(1200)
+    }
+    assert outcomes == {Reason.DOWNLOAD_CODE_INVALID}
+    _find(web, text, address="198.18.0.1")
+    _find(web, text, address="203.0.113.1")
 
 
 def test_the_maker_of_a_code_is_told_by_its_event_alone(web: World) -> None:

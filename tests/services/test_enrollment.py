@@ -17,10 +17,10 @@ from certd.model.identity import IdentityState
 from certd.model.names import GrantName, IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.pki.description import describe
-from certd.pki.enrollment_code import code_invalid, key_sha256, parse_code
+from certd.pki.enrollment_code import code_invalid, key_sha256, new_code, parse_code
 from certd.services import enrollment
+from certd.services.code_guesses import FROM_A_NETWORK
 from certd.services.enrollment import MadeCode, NewCode
-from certd.services.enrollment_guesses import FROM_AN_ADDRESS
 from certd.services.identities import IdentityCredential
 from certd.store import enrollment_codes, grants, identities
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, World
@@ -229,23 +229,33 @@ def test_an_identity_has_so_many_codes_that_nobody_used_and_no_more(
     _code(world)
 
 
-def test_guessing_is_limited_by_address(world: World) -> None:
-    right = _code(world).code.text()
-    for _ in range(FROM_AN_ADDRESS):
+def test_who_guesses_waits_and_who_has_a_code_does_not(world: World) -> None:
+    right, csr = _code(world).code.text(), new_credential_request().csr
+    for _ in range(FROM_A_NETWORK):
         _refused(world, "certd1-wrong")
     with pytest.raises(CertdError) as refused:
-        _enroll(world, right)
+        _enroll(world, new_code(bytes(32)).text())
     assert refused.value.reason is Reason.RATE_LIMITED
+    assert "enrollment codes" in refused.value.message
     assert 0 < (refused.value.retry_after or 0) <= 60
+    # A right code lets in from there, with its key alone.
+    _enroll(world, right, csr)
+    _refused(world, right)
+    _enroll(world, right, csr)
     # Others are not hindered, and the next minute is a new one.
-    _enroll(world, _code(world).code.text(), address="192.0.2.8")
+    _refused(world, "certd1-wrong", address="192.0.3.8")
     world.clock.advance(timedelta(minutes=1))
-    _enroll(world, right)
+    _refused(world, "certd1-wrong")
+    world.clock.advance(timedelta(minutes=1))
     world.core.enrollment.tidy()
     world.core.enrollment.tidy()
-    (event,) = [one for one in world.events() if one.type is EventType.ENROLLMENT_REFUSED]
-    assert dict(event.details) == {"address": ADDRESS, "count": str(FROM_AN_ADDRESS + 1)}
-    assert event.principal == "unknown"
+    events = [one for one in world.events() if one.type is EventType.ENROLLMENT_REFUSED]
+    assert [(one.details["address"], one.details["count"]) for one in events] == [
+        (ADDRESS, str(FROM_A_NETWORK + 2)),
+        ("192.0.3.8", "1"),
+        (ADDRESS, "1"),
+    ]
+    assert {one.principal for one in events} == {"unknown"}
 
 
 def test_refusals_of_the_last_minute_are_told_at_the_end(world: World) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -10,36 +9,16 @@ import pytest
 from sqlalchemy import text
 
 from certd.clock import SystemClock
-from certd.model.event import EventType, NumberedEvent
+from certd.model.event import EventType
 from certd.store import dialect, events
-from certd.store.event_chain import CHAIN_START, ChainHead, chain_hash, verify
+from certd.store.event_chain import CHAIN_START, ChainHead
 from certd.store.sequencer import Sequencer
 from certd.store.store import Store, Transaction
+from tests.store.event_records import execute, numbered, record
 from tests.store.samples import NOW, event
 from tests.store.waiting import run_together, wait_until
 
 WRITERS = 8
-
-
-def record(store: Store, resource: str, tenant: str | None = "default") -> None:
-    store.write("test", lambda tx: tx.event(event(resource, tenant=tenant)))
-
-
-def execute(store: Store, statement: str) -> None:
-    def work(tx: Transaction) -> None:
-        tx.execute(text(statement))
-
-    store.write("test", work)
-
-
-def numbered(store: Store, count: int) -> list[NumberedEvent]:
-    def all_numbered() -> bool:
-        with store.read("test") as tx:
-            return events.head(tx).seq >= count
-
-    wait_until(all_numbered, f"{count} events are numbered")
-    with store.read("test") as tx:
-        return events.page(tx, after_seq=0, limit=count + 1)
 
 
 def test_events_are_numbered_in_order_and_read_back_whole(store: Store) -> None:
@@ -57,7 +36,6 @@ def test_events_are_numbered_in_order_and_read_back_whole(store: Store) -> None:
     rows = numbered(store, 3)
     assert [row.event for row in rows] == samples
     assert [row.seq for row in rows] == [1, 2, 3]
-    assert verify(rows, CHAIN_START) == []
     with store.read("test") as tx:
         assert events.last(tx) == rows[-1]
         assert events.head(tx) == ChainHead(3, rows[-1].chain_hash)
@@ -169,7 +147,8 @@ def test_two_daemons_number_one_order(postgres_url: str, open_store: Callable[[s
     run_together([partial(many, store) for store in stores * 2])
     rows = numbered(stores[0], 200)
     assert [row.seq for row in rows] == list(range(1, 201))
-    assert verify(rows, CHAIN_START) == []
+    with stores[0].read("test") as tx:
+        assert events.verify_all(tx) == []
 
 
 def test_whoever_does_not_hold_the_lease_does_not_number(postgres_url: str, open_store: Callable[[str], Store]) -> None:
@@ -189,78 +168,6 @@ def test_whoever_does_not_hold_the_lease_does_not_number(postgres_url: str, open
     assert [row.event.resource for row in numbered(store, 1)] == ["waits"]
     sequencer.close()
     engine.dispose()
-
-
-CHANGES: dict[str, Callable[[NumberedEvent], NumberedEvent]] = {
-    "time": lambda row: replace(row, event=replace(row.event, time=NOW + timedelta(microseconds=1))),
-    "type": lambda row: replace(row, event=replace(row.event, type=EventType.GRANT_CREATED)),
-    "tenant": lambda row: replace(row, event=replace(row.event, tenant="other")),
-    "no tenant": lambda row: replace(row, event=replace(row.event, tenant=None)),
-    "principal": lambda row: replace(row, event=replace(row.event, principal="another")),
-    "resource": lambda row: replace(row, event=replace(row.event, resource="another")),
-    "details": lambda row: replace(row, event=replace(row.event, details={"b": "2", "a": "u"})),
-    "moved details": lambda row: replace(row, event=replace(row.event, details={"b": "2a", "": "ü"})),
-    "hash": lambda row: replace(row, chain_hash=bytes(32)),
-}
-
-
-def chain(count: int) -> list[NumberedEvent]:
-    rows: list[NumberedEvent] = []
-    previous = CHAIN_START
-    for number in range(1, count + 1):
-        sample = event(f"resource-{number}")
-        previous = ChainHead(number, chain_hash(previous.chain_hash, number, sample))
-        rows.append(NumberedEvent(seq=number, event=sample, chain_hash=previous.chain_hash))
-    return rows
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_verification_finds_a_changed_row(change: str) -> None:
-    rows = chain(5)
-    assert verify(rows, CHAIN_START) == []
-    changed = CHANGES[change](rows[2])
-    assert changed != rows[2]
-    found = verify([*rows[:2], changed, *rows[3:]], CHAIN_START)
-    # A wrong hash breaks the link to the next row as well.
-    assert [one.seq for one in found] == ([3, 4] if change == "hash" else [3])
-
-
-def test_verification_finds_missing_reordered_and_repeated_rows() -> None:
-    rows = chain(5)
-    assert [one.seq for one in verify(rows[1:], CHAIN_START)] == [2]
-    assert [one.seq for one in verify([*rows[:2], *rows[3:]], CHAIN_START)] == [4]
-    assert verify([rows[0], rows[2], rows[1], *rows[3:]], CHAIN_START)
-    assert verify([*rows, rows[-1]], CHAIN_START)
-    swapped = [*rows[:2], replace(rows[3], seq=3), replace(rows[2], seq=4), rows[4]]
-    assert {one.seq for one in verify(swapped, CHAIN_START)} >= {3, 4}
-    renumbered = [*rows[:2], *(replace(row, seq=row.seq - 1) for row in rows[3:])]
-    assert verify(renumbered, CHAIN_START)[0].seq == 3
-
-
-def test_verification_goes_on_from_any_event() -> None:
-    rows = chain(5)
-    assert verify(rows[3:], ChainHead(3, rows[2].chain_hash)) == []
-    assert verify(rows[3:], ChainHead(3, bytes(32)))
-
-
-@pytest.mark.parametrize(
-    ("change", "broken"),
-    [
-        ("UPDATE events SET principal = 'another' WHERE seq = 2", 2),
-        ("DELETE FROM events WHERE seq = 2", 3),
-        ("DELETE FROM events WHERE seq = 5", 5),
-        ("UPDATE event_sequence SET last_seq = 4", 6),
-    ],
-)
-def test_verification_of_the_whole_record(store: Store, change: str, broken: int) -> None:
-    for number in range(5):
-        record(store, f"r{number}")
-    numbered(store, 5)
-    with store.read("test") as tx:
-        assert events.verify_all(tx) == []
-    execute(store, change)
-    with store.read("test") as tx:
-        assert events.verify_all(tx)[0].seq == broken
 
 
 def test_an_event_that_cannot_be_encoded_fails_its_own_work(store: Store) -> None:

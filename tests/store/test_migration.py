@@ -30,6 +30,7 @@ from certd.store import (
 from certd.store.columns import metadata
 from certd.store.migration import migrate
 from certd.store.store import Store, Transaction
+from tests.store.older_schemas import BACK_TO_2, BACK_TO_3, go_back
 from tests.store.samples import LATER, NOW, add_tenant, authority, completion, intent, managed, version
 from tests.store.waiting import run_together
 
@@ -109,116 +110,6 @@ def test_migrating_twice_changes_nothing(database_url: str, open_store: Callable
         assert connection.execute(text("SELECT tenant_id FROM tenants")).scalars().all() == ["default"]
 
 
-def _new_columns(table: str, *names: str) -> tuple[str, ...]:
-    return tuple(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names)
-
-
-_BACK_TO_6 = (
-    "DROP TABLE journal_positions",
-    "DROP TABLE checkpoints",
-    "DROP TABLE checkpoint_keys",
-    "DROP TABLE revocation_campaigns",
-    "DROP TABLE ocsp_responses",
-    "DROP TABLE ocsp_responders",
-    "DROP TABLE revocation_list_contents",
-    "DROP TABLE revocation_lists",
-    "DROP TABLE cross_certificates",
-    "DROP INDEX certificates_not_after",
-    "DROP INDEX certificates_revoked",
-    *_new_columns("certificates", "crl_partition"),
-    *_new_columns(
-        "authority_keys",
-        "state",
-        "state_time",
-        "key_spec",
-        "signature_algorithm",
-        "certificate",
-        "chain",
-        "not_after",
-        "path_length",
-        "csr",
-    ),
-    "DROP INDEX authorities_purge_time",
-    *_new_columns("authorities", "usage_mode", "revocation", "deletion_protection", "delete_time", "purge_time"),
-    "UPDATE alembic_version SET version_num = '0006'",
-    "UPDATE schema_compatibility SET schema_number = 6, oldest_code = 6",
-)
-_BACK_TO_5 = (
-    *_BACK_TO_6,
-    *_new_columns("events", "salt"),
-    *_new_columns("event_sequence", "salted_from"),
-    "ALTER TABLE event_sequence RENAME COLUMN numberer TO holder",
-    "UPDATE alembic_version SET version_num = '0005'",
-    "UPDATE schema_compatibility SET schema_number = 5, oldest_code = 1",
-)
-_BACK_TO_4 = (
-    *_BACK_TO_5,
-    "DROP INDEX authorities_not_after",
-    *_new_columns("authorities", "told"),
-    *_new_columns("managed_certificate_versions", "told"),
-    *_new_columns("associations", "late", "late_version"),
-    "DROP TABLE notice_marks",
-    "DROP TABLE download_codes",
-    "DROP TABLE deliveries",
-    "DROP TABLE subscription_secrets",
-    "DROP TABLE subscriptions",
-)
-_BACK_TO_3 = (
-    *_BACK_TO_4,
-    "DROP TABLE renewal_campaign_members",
-    "DROP TABLE renewal_campaigns",
-    "DROP TABLE import_keys",
-    "DROP TABLE association_keys",
-    "DROP TABLE associations",
-    "DROP INDEX managed_certificates_not_after",
-    "DROP INDEX sealed_keys_expire_time",
-    *_new_columns(
-        "wrapping_keys",
-        "reseal_count",
-        "resealed_count",
-        "rotate_time",
-        "retire_time",
-        "destroy_time",
-        "revision",
-    ),
-    *_new_columns(
-        "managed_certificates",
-        "type",
-        "renewal",
-        "renewal_window_start",
-        "renewal_window_end",
-        "forced_version",
-        "exported_version",
-        "export_time",
-        "issue_time",
-        "association_count",
-        "renewal_blocked",
-    ),
-    *_new_columns(
-        "managed_certificate_versions",
-        "certificate",
-        "chain",
-        "not_before",
-        "not_after",
-        "revoke_time",
-        "revocation_reason",
-    ),
-    *_new_columns("sealed_keys", "expire_time"),
-    "UPDATE alembic_version SET version_num = '0003'",
-    "UPDATE schema_compatibility SET schema_number = 3",
-)
-_BACK_TO_2 = (
-    *_BACK_TO_3,
-    "DROP TABLE tenant_counts",
-    "DROP TABLE enrollment_codes",
-    "DROP TABLE identities",
-    *(f"ALTER TABLE tenants DROP COLUMN {name}" for name in ("display_name", "settings", "update_time", "revision")),
-    *(f"ALTER TABLE grants DROP COLUMN {name}" for name in ("tenant", "creator", "create_time")),
-    "UPDATE alembic_version SET version_num = '0002'",
-    "UPDATE schema_compatibility SET schema_number = 2",
-)
-
-
 def test_what_tenants_had_before_there_were_quotas_is_counted(
     database_url: str, open_store: Callable[[str], Store], engine: Engine
 ) -> None:
@@ -234,9 +125,7 @@ def test_what_tenants_had_before_there_were_quotas_is_counted(
     store.write("test", lambda tx: profiles.insert(tx, "default", "own", document="{}", now=NOW))
     store.close()
     with engine.connect() as connection:
-        for statement in _BACK_TO_2:
-            connection.execute(text(statement))
-        connection.commit()
+        go_back(connection, BACK_TO_2)
     migrate(database_url)
     with open_store(database_url).read("test") as tx:
         found = {
@@ -281,9 +170,7 @@ def test_versions_of_before_learn_what_became_of_their_certificates(
     store.write("test", fill)
     store.close()
     with engine.connect() as connection:
-        for statement in _BACK_TO_3:
-            connection.execute(text(statement))
-        connection.commit()
+        go_back(connection, BACK_TO_3)
     migrate(database_url)
     with open_store(database_url).read("test") as tx:
         found = {name: managed_versions.get(tx, uid, 1) for name, uid in uids.items()}

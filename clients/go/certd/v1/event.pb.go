@@ -44,7 +44,15 @@ type Event struct {
 	Resource string `protobuf:"bytes,7,opt,name=resource,proto3" json:"resource,omitempty"`
 	// Output only. More, by the type. Never a secret.
 	Details map[string]string `protobuf:"bytes,8,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Output only. SHA-256 over the hash of the event before it and this event in canonical form.
+	// Output only. 32 octets, which tie the event to all before it: SHA-256 over these parts, each preceded by its length in
+	// eight octets: `certd.event.v2`; the hash of the event before, of whichever tenant, 32 zero octets before the first; `seq`;
+	// the number of the first event that has a salt, 1 unless the database is older; the salt of this event; the event. Numbers
+	// are eight octets, big-endian. The event is the parts, again each preceded by its length: time in microseconds since 1970,
+	// signed; type; octet 01 and the id of the tenant, or nothing where there is none; principal; resource; key and value of each
+	// detail, sorted by the keys; all text in UTF-8.
+	// The salt is 16 random octets that the server keeps to itself: without it nobody can try out what events of others say. So
+	// the server alone can compute the hash, and others compare it: the hash of an event never changes.
+	// Events that were numbered before there were salts have the parts `certd.event.v1`, hash before, `seq`, event.
 	ChainHash     []byte `protobuf:"bytes,9,opt,name=chain_hash,json=chainHash,proto3" json:"chain_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
