@@ -34,8 +34,10 @@ revocation_lists = Table(
     number_column("key_number"),
     # 0: the complete CRL, which names no partition.
     number_column("partition"),
-    # CRL number of the last one; 0: none was signed yet.
+    # CRL number of the last one that is published; 0: none is.
     number_column("number"),
+    # The highest that was ever given to one being made: no two that differ are signed with one number.
+    number_column("claimed_number"),
     time_column("this_update", null=True),
     time_column("next_update", null=True),
     number_column("entry_count"),

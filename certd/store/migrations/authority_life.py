@@ -51,6 +51,10 @@ def _widen_authorities() -> None:
     op.add_column("authority_keys", _number("not_after", null=True))
     op.add_column("authority_keys", _number("path_length", null=True))
     op.add_column("authority_keys", _bytes("csr", null=True))
+    op.add_column("authority_keys", _number("lifetime", null=True))
+    op.add_column(
+        "authority_keys", sa.Column("cross_certify", sa.Boolean(), nullable=False, server_default=sa.text("false"))
+    )
     for column in ("key_spec", "signature_algorithm", "certificate", "chain", "not_after", "path_length", "csr"):
         op.execute(
             f"UPDATE authority_keys SET {column} = (SELECT authorities.{column} FROM authorities"  # noqa: S608  # Our own.
@@ -86,6 +90,7 @@ def _add_revocation_lists() -> None:
         _number("key_number"),
         _number("partition"),
         _number("number"),
+        _number("claimed_number"),
         _number("this_update", null=True),
         _number("next_update", null=True),
         _number("entry_count"),
