@@ -69,7 +69,7 @@ def mark_changed(tx: Transaction, authority_uid: str, key_number: int, partition
         partition: that the certificate names; None: none, so that the complete one alone changes.
         now: the time.
     """
-    for number in {COMPLETE, partition or COMPLETE}:
+    for number in sorted({COMPLETE, partition or COMPLETE}):
         _mark(tx, authority_uid, key_number, number, now)
 
 
