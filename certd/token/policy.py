@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -16,7 +17,9 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from certd.errors import CertdError, Reason, field_invalid
 from certd.internal.token_pb2 import AuthorityKeyPolicy
 from certd.internal.token_pb2 import SignatureKind as SignatureKindNumber
+from certd.pki.checkpoint import parse_checkpoint
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm, fits
+from certd.pki.revocation_list import parse_tbs_revocation_list
 from certd.pki.tbs import ToBeSignedCertificate, parse_certification_request_info, parse_tbs_certificate
 
 
@@ -28,6 +31,10 @@ class SignatureKind(enum.IntEnum):
     REVOCATION_LIST = 3
     OCSP_RESPONSE = 4
     CHECKPOINT = 5
+
+
+LONGEST_REVOCATION_LIST: Final = timedelta(days=367)
+"""From thisUpdate to nextUpdate: the longest that an operator may choose, and a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,8 @@ def parse_policy(policy: bytes) -> Policy:
         raise field_invalid("policy", "has a rule that this token process does not know; upgrade it first")
     if not message.kinds or not message.issuer_name or not message.longest_lifetime_seconds:
         raise field_invalid("policy", "must name kinds, an issuer and a longest lifetime")
+    if SignatureKind.CHECKPOINT in message.kinds and len(set(message.kinds)) > 1:
+        raise field_invalid("policy", "must allow checkpoints alone, or none: what signs them signs nothing else")
     if message.path_length < 0 or message.longest_lifetime_seconds > timedelta.max // timedelta(seconds=1):
         raise field_invalid("policy", "has a path length or a longest lifetime out of range")
     return Policy(
@@ -123,8 +132,12 @@ def check(
         raise _forbid(f"unknown kind {kind}: the key signs {', '.join(_DESCRIPTIONS[k] for k in _usable(policy))}")
     if not fits(algorithm, key_spec):
         raise _forbid(f"the algorithm {algorithm} does not fit a key of kind {key_spec}")
+    if kind == SignatureKind.CHECKPOINT:
+        return f"checkpoint sequence={parse_checkpoint(to_be_signed, field='to_be_signed').seq}"
     if kind == SignatureKind.CERTIFICATION_REQUEST:
         return _check_request(policy, to_be_signed, public_key)
+    if kind == SignatureKind.REVOCATION_LIST:
+        return _check_revocation_list(policy, algorithm, to_be_signed)
     certificate = parse_tbs_certificate(to_be_signed)
     if certificate.signature_algorithm is not algorithm:
         raise _forbid(f"the certificate says {certificate.signature_algorithm} where {algorithm} is asked for")
@@ -143,6 +156,8 @@ def check(
 _DESCRIPTIONS: dict[int, str] = {
     SignatureKind.CERTIFICATE: "certificates",
     SignatureKind.CERTIFICATION_REQUEST: "certification requests",
+    SignatureKind.REVOCATION_LIST: "revocation lists",
+    SignatureKind.CHECKPOINT: "checkpoints",
 }
 """The kinds that this version signs."""
 
@@ -158,6 +173,21 @@ def _check_request(policy: Policy, to_be_signed: bytes, public_key: bytes) -> st
     if subject != policy.issuer_name:
         raise _forbid("the subject of the certification request is not the name of this authority, byte for byte")
     return "certification request"
+
+
+def _check_revocation_list(policy: Policy, algorithm: SignatureAlgorithm, to_be_signed: bytes) -> str:
+    revocations = parse_tbs_revocation_list(to_be_signed)
+    if revocations.signature_algorithm is not algorithm:
+        raise _forbid(f"the revocation list says {revocations.signature_algorithm} where {algorithm} is asked for")
+    if revocations.issuer != policy.issuer_name:
+        raise _forbid("the issuer of the revocation list is not the name of this authority, byte for byte")
+    if revocations.next_update <= revocations.this_update:
+        raise _forbid("the revocation list ends before it begins")
+    # The last one of a key has to outlive what the key signed, which no other needs to.
+    longest = max(LONGEST_REVOCATION_LIST, policy.longest_lifetime)
+    if revocations.next_update - revocations.this_update > longest:
+        raise _forbid(f"the revocation list is to hold longer than {longest}, and would hide what is revoked meanwhile")
+    return f"revocation list number={revocations.number} next_update={revocations.next_update:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _check_authority(policy: Policy, certificate: ToBeSignedCertificate, public_key: bytes) -> None:
