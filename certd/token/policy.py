@@ -138,19 +138,7 @@ def check(
         return _check_request(policy, to_be_signed, public_key)
     if kind == SignatureKind.REVOCATION_LIST:
         return _check_revocation_list(policy, algorithm, to_be_signed)
-    certificate = parse_tbs_certificate(to_be_signed)
-    if certificate.signature_algorithm is not algorithm:
-        raise _forbid(f"the certificate says {certificate.signature_algorithm} where {algorithm} is asked for")
-    if certificate.issuer != policy.issuer_name:
-        raise _forbid("the issuer of the certificate is not the name of this authority, byte for byte")
-    if certificate.not_after <= certificate.not_before:
-        raise _forbid("the certificate ends before it begins")
-    if certificate.not_after - certificate.not_before > policy.longest_lifetime:
-        raise _forbid(f"the certificate lives longer than {policy.longest_lifetime}, the most that this key signs")
-    if certificate.authority:
-        _check_authority(policy, certificate, public_key)
-    what = "authority certificate" if certificate.authority else "certificate"
-    return f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
+    return _check_certificate(policy, algorithm, to_be_signed, public_key=public_key)
 
 
 _DESCRIPTIONS: dict[int, str] = {
@@ -188,6 +176,22 @@ def _check_revocation_list(policy: Policy, algorithm: SignatureAlgorithm, to_be_
     if revocations.next_update - revocations.this_update > longest:
         raise _forbid(f"the revocation list is to hold longer than {longest}, and would hide what is revoked meanwhile")
     return f"revocation list number={revocations.number} next_update={revocations.next_update:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _check_certificate(policy: Policy, algorithm: SignatureAlgorithm, to_be_signed: bytes, *, public_key: bytes) -> str:
+    certificate = parse_tbs_certificate(to_be_signed)
+    if certificate.signature_algorithm is not algorithm:
+        raise _forbid(f"the certificate says {certificate.signature_algorithm} where {algorithm} is asked for")
+    if certificate.issuer != policy.issuer_name:
+        raise _forbid("the issuer of the certificate is not the name of this authority, byte for byte")
+    if certificate.not_after <= certificate.not_before:
+        raise _forbid("the certificate ends before it begins")
+    if certificate.not_after - certificate.not_before > policy.longest_lifetime:
+        raise _forbid(f"the certificate lives longer than {policy.longest_lifetime}, the most that this key signs")
+    if certificate.authority:
+        _check_authority(policy, certificate, public_key)
+    what = "authority certificate" if certificate.authority else "certificate"
+    return f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _check_authority(policy: Policy, certificate: ToBeSignedCertificate, public_key: bytes) -> None:
