@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from certd.model.names import AuthorityName
@@ -52,7 +52,10 @@ class AuthorityKeyState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityKey:
-    """A key of an authority, which exists in the token."""
+    """A key of an authority, which exists in the token.
+
+    What `Authority.key` leaves as None or empty is as the authority itself says; `store.authorities.keys` fills it in.
+    """
 
     number: int
     """Number within the authority, from 1; public URLs contain it."""
@@ -74,6 +77,15 @@ class AuthorityKey:
     chain: tuple[bytes, ...] = ()
     not_after: datetime | None = None
     path_length: int | None = None
+    lifetime: timedelta | None = None
+    """Of the certificate that was asked for; None: as the authority says."""
+    cross_certify: bool = False
+    """Whether the key before and this one certify each other before its preparation is over."""
+
+    @property
+    def full_chain(self) -> tuple[bytes, ...]:
+        """DER of its certificate and those above it."""
+        return (self.certificate, *self.chain) if self.certificate is not None else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +156,20 @@ class Authority:
     def awaits_parent(self) -> bool:
         """Whether it awaits the certificate of an outside parent; its key exists then."""
         return self.certificate is None and self.issuer_uid is None and self.key.public_key is not None
+
+    def with_key(self, key: AuthorityKey) -> "Authority":
+        """Returns the authority as it is where this key, one of `store.authorities.keys`, signs in its name."""
+        return replace(
+            self,
+            key=key,
+            key_spec=key.key_spec or self.key_spec,
+            signature_algorithm=key.signature_algorithm or self.signature_algorithm,
+            lifetime=key.lifetime or self.lifetime,
+            path_length=self.path_length if key.path_length is None else key.path_length,
+            certificate=key.certificate,
+            chain=key.chain,
+            not_after=key.not_after,
+        )
 
     def state_at(self, now: datetime) -> AuthorityState:
         """Returns the state at `now`: DELETED wins over EXPIRED, which holds once its certificate has ended."""

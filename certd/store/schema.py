@@ -25,6 +25,11 @@ SCHEMA_NUMBER = 7
 PENDING = text("state = 'PENDING'")
 REVOKED = text("state IN ('REVOKED', 'LOST')")
 """Conditions of partial indexes; SQLite uses them only where a query says the same literally."""
+_CODE_SIGNING = "06082b06010505070303"
+"""The identifier of the purpose in DER. Where it stands for something else, the certificate is kept for nothing."""
+SQLITE_REVOKED_CODE = text(f"{REVOKED.text} AND instr(coalesce(der, tbs), X'{_CODE_SIGNING}') > 0")
+POSTGRESQL_REVOKED_CODE = text(f"{REVOKED.text} AND position('\\x{_CODE_SIGNING}'::bytea IN coalesce(der, tbs)) > 0")
+"""Revoked certificates of code: what they signed and had time-stamped is looked at long after their end."""
 
 
 schema_compatibility = Table(
@@ -135,6 +140,10 @@ authority_keys = Table(
     time_column("not_after", null=True),
     number_column("path_length", null=True),
     bytes_column("csr", null=True),
+    # Of the certificate that is asked for; NULL: as the authority says.
+    time_column("lifetime", null=True),
+    # Whether the key before and this one certify each other before its preparation is over.
+    Column("cross_certify", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("authority_uid", "number", name="authority_keys_key"),
     UniqueConstraint("key_id", name="authority_keys_key_id"),
 )
@@ -190,6 +199,17 @@ Index(
     certificates.c.serial,
     sqlite_where=REVOKED,
     postgresql_where=REVOKED,
+)
+# What stays on CRLs for ever.
+Index(
+    "certificates_revoked_code",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.crl_partition,
+    certificates.c.not_after,
+    certificates.c.serial,
+    sqlite_where=SQLITE_REVOKED_CODE,
+    postgresql_where=POSTGRESQL_REVOKED_CODE,
 )
 # What of a key is alive, and when the last of it ends.
 Index(

@@ -26,6 +26,7 @@ BACK_TO_6 = (
     "DROP TABLE cross_certificates",
     "DROP INDEX certificates_not_after",
     "DROP INDEX certificates_revoked",
+    "DROP INDEX certificates_revoked_code",
     *_new_columns("certificates", "crl_partition"),
     *_new_columns(
         "authority_keys",
@@ -38,6 +39,8 @@ BACK_TO_6 = (
         "not_after",
         "path_length",
         "csr",
+        "lifetime",
+        "cross_certify",
     ),
     "DROP INDEX authorities_purge_time",
     *_new_columns("authorities", "usage_mode", "revocation", "deletion_protection", "delete_time", "purge_time"),

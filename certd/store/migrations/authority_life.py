@@ -15,6 +15,7 @@ down_revision = "0006"
 
 _TEXT: TypeEngine[str] = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _REVOKED = sa.text("state IN ('REVOKED', 'LOST')")
+_CODE_SIGNING = "06082b06010505070303"
 
 
 def upgrade() -> None:
@@ -79,6 +80,15 @@ def _widen_certificates() -> None:
         ["authority_uid", "key_number", "crl_partition", "not_after", "serial"],
         sqlite_where=_REVOKED,
         postgresql_where=_REVOKED,
+    )
+    op.create_index(
+        "certificates_revoked_code",
+        "certificates",
+        ["authority_uid", "key_number", "crl_partition", "not_after", "serial"],
+        sqlite_where=sa.text(f"{_REVOKED.text} AND instr(coalesce(der, tbs), X'{_CODE_SIGNING}') > 0"),
+        postgresql_where=sa.text(
+            f"{_REVOKED.text} AND position('\\x{_CODE_SIGNING}'::bytea IN coalesce(der, tbs)) > 0"
+        ),
     )
     op.create_index("certificates_not_after", "certificates", ["authority_uid", "key_number", "not_after", "serial"])
 
