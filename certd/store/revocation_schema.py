@@ -53,6 +53,16 @@ revocation_lists = Table(
     PrimaryKeyConstraint("authority_uid", "key_number", "partition", name="revocation_lists_key"),
 )
 
+FAILED = text("last_error <> ''")
+"""Condition of a partial index, as of `schema`."""
+Index(
+    "revocation_lists_failed",
+    revocation_lists.c.authority_uid,
+    sqlite_where=FAILED,
+    postgresql_where=FAILED,
+)
+Index("revocation_lists_next_update", revocation_lists.c.next_update)
+
 # Their bytes, which no list of CRLs reads.
 revocation_list_contents = Table(
     "revocation_list_contents",

@@ -15,6 +15,7 @@ down_revision = "0006"
 
 _TEXT: TypeEngine[str] = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _REVOKED = sa.text("state IN ('REVOKED', 'LOST')")
+_FAILED = sa.text("last_error <> ''")
 _CODE_SIGNING = "06082b06010505070303"
 
 
@@ -112,6 +113,14 @@ def _add_revocation_lists() -> None:
         sa.Column("final", sa.Boolean(), nullable=False, server_default=sa.text("false")),
         sa.PrimaryKeyConstraint("authority_uid", "key_number", "partition", name="revocation_lists_key"),
     )
+    op.create_index(
+        "revocation_lists_failed",
+        "revocation_lists",
+        ["authority_uid"],
+        sqlite_where=_FAILED,
+        postgresql_where=_FAILED,
+    )
+    op.create_index("revocation_lists_next_update", "revocation_lists", ["next_update"])
     op.create_table(
         "revocation_list_contents",
         _text("authority_uid"),
