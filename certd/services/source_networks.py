@@ -10,9 +10,11 @@ MOST_NETWORKS: Final = 16
 UNKNOWN: Final = "unknown"
 """Stands for a peer whose address is not told."""
 _LONGEST_NETWORK: Final = 64
-_BITS_OF_IPV4: Final = 24
-_BITS_OF_IPV6: Final = 64
-"""What tells one network from another; the rest its owner chooses."""
+_NETWORK_OF_IPV4: Final = 24
+_NETWORK_OF_IPV6: Final = 64
+"""Bits that tell one network from another; the rest its owner chooses."""
+_SITE_OF_IPV6: Final = 48
+"""Bits that tell one site from another (RFC 6177); few sites have more."""
 
 
 def parse_networks(given: Sequence[str], violations: list[Violation]) -> tuple[str, ...]:
@@ -39,17 +41,26 @@ def comes_from(networks: tuple[str, ...], address: str) -> bool:
 
 def network_of(address: str) -> str:
     """Returns what counts as one where strangers share something: a /24 of IPv4, a /64 of IPv6."""
-    parsed = _parsed(address)
-    if parsed is None:
-        return UNKNOWN
-    bits = _BITS_OF_IPV4 if isinstance(parsed, ipaddress.IPv4Address) else _BITS_OF_IPV6
-    return str(ipaddress.ip_network((int(parsed), bits), strict=False))
+    return _network(address, ipv6=_NETWORK_OF_IPV6)
+
+
+def site_of(address: str) -> str:
+    """Returns what one owner may have all of: a /24 of IPv4, a /48 of IPv6."""
+    return _network(address, ipv6=_SITE_OF_IPV6)
 
 
 def source_of(address: str) -> str:
     """Returns by what a stranger is told in events: an address of IPv4, a /64 of IPv6."""
     parsed = _parsed(address)
     return str(parsed) if isinstance(parsed, ipaddress.IPv4Address) else network_of(address)
+
+
+def _network(address: str, *, ipv6: int) -> str:
+    parsed = _parsed(address)
+    if parsed is None:
+        return UNKNOWN
+    bits = _NETWORK_OF_IPV4 if isinstance(parsed, ipaddress.IPv4Address) else ipv6
+    return str(ipaddress.ip_network((int(parsed), bits), strict=False))
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,22 +1,17 @@
-"""The PKCS#11 module. Nothing else imports `pkcs11`, and one thread of one process calls what is here.
+"""The PKCS#11 module. Only this and `objects` import `pkcs11`, and one thread of one process calls what is here.
 
 python-pkcs11 tells the module that there is one thread, yet lets go of the interpreter's lock around every call: two
 threads, even with a session each, crash the process. So `Module` refuses every thread but the one that made it.
 """
 
 import contextlib
-import hashlib
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import TypeVar
 
 import pkcs11
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import GCMParams
 
@@ -25,18 +20,12 @@ from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
     SignatureAlgorithm,
-    default_signature_algorithm,
-    family_of,
-    hash_of,
-    key_spec_of,
-    verify_signature,
 )
-from certd.token import lock
+from certd.token import lock, objects
 from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain, pin_refused, unavailable
 from certd.token.description import TokenDescription
 from certd.token.durable import sync_softhsm
 from certd.token.pin import RefusedPins, read_pin, wipe
-from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 from certd.token.settings import TokenSettings
 
 _logger = logging.getLogger(__name__)
@@ -44,52 +33,13 @@ _logger = logging.getLogger(__name__)
 AUTHORITY_LABEL = "certd authority policy sha256:"
 """What the CKA_LABEL of an authority key begins with; the hash of its policy in hexadecimal follows."""
 WRAPPING_LABEL = "certd wrapping key"
-_SELF_TEST = b"certd self-test"
 _WRAPPING_KEY_BITS = 256
 _RETRY_AFTER = 1.0
 
 _T = TypeVar("_T")
 
 _KEY_GONE = (pkcs11.KeyHandleInvalid, pkcs11.ObjectHandleInvalid)
-_RSA_BITS = {KeySpec.RSA_2048: 2048, KeySpec.RSA_3072: 3072, KeySpec.RSA_4096: 4096}
-_KEY_BITS = {**_RSA_BITS, KeySpec.EC_P256: 256, KeySpec.EC_P384: 384, KeySpec.EC_P521: 521}
-_RSA_MECHANISMS = {
-    SignatureAlgorithm.SHA256_WITH_RSA: Mechanism.SHA256_RSA_PKCS,
-    SignatureAlgorithm.SHA384_WITH_RSA: Mechanism.SHA384_RSA_PKCS,
-    SignatureAlgorithm.SHA512_WITH_RSA: Mechanism.SHA512_RSA_PKCS,
-}
-_FAMILY_MECHANISMS: dict[KeyFamily, tuple[Mechanism, ...]] = {
-    KeyFamily.RSA: (Mechanism.RSA_PKCS_KEY_PAIR_GEN, *_RSA_MECHANISMS.values()),
-    KeyFamily.EC: (Mechanism.EC_KEY_PAIR_GEN, Mechanism.ECDSA),
-    KeyFamily.ED25519: (Mechanism.EC_EDWARDS_KEY_PAIR_GEN, Mechanism.EDDSA),
-}
 _WRAPPING_MECHANISMS = (Mechanism.AES_KEY_GEN, Mechanism.AES_GCM)
-
-
-class _Handle(Protocol):
-    """A key in the token. The binding mixes the operations in at run time, so that its own types lack them."""
-
-    key_type: KeyType
-    sign: Callable[..., bytes]
-    encrypt: Callable[..., bytes]
-    decrypt: Callable[..., bytes]
-    destroy: Callable[[], None]
-
-    def __getitem__(self, attribute: Attribute) -> Any: ...  # noqa: ANN401  # Each attribute has a type of its own.
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityKey:
-    """An authority's key pair in the token."""
-
-    key_id: bytes
-    spec: KeySpec
-    public_key: bytes
-    """DER of the SubjectPublicKeyInfo."""
-    label: str
-    """Its CKA_LABEL, which names the policy that was sealed with it."""
-    handle: _Handle = field(repr=False)
-    """The private key, as the binding has it."""
 
 
 class Module:
@@ -100,8 +50,8 @@ class Module:
         self._thread = threading.get_ident()
         self._library: pkcs11._pkcs11.lib | None = None
         self._open_session: pkcs11.Session | None = None
-        self._authority_keys: dict[bytes, AuthorityKey] = {}
-        self._wrapping_keys: dict[bytes, _Handle] = {}
+        self._authority_keys: dict[bytes, objects.AuthorityKey] = {}
+        self._wrapping_keys: dict[bytes, objects.Handle] = {}
         self._unfit: dict[bytes, str] = {}
         self._refused_pins = RefusedPins(settings.refused_marker)
 
@@ -157,9 +107,12 @@ class Module:
         with self._speaking():
             token = self._session().token
             available = set(token.slot.get_mechanisms())
-            specs = tuple(spec for spec in KeySpec if _supports(token.slot, spec, available))
+            specs = tuple(spec for spec in KeySpec if objects.supports(token.slot, spec, available))
         needs = [
-            *((_FAMILY_MECHANISMS[family], f"no authority can have a key of kind {family}.") for family in KeyFamily),
+            *(
+                (objects.FAMILY_MECHANISMS[family], f"no authority can have a key of kind {family}.")
+                for family in KeyFamily
+            ),
             (_WRAPPING_MECHANISMS, "private keys cannot be sealed, so there are no managed certificates."),
         ]
         missing = [
@@ -178,7 +131,7 @@ class Module:
             authority_key_specs=specs,
         )
 
-    def authority_key(self, key_id: bytes) -> AuthorityKey:
+    def authority_key(self, key_id: bytes) -> objects.AuthorityKey:
         """Returns the authority key with this CKA_ID; TOKEN_UNAVAILABLE when there is none, or it failed its test."""
         if key_id in self._unfit:
             raise unavailable(self._unfit[key_id])
@@ -187,17 +140,24 @@ class Module:
             raise self._no_key("authority", key_id)
         return key
 
-    def create_authority_key(self, key_id: bytes, spec: KeySpec, *, label: str) -> AuthorityKey:
+    def create_authority_key(self, key_id: bytes, spec: KeySpec, *, label: str) -> objects.AuthorityKey:
         """Generates a key pair in the token, or returns the one that has this CKA_ID already."""
         with self._speaking(), lock.held(self._settings.lock):
             existing = self._find_authority_key(key_id)
-            if existing is not None:
-                return existing
             session = self._session()
-            # Left by a process that died between the halves of a pair.
-            for half in list(session.get_objects({Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})):
+            if existing is not None:
+                if not (objects.was_left_unfinished(existing.handle) and objects.failure_of(existing)):
+                    return existing
+                # If it was not the key but the token, nothing is destroyed.
+                self.probe()
+                _logger.warning("the authority key %s was left unfinished, and is made anew", key_id.hex())
+                self._authority_keys.pop(key_id, None)
+                self._unfit.pop(key_id, None)
+                existing.handle.destroy()
+            # Left by a process that died between the halves of a pair, or in the second one.
+            for half in objects.search(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id}):
                 half.destroy()
-            _generate_pair(session, spec, key_id=key_id, label=label)
+            objects.generate_pair(session, spec, key_id=key_id, label=label)
             sync_softhsm(self._settings.softhsm_conf)
             return self.authority_key(key_id)
 
@@ -205,16 +165,22 @@ class Module:
         """Hashes and signs `data`; the signature is as X.509 wants it, DER for ECDSA (RFC 3279, section 2.2.3)."""
         with self._speaking():
             try:
-                return _sign(self.authority_key(key_id).handle, algorithm, data)
+                return objects.sign(self.authority_key(key_id).handle, algorithm, data)
             except _KEY_GONE:
                 self._authority_keys.pop(key_id, None)
-                return _sign(self.authority_key(key_id).handle, algorithm, data)
+                return objects.sign(self.authority_key(key_id).handle, algorithm, data)
 
     def ensure_wrapping_key(self, key_id: bytes) -> bool:
         """Makes sure that an AES-256 key with this CKA_ID exists; returns whether this call made it."""
         with self._speaking(), lock.held(self._settings.lock):
-            if self._find_wrapping_key(key_id) is not None:
-                return False
+            existing = self._find_wrapping_key(key_id)
+            if existing is not None:
+                if not (objects.was_left_unfinished(existing) and objects.failure_of_wrapping(existing)):
+                    return False
+                self.probe()
+                _logger.warning("the wrapping key %s was left unfinished, and is made anew", key_id.hex())
+                self._wrapping_keys.pop(key_id, None)
+                existing.destroy()
             self._session().generate_key(
                 KeyType.AES,
                 _WRAPPING_KEY_BITS,
@@ -234,7 +200,7 @@ class Module:
             self._wrapping_keys.pop(key_id, None)
             if handle is None:
                 return False
-            if _label(handle) != WRAPPING_LABEL:
+            if objects.label_of(handle) != WRAPPING_LABEL:
                 message = f"The secret key {key_id.hex()} is no wrapping key of certd; use the token's own tool on it."
                 raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
             handle.destroy()
@@ -243,11 +209,15 @@ class Module:
 
     def encrypt(self, key_id: bytes, *, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
         """Encrypts with AES-256-GCM under a wrapping key; the tag of 16 bytes comes last."""
-        return self._with_wrapping_key(key_id, lambda key: _encrypt(key, plaintext, GCMParams(nonce, associated_data)))
+        return self._with_wrapping_key(
+            key_id, lambda key: objects.encrypt(key, plaintext, GCMParams(nonce, associated_data))
+        )
 
     def decrypt(self, key_id: bytes, *, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes | None:
         """Opens what `encrypt` made; None when anything of it, or of its associated data, is not as it was."""
-        return self._with_wrapping_key(key_id, lambda key: _decrypt(key, ciphertext, GCMParams(nonce, associated_data)))
+        return self._with_wrapping_key(
+            key_id, lambda key: objects.decrypt(key, ciphertext, GCMParams(nonce, associated_data))
+        )
 
     def set_pin(self, *, security_officer: bool, old_pin: str, new_pin: str) -> None:
         """Changes a PIN; FIELD_INVALID when the token refuses the old or the new one. Tries once.
@@ -336,21 +306,18 @@ class Module:
         """Has every authority key sign and verifies it; one that fails is set aside, and `describe` says so."""
         with self._speaking():
             session = self._session()
-            for handle in _search(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
-                if not _label(handle).startswith(AUTHORITY_LABEL):
+            for handle in objects.search(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
+                if not objects.label_of(handle).startswith(AUTHORITY_LABEL):
                     continue
                 key_id = bytes(handle[Attribute.ID])
                 try:
-                    key = _read_pair(session, handle, key_id)
-                    algorithm = default_signature_algorithm(key.spec)
-                    signature = _sign(key.handle, algorithm, _SELF_TEST)
-                    sound = verify_signature(key.public_key, algorithm, signature=signature, data=_SELF_TEST)
-                    finding = "its signature does not verify"
+                    key = objects.read_pair(session, handle, key_id)
+                    finding = objects.failure_of(key)
                 except pkcs11.PKCS11Error as error:
-                    sound, finding = False, explain(code_of(error))
+                    finding = explain(code_of(error))
                 except CertdError as error:
-                    sound, finding = False, error.message
-                if sound:
+                    finding = error.message
+                if not finding:
                     self._authority_keys[key_id] = key
                     continue
                 self._unfit[key_id] = f"The authority key {key_id.hex()} failed its test and is not used: {finding}"
@@ -359,23 +326,23 @@ class Module:
         if self._unfit:
             self.probe()
 
-    def _find_authority_key(self, key_id: bytes) -> AuthorityKey | None:
+    def _find_authority_key(self, key_id: bytes) -> objects.AuthorityKey | None:
         with self._speaking():
             session = self._session()
-            handle = _only(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            handle = objects.only(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
             if handle is None:
                 return None
-            key = self._authority_keys[key_id] = _read_pair(session, handle, key_id)
+            key = self._authority_keys[key_id] = objects.read_pair(session, handle, key_id)
             return key
 
-    def _find_wrapping_key(self, key_id: bytes) -> _Handle | None:
+    def _find_wrapping_key(self, key_id: bytes) -> objects.Handle | None:
         with self._speaking():
-            handle = _only(self._session(), {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.ID: key_id})
+            handle = objects.only(self._session(), {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.ID: key_id})
             if handle is not None:
                 self._wrapping_keys[key_id] = handle
             return handle
 
-    def _with_wrapping_key(self, key_id: bytes, work: Callable[[_Handle], _T]) -> _T:
+    def _with_wrapping_key(self, key_id: bytes, work: Callable[[objects.Handle], _T]) -> _T:
         with self._speaking():
             try:
                 return work(self._wrapping_key(key_id))
@@ -383,7 +350,7 @@ class Module:
                 self._wrapping_keys.pop(key_id, None)
                 return work(self._wrapping_key(key_id))
 
-    def _wrapping_key(self, key_id: bytes) -> _Handle:
+    def _wrapping_key(self, key_id: bytes) -> objects.Handle:
         key = self._wrapping_keys.get(key_id) or self._find_wrapping_key(key_id)
         if key is None:
             raise self._no_key("wrapping", key_id)
@@ -395,105 +362,3 @@ class Module:
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
         return unavailable(message)
-
-
-def _supports(slot: pkcs11.Slot, spec: KeySpec, available: set[Mechanism]) -> bool:
-    needed = _FAMILY_MECHANISMS[family_of(default_signature_algorithm(spec))]
-    if spec not in _KEY_BITS or not set(needed) <= available:
-        # Ed25519 has one size, of which modules disagree whether it is 255 or 256 bits.
-        return set(needed) <= available
-    information = slot.get_mechanism_info(needed[0])
-    # Zero means that the module does not say.
-    shortest, longest = information.min_key_length or 0, information.max_key_length or 0
-    return not longest or shortest <= _KEY_BITS[spec] <= longest
-
-
-def _search(session: pkcs11.Session, attributes: Mapping[Attribute, object]) -> list[_Handle]:
-    # A search that is not read to its end stays open in the session, and blocks the next.
-    return cast("list[_Handle]", list(session.get_objects(dict(attributes))))
-
-
-def _only(session: pkcs11.Session, attributes: Mapping[Attribute, object]) -> _Handle | None:
-    found = _search(session, attributes)
-    if len(found) > 1:
-        key_id = attributes[Attribute.ID]
-        message = f"The token has {len(found)} keys of one kind with the id {key_id!r}. Remove what is not used."
-        raise unavailable(message)
-    return found[0] if found else None
-
-
-def _label(handle: _Handle) -> str:
-    try:
-        return str(handle[Attribute.LABEL])
-    except UnicodeDecodeError:
-        # Not of ours.
-        return ""
-
-
-def _read_pair(session: pkcs11.Session, handle: _Handle, key_id: bytes) -> AuthorityKey:
-    public = _only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
-    if public is None:
-        message = f"The token lacks the public half of the key {key_id.hex()}. Restore the token from its backup."
-        raise unavailable(message)
-    loaded = _load_public_key(public)
-    spec = key_spec_of(loaded)
-    if spec is None:
-        message = f"The key {key_id.hex()} in the token is of a kind that certd does not use."
-        raise unavailable(message)
-    encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return AuthorityKey(key_id, spec, encoded, _label(handle), handle)
-
-
-def _load_public_key(public: _Handle) -> LoadedKey:
-    if public.key_type is KeyType.RSA:
-        return from_modulus(public[Attribute.MODULUS], public[Attribute.PUBLIC_EXPONENT])
-    return from_point(public[Attribute.EC_PARAMS], public[Attribute.EC_POINT])
-
-
-def _generate_pair(session: pkcs11.Session, spec: KeySpec, *, key_id: bytes, label: str) -> None:
-    common: dict[str, Any] = {
-        "id": key_id,
-        "label": label,
-        "store": True,
-        "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
-        "public_template": {Attribute.MODIFIABLE: False},
-        "private_template": {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False},
-    }
-    if spec in _RSA_BITS:
-        session.generate_keypair(KeyType.RSA, _RSA_BITS[spec], **common)
-        return
-    key_type, mechanism = KeyType.EC, Mechanism.EC_KEY_PAIR_GEN
-    if spec is KeySpec.ED25519:
-        key_type, mechanism = KeyType.EC_EDWARDS, Mechanism.EC_EDWARDS_KEY_PAIR_GEN
-    parameters = {Attribute.EC_PARAMS: CURVE_PARAMETERS[spec]}
-    domain = session.create_domain_parameters(key_type, parameters, local=True)
-    domain.generate_keypair(mechanism=mechanism, **common)
-
-
-def _sign(key: _Handle, algorithm: SignatureAlgorithm, data: bytes) -> bytes:
-    if algorithm in _RSA_MECHANISMS:
-        return key.sign(data, mechanism=_RSA_MECHANISMS[algorithm])
-    digest = hash_of(algorithm)
-    if digest is None:
-        return key.sign(data, mechanism=Mechanism.EDDSA)
-    # Not every module hashes for ECDSA, SoftHSM among them.
-    raw = key.sign(hashlib.new(digest.name, data).digest(), mechanism=Mechanism.ECDSA)
-    half = len(raw) // 2
-    return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
-
-
-def _encrypt(key: _Handle, plaintext: bytes, parameters: GCMParams) -> bytes:
-    return key.encrypt(plaintext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-
-
-def _decrypt(key: _Handle, ciphertext: bytes, parameters: GCMParams) -> bytes | None:
-    try:
-        return key.decrypt(ciphertext, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)
-    except (pkcs11.EncryptedDataInvalid, pkcs11.EncryptedDataLenRange):
-        return None
-    except (pkcs11.GeneralError, pkcs11.FunctionFailed):
-        # SoftHSM says CKR_GENERAL_ERROR to a wrong tag, but also when it is broken. If the key still opens what it has
-        # just sealed, the token is well; if not, this raises too.
-        probe = GCMParams(secrets.token_bytes(12), b"")
-        key.decrypt(_encrypt(key, _SELF_TEST, probe), mechanism=Mechanism.AES_GCM, mechanism_param=probe)
-        return None

@@ -2,7 +2,8 @@
 
 from certd.errors import CertdError, Reason
 from certd.pki.key_spec import SignatureAlgorithm, verify_signature
-from certd.token.module import AUTHORITY_LABEL, AuthorityKey, Module
+from certd.token.module import AUTHORITY_LABEL, Module
+from certd.token.objects import AuthorityKey
 from certd.token.policy import Policy
 
 

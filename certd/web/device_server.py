@@ -1,12 +1,12 @@
 """The listener for devices: HTTPS in a thread of its own, client certificates where a client has one.
 
 Its connections are accepted here, not by uvicorn, which has no limits for those that say nothing: so many at once in
-all and of one address, a time for the handshake, one for the head of a request, and one for the whole connection.
+all, of one site and of one address (`device_places`), a time for the handshake, one for the head of a request, and one
+for the whole connection.
 """
 
 import asyncio
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,9 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from certd.errors import field_invalid
-from certd.services.source_networks import network_of
+from certd.web.device_places import Place, Places
 from certd.web.server import ImpatientProtocol, Server, WebServer, bound, configuration, started
 
-CONNECTIONS: Final = 512
-"""Open at once, handshakes included; more are closed."""
-CONNECTIONS_OF_AN_ADDRESS: Final = 128
-"""The same of one address of IPv4, or of one network of IPv6."""
 PEER_CERTIFICATE: Final = "peer_certificate"
 """Name in a request's state of the DER of the client's certificate, which the handshake verified; None without one."""
 _HANDSHAKE_SECONDS: Final = 10.0
@@ -75,49 +71,10 @@ def serve_devices(app: Starlette, *, host: str, port: int, context: ssl.SSLConte
     return DeviceServer(listener=started(server, listener, name="devices"), reload=server.reload)
 
 
-class _Place:
-    """One of the connections that may be open."""
-
-    def __init__(self, places: "Places", source: str) -> None:
-        self._places = places
-        self._source = source
-        self._taken = True
-
-    def leave(self) -> None:
-        """Makes room for another one, once."""
-        if self._taken:
-            self._taken = False
-            self._places.leave(self._source)
-
-
-class Places:
-    """Counts connections; used by the thread of the listener alone."""
-
-    def __init__(self) -> None:
-        self._of_sources: Counter[str] = Counter()
-        self._in_all = 0
-
-    def take(self, address: str) -> _Place | None:
-        """Returns a place, None when there is none left."""
-        source = network_of(address)
-        if self._in_all >= CONNECTIONS or self._of_sources[source] >= CONNECTIONS_OF_AN_ADDRESS:
-            return None
-        self._in_all += 1
-        self._of_sources[source] += 1
-        return _Place(self, source)
-
-    def leave(self, source: str) -> None:
-        """Gives a place back."""
-        self._in_all -= 1
-        self._of_sources[source] -= 1
-        if not self._of_sources[source]:
-            del self._of_sources[source]
-
-
 class _DeviceProtocol(ImpatientProtocol):
-    """HTTP/1.1 that knows the certificate of its peer, and ends."""
+    """HTTP/1.1 that knows the certificate of its peer, gives its place to others, and ends."""
 
-    place: _Place | None = None
+    place: Place
     _end_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # As uvicorn has it.
@@ -126,19 +83,30 @@ class _DeviceProtocol(ImpatientProtocol):
         # Copied into the scope of every request of this connection.
         self.app_state = {PEER_CERTIFICATE: peer.getpeercert(binary_form=True) or None}
         self._end_timer = self.loop.call_later(_CONNECTION_SECONDS, transport.abort)
+        self.place.answered = self._answers
+        self.place.close = transport.abort
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's; where there is no room for others, it is the last one of this connection."""
+        self.place.since = self.loop.time()
+        if self.place.none_left:
+            self.transport.close()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._end_timer is not None:
             self._end_timer.cancel()
-        if self.place is not None:
-            self.place.leave()
+        self.place.leave()
         super().connection_lost(exc)
+
+    def _answers(self) -> bool:
+        return bool(self.cycle) and not self.cycle.response_complete
 
 
 class _Accepting:
     """Takes connections from a socket. What uvicorn wants of a server."""
 
-    def __init__(self, listener: socket, serve: Callable[[socket, _Place], Any]) -> None:
+    def __init__(self, listener: socket, serve: Callable[[socket, Place], Any]) -> None:
         self._listener = listener
         self._serve = serve
         self._places = Places()
@@ -162,13 +130,16 @@ class _Accepting:
                 # It went away by itself, or there are no descriptors left, which takes time to change.
                 await asyncio.sleep(_PAUSE)
                 continue
-            place = self._places.take(str(address[0]))
+            place = self._places.take(str(address[0]), loop.time())
             if place is None:
                 connection.close()
                 continue
             handshake = loop.create_task(self._serve(connection, place))
+            place.close = handshake.cancel
             self._handshakes.add(handshake)
             handshake.add_done_callback(self._handshakes.discard)
+            # It begins before another one may end it, and those that are open have their turn.
+            await asyncio.sleep(0)
 
 
 class _DeviceServer(Server):
@@ -191,7 +162,7 @@ class _DeviceServer(Server):
         self.started = True
         self.serving.set()
 
-    async def _serve_connection(self, connection: socket, place: _Place) -> None:
+    async def _serve_connection(self, connection: socket, place: Place) -> None:
         loop = asyncio.get_running_loop()
 
         def protocol() -> _DeviceProtocol:

@@ -64,7 +64,7 @@ def all_answers(installed: Installed) -> bytes:
 
 def every_event(installed: Installed, last_seq: int) -> list[Message]:
     """What a list and a stream of the whole server tell."""
-    stub: Any = event_service_pb2_grpc.EventServiceStub(installed.administrator)
+    stub: Any = event_service_pb2_grpc.EventServiceStub(installed.administrator)  # type: ignore[no-untyped-call]  # Generated.
     listed = stub.ListEvents(event_service_pb2.ListEventsRequest(page_size=1000), timeout=60)
     stream = stub.WatchEvents(event_service_pb2.WatchEventsRequest(from_beginning=True), timeout=60)
     watched = []

@@ -9,7 +9,6 @@ import string
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from certd.web.device_server import serve_devices, tls_context
 from certd.web.devices import device_application
 from tests.devices.site import PASSPHRASE, WEB, Site
 from tests.outside_parent import outside_authority
-from tests.waiting import eventually
 
 _PATH = f"/v1/{WEB}?format=pem"
 _GET = f"GET {_PATH} HTTP/1.1\r\nHost: certd\r\n\r\n".encode()
@@ -335,40 +333,6 @@ def test_no_connection_lasts_for_ever(site: Site, monkeypatch: pytest.MonkeyPatc
             connection.request("GET", _PATH)
             connection.getresponse().read()
     connection.close()
-
-
-def test_one_address_does_not_take_all_connections(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_server, "CONNECTIONS_OF_AN_ADDRESS", 3)
-    held = [socket.create_connection(("127.0.0.1", site.port), timeout=20) for _ in range(3)]
-    try:
-        with socket.create_connection(("127.0.0.1", site.port), timeout=20) as more:
-            assert to_the_end(more) == b""
-    finally:
-        for connection in held:
-            connection.close()
-
-    def served() -> bool:
-        try:
-            return _get(site).status == HTTPStatus.OK
-        except OSError:
-            return False
-
-    # Whoever leaves makes room, without a handshake too.
-    assert eventually(served)
-
-
-def test_a_network_of_one_owner_does_not_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_server, "CONNECTIONS_OF_AN_ADDRESS", 3)
-    places = device_server.Places()
-    # Its owner chooses the last 64 bits.
-    taken = [places.take(f"2001:db8::{number:x}") for number in range(1, 5)]
-    assert [place is not None for place in taken] == [True, True, True, False]
-    assert places.take("2001:db8:0:1::1") is not None
-    assert places.take("::ffff:192.0.2.1") is not None
-    assert places.take("fe80::1%eth0") is not None
-    assert taken[0] is not None
-    taken[0].leave()
-    assert places.take("2001:db8::9") is not None
 
 
 def test_the_server_certificate_is_replaced_without_a_restart(site: Site) -> None:

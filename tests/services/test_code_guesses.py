@@ -10,7 +10,7 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason, field_invalid
 from certd.pki.download_code import download_code_invalid
 from certd.services.code_guesses import FROM_A_NETWORK, LOOKS, OTHERS, Guesses
-from certd.services.source_networks import network_of, source_of
+from certd.services.source_networks import network_of, site_of, source_of
 from tests.fakes import FakeClock
 
 NOW = datetime(2026, 11, 30, 12, 0, 20, tzinfo=UTC)
@@ -49,6 +49,9 @@ def test_a_network_is_what_its_owner_chooses_from() -> None:
         "::/64",
         "fe80::/64",
     ]
+    assert [
+        site_of(address) for address in ("192.0.2.1", "2001:db8:0:1::1", "2001:db8:0:ffff::", "2001:db8:1::", "")
+    ] == [*("192.0.2.0/24", "2001:db8::/48", "2001:db8::/48", "2001:db8:1::/48", "unknown")]
     assert [source_of(address) for address in ("192.0.2.1", "::ffff:192.0.2.9", "2001:db8::1", "", "x")] == [
         *("192.0.2.1", "192.0.2.9", "2001:db8::/64", "unknown", "unknown")
     ]
@@ -122,7 +125,7 @@ def test_few_networks_that_wait_are_looked_up_at_once_and_others_without_limit()
 
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda address=address: found.append(guesses.attempt(address, CLOCK, look)))  # type: ignore[misc]  # The address of now.
+        threading.Thread(target=lambda address=address: found.append(guesses.attempt(address, CLOCK, look)))
         for address in networks[:LOOKS]
     ]
     for thread in threads:

@@ -22,7 +22,7 @@ from certd.services.event_feed import LONGEST_QUEUE
 from certd.token.settings import LEASES_OF_ONE_CONSUMER
 from certd.web.app import LARGEST_HEADERS, MOST_HEADERS
 from certd.web.device_formats import DeviceFormat
-from certd.web.device_server import CONNECTIONS, CONNECTIONS_OF_AN_ADDRESS
+from certd.web.device_places import CONNECTIONS, CONNECTIONS_OF_A_SITE, CONNECTIONS_OF_AN_ADDRESS
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
 _USAGES = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
@@ -112,8 +112,9 @@ def test_the_limits_stand_in_the_readme() -> None:
         ),
         "Events that wait for a watcher": f"{LONGEST_QUEUE:,}",
         "Certificates that wait for the token": f"{configured.signing_queue:,} (`signing_queue`)",
-        "Connections to the port for devices": f"{CONNECTIONS}, {CONNECTIONS_OF_AN_ADDRESS} from one address; "
-        "10 seconds for a handshake, 10 for the head of a request, 5 minutes in all",
+        "Connections to the port for devices": f"{CONNECTIONS}, {CONNECTIONS_OF_A_SITE} from one "
+        f"/24 of IPv4 or /48 of IPv6, {CONNECTIONS_OF_AN_ADDRESS} from one address or /64; "
+        "10 seconds for a handshake, 10 for the head of a request, 5 minutes in all, and less where there is no room",
         "Headers of a download": f"{LARGEST_HEADERS // kibibyte} KiB, {MOST_HEADERS}",
         "Downloads with a key at once": f"{EXPORTS}",
         "Download codes of a managed certificate that are not used": f"{MOST_CODES}",
