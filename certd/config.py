@@ -156,6 +156,8 @@ class Token(Section):
     """PEM of the roots by which the token process knows consumers; None: `system-roots.pem` beside `pin_file`."""
     leases_per_minute: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Keys that consumers get in any minute, at most."""
+    journal: File | None = None
+    """Folder in which the token process writes down every use of a key; None: `token-journal` beside `pin_file`."""
 
 
 class Prepare(Section):
@@ -341,6 +343,7 @@ def token_settings(config: Config) -> TokenSettings:
         exports_per_minute=config.token.exports_per_minute,
         system_roots_file=config.token.system_roots,
         leases_per_minute=config.token.leases_per_minute,
+        journal_folder=config.token.journal,
         log_level=config.log.level,
         log_format=config.log.format,
     )

@@ -42,6 +42,9 @@ leases_per_minute = 6000
 # PEM of the roots of the system, by which the token process knows consumers. Default: beside the PIN file. certd init
 # writes it; a token process under its own user has its own, see certd token trust-root.
 # system_roots = "/var/lib/certd/system-roots.pem"
+# Folder in which the token process writes down every use of a key, see certd audit verify. It belongs to that process's
+# user alone. Default: token-journal beside the PIN file.
+# journal = "/var/lib/certd/token-journal"
 
 [prepare]
 # Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of

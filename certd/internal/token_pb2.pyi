@@ -76,6 +76,8 @@ class TokenRequest(_message.Message):
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     SEAL_SECRET_FIELD_NUMBER: _builtins.int
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
+    READ_JOURNAL_FIELD_NUMBER: _builtins.int
+    APPEND_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -132,6 +134,14 @@ class TokenRequest(_message.Message):
     def open_secret(self) -> Global___OpenSecretRequest:
         """Open a sealed secret."""
 
+    @_builtins.property
+    def read_journal(self) -> Global___ReadJournalRequest:
+        """Read the journal."""
+
+    @_builtins.property
+    def append(self) -> Global___AppendRequest:
+        """Take a part of what is to be signed and is too large for one request."""
+
     def __init__(
         self,
         *,
@@ -149,12 +159,14 @@ class TokenRequest(_message.Message):
         destroy_wrapping_key: Global___DestroyWrappingKeyRequest | None = ...,
         seal_secret: Global___SealSecretRequest | None = ...,
         open_secret: Global___OpenSecretRequest | None = ...,
+        read_journal: Global___ReadJournalRequest | None = ...,
+        append: Global___AppendRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -180,6 +192,8 @@ class TokenResponse(_message.Message):
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     SEAL_SECRET_FIELD_NUMBER: _builtins.int
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
+    READ_JOURNAL_FIELD_NUMBER: _builtins.int
+    APPEND_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -236,6 +250,14 @@ class TokenResponse(_message.Message):
     def open_secret(self) -> Global___OpenSecretResponse:
         """Result of open_secret."""
 
+    @_builtins.property
+    def read_journal(self) -> Global___ReadJournalResponse:
+        """Result of read_journal."""
+
+    @_builtins.property
+    def append(self) -> Global___AppendResponse:
+        """Result of append."""
+
     def __init__(
         self,
         *,
@@ -253,12 +275,14 @@ class TokenResponse(_message.Message):
         destroy_wrapping_key: Global___DestroyWrappingKeyResponse | None = ...,
         seal_secret: Global___SealSecretResponse | None = ...,
         open_secret: Global___OpenSecretResponse | None = ...,
+        read_journal: Global___ReadJournalResponse | None = ...,
+        append: Global___AppendResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -470,6 +494,7 @@ class SignItem(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
     TO_BE_SIGNED_FIELD_NUMBER: _builtins.int
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.bytes
     """CKA_ID of the key."""
     policy: _builtins.bytes
@@ -479,7 +504,9 @@ class SignItem(_message.Message):
     signature_algorithm: _builtins.str
     """Name of the signature algorithm, for example ECDSA_WITH_SHA256."""
     to_be_signed: _builtins.bytes
-    """DER of what is to be signed."""
+    """DER of what is to be signed; empty with an upload_id."""
+    upload_id: _builtins.bytes
+    """Id of what was appended, in place of to_be_signed. It is forgotten, whether it is signed or not."""
     def __init__(
         self,
         *,
@@ -488,10 +515,11 @@ class SignItem(_message.Message):
         kind: Global___SignatureKind.ValueType = ...,
         signature_algorithm: _builtins.str = ...,
         to_be_signed: _builtins.bytes = ...,
+        upload_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1414,3 +1442,112 @@ class OpenSecretResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenSecretResponse: _TypeAlias = OpenSecretResponse  # noqa: Y015
+
+@_typing.final
+class ReadJournalRequest(_message.Message):
+    """Request of read_journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Number of the record after which to begin; 0 is before the first one."""
+    limit: _builtins.int
+    """Most records in the answer, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJournalRequest: _TypeAlias = ReadJournalRequest  # noqa: Y015
+
+@_typing.final
+class ReadJournalResponse(_message.Message):
+    """Result of read_journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHAIN_HASH_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    journal: _builtins.str
+    """Id of the journal, 32 digits of hexadecimal."""
+    number: _builtins.int
+    """Number of the last record on disk."""
+    chain_hash: _builtins.bytes
+    """Chain hash of that record."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Lines of records, as they lie in the file. Fewer than there are when a file ends or many bytes are told."""
+
+    def __init__(
+        self,
+        *,
+        journal: _builtins.str = ...,
+        number: _builtins.int = ...,
+        chain_hash: _builtins.bytes = ...,
+        records: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_hash", b"chain_hash", "journal", b"journal", "number", b"number", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJournalResponse: _TypeAlias = ReadJournalResponse  # noqa: Y015
+
+@_typing.final
+class AppendRequest(_message.Message):
+    """Request of append."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.bytes
+    """16 random bytes, the same for all parts."""
+    offset: _builtins.int
+    """How many bytes came before; 0 begins anew."""
+    content: _builtins.bytes
+    """The part, 1 to 1,048,576 bytes."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "offset", b"offset", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendRequest: _TypeAlias = AppendRequest  # noqa: Y015
+
+@_typing.final
+class AppendResponse(_message.Message):
+    """Result of append."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendResponse: _TypeAlias = AppendResponse  # noqa: Y015

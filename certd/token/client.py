@@ -2,8 +2,10 @@
 
 import enum
 import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from certd.errors import CertdError
 from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
+from certd.pki.checkpoint import JournalHead
 from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
@@ -28,6 +31,7 @@ from certd.token.calls import (
 )
 from certd.token.description import TokenDescription
 from certd.token.settings import TokenSettings
+from certd.token.uploads import ID_BYTES, PART_BYTES
 
 __all__ = [
     "GeneratedImportKey",
@@ -141,6 +145,24 @@ class TokenClient:
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
         return _signatures(self._call(_sign_request(items), timeout))
+
+    def sign_large(self, item: SignItem, *, timeout: float) -> bytes:
+        """Signs something of any size up to `token.uploads.MOST_BYTES`, sent in parts; returns the signature.
+
+        Others' calls go in between. `timeout` is that of each part, and of the signature, in seconds.
+        """
+        data, upload_id = item.to_be_signed, secrets.token_bytes(ID_BYTES)
+        for offset in range(0, len(data), PART_BYTES):
+            part = messages.AppendRequest(
+                upload_id=upload_id, offset=offset, content=data[offset : offset + PART_BYTES]
+            )
+            self._call(messages.TokenRequest(append=part), timeout)
+        request = _sign_request([replace(item, to_be_signed=b"")])
+        request.sign.items[0].upload_id = upload_id
+        (signature,) = _signatures(self._call(request, timeout))
+        if isinstance(signature, CertdError):
+            raise signature
+        return signature
 
     def submit_signatures(
         self,
@@ -410,6 +432,16 @@ class TokenClient:
             wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=_secret_context(context)
         )
         return self._call(messages.TokenRequest(open_secret=request), _TIMEOUT).open_secret.secret
+
+    def read_journal(self, *, position: int, limit: int) -> tuple[JournalHead, list[bytes]]:
+        """Returns how far the journal goes, and up to `limit` lines of the records after number `position`.
+
+        Fewer lines come than there are when a file ends; `token.journal_records` tells what they say and verifies them.
+        """
+        request = messages.ReadJournalRequest(position=position, limit=limit)
+        read = self._call(messages.TokenRequest(read_journal=request), _TIMEOUT).read_journal
+        head = JournalHead(journal=read.journal, number=read.number, chain_hash=read.chain_hash)
+        return head, list(read.records)
 
     def set_pin(self, *, user: PinUser, old_pin: bytes, new_pin: bytes) -> None:
         """Changes the PIN of the user or of the security officer; FIELD_INVALID when the token refuses one of them.

@@ -92,12 +92,13 @@ def parse_policy(policy: bytes) -> Policy:
         raise field_invalid("policy", "has a rule that this token process does not know; upgrade it first")
     if not message.kinds or not message.issuer_name or not message.longest_lifetime_seconds:
         raise field_invalid("policy", "must name kinds, an issuer and a longest lifetime")
-    if SignatureKind.CHECKPOINT in message.kinds and len(set(message.kinds)) > 1:
+    kinds = frozenset(SignatureKind(kind) for kind in message.kinds)
+    if SignatureKind.CHECKPOINT in kinds and len(kinds) > 1:
         raise field_invalid("policy", "must allow checkpoints alone, or none: what signs them signs nothing else")
     if message.path_length < 0 or message.longest_lifetime_seconds > timedelta.max // timedelta(seconds=1):
         raise field_invalid("policy", "has a path length or a longest lifetime out of range")
     return Policy(
-        kinds=frozenset(SignatureKind(kind) for kind in message.kinds),
+        kinds=kinds,
         issuer_name=message.issuer_name,
         path_length=message.path_length if message.HasField("path_length") else None,
         longest_lifetime=timedelta(seconds=message.longest_lifetime_seconds),

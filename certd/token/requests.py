@@ -66,6 +66,22 @@ def _check_name(field: str, name: str) -> None:
         raise field_invalid(field, f"must be at most {_LONGEST_NAME} printable characters")
 
 
+def in_journal(context: SealContext) -> dict[str, str | int | bool]:
+    """Returns what the journal tells of a key that is sealed."""
+    told: dict[str, str | int | bool] = {
+        "tenant": context.tenant,
+        "certificate": context.certificate,
+        "version": context.version,
+        "purpose": context.purpose.value,
+        "exportable": context.exportable,
+    }
+    if context.consumer:
+        told["consumer"] = context.consumer
+    if context.public_key_sha256:
+        told["public_key_sha256"] = context.public_key_sha256.hex()
+    return told
+
+
 def whose(context: SealContext) -> str:
     """Returns whose key it is, for the journal and for messages."""
     return f"tenant {context.tenant} certificate {context.certificate} version {context.version}"
