@@ -78,6 +78,7 @@ class TokenRequest(_message.Message):
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
     READ_JOURNAL_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
+    ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -142,6 +143,10 @@ class TokenRequest(_message.Message):
     def append(self) -> Global___AppendRequest:
         """Take a part of what is to be signed and is too large for one request."""
 
+    @_builtins.property
+    def adopt_authority_key(self) -> Global___AdoptAuthorityKeyRequest:
+        """Take over a private key that is in the token already as an authority key."""
+
     def __init__(
         self,
         *,
@@ -161,12 +166,13 @@ class TokenRequest(_message.Message):
         open_secret: Global___OpenSecretRequest | None = ...,
         read_journal: Global___ReadJournalRequest | None = ...,
         append: Global___AppendRequest | None = ...,
+        adopt_authority_key: Global___AdoptAuthorityKeyRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -194,6 +200,7 @@ class TokenResponse(_message.Message):
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
     READ_JOURNAL_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
+    ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -258,6 +265,10 @@ class TokenResponse(_message.Message):
     def append(self) -> Global___AppendResponse:
         """Result of append."""
 
+    @_builtins.property
+    def adopt_authority_key(self) -> Global___AdoptAuthorityKeyResponse:
+        """Result of adopt_authority_key."""
+
     def __init__(
         self,
         *,
@@ -277,12 +288,13 @@ class TokenResponse(_message.Message):
         open_secret: Global___OpenSecretResponse | None = ...,
         read_journal: Global___ReadJournalResponse | None = ...,
         append: Global___AppendResponse | None = ...,
+        adopt_authority_key: Global___AdoptAuthorityKeyResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -495,6 +507,8 @@ class SignItem(_message.Message):
     SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
     TO_BE_SIGNED_FIELD_NUMBER: _builtins.int
     UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    CERTIFIED_KEY_ID_FIELD_NUMBER: _builtins.int
+    CERTIFIED_POLICY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.bytes
     """CKA_ID of the key."""
     policy: _builtins.bytes
@@ -507,6 +521,12 @@ class SignItem(_message.Message):
     """DER of what is to be signed; empty with an upload_id."""
     upload_id: _builtins.bytes
     """Id of what was appended, in place of to_be_signed. It is forgotten, whether it is signed or not."""
+    certified_key_id: _builtins.bytes
+    """CKA_ID of another authority key in the token, which the certificate is for: a cross-certificate of a root's own name. Empty
+    otherwise.
+    """
+    certified_policy: _builtins.bytes
+    """The policy that was sealed with that key."""
     def __init__(
         self,
         *,
@@ -516,14 +536,78 @@ class SignItem(_message.Message):
         signature_algorithm: _builtins.str = ...,
         to_be_signed: _builtins.bytes = ...,
         upload_id: _builtins.bytes = ...,
+        certified_key_id: _builtins.bytes = ...,
+        certified_policy: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certified_key_id", b"certified_key_id", "certified_policy", b"certified_policy", "key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignItem: _TypeAlias = SignItem  # noqa: Y015
+
+@_typing.final
+class AdoptAuthorityKeyRequest(_message.Message):
+    """Request of adopt_authority_key. The key must be sensitive, not extractable and able to sign, and no authority key with another
+    policy yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID, 1 to 64 bytes."""
+    policy: _builtins.bytes
+    """Serialised AuthorityKeyPolicy, sealed with the key for ever."""
+    public_key: _builtins.bytes
+    """DER of the SubjectPublicKeyInfo that the key must have."""
+    validate_only: _builtins.bool
+    """Check, and seal nothing."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        policy: _builtins.bytes = ...,
+        public_key: _builtins.bytes = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "policy", b"policy", "public_key", b"public_key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptAuthorityKeyRequest: _TypeAlias = AdoptAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class AdoptAuthorityKeyResponse(_message.Message):
+    """Result of adopt_authority_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    NEVER_EXTRACTABLE_FIELD_NUMBER: _builtins.int
+    key_spec: _builtins.str
+    """Name of the key spec."""
+    never_extractable: _builtins.bool
+    """Whether the key has never been outside of a token, as the token says."""
+    def __init__(
+        self,
+        *,
+        key_spec: _builtins.str = ...,
+        never_extractable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "never_extractable", b"never_extractable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptAuthorityKeyResponse: _TypeAlias = AdoptAuthorityKeyResponse  # noqa: Y015
 
 @_typing.final
 class SignResponse(_message.Message):

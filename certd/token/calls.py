@@ -19,6 +19,27 @@ class SignItem:
     signature_algorithm: SignatureAlgorithm
     to_be_signed: bytes
     """DER."""
+    certified: "CertifiedKey | None" = None
+    """The other key of a root that a cross-certificate of its own name is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """An authority key in the token that another one certifies."""
+
+    key_id: bytes
+    """CKA_ID."""
+    policy: bytes
+    """The policy that was sealed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedKey:
+    """What the token process found of a key that it took over."""
+
+    key_spec: KeySpec
+    never_extractable: bool
+    """Whether the token says that the key was never outside of one."""
 
 
 @dataclass(frozen=True, slots=True)

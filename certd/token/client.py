@@ -21,6 +21,7 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext, SecretContext
 from certd.token.calls import (
+    AdoptedKey,
     GeneratedImportKey,
     GeneratedKey,
     ImportedKey,
@@ -141,6 +142,28 @@ class TokenClient:
         request = messages.CreateAuthorityKeyRequest(key_id=key_id, key_spec=key_spec.value, policy=policy)
         response = self._call(messages.TokenRequest(create_authority_key=request), _KEY_GENERATION_TIMEOUT)
         return response.create_authority_key.public_key
+
+    def adopt_authority_key(
+        self, *, key_id: bytes, policy: bytes, public_key: bytes, validate_only: bool = False
+    ) -> AdoptedKey:
+        """Makes an authority key of a private key that is in the token already; a second time changes nothing.
+
+        Args:
+            key_id: its CKA_ID.
+            policy: of `token.policy.authority_key_policy`; sealed with the key for ever.
+            public_key: DER of the SubjectPublicKeyInfo that it must have.
+            validate_only: whether nothing is sealed.
+
+        Raises:
+            CertdError: FIELD_INVALID when there is no such key, or one that authorities cannot have;
+                IMPORT_KEY_MISMATCH when it has another public key; TOKEN_POLICY_FORBIDS when it is an authority key
+                with another policy.
+        """
+        request = messages.AdoptAuthorityKeyRequest(
+            key_id=key_id, policy=policy, public_key=public_key, validate_only=validate_only
+        )
+        response = self._call(messages.TokenRequest(adopt_authority_key=request), _TIMEOUT).adopt_authority_key
+        return AdoptedKey(KeySpec(response.key_spec), response.never_extractable)
 
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
@@ -487,6 +510,10 @@ def _sign_request(items: Sequence[SignItem]) -> messages.TokenRequest:
             for item in items
         ]
     )
+    for message, item in zip(request.items, items, strict=True):
+        if item.certified is not None:
+            message.certified_key_id = item.certified.key_id
+            message.certified_policy = item.certified.policy
     return messages.TokenRequest(sign=request)
 
 

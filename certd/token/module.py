@@ -161,6 +161,29 @@ class Module:
             sync_softhsm(self._settings.softhsm_conf)
             return self.authority_key(key_id)
 
+    def foreign_key(self, key_id: bytes) -> objects.ForeignKey:
+        """Returns a private key that another program made or imported; FIELD_INVALID when there is none."""
+        with self._speaking():
+            session = self._session()
+            handle = objects.only(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            if handle is None:
+                problem = f"is the CKA_ID of no private key in the token {self._settings.label}"
+                raise field_invalid("key_id", f"{problem}; list its objects with the token's own tool")
+            if objects.only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id}) is None:
+                raise field_invalid("key_id", "names a private key without a public one; write that beside it first")
+            return objects.foreign_key(session, handle, key_id)
+
+    def label_key(self, key_id: bytes, label: str) -> objects.AuthorityKey:
+        """Gives a private key another CKA_LABEL, and returns it as the authority key that it is from now on."""
+        with self._speaking(), lock.held(self._settings.lock):
+            handle = objects.only(self._session(), {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            if handle is None:
+                raise self._no_key("private", key_id)
+            handle[Attribute.LABEL] = label
+            sync_softhsm(self._settings.softhsm_conf)
+            self._authority_keys.pop(key_id, None)
+            return self.authority_key(key_id)
+
     def sign(self, key_id: bytes, algorithm: SignatureAlgorithm, data: bytes) -> bytes:
         """Hashes and signs `data`; the signature is as X.509 wants it, DER for ECDSA (RFC 3279, section 2.2.3)."""
         with self._speaking():

@@ -54,6 +54,8 @@ class Handle(Protocol):
 
     def __getitem__(self, attribute: Attribute) -> Any: ...  # noqa: ANN401  # Each attribute has a type of its own.
 
+    def __setitem__(self, attribute: Attribute, value: Any) -> None: ...  # noqa: ANN401  # As above.
+
 
 @dataclass(frozen=True, slots=True)
 class AuthorityKey:
@@ -67,6 +69,20 @@ class AuthorityKey:
     """Its CKA_LABEL, which names the policy that was sealed with it."""
     handle: Handle = field(repr=False)
     """The private key, as the binding has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A private key that certd did not make."""
+
+    pair: AuthorityKey
+    sensitive: bool
+    extractable: bool
+    never_extractable: bool
+    """Whether it was never outside of a token, as the token says."""
+    signs: bool
+    failure: str
+    """What is wrong when it signs, in a sentence, or nothing."""
 
 
 def supports(slot: pkcs11.Slot, spec: KeySpec, available: set[Mechanism]) -> bool:
@@ -119,6 +135,28 @@ def read_pair(session: pkcs11.Session, handle: Handle, key_id: bytes) -> Authori
         raise unavailable(message)
     encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return AuthorityKey(key_id, spec, encoded, label_of(handle), handle)
+
+
+def foreign_key(session: pkcs11.Session, handle: Handle, key_id: bytes) -> ForeignKey:
+    """Returns a private key that certd did not make, with what its token says of it."""
+    pair = read_pair(session, handle, key_id)
+    signs = _says(handle, Attribute.SIGN)
+    return ForeignKey(
+        pair=pair,
+        sensitive=_says(handle, Attribute.SENSITIVE),
+        # Who does not say is taken to mean the worse.
+        extractable=_says(handle, Attribute.EXTRACTABLE, unsaid=True),
+        never_extractable=_says(handle, Attribute.NEVER_EXTRACTABLE),
+        signs=signs,
+        failure=failure_of(pair) if signs else "",
+    )
+
+
+def _says(handle: Handle, attribute: Attribute, *, unsaid: bool = False) -> bool:
+    try:
+        return bool(handle[attribute])
+    except pkcs11.AttributeTypeInvalid:
+        return unsaid
 
 
 def _load_public_key(public: Handle) -> LoadedKey:

@@ -16,14 +16,22 @@ from certd.ipc.frames import failure_of
 from certd.pki.checkpoint import parse_checkpoint
 from certd.pki.key_spec import KeySpec
 from certd.pki.sealing import Purpose
+from certd.token.adoption import adopt
 from certd.token.exports import Exports
 from certd.token.handed_on import InHelper, InModule
 from certd.token.imports import Imports
 from certd.token.journal import SIGNED, Journal
 from certd.token.leases import Leases
 from certd.token.module import AUTHORITY_LABEL, Module
-from certd.token.policy import Policy, SignatureKind, check, parse_policy
-from certd.token.requests import check_key_id, context_of, in_journal, key_spec_named, signature_algorithm_named
+from certd.token.policy import CertifiedAuthority, Policy, SignatureKind, check, parse_policy
+from certd.token.requests import (
+    check_authority_key_id,
+    check_key_id,
+    context_of,
+    in_journal,
+    key_spec_named,
+    signature_algorithm_named,
+)
 from certd.token.reseals import reseal
 from certd.token.seal import generate, seal
 from certd.token.sealed_secrets import open_secret, seal_secret
@@ -77,6 +85,9 @@ class Operations:
             "set_pin": lambda request: self._set_pin(request.set_pin),
             "read_journal": lambda request: self._read_journal(request.read_journal),
             "append": lambda request: self._append(request.append),
+            "adopt_authority_key": lambda request: messages.TokenResponse(
+                adopt_authority_key=adopt(self._module, request.adopt_authority_key, self._journal)
+            ),
         }
 
     def handle(self, payload: bytes) -> messages.TokenResponse | InHelper:
@@ -140,7 +151,7 @@ class Operations:
         return messages.TokenResponse(sign=messages.SignResponse(results=results))
 
     def _sign_item(self, item: messages.SignItem) -> bytes:
-        check_key_id("key_id", item.key_id)
+        check_authority_key_id("key_id", item.key_id)
         algorithm = signature_algorithm_named(item.signature_algorithm)
         policy = self._policy(item.policy)
         key = key_with_policy(self._module, item.key_id, policy)
@@ -152,6 +163,7 @@ class Operations:
             to_be_signed=to_be_signed,
             key_spec=key.spec,
             public_key=key.public_key,
+            certified=self._certified(item),
         )
         told: dict[str, str | int] = {
             "key": item.key_id.hex(),
@@ -169,6 +181,13 @@ class Operations:
             told |= {"sequence": checkpoint.seq, "chain_hash": checkpoint.chain_hash.hex()}
         self._journal.record(SIGNED, **told)
         return signature
+
+    def _certified(self, item: messages.SignItem) -> CertifiedAuthority | None:
+        if not item.certified_key_id:
+            return None
+        check_authority_key_id("certified_key_id", item.certified_key_id)
+        policy = self._policy(item.certified_policy)
+        return CertifiedAuthority(policy, key_with_policy(self._module, item.certified_key_id, policy).public_key)
 
     def _policy(self, encoded: bytes) -> Policy:
         policy = self._policies.get(encoded)

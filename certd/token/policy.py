@@ -50,6 +50,16 @@ class Policy:
     """Of its bytes, in hexadecimal, as the label of the key has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class CertifiedAuthority:
+    """An authority key of the token that another one is to certify."""
+
+    policy: Policy
+    """That was sealed with it."""
+    public_key: bytes
+    """DER of its SubjectPublicKeyInfo."""
+
+
 def authority_key_policy(
     *,
     kinds: Collection[SignatureKind],
@@ -115,6 +125,7 @@ def check(
     to_be_signed: bytes,
     key_spec: KeySpec,
     public_key: bytes,
+    certified: CertifiedAuthority | None = None,
 ) -> str:
     """Checks what is to be signed against the policy of the key.
 
@@ -125,6 +136,7 @@ def check(
         to_be_signed: DER.
         key_spec: of the key.
         public_key: DER of the key's own SubjectPublicKeyInfo.
+        certified: another key of the token, which a root's cross-certificate of its own name is for.
 
     Returns a short description of what would be signed, for the journal. Raises TOKEN_POLICY_FORBIDS with the rule that
     is broken, and FIELD_INVALID when the bytes are not what they are said to be.
@@ -139,7 +151,7 @@ def check(
         return _check_request(policy, to_be_signed, public_key)
     if kind == SignatureKind.REVOCATION_LIST:
         return _check_revocation_list(policy, algorithm, to_be_signed)
-    return _check_certificate(policy, algorithm, to_be_signed, public_key=public_key)
+    return _check_certificate(policy, algorithm, to_be_signed, public_key=public_key, certified=certified)
 
 
 _DESCRIPTIONS: dict[int, str] = {
@@ -179,7 +191,14 @@ def _check_revocation_list(policy: Policy, algorithm: SignatureAlgorithm, to_be_
     return f"revocation list number={revocations.number} next_update={revocations.next_update:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _check_certificate(policy: Policy, algorithm: SignatureAlgorithm, to_be_signed: bytes, *, public_key: bytes) -> str:
+def _check_certificate(
+    policy: Policy,
+    algorithm: SignatureAlgorithm,
+    to_be_signed: bytes,
+    *,
+    public_key: bytes,
+    certified: CertifiedAuthority | None,
+) -> str:
     certificate = parse_tbs_certificate(to_be_signed)
     if certificate.signature_algorithm is not algorithm:
         raise _forbid(f"the certificate says {certificate.signature_algorithm} where {algorithm} is asked for")
@@ -190,16 +209,21 @@ def _check_certificate(policy: Policy, algorithm: SignatureAlgorithm, to_be_sign
     if certificate.not_after - certificate.not_before > policy.longest_lifetime:
         raise _forbid(f"the certificate lives longer than {policy.longest_lifetime}, the most that this key signs")
     if certificate.authority:
-        _check_authority(policy, certificate, public_key)
+        _check_authority(policy, certificate, public_key, certified)
     what = "authority certificate" if certificate.authority else "certificate"
     return f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _check_authority(policy: Policy, certificate: ToBeSignedCertificate, public_key: bytes) -> None:
+def _check_authority(
+    policy: Policy, certificate: ToBeSignedCertificate, public_key: bytes, certified: CertifiedAuthority | None
+) -> None:
     if certificate.subject == policy.issuer_name:
         # RFC 5280 does not count self-issued certificates in path lengths, so that none but its own may be signed.
         if not policy.self_signed:
             raise _forbid("this key is not that of a root and signs no certificate of its own name")
+        if certified is not None:
+            _check_cross_certificate(policy, certificate, certified)
+            return
         if certificate.public_key != public_key:
             raise _forbid("a self-signed certificate must hold the key that signs it")
         if certificate.path_length != policy.path_length:
@@ -210,6 +234,23 @@ def _check_authority(policy: Policy, certificate: ToBeSignedCertificate, public_
     if certificate.path_length is None or certificate.path_length >= policy.path_length:
         below = f"must have a path length below {policy.path_length}" if policy.path_length else "may not exist"
         raise _forbid(f"an authority below this one {below}")
+
+
+def _check_cross_certificate(
+    policy: Policy, certificate: ToBeSignedCertificate, certified: CertifiedAuthority
+) -> None:
+    """Lets one key of a root certify another (RFC 4210, section 4.4), which lies in this token and is a root's as well.
+
+    So a daemon that is not itself can make no key outside of the token the equal of the root's.
+    """
+    other = certified.policy
+    if certificate.public_key != certified.public_key:
+        raise _forbid("a cross-certificate must hold the key of the token that it is said to be for")
+    if other.issuer_name != policy.issuer_name or not other.self_signed:
+        raise _forbid("the key that would be certified is not that of a root of the same name")
+    bounds = [bound for bound in (policy.path_length, other.path_length) if bound is not None]
+    if certificate.path_length is None or not bounds or certificate.path_length > min(bounds):
+        raise _forbid("a cross-certificate may have no higher path length than either of the two keys")
 
 
 def _forbid(finding: str) -> CertdError:

@@ -8,6 +8,7 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.sealing import Purpose, SealContext, SecretContext
 
 _KEY_ID_BYTES: Final = 16
+_LONGEST_KEY_ID: Final = 64
 _LONGEST_NAME: Final = 2048
 """The longest SPIFFE id, and more than any uid has."""
 
@@ -16,6 +17,12 @@ def check_key_id(field: str, key_id: bytes) -> None:
     """FIELD_INVALID for what is no CKA_ID of certd."""
     if len(key_id) != _KEY_ID_BYTES:
         raise field_invalid(field, f"must be {_KEY_ID_BYTES} bytes")
+
+
+def check_authority_key_id(field: str, key_id: bytes) -> None:
+    """FIELD_INVALID for what is no CKA_ID: another program chose that of a key that was adopted."""
+    if not 1 <= len(key_id) <= _LONGEST_KEY_ID:
+        raise field_invalid(field, f"must be 1 to {_LONGEST_KEY_ID} bytes")
 
 
 def key_spec_named(name: str) -> KeySpec:
