@@ -19,6 +19,8 @@ from certd.internal.token_pb2 import AuthorityKeyPolicy
 from certd.internal.token_pb2 import SignatureKind as SignatureKindNumber
 from certd.pki.checkpoint import parse_checkpoint
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm, fits
+from certd.pki.ocsp_identifiers import HashAlgorithm, key_hash, name_hash
+from certd.pki.ocsp_response import parse_response_data
 from certd.pki.revocation_list import parse_tbs_revocation_list
 from certd.pki.tbs import ToBeSignedCertificate, parse_certification_request_info, parse_tbs_certificate
 
@@ -34,6 +36,8 @@ class SignatureKind(enum.IntEnum):
 
 
 LONGEST_REVOCATION_LIST: Final = timedelta(days=367)
+"""From thisUpdate to nextUpdate: the longest that an operator may choose, and a day."""
+LONGEST_OCSP_RESPONSE: Final = timedelta(days=31)
 """From thisUpdate to nextUpdate: the longest that an operator may choose, and a day."""
 
 
@@ -151,6 +155,8 @@ def check(
         return _check_request(policy, to_be_signed, public_key)
     if kind == SignatureKind.REVOCATION_LIST:
         return _check_revocation_list(policy, algorithm, to_be_signed)
+    if kind == SignatureKind.OCSP_RESPONSE:
+        return _check_ocsp_response(policy, to_be_signed, public_key)
     return _check_certificate(policy, algorithm, to_be_signed, public_key=public_key, certified=certified)
 
 
@@ -158,6 +164,7 @@ _DESCRIPTIONS: dict[int, str] = {
     SignatureKind.CERTIFICATE: "certificates",
     SignatureKind.CERTIFICATION_REQUEST: "certification requests",
     SignatureKind.REVOCATION_LIST: "revocation lists",
+    SignatureKind.OCSP_RESPONSE: "OCSP responses",
     SignatureKind.CHECKPOINT: "checkpoints",
 }
 """The kinds that this version signs."""
@@ -189,6 +196,30 @@ def _check_revocation_list(policy: Policy, algorithm: SignatureAlgorithm, to_be_
     if revocations.next_update - revocations.this_update > longest:
         raise _forbid(f"the revocation list is to hold longer than {longest}, and would hide what is revoked meanwhile")
     return f"revocation list number={revocations.number} next_update={revocations.next_update:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _check_ocsp_response(policy: Policy, to_be_signed: bytes, public_key: bytes) -> str:
+    response = parse_response_data(to_be_signed)
+    if response.responder_key_hash != key_hash(HashAlgorithm.SHA1, public_key):
+        raise _forbid("the OCSP response names another key as its responder than the one that is to sign it")
+    for one in response.answers:
+        if one.issuer_name_hash != name_hash(one.algorithm, policy.issuer_name):
+            raise _forbid("the OCSP response is about a certificate of another issuer than the one of this key")
+        # The key of a delegated responder cannot be told from the name; that of the authority itself is at hand.
+        if SignatureKind.CERTIFICATE in policy.kinds and one.issuer_key_hash != key_hash(one.algorithm, public_key):
+            raise _forbid("the OCSP response is about a certificate that another key has signed")
+        if one.this_update > response.produced_at:
+            raise _forbid("the OCSP response tells of a time after it was made")
+        if one.next_update <= response.produced_at:
+            raise _forbid("the OCSP response ends before it is made")
+        if one.next_update - one.this_update > LONGEST_OCSP_RESPONSE:
+            raise _forbid(
+                f"the OCSP response is to hold longer than {LONGEST_OCSP_RESPONSE}, and would hide what is revoked"
+                " meanwhile"
+            )
+    told = ",".join(f"{one.serial:x}:{one.state.value}" for one in response.answers)
+    until = max(one.next_update for one in response.answers)
+    return f"OCSP response answers={told} next_update={until:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _check_certificate(
@@ -236,9 +267,7 @@ def _check_authority(
         raise _forbid(f"an authority below this one {below}")
 
 
-def _check_cross_certificate(
-    policy: Policy, certificate: ToBeSignedCertificate, certified: CertifiedAuthority
-) -> None:
+def _check_cross_certificate(policy: Policy, certificate: ToBeSignedCertificate, certified: CertifiedAuthority) -> None:
     """Lets one key of a root certify another (RFC 4210, section 4.4), which lies in this token and is a root's as well.
 
     So a daemon that is not itself can make no key outside of the token the equal of the root's.
