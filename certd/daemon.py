@@ -103,7 +103,12 @@ class Daemon:
     def _listen(self, credentials: Credentials) -> Ready:
         core, listen = self._core, self._config.listen
         http = serve_http(
-            application(chains=core.public_certificates, health=core.health),
+            application(
+                chains=core.public_certificates,
+                lists=core.publication.published_lists,
+                health=core.health,
+                clock=core.clock,
+            ),
             host=listen.http.host,
             port=listen.http.port,
         )
@@ -119,6 +124,7 @@ class Daemon:
                 authorities=core.authorities,
                 authority_activation=core.authority_activation,
                 authority_changes=core.authority_changes,
+                revocation_lists=core.publication.lists,
                 certificates=core.certificates,
                 certificate_searches=core.certificate_searches,
                 revocation=core.revocation,

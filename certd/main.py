@@ -16,6 +16,7 @@ from certd.outbound.jwks import KeySet
 from certd.outbound.mail import Mail
 from certd.outbound.webhook import Webhooks
 from certd.prepare.client import Preparer
+from certd.publication import Publication, publication
 from certd.scheduler import Scheduler, Waker
 from certd.services.access import Access
 from certd.services.administrators import AdministratorRecovery
@@ -70,6 +71,7 @@ from certd.services.revocation import Revocation
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
+from certd.services.status_locations import follow_base_url
 from certd.services.steps import StepHook
 from certd.services.subscription_secrets import SubscriptionSecrets
 from certd.services.subscriptions import Subscriptions
@@ -154,6 +156,7 @@ class Core:
     rates: Rates
     refusals: Refusals
     public_certificates: PublicCertificates
+    publication: Publication
 
     def start(self) -> None:
         """Starts what works without being asked, after recovery of what the last run left half done."""
@@ -165,6 +168,7 @@ class Core:
             _log.error("a prepare process does not start; what needs one is refused until it does")
         self.ownership.begin()
         self.recovery.run()
+        follow_base_url(self.store, self.config.web.base_url, self.clock.now())
         self.loop.start()
         self.scheduler.start()
         self.delivery_scheduler.start()
@@ -304,6 +308,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         step=step,
     )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
+    published = publication(store=store, token=token, clock=clock, access=access, step=step)
     scheduler = Scheduler(
         store=store,
         clock=clock,
@@ -311,12 +316,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
             JobKind.RESEAL_KEYS: rotation.reseal,
+            JobKind.GENERATE_REVOCATION_LIST: published.list_signing.run,
             JobKind.CHECK_DEPLOYMENT: DeploymentChecks(
                 store=store, clock=clock, longest=time_to_deploy, step=step
             ).check,
         },
         together={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.advance},
-        blocked={JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked},
+        blocked={
+            JobKind.ADVANCE_MANAGED_CERTIFICATE: steps.blocked,
+            JobKind.GENERATE_REVOCATION_LIST: published.list_signing.blocked,
+        },
         epoch=ownership.epoch,
         beats=(
             ownership.renew,
@@ -361,6 +370,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         step=step,
     )
     feed = EventFeed(store)
+    health = Health(store=store, token=token, preparer=preparer, complaints=(published.list_troubles.problems,))
     return Core(
         config=config,
         clock=clock,
@@ -391,9 +401,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         bearer=Bearer(issuers, clock=clock, trust_domain=trust_domain),
         authorities=authorities,
         authority_activation=AuthorityActivation(
-            store=store, token=token, clock=clock, access=access, views=views, step=step
+            store=store, token=token, clock=clock, access=access, views=views, base_url=base_url, step=step
         ),
-        authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views),
+        authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views, base_url=base_url),
         certificates=Certificates(
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
@@ -483,12 +493,14 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             preparer=preparer,
             access=access,
             system_authority=system_authority,
+            health=health,
             trust_domain=trust_domain,
             start_time=clock.now(),
         ),
         server_certificate=server_certificate,
-        health=Health(store=store, token=token, preparer=preparer),
+        health=health,
         rates=rates,
         refusals=refusals,
         public_certificates=PublicCertificates(store),
+        publication=published,
     )

@@ -34,6 +34,7 @@ from certd.api import (
     profiles,
     renewal_campaigns,
     revocation,
+    revocation_lists,
     server_info,
     subscriptions,
     tenants,
@@ -75,6 +76,7 @@ from certd.services.rates import Rates
 from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
+from certd.services.revocation_lists import RevocationLists
 from certd.services.server import Server
 from certd.services.subscriptions import Subscriptions
 from certd.services.tenants import Tenants
@@ -108,6 +110,7 @@ class Services:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    revocation_lists: RevocationLists
     certificates: Certificates
     certificate_searches: CertificateSearches
     revocation: Revocation
@@ -299,6 +302,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         {
             **authorities.methods(services.authorities, limits),
             **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
+            **revocation_lists.methods(services.revocation_lists),
         },
         {
             **certificates.methods(services.certificates, limits),

@@ -1,5 +1,6 @@
 """The server itself: what it is, whether it is well, what its clients may trust."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,6 +35,8 @@ class ServerDescription:
     database_engine: str
     start_time: datetime
     trust_domain: str
+    complaints: tuple[str, ...]
+    """A sentence for everything that works, and that somebody should look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Server:
         preparer: Preparer,
         access: Access,
         system_authority: SystemAuthority,
+        health: "Health",
         trust_domain: str,
         start_time: datetime,
     ) -> None:
@@ -63,6 +67,7 @@ class Server:
         self._preparer = preparer
         self._access = access
         self._system_authority = system_authority
+        self._health = health
         self._trust_domain = trust_domain
         self._start_time = start_time
 
@@ -83,6 +88,7 @@ class Server:
             database_engine=self._store.engine_name,
             start_time=self._start_time,
             trust_domain=self._trust_domain,
+            complaints=tuple(self._health.complaints()),
         )
 
     def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
@@ -109,12 +115,27 @@ class Server:
 
 
 class Health:
-    """Whether the daemon can do its work."""
+    """Whether the daemon can do its work.
 
-    def __init__(self, *, store: Store, token: TokenClient, preparer: Preparer) -> None:
+    Args:
+        store: the books.
+        token: the token.
+        preparer: prepares.
+        complaints: tell what else is not as it should be.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        preparer: Preparer,
+        complaints: Sequence[Callable[[], list[str]]],
+    ) -> None:
         self._store = store
         self._token = token
         self._preparer = preparer
+        self._complaints = complaints
 
     @property
     def processes_work(self) -> bool:
@@ -135,3 +156,7 @@ class Health:
         except CertdError:
             problems.append("the database does not answer")
         return problems
+
+    def complaints(self) -> list[str]:
+        """Returns a sentence for everything that somebody should look at while the daemon does its work."""
+        return [sentence for complain in self._complaints for sentence in complain()]

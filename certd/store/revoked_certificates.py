@@ -91,8 +91,8 @@ def _statements(statement: Select[Any], *, sqlite: list[_Condition], postgresql:
     return _Statements(
         *(
             PerEngine(
-                sqlite=statement.where(place, *sqlite),  # type: ignore[arg-type]  # Text is a condition, too.
-                postgresql=statement.where(place, *postgresql),  # type: ignore[arg-type]
+                sqlite=statement.where(place, *sqlite),
+                postgresql=statement.where(place, *postgresql),
             )
             for place in (_IN_NONE, _IN_ONE)
         )

@@ -12,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from certd.clock import Clock
 from certd.errors import CertdError, Reason
-from certd.web import authority_certificates, status
-from certd.web.authority_certificates import AuthorityChains, Endpoint
+from certd.web import authority_certificates, revocation_lists, status
+from certd.web.authority_certificates import AuthorityChains
+from certd.web.conditional import Endpoint
+from certd.web.revocation_lists import Lists
 
 LONGEST_PATH: Final = 2048
 LARGEST_HEADERS: Final = 16 * 1024
@@ -30,11 +33,15 @@ class Healthy(Protocol):
     def problems(self) -> list[str]:
         """Returns a sentence for everything that keeps the daemon from its work."""
 
+    def complaints(self) -> list[str]:
+        """Returns a sentence for everything else that somebody should look at, and that another daemon has too."""
 
-def application(*, chains: AuthorityChains, health: Healthy) -> Starlette:
-    """Returns the application: `/ca/…`, `/healthz` and `/readyz`."""
+
+def application(*, chains: AuthorityChains, lists: Lists, health: Healthy, clock: Clock) -> Starlette:
+    """Returns the application: `/ca/…`, `/crl/…`, `/healthz` and `/readyz`."""
     endpoints: dict[str, Endpoint] = {
         **authority_certificates.endpoints(chains),
+        **revocation_lists.endpoints(lists, clock),
         "/healthz": _alive,
         "/readyz": _ready(health),
     }
@@ -57,7 +64,7 @@ def _ready(health: Healthy) -> Endpoint:
     def ready(_request: Request) -> Response:
         problems = health.problems()
         return JSONResponse(
-            {"status": "not ready" if problems else "ready", "problems": problems},
+            {"status": "not ready" if problems else "ready", "problems": [*problems, *health.complaints()]},
             status_code=HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK,
             headers={"Cache-Control": "no-store"},
         )

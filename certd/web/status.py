@@ -79,6 +79,7 @@ STATUSES: Final[Mapping[Reason, HTTPStatus]] = {
     Reason.SUBSCRIPTION_EXISTS: HTTPStatus.CONFLICT,
     Reason.TARGET_NOT_ALLOWED: HTTPStatus.CONFLICT,
     Reason.DOWNLOAD_CODE_INVALID: HTTPStatus.UNAUTHORIZED,
+    Reason.REVOCATION_LIST_NOT_FOUND: HTTPStatus.NOT_FOUND,
 }
 """The status of each reason."""
 
