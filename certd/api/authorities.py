@@ -4,9 +4,9 @@ from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 
-from certd.api import fields, x509
+from certd.api import fields, revocation_settings, x509
 from certd.api.call import Call, Methods
-from certd.model.authority import AuthorityType
+from certd.model.authority import AuthorityType, UsageMode
 from certd.model.names import AuthorityName, TenantName, check_id
 from certd.model.request_limits import RequestLimits
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
@@ -64,6 +64,16 @@ def create_authority(
         )
     )
     labels = violations.attempt(lambda: fields.labels("authority.labels", given.labels, most=limits.labels))
+    usage_mode = violations.attempt(
+        lambda: fields.choice("authority.usage_mode", authority_pb2.Authority.UsageMode, given.usage_mode, UsageMode)
+    )
+    revocation = violations.attempt(
+        lambda: (
+            revocation_settings.parse("authority.revocation", given.revocation)
+            if given.HasField("revocation")
+            else None
+        )
+    )
     violations.check()
     view = authorities.create(
         call.caller,
@@ -78,6 +88,9 @@ def create_authority(
             issuer=issuer,
             name_constraints=constraints,
             labels=labels,
+            usage_mode=usage_mode or UsageMode.GENERAL_PURPOSE,
+            revocation=revocation,
+            deletion_protection=given.deletion_protection,
         ),
         key=key,
         validate_only=request.validate_only,
@@ -139,6 +152,9 @@ def authority_message(view: AuthorityView) -> authority_pb2.Authority:
         ),
         chain=x509.encoded_chain(authority.chain),
         labels=authority.labels,
+        revocation=revocation_settings.message(authority.revocation),
+        usage_mode=authority_pb2.Authority.UsageMode.Value(authority.usage_mode),
+        deletion_protection=authority.deletion_protection,
         create_time=x509.timestamp(authority.create_time),
         update_time=x509.timestamp(authority.update_time),
         etag=authority.etag,

@@ -27,6 +27,7 @@ from certd.services.authority_plan import BACKDATE
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import replay
 from certd.services.issuing_refusals import token_unavailable
+from certd.services.status_locations import ensure_lists
 from certd.services.steps import StepHook
 from certd.store import authorities
 from certd.store.store import Store, Transaction
@@ -60,6 +61,7 @@ class AuthorityActivation:
         clock: Clock,
         access: Access,
         views: AuthorityViews,
+        base_url: str | None,
         step: StepHook,
     ) -> None:
         self._store = store
@@ -67,6 +69,7 @@ class AuthorityActivation:
         self._clock = clock
         self._access = access
         self._views = views
+        self._base_url = base_url
         self._step = step
 
     def csr(self, caller: Caller, name: AuthorityName) -> bytes:
@@ -133,6 +136,7 @@ class AuthorityActivation:
                 path_length=accepted.path_length,
                 now=now,
             )
+            ensure_lists(tx, _activated(found, accepted), self._base_url, now)
             tx.configuration_changed()
             tx.event(event_of(EventType.AUTHORITY_ACTIVATED, found, caller.principal, now, **_details(accepted)))
             return self._views.read(tx, existing_authority(tx, change.name), now, warnings=accepted.warnings)

@@ -1,4 +1,4 @@
-"""What changes of an authority after its creation: its labels, and whether it issues.
+"""What changes of an authority after its creation: its labels and settings, and whether it issues.
 
 A change is one transaction: request record, permission to change it now (etag, state), the row, the event.
 """
@@ -10,15 +10,17 @@ from datetime import datetime
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
-from certd.model.authority import Authority, AuthorityState
+from certd.model.authority import Authority, AuthorityState, UsageMode
 from certd.model.certificate import CertificateState
 from certd.model.event import EventType
 from certd.model.names import AuthorityName, normalise_serial
+from certd.model.revocation_settings import RevocationSettings, SettingsChange, changed_settings
 from certd.pki.description import describe
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import RequestKey, record_of, same_request
+from certd.services.status_locations import ensure_lists, location_warnings
 from certd.store import authorities, certificates, request_records
 from certd.store.store import Store, Transaction
 
@@ -34,35 +36,71 @@ class Change:
     validate_only: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSettings:
+    """What may be changed of an authority; None stays as it is."""
+
+    labels: Mapping[str, str] | None = None
+    revocation: SettingsChange | None = None
+    deletion_protection: bool | None = None
+
+
+_SETTINGS = ("labels", "revocation", "deletion_protection")
 _Apply = Callable[[Transaction, Authority, datetime], None]
 _Plan = Callable[[Transaction, Authority, datetime], tuple[Authority, _Apply]]
 
 
 class AuthorityChanges:
-    """The use cases of authorities that exist."""
+    """The use cases of authorities that exist.
 
-    def __init__(self, *, store: Store, clock: Clock, access: Access, views: AuthorityViews) -> None:
+    Args:
+        store: the books.
+        clock: the time.
+        access: who may.
+        views: makes answers.
+        base_url: under which others reach this server; None: they do not.
+    """
+
+    def __init__(
+        self, *, store: Store, clock: Clock, access: Access, views: AuthorityViews, base_url: str | None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._access = access
         self._views = views
+        self._base_url = base_url
 
-    def update(self, caller: Caller, change: Change, *, labels: Mapping[str, str] | None) -> AuthorityView:
-        """Replaces the labels, unless they are None.
+    def update(self, caller: Caller, change: Change, new: NewSettings) -> AuthorityView:
+        """Replaces labels, revocation settings and deletion protection, those that are wanted.
 
-        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED.
+        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and FIELD_INVALID for settings that contradict
+        each other or what the authority is for.
         """
 
         def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
-            wanted = authority.labels if labels is None else labels
+            planned = replace(
+                authority,
+                labels=authority.labels if new.labels is None else dict(new.labels),
+                revocation=_settings(authority, new.revocation),
+                deletion_protection=(
+                    authority.deletion_protection if new.deletion_protection is None else new.deletion_protection
+                ),
+            )
 
             def apply(tx: Transaction, authority: Authority, now: datetime) -> None:
-                authorities.set_labels(tx, authority.uid, wanted, now)
-                tx.event(event_of(EventType.AUTHORITY_UPDATED, authority, caller.principal, now, fields="labels"))
+                authorities.set_settings(tx, planned, now)
+                if planned.certificate is not None and planned.revocation != authority.revocation:
+                    ensure_lists(tx, planned, self._base_url, now)
+                changed = [field for field in _SETTINGS if getattr(planned, field) != getattr(authority, field)]
+                fields = ",".join(changed)
+                tx.event(event_of(EventType.AUTHORITY_UPDATED, authority, caller.principal, now, fields=fields))
 
-            return replace(authority, labels=dict(wanted)), apply
+            return planned, apply
 
-        return self._change(caller, Permission.AUTHORITY_UPDATE, "UpdateAuthority", change, plan, etag="authority.etag")
+        view = self._change(caller, Permission.AUTHORITY_UPDATE, "UpdateAuthority", change, plan, etag="authority.etag")
+        if new.revocation is None:
+            return view
+        return replace(view, warnings=(*view.warnings, *location_warnings(view.authority, self._base_url)))
 
     def enable(self, caller: Caller, change: Change) -> AuthorityView:
         """Lets a DISABLED authority issue again; one that is ENABLED stays as it is.
@@ -132,6 +170,13 @@ class AuthorityChanges:
             return self._views.read(tx, authority, now)
 
         return self._store.write("authorities.change", work)
+
+
+def _settings(authority: Authority, change: SettingsChange | None) -> RevocationSettings:
+    if change is None:
+        return authority.revocation
+    short_lived = authority.usage_mode is UsageMode.SHORT_LIVED
+    return changed_settings(authority.revocation, change, short_lived=short_lived, field="authority.revocation")
 
 
 def made_before(

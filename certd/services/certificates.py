@@ -432,4 +432,5 @@ def _row_of(intent: Intent, der: bytes, state: CertificateState) -> Certificate:
         revoke_time=None,
         revocation_reason=None,
         invalidity_time=None,
+        crl_partition=intent.crl_partition,
     )

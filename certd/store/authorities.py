@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, bindparam, delete, or_, select, update
 
 from certd.errors import CertdError, Reason
-from certd.model.authority import (, UsageMode
+from certd.model.authority import (
     Authority,
     AuthorityKey,
     AuthorityKeyState,

@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from certd.pki.preparation import Warning as PreparationWarning
 from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import Activation, AuthorityActivation
-from certd.services.authority_changes import AuthorityChanges, Change
+from certd.services.authority_changes import AuthorityChanges, Change, NewSettings
 from certd.services.authority_plan import NewAuthority
 from certd.services.authority_views import AuthorityView
 from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
@@ -233,8 +233,8 @@ class FakeAuthorityChanges(AuthorityChanges):
         self._told = told
         self._authorities = authorities
 
-    def update(self, caller: Caller, change: Change, *, labels: Mapping[str, str] | None) -> AuthorityView:
-        self._told.take(caller, change, labels)
+    def update(self, caller: Caller, change: Change, new: NewSettings) -> AuthorityView:
+        self._told.take(caller, change, new)
         return self._authorities.view
 
     def enable(self, caller: Caller, change: Change) -> AuthorityView:

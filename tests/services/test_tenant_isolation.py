@@ -28,7 +28,7 @@ from certd.model.names import (
 from certd.model.tenant import Quotas
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authority_changes import Change
+from certd.services.authority_changes import Change, NewSettings
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
@@ -151,7 +151,7 @@ def calls_on(world: World, caller: Caller, at: Place) -> dict[str, Callable[[], 
         "authorities.page": lambda: core.authorities.page(caller, tenant, FIRST),
         "authorities.create": lambda: core.authorities.create(caller, _root(at), **made),
         "authorities.csr": lambda: core.authority_activation.csr(caller, at.authority),
-        "authorities.update": lambda: core.authority_changes.update(caller, change, labels={}),
+        "authorities.update": lambda: core.authority_changes.update(caller, change, NewSettings(labels={})),
         "authorities.enable": lambda: core.authority_changes.enable(caller, change),
         "authorities.disable": lambda: core.authority_changes.disable(caller, change),
         "certificates.get": lambda: core.certificates.get(caller, at.certificate),

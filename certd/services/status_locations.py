@@ -1,0 +1,126 @@
+"""What an authority's settings mean for the certificates that it signs, and for the CRLs that they name."""
+
+from datetime import datetime
+from functools import partial
+
+from certd.model.authority import Authority, UsageMode
+from certd.model.revocation_settings import partitions_of
+from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
+from certd.pki.status_locations import (
+    NOWHERE,
+    StatusLocations,
+    authority_stem,
+    crl_stem,
+    crl_url,
+    responder_url,
+)
+from certd.store import authorities, revocation_lists
+from certd.store.store import Store, Transaction
+
+_PAGE_LENGTH = 200
+_SETTING = "authority.revocation"
+
+
+def locations_of(authority: Authority, base_url: str | None) -> StatusLocations:
+    """Returns what is written into the certificates that the key of an authority signs.
+
+    Args:
+        authority: who signs. Those of the system, whose certificates certd alone reads, say nothing.
+        base_url: under which this server is reached; None: it is not, and what has no URL of its own is left out.
+    """
+    if authority.tenant is None:
+        return NOWHERE
+    settings, uid, number = authority.revocation, authority.uid, authority.key.number
+    own = () if base_url is None else (base_url,)
+    issuers = () if settings.omit_issuer_url else settings.issuer_base_urls or own
+    responders = settings.ocsp.base_urls or own if settings.ocsp.enabled and not settings.ocsp.omit_extension else ()
+    lists = settings.crl.base_urls or own if settings.crl.enabled and not settings.crl.omit_extension else ()
+    return StatusLocations(
+        issuer_urls=tuple(f"{authority_stem(base, uid, number)}.cer" for base in issuers),
+        responder_urls=tuple(responder_url(base, uid, number) for base in responders),
+        crl_stems=tuple(crl_stem(base, uid, number) for base in lists),
+        partition_count=settings.crl.partition_count if lists and settings.crl.partitioned else 0,
+        short_lived=authority.usage_mode is UsageMode.SHORT_LIVED,
+    )
+
+
+def crl_urls(authority: Authority, base_url: str | None, partition: int) -> tuple[str, ...]:
+    """Returns the URLs of a CRL of the authority's key that certificates name now; partition 0: the complete one."""
+    return tuple(crl_url(stem, partition) for stem in locations_of(authority, base_url).crl_stems)
+
+
+def ensure_lists(tx: Transaction, authority: Authority, base_url: str | None, now: datetime) -> None:
+    """Has every CRL signed that certificates of the authority's key may name, before the first one names it.
+
+    To be called in the transaction that gives a key its certificate, and in that of new settings; idempotent.
+    """
+    if authority.tenant is None or not authority.revocation.crl.enabled:
+        return
+    urls = {partition: crl_urls(authority, base_url, partition) for partition in partitions_of(authority.revocation)}
+    revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, urls, now=now)
+
+
+def follow_base_url(store: Store, base_url: str | None, now: datetime) -> None:
+    """Has the CRLs of all authorities name `base_url`, which may be another than when the daemon last ran.
+
+    To be called before anything is issued.
+    """
+    after = ""
+    while True:
+        with store.read("revocation-lists.named") as tx:
+            page = authorities.page_by_uid(tx, after=after, limit=_PAGE_LENGTH)
+            behind = [
+                one
+                for one in page
+                if one.certificate is not None
+                # The rows of the partitions were written together with that of the complete one.
+                and not set(crl_urls(one, base_url, 0)) <= set(revocation_lists.urls(tx, one.uid, one.key.number, 0))
+            ]
+        for authority in behind:
+            store.write("revocation-lists.name", partial(_ensure, authority, base_url, now))
+        if len(page) < _PAGE_LENGTH:
+            return
+        after = page[-1].uid
+
+
+def _ensure(authority: Authority, base_url: str | None, now: datetime, tx: Transaction) -> None:
+    # Settings may have changed since they were read.
+    found = authorities.get_by_uid(tx, authority.uid)
+    if found is not None and found.certificate is not None:
+        ensure_lists(tx, found, base_url, now)
+
+
+def location_warnings(authority: Authority, base_url: str | None) -> tuple[Warning, ...]:
+    """Returns what certificates of the authority will lack though its settings want it, and the remedy."""
+    settings = authority.revocation
+    warnings = []
+    if authority.usage_mode is UsageMode.SHORT_LIVED and authority.path_length > 0:
+        warnings.append(
+            Warning(
+                "authority.usage_mode",
+                "authorities may stand below it, whose certificates say nothing of revocation either and can only end;"
+                " let a GENERAL_PURPOSE authority sign those, or say path_length 0",
+            )
+        )
+    if base_url is not None:
+        return tuple(warnings)
+    lacking = {
+        f"{_SETTING}.crl.base_urls": settings.crl.enabled
+        and not settings.crl.omit_extension
+        and not settings.crl.base_urls,
+        f"{_SETTING}.ocsp.base_urls": settings.ocsp.enabled
+        and not settings.ocsp.omit_extension
+        and not settings.ocsp.base_urls,
+        f"{_SETTING}.issuer_base_urls": not settings.omit_issuer_url and not settings.issuer_base_urls,
+    }
+    what = {"crl": "no CRL", "ocsp": "no OCSP responder", "issuer_base_urls": "not where their issuer's is"}
+    for field, is_lacking in lacking.items():
+        if is_lacking:
+            name = what[field.removeprefix(f"{_SETTING}.").partition(".")[0]]
+            warnings.append(
+                Warning(
+                    field,
+                    f"is empty and the server has no [web] base_url: certificates say {name}; set one of the two",
+                )
+            )
+    return tuple(warnings)
