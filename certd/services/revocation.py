@@ -83,19 +83,19 @@ class Revocation:
             with self._store.read("certificates.revoke") as tx:
                 return _view(tx, _revoked(_subject(tx, new.name), new, now), new)
 
-        def work(tx: Transaction) -> tuple[CertificateView, bool]:
-            subject, renewal_is_due = _subject(tx, new.name), False
+        def work(tx: Transaction) -> CertificateView:
+            subject = _subject(tx, new.name)
             resource = row_key(subject.row.authority_uid, subject.row.serial)
             if not is_repeated(tx, caller, _METHOD, key, resource=resource, now=now):
                 planned = _revoked(subject, new, now)
-                renewal_is_due = write_revocation(tx, caller.principal, subject, planned.row, now)
+                write_revocation(tx, caller.principal, subject, planned.row, now)
                 subject = planned
-            return _view(tx, subject, new), renewal_is_due
+            return _view(tx, subject, new)
 
-        view, renewal_is_due = self._store.write("certificates.revoke", work)
+        view = self._store.write("certificates.revoke", work)
         self._step("revoke.1.committed")
-        if renewal_is_due:
-            self._wake_scheduler()
+        # There is a CRL to sign in seconds, and perhaps a renewal now.
+        self._wake_scheduler()
         return view
 
 

@@ -20,7 +20,15 @@ from certd.pki.description import describe
 from certd.services.authorities import every_authority
 from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
 from certd.services.managed_certificate_records import event_of
-from certd.store import authorities, blocked_keys, managed_certificates, managed_versions, revocations, sealed_keys
+from certd.store import (
+    authorities,
+    blocked_keys,
+    managed_certificates,
+    managed_versions,
+    revocation_lists,
+    revocations,
+    sealed_keys,
+)
 from certd.store.store import Transaction
 
 _COMPROMISED = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
@@ -118,6 +126,7 @@ def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Cer
         reason=reason,
         invalidity_time=row.invalidity_time,
     )
+    revocation_lists.mark_changed(tx, row.authority_uid, row.key_number, row.crl_partition, now)
     if reason is RevocationReason.KEY_COMPROMISE or (subject.authority and reason in _COMPROMISED):
         blocked_keys.block(
             tx,
