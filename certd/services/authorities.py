@@ -41,6 +41,7 @@ from certd.services.issuance import issuance_of, issuer_of, prepare, rehearsal_k
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
+from certd.services.status_locations import ensure_lists, location_warnings, locations_of
 from certd.services.steps import StepHook
 from certd.services.system import SYSTEM_AUTHORITY_ID
 from certd.services.tenants import check_quota, existing_tenant
@@ -117,7 +118,11 @@ class Authorities:
         if made is not None:
             return self._replayed(made)
         planned = plan_of(new, issuer, now)
-        warnings = (*constraint_warnings(new, issuer), *self._rehearse(planned, issuer, now))
+        warnings = (
+            *constraint_warnings(new, issuer),
+            *location_warnings(planned, self._base_url),
+            *self._rehearse(planned, issuer, now),
+        )
         if validate_only:
             return self._views.of(planned, issuer, now, warnings=warnings)
         if not self._token.ready:
@@ -281,6 +286,7 @@ class Authorities:
             )
             if not done:
                 raise CertdError(Reason.STATE_FORBIDS, f"{authority.name} has its certificate already")
+            ensure_lists(tx, authority, self._base_url, now)
             jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
             tx.configuration_changed()
             tx.event(event_of(EventType.AUTHORITY_CREATED, authority, principal, now))
@@ -320,8 +326,9 @@ class Authorities:
 
     def _issuer_view(self, signer: Authority, public_key: bytes) -> Issuer:
         """A root in the making is its own issuer; every other issuer has its key already."""
-        return issuer_of(signer, public_key=signer.key.public_key or public_key, information_url=None
-                         if signer.certificate is None else information_url(self._base_url, signer))  # fmt: skip
+        return issuer_of(
+            signer, public_key=signer.key.public_key or public_key, locations=locations_of(signer, self._base_url)
+        )
 
     def _issuer(self, tx: Transaction, new: NewAuthority) -> Authority | None:
         if new.type is AuthorityType.ROOT:
@@ -385,11 +392,6 @@ def check_enabled(authority: Authority, now: datetime) -> None:
             metadata={"state": state},
             resource=authority.name,
         )
-
-
-def information_url(base_url: str | None, authority: Authority) -> str | None:
-    """Returns where the authority's certificate is published, or None when this server publishes none."""
-    return None if base_url is None else f"{base_url}/ca/{authority.uid}/{authority.key.number}.cer"
 
 
 def _job(uid: str, due_time: datetime) -> Job:
