@@ -80,7 +80,7 @@ class AuthorityKey:
     lifetime: timedelta | None = None
     """Of the certificate that was asked for; None: as the authority says."""
     cross_certify: bool = False
-    """Whether the key before and this one certify each other before its preparation is over."""
+    """Whether the key that signs and this one are still to certify each other before its preparation is over."""
 
     @property
     def full_chain(self) -> tuple[bytes, ...]:

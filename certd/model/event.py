@@ -29,6 +29,7 @@ class EventType(enum.StrEnum):
     AUTHORITY_PURGED = "authority.purged"
     AUTHORITY_ADOPTED = "authority.adopted"
     AUTHORITY_KEY_PREPARED = "authority.key-prepared"
+    AUTHORITY_KEY_FAILED = "authority.key-failed"
     AUTHORITY_KEY_ACTIVATED = "authority.key-activated"
     AUTHORITY_KEY_TAINTED = "authority.key-tainted"
     AUTHORITY_KEY_RETIRED = "authority.key-retired"

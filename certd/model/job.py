@@ -10,6 +10,8 @@ class JobKind(enum.StrEnum):
     """What is to be done."""
 
     ADVANCE_AUTHORITY = "advance-authority"
+    ADVANCE_AUTHORITY_KEY = "advance-authority-key"
+    """The subject is `{uid of the authority}/{number of the key}`, a key that is being prepared."""
     ADVANCE_MANAGED_CERTIFICATE = "advance-managed-certificate"
     """The subject is the uid of a managed certificate; the job lives as long as that, for the next renewal."""
     ADVANCE_RENEWAL_CAMPAIGN = "advance-renewal-campaign"

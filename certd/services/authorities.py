@@ -138,7 +138,7 @@ class Authorities:
         try:
             finished = self.finish(planned.uid, principal=caller.principal)
         except CertdError as error:
-            if _may_pass(error):
+            if may_pass(error):
                 self._hand_over(planned.uid)
             raise
         return self._views.of(finished, issuer, self._clock.now(), warnings=warnings)
@@ -159,7 +159,7 @@ class Authorities:
         with self._store.read("authorities.page") as tx:
             existing_tenant(tx, parent.tenant)
             rows = authorities.page(tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1)
-            views = [self._views.read(tx, authority, now) for authority in rows]
+            views = [self._views.listed(tx, authority, now) for authority in rows]
         return page_of(views, request, query, key=lambda view: [view.authority.authority_id])
 
     def ensure_system(self, trust_domain: str, subject: bytes, *, authority_id: str = SYSTEM_AUTHORITY_ID) -> Authority:
@@ -186,7 +186,7 @@ class Authorities:
         try:
             self.finish(uid, principal=SYSTEM_PRINCIPAL)
         except CertdError as error:
-            if _may_pass(error):
+            if may_pass(error):
                 raise
         self._store.write("authorities.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, uid))
 
@@ -209,7 +209,7 @@ class Authorities:
             if authority.issuer_uid is not None:
                 self._issue_own_certificate(authority, public_key, issuer, principal)
         except CertdError as error:
-            if not _may_pass(error):
+            if not may_pass(error):
                 self._abandon(authority, error, principal)
             raise
         with self._store.read("authorities.finished") as tx:
@@ -352,7 +352,7 @@ class Authorities:
             return self._views.read(tx, authority, self._clock.now())
 
 
-def _may_pass(error: CertdError) -> bool:
+def may_pass(error: CertdError) -> bool:
     """Returns whether a later attempt may succeed; a token that is there and says no will always say it."""
     return error.reason in _TRANSIENT and (error.retry_after is not None or error.reason != Reason.TOKEN_UNAVAILABLE)
 

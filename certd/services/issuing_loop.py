@@ -410,6 +410,7 @@ class IssuingLoop:
                 kind=SignatureKind.CERTIFICATE,
                 signature_algorithm=item.issuance.signature_algorithm,
                 to_be_signed=item.issuance.intent.tbs,
+                certified=item.issuance.certified,
             )
             for item in items
         ]

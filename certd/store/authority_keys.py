@@ -81,6 +81,7 @@ _TOUCH = (
     .where(_authorities.c.uid == bindparam("of_authority"))
     .values(revision=_authorities.c.revision + 1, update_time=bindparam("now"))
 )
+_SET_CROSS_CERTIFIED = update(_keys).where(_THIS).values(cross_certify=False)
 _GET_CSR = select(_keys.c.csr).where(_THIS)
 _CURRENT = select(_authorities.c.key_number).where(_authorities.c.uid == bindparam("of_authority")).scalar_subquery()
 _GET_CURRENT_CSR = select(_keys.c.csr).where(
@@ -135,10 +136,15 @@ def owner(tx: Transaction, key_id: bytes) -> str | None:
     return None if row is None else str(row.authority_uid)
 
 
+def touch(tx: Transaction, uid: str, now: datetime) -> None:
+    """Says that an authority changed; on PostgreSQL, others who would change its keys wait until the commit."""
+    tx.execute(_TOUCH, {"of_authority": uid, "now": microseconds(now)})
+
+
 def set_public_key(tx: Transaction, uid: str, number: int, public_key: bytes, now: datetime) -> None:
     """Records the public key that the token answered with."""
     tx.execute(_SET_PUBLIC_KEY, {"of_authority": uid, "of_number": number, "new_public_key": public_key})
-    _touch(tx, uid, now)
+    touch(tx, uid, now)
 
 
 def set_certificate(
@@ -163,7 +169,7 @@ def set_certificate(
     }
     tx.execute(_SET_CERTIFICATE, parameters)
     tx.execute(_MIRROR_CERTIFICATE, parameters)
-    _touch(tx, uid, now)
+    touch(tx, uid, now)
 
 
 def set_state(tx: Transaction, uid: str, number: int, state: AuthorityKeyState, now: datetime) -> None:
@@ -172,7 +178,7 @@ def set_state(tx: Transaction, uid: str, number: int, state: AuthorityKeyState, 
         _SET_STATE,
         {"of_authority": uid, "of_number": number, "new_state": state.value, "now": microseconds(now)},
     )
-    _touch(tx, uid, now)
+    touch(tx, uid, now)
 
 
 def switch(tx: Transaction, authority: Authority, to: AuthorityKey, now: datetime) -> None:
@@ -211,16 +217,18 @@ def set_csr(tx: Transaction, uid: str, number: int, request: bytes) -> bool:
     return True
 
 
+def set_cross_certified(tx: Transaction, uid: str, number: int, now: datetime) -> None:
+    """Records that a key and the one before need not certify each other any more."""
+    tx.execute(_SET_CROSS_CERTIFIED, {"of_authority": uid, "of_number": number})
+    touch(tx, uid, now)
+
+
 def delete_unfinished(tx: Transaction, uid: str, number: int, now: datetime) -> bool:
     """Deletes a key that has no certificate; returns False, and changes nothing, for any other."""
     if tx.execute(_DELETE, {"of_authority": uid, "of_number": number}).rowcount != 1:
         return False
-    _touch(tx, uid, now)
+    touch(tx, uid, now)
     return True
-
-
-def _touch(tx: Transaction, uid: str, now: datetime) -> None:
-    tx.execute(_TOUCH, {"of_authority": uid, "now": microseconds(now)})
 
 
 def _key(row: Row[Any]) -> AuthorityKey:

@@ -142,7 +142,7 @@ authority_keys = Table(
     bytes_column("csr", null=True),
     # Of the certificate that is asked for; NULL: as the authority says.
     time_column("lifetime", null=True),
-    # Whether the key before and this one certify each other before its preparation is over.
+    # Whether the key that signs and this one are still to certify each other before its preparation is over.
     Column("cross_certify", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("authority_uid", "number", name="authority_keys_key"),
     UniqueConstraint("key_id", name="authority_keys_key_id"),

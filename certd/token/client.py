@@ -22,6 +22,7 @@ from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext, SecretContext
 from certd.token.calls import (
     AdoptedKey,
+    CertifiedKey,
     GeneratedImportKey,
     GeneratedKey,
     ImportedKey,
@@ -35,6 +36,8 @@ from certd.token.settings import TokenSettings
 from certd.token.uploads import ID_BYTES, PART_BYTES
 
 __all__ = [
+    "AdoptedKey",
+    "CertifiedKey",
     "GeneratedImportKey",
     "GeneratedKey",
     "ImportedKey",

@@ -81,7 +81,7 @@ def rfc5280_4_2_1_14_inhibit_any_policy(copy: LintCopy) -> str | None:
 
 
 def rfc5280_6_1_self_issued(copy: LintCopy) -> str | None:
-    """A certificate with its issuer's name is the issuer's own: self-signed, or of its next key (RFC 6818, section 2)."""
+    """A certificate with its issuer's name is the issuer's own: self-signed, or of another key of its."""
     if distinguished_name.comparable(copy.tbs.subject) != distinguished_name.comparable(copy.tbs.issuer):
         return None
     own = copy.tbs.subject == copy.tbs.issuer and copy.authority
