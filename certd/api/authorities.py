@@ -6,15 +6,18 @@ from google.protobuf.duration_pb2 import Duration
 
 from certd.api import fields, revocation_settings, x509
 from certd.api.call import Call, Methods
-from certd.model.authority import AuthorityType, UsageMode
+from certd.errors import field_invalid
+from certd.model.authority import AuthorityKey, AuthorityType, UsageMode
 from certd.model.names import AuthorityName, TenantName, check_id
 from certd.model.request_limits import RequestLimits
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authorities import Authorities
 from certd.services.authority_plan import LIFETIME_RULE, NewAuthority
-from certd.services.authority_views import AuthorityView
+from certd.services.authority_views import AuthorityView, own_key
 from certd.services.paging import Page
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
+
+_KEY_NUMBERS = 1 << 31
 
 
 def methods(authorities: Authorities, limits: RequestLimits) -> Methods:
@@ -143,13 +146,8 @@ def authority_message(view: AuthorityView) -> authority_pb2.Authority:
         lifetime=lifetime,
         path_length=authority.path_length,
         issuer=view.issuer_name,
-        key=authority_pb2.Authority.Key(
-            number=authority.key.number,
-            token_label=view.token_label,
-            key_id=authority.key.key_id.hex(),
-            mechanism=view.mechanism,
-            public_key=authority.key.public_key or b"",
-        ),
+        key=_key_message(view, own_key(authority)),
+        keys=[_key_message(view, key) for key in view.keys],
         chain=x509.encoded_chain(authority.chain),
         labels=authority.labels,
         revocation=revocation_settings.message(authority.revocation),
@@ -167,6 +165,34 @@ def authority_message(view: AuthorityView) -> authority_pb2.Authority:
     if constraints is not None:
         message.name_constraints.CopyFrom(x509.name_constraints_message(constraints))
     return message
+
+
+def _key_message(view: AuthorityView, key: AuthorityKey) -> authority_pb2.Authority.Key:
+    message = authority_pb2.Authority.Key(
+        number=key.number,
+        token_label=view.token_label,
+        key_id=key.key_id.hex(),
+        mechanism=view.mechanism_of(key),
+        public_key=key.public_key or b"",
+        state=authority_pb2.Authority.Key.State.Value(key.state),
+        cross_certificates=x509.encoded_chain(view.cross_certificates.get(key.number, ())),
+    )
+    if key.certificate is not None:
+        message.certificate.CopyFrom(x509.encoded(key.certificate))
+    if key.not_after is not None:
+        message.not_after_time.CopyFrom(x509.timestamp(key.not_after))
+    if key.state_time is not None:
+        message.state_time.CopyFrom(x509.timestamp(key.state_time))
+    if key.key_spec is not None:
+        message.key_spec = x509.key_spec_number(key.key_spec)
+    return message
+
+
+def key_number(field: str, number: int) -> int | None:
+    """Returns the number of a key, None for the one that signs; raises FIELD_INVALID."""
+    if not 0 <= number < _KEY_NUMBERS:
+        raise field_invalid(field, "must be the number of a key, from 1")
+    return number or None
 
 
 def _type(number: int) -> AuthorityType:

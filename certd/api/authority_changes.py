@@ -3,7 +3,7 @@
 from functools import partial
 
 from certd.api import fields, revocation_settings
-from certd.api.authorities import authority_message
+from certd.api.authorities import authority_message, key_number
 from certd.api.call import Call, Methods
 from certd.model.names import AuthorityName
 from certd.model.request_limits import RequestLimits
@@ -97,7 +97,11 @@ def get_authority_csr(
     activation: AuthorityActivation, request: authority_service_pb2.GetAuthorityCsrRequest, call: Call
 ) -> authority_service_pb2.AuthorityCsr:
     """GetAuthorityCsr."""
-    der = activation.csr(call.caller, AuthorityName.parse("name", request.name))
+    violations = fields.Violations()
+    name = violations.attempt(lambda: AuthorityName.parse("name", request.name))
+    number = violations.attempt(lambda: key_number("key_number", request.key_number))
+    violations.check()
+    der = activation.csr(call.caller, name, number)
     return authority_service_pb2.AuthorityCsr(der=der, pem=pem("CERTIFICATE REQUEST", der))
 
 
@@ -108,8 +112,9 @@ def activate_authority(
     violations = fields.Violations()
     violations.attempt(lambda: fields.required("certificate", present=bool(request.certificate)))
     violations.attempt(lambda: fields.required("chain", present=bool(request.chain)))
+    number = violations.attempt(lambda: key_number("key_number", request.key_number))
     change = _change("ActivateAuthority", request, violations)
-    given = Activation(certificate=request.certificate, chain=request.chain)
+    given = Activation(certificate=request.certificate, chain=request.chain, key_number=number)
     return authority_message(activation.activate(call.caller, change, given))
 
 

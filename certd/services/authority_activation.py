@@ -23,8 +23,16 @@ from certd.pki.description import describe
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
 from certd.services.authority_changes import Change, made_before
+from certd.services.authority_keys import install_certificate
 from certd.services.authority_plan import BACKDATE
-from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
+from certd.services.authority_views import (
+    AuthorityView,
+    AuthorityViews,
+    authority_with_key,
+    check_etag,
+    event_of,
+    own_key,
+)
 from certd.services.idempotency import replay
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.status_locations import ensure_lists
@@ -48,6 +56,8 @@ class Activation:
     """PEM or DER of one."""
     chain: bytes
     """PEM, or DER of one."""
+    key_number: int | None = None
+    """Of the key that the certificate is for; None: the one that signs."""
 
 
 class AuthorityActivation:
@@ -72,16 +82,19 @@ class AuthorityActivation:
         self._base_url = base_url
         self._step = step
 
-    def csr(self, caller: Caller, name: AuthorityName) -> bytes:
+    def csr(self, caller: Caller, name: AuthorityName, key_number: int | None = None) -> bytes:
         """Returns the DER of the CSR of an authority, which is signed at the first call and stays the same.
 
-        Every authority of a tenant has one, whatever its state: a second parent may certify its key too.
-        Raises AUTHORITY_NOT_FOUND, TOKEN_UNAVAILABLE, and REQUEST_IN_PROGRESS while its key is being made.
+        Every authority of a tenant has one for each of its keys, whatever its state: a second parent may certify a key
+        too. Without a number it is that of the key that signs.
+        Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, TOKEN_UNAVAILABLE, and REQUEST_IN_PROGRESS while its key
+        is being made.
         """
         self._access.require(caller, Permission.AUTHORITY_ACTIVATE, str(name))
         with self._store.read("authorities.csr") as tx:
-            authority = existing_authority(tx, name)
-            found = authorities.csr(tx, authority.uid)
+            authority = authority_with_key(tx, existing_authority(tx, name), key_number)
+            number = authority.key.number
+            found = authorities.csr(tx, authority.uid, number)
         if found is not None:
             return found
         signed = self._sign(authority)
@@ -89,10 +102,10 @@ class AuthorityActivation:
         now = self._clock.now()
 
         def keep(tx: Transaction) -> bytes:
-            if authorities.set_csr(tx, authority.uid, signed):
+            if authorities.set_csr(tx, authority.uid, signed, number):
                 tx.event(event_of(EventType.AUTHORITY_CSR_SIGNED, authority, caller.principal, now))
                 return signed
-            first = authorities.csr(tx, authority.uid)
+            first = authorities.csr(tx, authority.uid, number)
             if first is None:
                 raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"{name} does not exist any more", resource=str(name))
             return first
@@ -114,11 +127,12 @@ class AuthorityActivation:
             made = None if change.validate_only else replay(tx, caller, _METHOD, change.key)
             if made is not None:
                 return self._views.read(tx, authority, now)
+            wanted = authority_with_key(tx, authority, given.key_number)
         check_etag(authority, change.etag)
-        awaiting = _awaiting(authority)
+        awaiting = _awaiting(wanted)
         accepted = accept(given.certificate, given.chain, awaiting=awaiting, now=now)
         if change.validate_only:
-            return self._views.of(_activated(authority, accepted), None, now, warnings=accepted.warnings)
+            return self._planned(authority, wanted, accepted, now)
         self._step("activation.2.checked")
 
         def install(tx: Transaction) -> AuthorityView:
@@ -126,7 +140,21 @@ class AuthorityActivation:
             if made_before(tx, caller, _METHOD, change.key, found, now):
                 return self._views.read(tx, found, now)
             check_etag(found, change.etag)
-            _awaiting(found)
+            wanted = authority_with_key(tx, found, given.key_number)
+            _awaiting(wanted)
+            if wanted.key.number != found.key.number:
+                install_certificate(
+                    tx,
+                    wanted,
+                    certificate=accepted.certificate,
+                    chain=accepted.chain,
+                    not_after=accepted.not_after,
+                    path_length=accepted.path_length,
+                    base_url=self._base_url,
+                    principal=caller.principal,
+                    now=now,
+                )
+                return self._views.read(tx, existing_authority(tx, change.name), now, warnings=accepted.warnings)
             authorities.activate(
                 tx,
                 found.uid,
@@ -144,6 +172,13 @@ class AuthorityActivation:
         view = self._store.write("authorities.activate", install)
         self._step("activation.3.installed")
         return view
+
+    def _planned(self, authority: Authority, wanted: Authority, accepted: Accepted, now: datetime) -> AuthorityView:
+        """Returns what an activation would make; the authority itself becomes another if that key signs."""
+        activated = _activated(wanted, accepted)
+        if wanted.key.number == authority.key.number:
+            return self._views.of(activated, None, now, warnings=accepted.warnings)
+        return self._views.of(authority, None, now, keys=(own_key(activated),), warnings=accepted.warnings)
 
     def _sign(self, authority: Authority) -> bytes:
         public_key = authority.key.public_key

@@ -69,7 +69,7 @@ class AuthorityViews:
             issuer_name=issuer.name if issuer is not None else "",
             token_label=self.token_label,
             mechanism=_MECHANISMS[authority.signature_algorithm],
-            keys=(_own_key(authority),) if keys is None else tuple(keys),
+            keys=(own_key(authority),) if keys is None else tuple(keys),
             warnings=warnings,
         )
 
@@ -81,7 +81,7 @@ class AuthorityViews:
         The key that signs is as `authority` has it, which may be planned and not yet written.
         """
         keys = [
-            _own_key(authority) if key.number == authority.key.number else key
+            own_key(authority) if key.number == authority.key.number else key
             for key in authorities.keys(tx, authority.uid)
         ]
         view = self.of(authority, issuer_in_books(tx, authority), now, keys=keys, warnings=warnings)
@@ -92,7 +92,7 @@ class AuthorityViews:
         return self.of(authority, issuer_in_books(tx, authority), now, keys=())
 
 
-def _own_key(authority: Authority) -> AuthorityKey:
+def own_key(authority: Authority) -> AuthorityKey:
     """Returns the key that signs, with all that the authority says of it."""
     return replace(
         authority.key,

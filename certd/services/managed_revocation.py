@@ -13,6 +13,7 @@ from certd.model.managed_certificate_states import Change, after
 from certd.model.names import ManagedCertificateName
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
+from certd.services.authority_views import authority_with_key
 from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.managed_certificate_views import (
     ManagedCertificateView,
@@ -133,7 +134,7 @@ def _subject(tx: Transaction, managed: ManagedCertificate, version: ManagedCerti
     if issuer is None or row is None:
         name = managed.name.version(version.number)
         raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"the certificate of {name} is not in the books", resource=name)
-    return subject_of(issuer, row)
+    return subject_of(authority_with_key(tx, issuer, row.key_number), row)
 
 
 def _warnings(managed: ManagedCertificate, chosen: list[Subject], new: NewManagedRevocation) -> Iterator[Warning]:

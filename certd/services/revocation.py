@@ -13,6 +13,7 @@ from certd.model.names import AuthorityName, CertificateName
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
+from certd.services.authority_views import authority_with_key
 from certd.services.certificates import CertificateView, view_of
 from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.issuance import row_key
@@ -104,7 +105,7 @@ def _subject(tx: Transaction, name: CertificateName) -> Subject:
     row = certificates.get(tx, issuer.uid, name.serial)
     if row is None or row.state is CertificateState.PENDING:
         raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
-    return subject_of(issuer, row)
+    return subject_of(authority_with_key(tx, issuer, row.key_number), row)
 
 
 def _revoked(subject: Subject, new: NewRevocation, now: datetime) -> Subject:

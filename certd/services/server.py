@@ -7,13 +7,14 @@ from datetime import datetime
 from certd import __version__
 from certd.errors import CertdError
 from certd.model.access import Caller, Permission
+from certd.model.authority import AuthorityKeyState
 from certd.model.names import TenantName
 from certd.prepare.client import Preparer, PreparerState
 from certd.services.access import Access
 from certd.services.authorities import every_authority
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
-from certd.store import associations
+from certd.store import associations, authorities
 from certd.store.store import Store
 from certd.token.client import Isolation, TokenClient
 from certd.token.description import TokenDescription
@@ -99,13 +100,19 @@ class Server:
         system = self._system_authority.roots()
         roots: list[bytes] = []
         if tenant is not None:
-            authorities = f"{tenant}/authorities"
-            if not (self._access.may(caller, Permission.AUTHORITY_READ, authorities) or self._consumes(caller, tenant)):
-                self._access.require(caller, Permission.AUTHORITY_READ, authorities)
+            among = f"{tenant}/authorities"
+            if not (self._access.may(caller, Permission.AUTHORITY_READ, among) or self._consumes(caller, tenant)):
+                self._access.require(caller, Permission.AUTHORITY_READ, among)
             with self._store.read("server.trust-bundle") as tx:
                 existing_tenant(tx, tenant.tenant)
-                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each.
-                chains = [authority.full_chain for authority in every_authority(tx, tenant.tenant)]
+                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each, and before a
+                # key signs, so that relying parties know its root by then.
+                chains = [
+                    key.full_chain
+                    for authority in every_authority(tx, tenant.tenant)
+                    for key in authorities.keys(tx, authority.uid)
+                    if key.state is not AuthorityKeyState.RETIRED
+                ]
                 roots = list(dict.fromkeys(chain[-1] for chain in chains if chain))
         return TrustBundle(system, tuple(roots))
 
