@@ -1,4 +1,4 @@
-"""`certctl authority`, what becomes of one: CSR, activation, enable, disable, labels."""
+"""`certctl authority`, what becomes of one: CSR, activation, enable, disable, labels and settings."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.authority import authority, print_authority
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import LABEL
+from certd.cli.certctl.revocation_options import revocation_options, settings_of
 from certd.client.messages import to_json
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import (
@@ -151,11 +152,15 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
     examples="""
     certctl authority update web-ca --label team=web --label stage=production
     certctl authority update web-ca --no-labels
+    certctl authority update web-ca --crl-lifetime 1d --crl-url http://crl.example.com --no-ocsp
+    certctl authority update web-ca --crl-url server --deletion-protection
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; all together replace those it had.")
 @click.option("--no-labels", is_flag=True, help="Take all labels away.")
+@revocation_options
+@click.option("--deletion-protection/--no-deletion-protection", default=None, help="Whether it cannot be deleted.")
 @_change_options
 def update(
     run: Invocation,
@@ -163,17 +168,36 @@ def update(
     name: str,
     labels: Sequence[tuple[str, str]],
     no_labels: bool,
+    deletion_protection: bool | None,
     etag: str,
     request_id: UUID,
     validate_only: bool,
+    **options: Any,  # noqa: ANN401  # Those of `revocation_options`.
 ) -> None:
-    """Replace the labels of an authority."""
-    if bool(labels) is no_labels:
-        message = "say which labels it shall have with --label, or --no-labels"
+    """Change labels, deletion protection and revocation settings of an authority; what is not said stays as it is.
+
+    New revocation settings touch new certificates only: those that exist keep their URLs.
+    """
+    if labels and no_labels:
+        message = "--label says which labels it shall have, and --no-labels that it shall have none; say one of them"
+        raise click.UsageError(message)
+    revocation, paths = settings_of(options)
+    if labels or no_labels:
+        paths.append("labels")
+    if deletion_protection is not None:
+        paths.append("deletion_protection")
+    if not paths:
+        message = "say what to change, for example with --label, --crl-lifetime or --deletion-protection"
         raise click.UsageError(message)
     request = UpdateAuthorityRequest(
-        authority=Authority(name=names.authority_name(name, run.tenant), labels=dict(labels), etag=etag),
-        update_mask=FieldMask(paths=["labels"]),
+        authority=Authority(
+            name=names.authority_name(name, run.tenant),
+            labels=dict(labels),
+            revocation=revocation,
+            deletion_protection=bool(deletion_protection),
+            etag=etag,
+        ),
+        update_mask=FieldMask(paths=paths),
         request_id=str(request_id),
         validate_only=validate_only,
     )

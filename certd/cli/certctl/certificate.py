@@ -226,7 +226,7 @@ def print_certificate(item: Certificate, run: Invocation, *, pem: str, exists: b
         ("Subject", described.subject_text),
         ("Names", output.described_names_text(described)),
         ("Issuer", described.issuer_text),
-        ("Issuer at", output.issuer_urls_text(described)),
+        *output.location_rows(described),
         *output.validity_rows(described),
         # Without a certificate these are made up, and would be looked for in vain.
         ("Serial number", described.serial_number if exists else ""),
