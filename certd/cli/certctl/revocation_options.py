@@ -131,13 +131,10 @@ def revocation_rows(item: Authority) -> list[tuple[str, str]]:
     if not settings.ByteSize():
         return []
     usage = enum_text(item, "usage_mode").lower().replace("_", "-") if item.usage_mode else ""
+    if item.usage_mode == Authority.SHORT_LIVED:
+        usage += ": at most 7 days, and nobody asks whether they are revoked"
     return [
-        (
-            "Usage",
-            f"{usage}: at most 7 days, and nobody asks whether they are revoked"
-            if item.usage_mode == Authority.SHORT_LIVED
-            else usage,
-        ),
+        ("Usage", usage),
         ("CRL", _crl_text(settings.crl)),
         ("OCSP", _ocsp_text(settings.ocsp)),
         (
