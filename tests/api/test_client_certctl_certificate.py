@@ -11,8 +11,9 @@ import grpc
 import pytest
 
 from certd.client.messages import timestamp
+from certd.v1.certificate_filter_pb2 import CertificateFilter
 from certd.v1.certificate_pb2 import CESSATION_OF_OPERATION, KEY_COMPROMISE, SUPERSEDED, Certificate
-from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesResponse
+from certd.v1.certificate_service_pb2 import SearchCertificatesResponse
 from certd.v1.x509_pb2 import AttributeTypeAndValue, CertificateDescription, Extension, KeySpec, SubjectAlternativeNames
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, described, encoded

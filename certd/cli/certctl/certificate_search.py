@@ -11,8 +11,9 @@ from certd.cli.certctl.certificate import PAGE, certificate, print_pages
 from certd.cli.certctl.invocation import Invocation, verb
 from certd.cli.certctl.parameters import KEY_SPEC, LABEL, TIME, EnumType
 from certd.client.messages import timestamp
+from certd.v1.certificate_filter_pb2 import CertificateFilter
 from certd.v1.certificate_pb2 import Certificate
-from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesRequest
+from certd.v1.certificate_service_pb2 import SearchCertificatesRequest
 from certd.v1.x509_pb2 import KeySpec
 
 __all__ = ["certificate"]
