@@ -79,6 +79,7 @@ class TokenRequest(_message.Message):
     READ_JOURNAL_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
     ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -147,6 +148,10 @@ class TokenRequest(_message.Message):
     def adopt_authority_key(self) -> Global___AdoptAuthorityKeyRequest:
         """Take over a private key that is in the token already as an authority key."""
 
+    @_builtins.property
+    def destroy_authority_key(self) -> Global___DestroyAuthorityKeyRequest:
+        """Destroy an authority key."""
+
     def __init__(
         self,
         *,
@@ -167,12 +172,13 @@ class TokenRequest(_message.Message):
         read_journal: Global___ReadJournalRequest | None = ...,
         append: Global___AppendRequest | None = ...,
         adopt_authority_key: Global___AdoptAuthorityKeyRequest | None = ...,
+        destroy_authority_key: Global___DestroyAuthorityKeyRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -201,6 +207,7 @@ class TokenResponse(_message.Message):
     READ_JOURNAL_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
     ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -269,6 +276,10 @@ class TokenResponse(_message.Message):
     def adopt_authority_key(self) -> Global___AdoptAuthorityKeyResponse:
         """Result of adopt_authority_key."""
 
+    @_builtins.property
+    def destroy_authority_key(self) -> Global___DestroyAuthorityKeyResponse:
+        """Result of destroy_authority_key."""
+
     def __init__(
         self,
         *,
@@ -289,12 +300,13 @@ class TokenResponse(_message.Message):
         read_journal: Global___ReadJournalResponse | None = ...,
         append: Global___AppendResponse | None = ...,
         adopt_authority_key: Global___AdoptAuthorityKeyResponse | None = ...,
+        destroy_authority_key: Global___DestroyAuthorityKeyResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -608,6 +620,56 @@ class AdoptAuthorityKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AdoptAuthorityKeyResponse: _TypeAlias = AdoptAuthorityKeyResponse  # noqa: Y015
+
+@_typing.final
+class DestroyAuthorityKeyRequest(_message.Message):
+    """Request of destroy_authority_key. Both halves of the key are destroyed, and nothing else: not what is no authority key, nor one
+    that was sealed with another policy, nor one that signs checkpoints.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID."""
+    policy: _builtins.bytes
+    """The policy that was sealed with the key."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        policy: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyAuthorityKeyRequest: _TypeAlias = DestroyAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class DestroyAuthorityKeyResponse(_message.Message):
+    """Result of destroy_authority_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    destroyed: _builtins.bool
+    """False when there was no such key."""
+    def __init__(
+        self,
+        *,
+        destroyed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyAuthorityKeyResponse: _TypeAlias = DestroyAuthorityKeyResponse  # noqa: Y015
 
 @_typing.final
 class SignResponse(_message.Message):

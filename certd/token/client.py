@@ -168,6 +168,15 @@ class TokenClient:
         response = self._call(messages.TokenRequest(adopt_authority_key=request), _TIMEOUT).adopt_authority_key
         return AdoptedKey(KeySpec(response.key_spec), response.never_extractable)
 
+    def destroy_authority_key(self, *, key_id: bytes, policy: bytes) -> bool:
+        """Destroys an authority key in the token, for ever; returns False when there was no such key.
+
+        TOKEN_POLICY_FORBIDS for a key with which another policy was sealed, and for what is no authority key.
+        """
+        request = messages.DestroyAuthorityKeyRequest(key_id=key_id, policy=policy)
+        response = self._call(messages.TokenRequest(destroy_authority_key=request), _TIMEOUT)
+        return response.destroy_authority_key.destroyed
+
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
         return _signatures(self._call(_sign_request(items), timeout))

@@ -161,6 +161,32 @@ class Module:
             sync_softhsm(self._settings.softhsm_conf)
             return self.authority_key(key_id)
 
+    def destroy_authority_key(self, key_id: bytes, *, label: str) -> bool:
+        """Destroys both halves of an authority key; returns False when there is no private one.
+
+        TOKEN_POLICY_FORBIDS, with nothing destroyed, when the key has another CKA_LABEL.
+        """
+        with self._speaking(), lock.held(self._settings.lock):
+            session = self._session()
+            private, public = (
+                objects.search(session, {Attribute.CLASS: half, Attribute.ID: key_id})
+                for half in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+            )
+            if any(objects.label_of(handle) != label for handle in private):
+                message = f"The key {key_id.hex()} is no authority key of certd, or one with another policy."
+                raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+            self._authority_keys.pop(key_id, None)
+            self._unfit.pop(key_id, None)
+            # The private half first: what a process leaves that dies in between signs nothing.
+            for handle in private:
+                handle.destroy()
+            for handle in public:
+                # That of a key which was adopted has the label that it came with.
+                if private or objects.label_of(handle) == label:
+                    handle.destroy()
+            sync_softhsm(self._settings.softhsm_conf)
+            return bool(private)
+
     def foreign_key(self, key_id: bytes) -> objects.ForeignKey:
         """Returns a private key that another program made or imported; FIELD_INVALID when there is none."""
         with self._speaking():

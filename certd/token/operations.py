@@ -17,6 +17,7 @@ from certd.pki.checkpoint import parse_checkpoint
 from certd.pki.key_spec import KeySpec
 from certd.pki.sealing import Purpose
 from certd.token.adoption import adopt
+from certd.token.destruction import destroy_authority_key
 from certd.token.exports import Exports
 from certd.token.handed_on import InHelper, InModule
 from certd.token.imports import Imports
@@ -87,6 +88,9 @@ class Operations:
             "append": lambda request: self._append(request.append),
             "adopt_authority_key": lambda request: messages.TokenResponse(
                 adopt_authority_key=adopt(self._module, request.adopt_authority_key, self._journal)
+            ),
+            "destroy_authority_key": lambda request: messages.TokenResponse(
+                destroy_authority_key=destroy_authority_key(self._module, request.destroy_authority_key, self._journal)
             ),
         }
 
