@@ -69,6 +69,11 @@ class Authority(_message.Message):
         """Computed: the validity of its certificate has ended. It issues nothing and chains through it are invalid."""
         DELETED: Authority._State.ValueType  # 5
         """Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted."""
+        PURGED: Authority._State.ValueType  # 6
+        """Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+        `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+        and certificates go on being served under the URLs of its uid, and what it issued can be read.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What the authority may do at the moment."""
@@ -85,6 +90,11 @@ class Authority(_message.Message):
     """Computed: the validity of its certificate has ended. It issues nothing and chains through it are invalid."""
     DELETED: Authority.State.ValueType  # 5
     """Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted."""
+    PURGED: Authority.State.ValueType  # 6
+    """Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+    `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+    and certificates go on being served under the URLs of its uid, and what it issued can be read.
+    """
 
     class _UsageMode:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -485,7 +495,7 @@ class Authority(_message.Message):
 
     @_builtins.property
     def purge_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When it will be purged, for ever, its keys destroyed; absent when it is not deleted."""
+        """Output only. When it will be, or was, purged, for ever, its keys destroyed; absent when it is not deleted."""
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Authority.Key]:

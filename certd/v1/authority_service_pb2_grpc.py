@@ -216,8 +216,9 @@ class AuthorityServiceServicer:
 
     def DeleteAuthority(self, request, context):
         """Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
-        revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed and its keys are destroyed.
-        CERTIFICATE_IN_USE while certificates that it issued are alive, unless `allow_live_certificates` is set.
+        revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+        its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+        below it among them, unless `allow_live_certificates` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

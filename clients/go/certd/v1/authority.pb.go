@@ -94,6 +94,10 @@ const (
 	Authority_EXPIRED Authority_State = 4
 	// Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted.
 	Authority_DELETED Authority_State = 5
+	// Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+	// `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+	// and certificates go on being served under the URLs of its uid, and what it issued can be read.
+	Authority_PURGED Authority_State = 6
 )
 
 // Enum value maps for Authority_State.
@@ -105,6 +109,7 @@ var (
 		3: "DISABLED",
 		4: "EXPIRED",
 		5: "DELETED",
+		6: "PURGED",
 	}
 	Authority_State_value = map[string]int32{
 		"STATE_UNSPECIFIED":    0,
@@ -113,6 +118,7 @@ var (
 		"DISABLED":             3,
 		"EXPIRED":              4,
 		"DELETED":              5,
+		"PURGED":               6,
 	}
 )
 
@@ -315,7 +321,7 @@ type Authority struct {
 	DeletionProtection bool `protobuf:"varint,23,opt,name=deletion_protection,json=deletionProtection,proto3" json:"deletion_protection,omitempty"`
 	// Output only. When it was deleted; absent when it was not.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
-	// Output only. When it will be purged, for ever, its keys destroyed; absent when it is not deleted.
+	// Output only. When it will be, or was, purged, for ever, its keys destroyed; absent when it is not deleted.
 	PurgeTime *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
 	// Output only. All of its keys, the newest first. Empty in lists.
 	Keys []*Authority_Key `protobuf:"bytes,26,rep,name=keys,proto3" json:"keys,omitempty"`
@@ -922,7 +928,7 @@ var File_certd_v1_authority_proto protoreflect.FileDescriptor
 
 const file_certd_v1_authority_proto_rawDesc = "" +
 	"\n" +
-	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x17\n" +
+	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x17\n" +
 	"\tAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12,\n" +
@@ -1012,14 +1018,16 @@ const file_certd_v1_authority_proto_rawDesc = "" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04ROOT\x10\x01\x12\x0f\n" +
-	"\vSUBORDINATE\x10\x02\"m\n" +
+	"\vSUBORDINATE\x10\x02\"y\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14AWAITING_CERTIFICATE\x10\x01\x12\v\n" +
 	"\aENABLED\x10\x02\x12\f\n" +
 	"\bDISABLED\x10\x03\x12\v\n" +
 	"\aEXPIRED\x10\x04\x12\v\n" +
-	"\aDELETED\x10\x05\"M\n" +
+	"\aDELETED\x10\x05\x12\n" +
+	"\n" +
+	"\x06PURGED\x10\x06\"M\n" +
 	"\tUsageMode\x12\x1a\n" +
 	"\x16USAGE_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fGENERAL_PURPOSE\x10\x01\x12\x0f\n" +

@@ -73,8 +73,9 @@ type AuthorityServiceClient interface {
 	// What it issued stays valid. An authority with an outside parent gets its new certificate by ActivateAuthority.
 	ReissueAuthorityCertificate(ctx context.Context, in *ReissueAuthorityCertificateRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
-	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed and its keys are destroyed.
-	// CERTIFICATE_IN_USE while certificates that it issued are alive, unless `allow_live_certificates` is set.
+	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+	// its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+	// below it among them, unless `allow_live_certificates` is set.
 	DeleteAuthority(ctx context.Context, in *DeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Brings a DELETED authority back, DISABLED.
 	UndeleteAuthority(ctx context.Context, in *UndeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
@@ -359,8 +360,9 @@ type AuthorityServiceServer interface {
 	// What it issued stays valid. An authority with an outside parent gets its new certificate by ActivateAuthority.
 	ReissueAuthorityCertificate(context.Context, *ReissueAuthorityCertificateRequest) (*Authority, error)
 	// Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
-	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed and its keys are destroyed.
-	// CERTIFICATE_IN_USE while certificates that it issued are alive, unless `allow_live_certificates` is set.
+	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+	// its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+	// below it among them, unless `allow_live_certificates` is set.
 	DeleteAuthority(context.Context, *DeleteAuthorityRequest) (*Authority, error)
 	// Brings a DELETED authority back, DISABLED.
 	UndeleteAuthority(context.Context, *UndeleteAuthorityRequest) (*Authority, error)
