@@ -251,6 +251,15 @@ class Limits(Section):
     """Of an export; the shortest has 8."""
 
 
+class Audit(Section):
+    """Checkpoints of the record of events."""
+
+    checkpoint_interval: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    """Seconds between two that nobody asks for, as long as something happens."""
+    checkpoint_file: File | None = None
+    """Gets each as a line, to be kept elsewhere; None: there is none."""
+
+
 class Log(Section):
     """What is logged to standard error."""
 
@@ -272,6 +281,7 @@ class Config(Section):
     ] = ()
     notify: Notify = Notify()
     limits: Limits = Limits()
+    audit: Audit = Audit()
     log: Log = Log()
 
 

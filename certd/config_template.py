@@ -124,6 +124,14 @@ maximum_batch_items = 1000
 maximum_page_size = 1000
 maximum_passphrase_bytes = 1024
 
+[audit]
+# A key in the token signs how far the record of events goes: each time so many seconds have passed and something
+# happened (60 to 86400). The event checkpoint.signed of the tenant `default` carries it to webhooks.
+checkpoint_interval = 3600
+# File to which each checkpoint is appended as a line of JSON. Keep it, or a copy, where the daemon cannot change it;
+# certd audit verify --checkpoint compares the record with it.
+# checkpoint_file = "/var/log/certd/checkpoints.jsonl"
+
 [log]
 # debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.
 level = "info"

@@ -146,6 +146,8 @@ class Daemon:
                 identity_changes=core.identity_changes,
                 enrollment=core.enrollment,
                 event_streams=core.event_streams,
+                checkpoints=core.auditing.checkpoints,
+                audit_reports=core.auditing.audit_reports,
                 subscriptions=core.subscriptions,
                 failed_deliveries=core.failed_deliveries,
                 managed_watch=core.managed_watch,

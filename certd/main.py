@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
+from certd.auditing import Auditing, auditing
 from certd.children import start_preparer, token_client, use_known_keys_of
 from certd.clock import Clock
 from certd.config import Config, oidc_providers, request_limits, token_settings
@@ -145,6 +146,7 @@ class Core:
     enrollment: Enrollment
     bootstrap: Bootstrap
     administrator_recovery: AdministratorRecovery
+    auditing: Auditing
     event_feed: EventFeed
     event_streams: EventStreams
     managed_watch: ManagedWatch
@@ -307,6 +309,16 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         wake_scheduler=wake_deliveries,
         step=step,
     )
+    proofs = auditing(
+        config.audit,
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        system_authority=system_authority,
+        wake_scheduler=waker,
+        step=step,
+    )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
     published = publication(store=store, token=token, clock=clock, access=access, step=step)
     scheduler = Scheduler(
@@ -316,6 +328,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
             JobKind.RESEAL_KEYS: rotation.reseal,
+            JobKind.SIGN_CHECKPOINT: proofs.checkpoints.advance,
             JobKind.GENERATE_REVOCATION_LIST: published.list_signing.run,
             JobKind.CHECK_DEPLOYMENT: DeploymentChecks(
                 store=store, clock=clock, longest=time_to_deploy, step=step
@@ -342,6 +355,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             upkeep.delete_keys,
             secrets.delete_expired,
             Notices(store=store, clock=clock, step=step).tell,
+            *proofs.beats,
         ),
         waker=waker,
         step=step,
@@ -484,6 +498,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         ),
         system_rotation=system_rotation,
         pinned_roots=pinned_roots,
+        auditing=proofs,
         event_feed=feed,
         event_streams=EventStreams(store=store, clock=clock, access=access, feed=feed),
         managed_watch=ManagedWatch(store=store, clock=clock, access=access, feed=feed),

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from certd.api import (
     associations,
+    audit,
     authorities,
     authority_changes,
     certificate_search,
@@ -50,12 +51,14 @@ from certd.errors import field_invalid
 from certd.model.request_limits import RequestLimits
 from certd.services.access import Access
 from certd.services.associations import Associations
+from certd.services.audit_reports import AuditReports
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.checkpoints import Checkpoints
 from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
 from certd.services.event_streams import EventStreams
@@ -132,6 +135,8 @@ class Services:
     identity_changes: IdentityChanges
     enrollment: Enrollment
     event_streams: EventStreams
+    checkpoints: Checkpoints
+    audit_reports: AuditReports
     subscriptions: Subscriptions
     failed_deliveries: FailedDeliveries
     managed_watch: ManagedWatch
@@ -301,6 +306,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
     return (
         {
             **authorities.methods(services.authorities, limits),
+            **audit.authority_methods(services.audit_reports),
             **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
             **revocation_lists.methods(services.revocation_lists),
         },
@@ -333,6 +339,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         {
             **events.methods(services.event_streams, limits),
+            **audit.event_methods(services.checkpoints),
             **subscriptions.methods(services.subscriptions, services.failed_deliveries, limits),
         },
         server_info.methods(services.server),

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from certd.v1.authority_service_pb2 import (
         ActivateAuthorityRequest,
         AuthorityCsr,
+        CreateAuditReportRequest,
+        CreateAuditReportResponse,
         CreateAuthorityRequest,
         DisableAuthorityRequest,
         EnableAuthorityRequest,
@@ -63,10 +65,12 @@ if TYPE_CHECKING:
         SearchCertificatesResponse,
     )
     from certd.v1.event_service_pb2 import (
+        Checkpoint,
         CreateSubscriptionRequest,
         CreateSubscriptionResponse,
         DeleteSubscriptionRequest,
         DeleteSubscriptionResponse,
+        GetCheckpointRequest,
         GetSubscriptionRequest,
         ListEventsRequest,
         ListEventsResponse,
@@ -194,6 +198,9 @@ class Stubs:
         self.disable_authority: grpc.UnaryUnaryMultiCallable[DisableAuthorityRequest, Authority] = (
             authorities.DisableAuthority
         )
+        self.create_audit_report: grpc.UnaryStreamMultiCallable[CreateAuditReportRequest, CreateAuditReportResponse] = (
+            authorities.CreateAuditReport
+        )
         self.issue_certificate: grpc.UnaryUnaryMultiCallable[IssueCertificateRequest, Certificate] = (
             certificates.IssueCertificate
         )
@@ -283,6 +290,7 @@ class Stubs:
         )
         self.list_events: grpc.UnaryUnaryMultiCallable[ListEventsRequest, ListEventsResponse] = events.ListEvents
         self.watch_events: grpc.UnaryStreamMultiCallable[WatchEventsRequest, WatchEventsResponse] = events.WatchEvents
+        self.get_checkpoint: grpc.UnaryUnaryMultiCallable[GetCheckpointRequest, Checkpoint] = events.GetCheckpoint
         self.create_subscription: grpc.UnaryUnaryMultiCallable[
             CreateSubscriptionRequest, CreateSubscriptionResponse
         ] = events.CreateSubscription

@@ -53,9 +53,10 @@ _OF_TIME = frozenset(
         EventType.DEPLOYMENT_LATE,
         # Seconds after whatever changes what they say.
         EventType.REVOCATION_LIST_GENERATED,
+        EventType.CHECKPOINT_SIGNED,
     }
 )
-_STEPS_OF_TIME = ("revocation-list.", "job.generate-revocation-list.")
+_STEPS_OF_TIME = ("revocation-list.", "job.generate-revocation-list.", "checkpoint.", "job.sign-checkpoint.")
 
 
 class CrashError(Exception):

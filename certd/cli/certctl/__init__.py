@@ -12,10 +12,9 @@ from click.shell_completion import get_completion_class
 from certd import __version__
 from certd.cli.certctl import (
     association,
-    authority_changes,
+    audit_report,
     campaign,
     enrollment,
-    event,
     grant,
     identity,
     issue_batch,
@@ -60,11 +59,11 @@ def cli() -> None:
 
 
 cli.add_command(association.association)
-cli.add_command(authority_changes.authority)
+cli.add_command(audit_report.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)
 cli.add_command(enrollment.enroll)
-cli.add_command(event.event)
+cli.add_command(audit_report.event)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
