@@ -46,10 +46,13 @@ if TYPE_CHECKING:
         CreateAuthorityRequest,
         DisableAuthorityRequest,
         EnableAuthorityRequest,
+        GenerateRevocationListRequest,
         GetAuthorityCsrRequest,
         GetAuthorityRequest,
+        GetRevocationListRequest,
         ListAuthoritiesRequest,
         ListAuthoritiesResponse,
+        RevocationList,
         UpdateAuthorityRequest,
     )
     from certd.v1.certificate_pb2 import Certificate
@@ -188,6 +191,12 @@ class Stubs:
         )
         self.get_authority_csr: grpc.UnaryUnaryMultiCallable[GetAuthorityCsrRequest, AuthorityCsr] = (
             authorities.GetAuthorityCsr
+        )
+        self.get_revocation_list: grpc.UnaryUnaryMultiCallable[GetRevocationListRequest, RevocationList] = (
+            authorities.GetRevocationList
+        )
+        self.generate_revocation_list: grpc.UnaryUnaryMultiCallable[GenerateRevocationListRequest, RevocationList] = (
+            authorities.GenerateRevocationList
         )
         self.activate_authority: grpc.UnaryUnaryMultiCallable[ActivateAuthorityRequest, Authority] = (
             authorities.ActivateAuthority

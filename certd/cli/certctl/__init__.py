@@ -21,6 +21,7 @@ from certd.cli.certctl import (
     managed_watch,
     output,
     profile,
+    revocation_list,
     server,
     subscription_deliveries,
     tenant,
@@ -60,6 +61,7 @@ def cli() -> None:
 
 cli.add_command(association.association)
 cli.add_command(audit_report.authority)
+cli.add_command(revocation_list.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)
 cli.add_command(enrollment.enroll)
