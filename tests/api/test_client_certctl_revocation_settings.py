@@ -49,7 +49,8 @@ def hours(count: int) -> Duration:
          Settings(crl=Settings.Crl(base_urls=[OTHER, THIRD]), ocsp=Settings.Ocsp(base_urls=[OTHER]),
                   issuer_base_urls=[THIRD])),
         # Back to what the server is known by.
-        (("--crl-url", "server", "--issuer-url", "server"), ["crl.base_urls", "issuer_base_urls"], Settings()),
+        (("--crl-url", "server", "--issuer-url", "server"), ["crl.base_urls", "issuer_base_urls"],
+         Settings(crl=Settings.Crl())),
         (("--no-crl-extension", "--no-ocsp-extension", "--no-issuer-extension"),
          ["crl.omit_extension", "ocsp.omit_extension", "omit_issuer_url"],
          Settings(crl=Settings.Crl(omit_extension=True), ocsp=Settings.Ocsp(omit_extension=True),
