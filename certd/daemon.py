@@ -24,6 +24,7 @@ from certd.services.steps import StepHook, no_step
 from certd.web.app import application
 from certd.web.device_server import DeviceServer, serve_devices, tls_context
 from certd.web.devices import device_application
+from certd.web.ocsp_shortcut import shortcut
 from certd.web.server import WebServer, serve_metrics
 from certd.web.server import serve as serve_http
 
@@ -106,11 +107,13 @@ class Daemon:
             application(
                 chains=core.public_certificates,
                 lists=core.publication.published_lists,
+                answers=core.publication.answering.answers,
                 health=core.health,
                 clock=core.clock,
             ),
             host=listen.http.host,
             port=listen.http.port,
+            shortcut=shortcut(core.publication.answering.answers.memory, core.clock),
         )
         self._listeners.append(http)
         metrics = serve_metrics(host=listen.metrics.host, port=listen.metrics.port)
@@ -124,6 +127,11 @@ class Daemon:
                 authorities=core.authorities,
                 authority_activation=core.authority_activation,
                 authority_changes=core.authority_changes,
+                authority_keys=core.rotation.keys,
+                authority_key_changes=core.rotation.changes,
+                cross_certifier=core.rotation.certifier,
+                adoption=core.rotation.adoption,
+                issued_import=core.rotation.issued_import,
                 revocation_lists=core.publication.lists,
                 certificates=core.certificates,
                 certificate_searches=core.certificate_searches,

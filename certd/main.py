@@ -172,6 +172,7 @@ class Core:
         self.recovery.run()
         follow_base_url(self.store, self.config.web.base_url, self.clock.now())
         self.loop.start()
+        self.publication.answering.start()
         self.scheduler.start()
         self.delivery_scheduler.start()
         self.delivery_wakes.start()
@@ -189,6 +190,7 @@ class Core:
         self.scheduler.stop()
         self.refusals.flush(whole_minutes=False)
         self.lease_refusals.flush(whole_minutes=False)
+        self.publication.answering.stop()
         self.enrollment.tell_all()
         self.download_codes.tell_all()
         self.loop.stop()
@@ -320,7 +322,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         step=step,
     )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
-    published = publication(store=store, token=token, clock=clock, access=access, step=step)
+    published = publication(store=store, token=token, clock=clock, access=access, loop=loop, step=step)
     scheduler = Scheduler(
         store=store,
         clock=clock,
@@ -330,6 +332,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.RESEAL_KEYS: rotation.reseal,
             JobKind.SIGN_CHECKPOINT: proofs.checkpoints.advance,
             JobKind.GENERATE_REVOCATION_LIST: published.list_signing.run,
+            JobKind.ADVANCE_OCSP_RESPONDER: published.answering.presigning.advance,
             JobKind.CHECK_DEPLOYMENT: DeploymentChecks(
                 store=store, clock=clock, longest=time_to_deploy, step=step
             ).check,

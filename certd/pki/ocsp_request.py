@@ -38,7 +38,7 @@ class OcspRequest:
     nonce: bytes | None
     """1 to 128 octets; None: there was none, and an answer that was signed ahead will do."""
     plain: bool
-    """Whether nothing else stands in it: no name, no signature, no extension. Then it may be remembered by its bytes."""
+    """Whether neither name nor signature nor extension stands in it: it may be remembered by its bytes."""
 
 
 def parse_request(request: bytes) -> OcspRequest:
@@ -75,7 +75,7 @@ def _parse(request: bytes) -> OcspRequest:
         body.read(_REQUESTOR)
         plain = False
     several = body.enter(der.SEQUENCE)
-    certificates = []
+    certificates: list[CertId] = []
     while several.more:
         if len(certificates) == MOST_CERTIFICATES:
             raise der.MalformedError(f"asks about more than {MOST_CERTIFICATES} certificates")

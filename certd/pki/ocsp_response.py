@@ -206,7 +206,7 @@ def _parse(tbs: bytes) -> ToBeSignedResponse:
     by_key.finish()
     produced_at = _read_time(reader)
     several = reader.enter(der.SEQUENCE)
-    answers = []
+    answers: list[ToBeSignedAnswer] = []
     while several.more:
         if len(answers) == MOST_ANSWERS:
             raise der.MalformedError(f"answers about more than {MOST_ANSWERS} certificates")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from functools import partial
 
-from certd.model.authority import Authority, UsageMode
+from certd.model.authority import Authority, AuthorityState, UsageMode
 from certd.model.revocation_settings import partitions_of
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.pki.status_locations import (
@@ -14,6 +14,7 @@ from certd.pki.status_locations import (
     crl_url,
     responder_url,
 )
+from certd.services.ocsp_jobs import ensure_responder
 from certd.store import authorities, revocation_lists
 from certd.store.store import Store, Transaction
 
@@ -50,10 +51,13 @@ def crl_urls(authority: Authority, base_url: str | None, partition: int) -> tupl
 
 
 def ensure_lists(tx: Transaction, authority: Authority, base_url: str | None, now: datetime) -> None:
-    """Has every CRL signed that certificates of the authority's key may name, before the first one names it.
+    """Has every CRL signed, and requests answered, that certificates of the authority's key may lead to.
+
+    It happens before the first one does.
 
     To be called in the transaction that gives a key its certificate, and in that of new settings; idempotent.
     """
+    ensure_responder(tx, authority, now)
     if authority.tenant is None or not authority.revocation.crl.enabled:
         return
     urls = {partition: crl_urls(authority, base_url, partition) for partition in partitions_of(authority.revocation)}

@@ -66,9 +66,9 @@ _THIS = (
 )
 _STANDING = Query(_CERTIFICATE.where(*_THIS))
 _ANSWER = Query(
-    select(
-        _responses.c.responder_number, _responses.c.der, _responses.c.this_update, _responses.c.next_update
-    ).where(*_FITS)
+    select(_responses.c.responder_number, _responses.c.der, _responses.c.this_update, _responses.c.next_update).where(
+        *_FITS
+    )
 )
 _DUE = Query(
     _CERTIFICATE.join_from(

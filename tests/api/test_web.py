@@ -191,7 +191,7 @@ def test_other_methods_are_not_allowed(web: Web, method: str) -> None:
     answer = web.get(f"/ca/{_UID}/1.cer", method)
     assert answer.status == 405
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert answer.json["detail"] == "only GET and HEAD are served here"
+    assert answer.json["detail"] == "only GET and HEAD are served here, and POST for OCSP"
 
 
 def test_every_reason_has_a_status() -> None:
