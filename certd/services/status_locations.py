@@ -3,7 +3,7 @@
 from datetime import datetime
 from functools import partial
 
-from certd.model.authority import Authority, AuthorityState, UsageMode
+from certd.model.authority import Authority, AuthorityKeyState, AuthorityState, UsageMode
 from certd.model.revocation_settings import partitions_of
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.pki.status_locations import (
@@ -64,6 +64,12 @@ def ensure_lists(tx: Transaction, authority: Authority, base_url: str | None, no
     revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, urls, now=now)
 
 
+def ensure_lists_of_keys(tx: Transaction, authority: Authority, base_url: str | None, now: datetime) -> None:
+    """Does what `ensure_lists` does for every key of an authority that signs something yet; for its new settings."""
+    for one in _by_key(tx, authority, now):
+        ensure_lists(tx, one, base_url, now)
+
+
 def follow_base_url(store: Store, base_url: str | None, now: datetime) -> None:
     """Has the CRLs of all authorities name `base_url`, which may be another than when the daemon last ran.
 
@@ -74,24 +80,39 @@ def follow_base_url(store: Store, base_url: str | None, now: datetime) -> None:
         with store.read("revocation-lists.named") as tx:
             page = authorities.page_by_uid(tx, after=after, limit=_PAGE_LENGTH)
             behind = [
-                one
-                for one in page
-                if one.certificate is not None
-                # The rows of the partitions were written together with that of the complete one.
-                and not set(crl_urls(one, base_url, 0)) <= set(revocation_lists.urls(tx, one.uid, one.key.number, 0))
+                authority
+                for authority in page
+                if any(_is_behind(tx, one, base_url) for one in _by_key(tx, authority, now))
             ]
         for authority in behind:
-            store.write("revocation-lists.name", partial(_ensure, authority, base_url, now))
+            store.write("revocation-lists.name", partial(_ensure, authority.uid, base_url, now))
         if len(page) < _PAGE_LENGTH:
             return
         after = page[-1].uid
 
 
-def _ensure(authority: Authority, base_url: str | None, now: datetime, tx: Transaction) -> None:
+def _by_key(tx: Transaction, authority: Authority, now: datetime) -> list[Authority]:
+    """Returns the authority as it is where each of its keys signs, but for those that sign nothing any more."""
+    if authority.tenant is None or authority.state is AuthorityState.PURGED:
+        return []
+    return [
+        authority.with_key(key)
+        for key in authorities.keys(tx, authority.uid)
+        if key.state is not AuthorityKeyState.RETIRED and key.not_after is not None and now <= key.not_after
+    ]
+
+
+def _is_behind(tx: Transaction, authority: Authority, base_url: str | None) -> bool:
+    # The rows of the partitions were written together with that of the complete CRL.
+    known = revocation_lists.urls(tx, authority.uid, authority.key.number, revocation_lists.COMPLETE)
+    return not set(crl_urls(authority, base_url, revocation_lists.COMPLETE)) <= set(known)
+
+
+def _ensure(uid: str, base_url: str | None, now: datetime, tx: Transaction) -> None:
     # Settings may have changed since they were read.
-    found = authorities.get_by_uid(tx, authority.uid)
-    if found is not None and found.certificate is not None:
-        ensure_lists(tx, found, base_url, now)
+    found = authorities.get_by_uid(tx, uid)
+    if found is not None:
+        ensure_lists_of_keys(tx, found, base_url, now)
 
 
 def location_warnings(authority: Authority, base_url: str | None) -> tuple[Warning, ...]:
