@@ -20,7 +20,7 @@ from certd.services.access import Access
 from certd.services.authorities import existing_authority
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import RequestKey, record_of, same_request
-from certd.services.status_locations import ensure_lists, location_warnings
+from certd.services.status_locations import ensure_lists_of_keys, location_warnings
 from certd.store import authorities, certificates, request_records
 from certd.store.store import Store, Transaction
 
@@ -90,7 +90,7 @@ class AuthorityChanges:
             def apply(tx: Transaction, authority: Authority, now: datetime) -> None:
                 authorities.set_settings(tx, planned, now)
                 if planned.certificate is not None and planned.revocation != authority.revocation:
-                    ensure_lists(tx, planned, self._base_url, now)
+                    ensure_lists_of_keys(tx, planned, self._base_url, now)
                 changed = [field for field in _SETTINGS if getattr(planned, field) != getattr(authority, field)]
                 fields = ",".join(changed)
                 tx.event(event_of(EventType.AUTHORITY_UPDATED, authority, caller.principal, now, fields=fields))
