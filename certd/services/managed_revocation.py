@@ -21,7 +21,14 @@ from certd.services.managed_certificate_views import (
     existing_version,
     view_of,
 )
-from certd.services.revocation_records import Subject, renews, revoked, subject_of, write_revocation
+from certd.services.revocation_records import (
+    Subject,
+    mark_lists,
+    renews,
+    revoked,
+    subject_of,
+    write_one_of_many,
+)
 from certd.services.steps import StepHook
 from certd.store import authorities, certificates, managed_versions
 from certd.store.store import Store, Transaction
@@ -80,9 +87,12 @@ class ManagedRevocation:
             if is_repeated(tx, caller, _METHOD, key, resource=str(new.name), now=now):
                 return view_of(tx, managed, now)
             chosen = _chosen(tx, managed, new, now)
+            rows = []
             for subject in chosen:
                 row = revoked(subject, reason=new.reason, invalidity_time=new.invalidity_time, now=now)
-                write_revocation(tx, caller.principal, subject, row, now)
+                write_one_of_many(tx, caller.principal, subject, row, now)
+                rows.append(row)
+            mark_lists(tx, rows, now)
             view = view_of(tx, existing_managed(tx, new.name), now)
             return replace(view, warnings=tuple(_warnings(managed, chosen, new)))
 

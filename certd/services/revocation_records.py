@@ -5,6 +5,7 @@ no other version lives, and renewed when its key is compromised.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,6 +26,7 @@ from certd.store import (
     blocked_keys,
     managed_certificates,
     managed_versions,
+    ocsp_responses,
     revocation_lists,
     revocations,
     sealed_keys,
@@ -57,8 +59,16 @@ def subject_of(issuer: Authority, row: Certificate) -> Subject:
 def revoked(
     subject: Subject, *, reason: RevocationReason, invalidity_time: datetime | None, now: datetime
 ) -> Certificate:
-    """Returns the row as it is to be; raises STATE_FORBIDS or ALREADY_REVOKED."""
+    """Returns the row as it is to be; raises STATE_FORBIDS, also when its authority is purged, or ALREADY_REVOKED."""
     row, name = subject.row, subject.name
+    if subject.issuer.state is AuthorityState.PURGED:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{subject.issuer.name} is PURGED: its keys are destroyed, and nobody signs a CRL that would say so; take"
+            " its certificate, or that of its root, out of what relying parties trust",
+            metadata={"state": subject.issuer.state},
+            resource=name,
+        )
     own_key = subject.issuer.key.public_key
     if own_key is not None and row.public_key_sha256 == hashlib.sha256(own_key).digest():
         raise CertdError(
@@ -117,6 +127,24 @@ def _upgraded(row: Certificate, reason: RevocationReason, name: str) -> datetime
 
 def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Certificate, now: datetime) -> bool:
     """Writes the row that `revoked` made, with all that follows from it; returns whether a renewal is due now."""
+    forced = write_one_of_many(tx, principal, subject, row, now)
+    mark_lists(tx, [row], now)
+    return forced
+
+
+def write_one_of_many(
+    tx: Transaction,
+    principal: str,
+    subject: Subject,
+    row: Certificate,
+    now: datetime,
+    *,
+    renewal_time: datetime | None = None,
+) -> bool:
+    """As `write_revocation`, but for the CRLs: who writes many rows calls `mark_lists` once, at the end.
+
+    `renewal_time` is when the managed certificate that has it is renewed, should it be; None: now.
+    """
     reason = _reason_of(row)
     revocations.revoke(
         tx,
@@ -126,7 +154,7 @@ def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Cer
         reason=reason,
         invalidity_time=row.invalidity_time,
     )
-    revocation_lists.mark_changed(tx, row.authority_uid, row.key_number, row.crl_partition, now)
+    ocsp_responses.forget(tx, row.authority_uid, row.key_number, row.serial)
     if reason is RevocationReason.KEY_COMPROMISE or (subject.authority and reason in _COMPROMISED):
         blocked_keys.block(
             tx,
@@ -149,7 +177,12 @@ def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Cer
     if subject.authority:
         _disable(tx, principal, subject, now)
     managed = managed_of(tx, row)
-    return False if managed is None else _revoke_version(tx, principal, managed, row, now)
+    return False if managed is None else _revoke_version(tx, principal, managed, row, now, renewal_time or now)
+
+
+def mark_lists(tx: Transaction, rows: Iterable[Certificate], now: datetime) -> None:
+    """Has the CRLs signed again on which revoked certificates stand, each marked once, all in one order."""
+    revocation_lists.mark_all_changed(tx, {(row.authority_uid, row.key_number, row.crl_partition) for row in rows}, now)
 
 
 def managed_of(tx: Transaction, row: Certificate) -> ManagedCertificate | None:
@@ -166,7 +199,12 @@ def renews(managed: ManagedCertificate, number: int, reason: RevocationReason) -
 
 
 def _revoke_version(
-    tx: Transaction, principal: str, managed: ManagedCertificate, row: Certificate, now: datetime
+    tx: Transaction,
+    principal: str,
+    managed: ManagedCertificate,
+    row: Certificate,
+    now: datetime,
+    renewal_time: datetime,
 ) -> bool:
     reason, number = _reason_of(row), row.managed_certificate_version or 0
     revoke_time = row.revoke_time or now
@@ -198,7 +236,7 @@ def _revoke_version(
             changed = replace(changed, renewal_window=None, next_attempt_time=None)
     changed = updated(tx, changed, managed)
     if forced:
-        force_renewal(tx, changed, principal=principal, now=now, due_time=now, reason=reason.name)
+        force_renewal(tx, changed, principal=principal, now=now, due_time=renewal_time, reason=reason.name)
     return forced
 
 
