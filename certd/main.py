@@ -18,6 +18,7 @@ from certd.outbound.mail import Mail
 from certd.outbound.webhook import Webhooks
 from certd.prepare.client import Preparer
 from certd.publication import Publication, publication
+from certd.rotation import Rotation, rotation
 from certd.scheduler import Scheduler, Waker
 from certd.services.access import Access
 from certd.services.administrators import AdministratorRecovery
@@ -121,6 +122,7 @@ class Core:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    rotation: Rotation
     certificates: Certificates
     certificate_searches: CertificateSearches
     revocation: Revocation
@@ -292,7 +294,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     )
     waker = Waker()
     campaigns = RenewalCampaigns(store=store, clock=clock, access=access, wake_scheduler=waker, step=step)
-    rotation = WrappingKeyRotation(
+    wrapping_rotation = WrappingKeyRotation(
         store=store,
         token=token,
         clock=clock,
@@ -321,6 +323,18 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         wake_scheduler=waker,
         step=step,
     )
+    rotated = rotation(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        loop=loop,
+        epoch=ownership.epoch,
+        views=views,
+        base_url=base_url,
+        wake_scheduler=waker,
+        step=step,
+    )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
     published = publication(store=store, token=token, clock=clock, access=access, loop=loop, step=step)
     scheduler = Scheduler(
@@ -328,8 +342,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         clock=clock,
         runs={
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
+            JobKind.ADVANCE_AUTHORITY_KEY: rotated.keys.resume,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
-            JobKind.RESEAL_KEYS: rotation.reseal,
+            JobKind.RESEAL_KEYS: wrapping_rotation.reseal,
             JobKind.SIGN_CHECKPOINT: proofs.checkpoints.advance,
             JobKind.GENERATE_REVOCATION_LIST: published.list_signing.run,
             JobKind.ADVANCE_OCSP_RESPONDER: published.answering.presigning.advance,
@@ -421,6 +436,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, token=token, clock=clock, access=access, views=views, base_url=base_url, step=step
         ),
         authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views, base_url=base_url),
+        rotation=rotated,
         certificates=Certificates(
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
@@ -473,7 +489,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         ),
         lease_refusals=lease_refusals,
         renewal_campaigns=campaigns,
-        wrapping_key_rotation=rotation,
+        wrapping_key_rotation=wrapping_rotation,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),
         tenants=tenants,

@@ -18,6 +18,8 @@ _STATES = {
     CertificateState.REVOKED: certificate_pb2.Certificate.REVOKED,
     CertificateState.LOST: certificate_pb2.Certificate.LOST,
 }
+_RECORDED = {CertificateState.ISSUED, CertificateState.REVOKED}
+"""Without a certificate only when that was another CA's and nobody has it."""
 REVOCATION_REASONS = {
     RevocationReason.UNSPECIFIED: certificate_pb2.REVOCATION_REASON_UNSPECIFIED,
     RevocationReason.KEY_COMPROMISE: certificate_pb2.KEY_COMPROMISE,
@@ -87,6 +89,10 @@ def certificate_message(
         message.certificate.CopyFrom(x509.encoded(view.der))
         if with_description:
             x509.describe_in(message.description, view.der, known=view.description)
+    elif row.state in _RECORDED:
+        message.description.serial_number = row.serial
+        message.description.subject_text = row.subject_text
+        message.description.not_after_time.CopyFrom(x509.timestamp(row.not_after))
     if row.revoke_time is not None:
         message.revoke_time.CopyFrom(x509.timestamp(row.revoke_time))
     if row.revocation_reason is not None:

@@ -16,6 +16,8 @@ from certd.api import (
     audit,
     authorities,
     authority_changes,
+    authority_imports,
+    authority_keys,
     certificate_search,
     certificates,
     download_codes,
@@ -50,21 +52,26 @@ from certd.api.waiting_calls import WaitingCalls
 from certd.errors import field_invalid
 from certd.model.request_limits import RequestLimits
 from certd.services.access import Access
+from certd.services.adoption import Adoption
 from certd.services.associations import Associations
 from certd.services.audit_reports import AuditReports
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
+from certd.services.authority_key_changes import AuthorityKeyChanges
+from certd.services.authority_keys import AuthorityKeys
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
 from certd.services.checkpoints import Checkpoints
+from certd.services.cross_certification import CrossCertifier
 from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
 from certd.services.event_streams import EventStreams
 from certd.services.failed_deliveries import FailedDeliveries
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
+from certd.services.issued_import import IssuedImport
 from certd.services.leases import Leases
 from certd.services.managed_certificate_changes import ManagedCertificateChanges
 from certd.services.managed_certificate_search import ManagedCertificateSearches
@@ -113,6 +120,11 @@ class Services:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    authority_keys: AuthorityKeys
+    authority_key_changes: AuthorityKeyChanges
+    cross_certifier: CrossCertifier
+    adoption: Adoption
+    issued_import: IssuedImport
     revocation_lists: RevocationLists
     certificates: Certificates
     certificate_searches: CertificateSearches
@@ -308,6 +320,8 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **authorities.methods(services.authorities, limits),
             **audit.authority_methods(services.audit_reports),
             **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
+            **authority_keys.methods(services.authority_keys, services.authority_key_changes, services.cross_certifier),
+            **authority_imports.methods(services.adoption, services.issued_import, limits),
             **revocation_lists.methods(services.revocation_lists),
         },
         {

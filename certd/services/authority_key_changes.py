@@ -166,7 +166,7 @@ class AuthorityKeyChanges:
             if not made_before(tx, caller, method, change.key, authority, now):
                 check_etag(authority, change.etag)
                 # Who changes its keys at the same time waits here.
-                authority_keys.touch(tx, authority.uid, now)
+                authority_keys.lock(tx, authority.uid)
                 authority = existing_authority(tx, change.name)
                 found = _existing_key(tx, authority, number)
                 if found.key.state is not wanted:

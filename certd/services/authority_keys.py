@@ -180,7 +180,7 @@ class AuthorityKeys:
             return False
         check_etag(authority, change.etag)
         # Whoever prepares another at the same time waits here, and then sees this one.
-        authority_keys.touch(tx, authority.uid, now)
+        authority_keys.lock(tx, authority.uid)
         keys = authorities.keys(tx, authority.uid)
         _check_rotatable(authority, keys)
         if planned.number != keys[0].number + 1:
@@ -188,6 +188,7 @@ class AuthorityKeys:
                 Reason.ETAG_MISMATCH, f"{authority.name} changed meanwhile; read it and try again", retry_after=0.5
             )
         authority_keys.insert(tx, authority, planned)
+        authority_keys.touch(tx, authority.uid, now)
         job = _job(authority.uid, planned.number, now)
         jobs.put_claimed(tx, job, lease_until=now + _LEASE, owner_epoch=self._epoch())
         return True

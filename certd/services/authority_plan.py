@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from certd.errors import CertdError, Reason, Violation
+from certd.errors import CertdError, Reason, Violation, field_invalid
 from certd.model.authority import (
     HIGHEST_PATH_LENGTH,
     Authority,
@@ -152,6 +152,12 @@ def policy_of(subject: bytes, *, path_length: int, lifetime: timedelta, root: bo
         longest_lifetime=lifetime + BACKDATE,
         self_signed=root,
     )
+
+
+def check_lifetime(field: str, lifetime: timedelta) -> None:
+    """Raises FIELD_INVALID for what no certificate of an authority may live."""
+    if not _SHORTEST <= lifetime <= _LONGEST:
+        raise field_invalid(field, LIFETIME_RULE)
 
 
 def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:

@@ -404,7 +404,8 @@ def view_of(
         name=str(CertificateName(tenant, authority.authority_id, row.serial)),
         certificate=row,
         der=row.der,
-        profile_name=str(ProfileName(tenant, row.profile)),
+        # What another CA issued, and was taken over, has none.
+        profile_name=str(ProfileName(tenant, row.profile)) if row.profile else "",
         managed_certificate_version=managed,
         chain=authority.full_chain if with_chain else (),
         warnings=warnings,

@@ -105,8 +105,8 @@ class Server:
                 self._access.require(caller, Permission.AUTHORITY_READ, among)
             with self._store.read("server.trust-bundle") as tx:
                 existing_tenant(tx, tenant.tenant)
-                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each, and before a
-                # key signs, so that relying parties know its root by then.
+                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each, and
+                # before a key signs, so that relying parties know its root by then.
                 chains = [
                     key.full_chain
                     for authority in every_authority(tx, tenant.tenant)

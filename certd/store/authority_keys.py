@@ -64,6 +64,13 @@ _MIRROR_CERTIFICATE = (
     # What was told of the end of another certificate says nothing of this one's.
     .values(**_CERTIFICATE, told=None)
 )
+_CHAIN: dict[str, Any] = {name: value for name, value in _CERTIFICATE.items() if name != "certificate"}
+_SET_CHAIN = update(_keys).where(_THIS).values(**_CHAIN)
+_MIRROR_CHAIN = (
+    update(_authorities)
+    .where(_authorities.c.uid == bindparam("of_authority"), _authorities.c.key_number == bindparam("of_number"))
+    .values(**_CHAIN)
+)
 _SWITCH = (
     update(_authorities)
     .where(_authorities.c.uid == bindparam("of_authority"))
@@ -82,6 +89,7 @@ _TOUCH = (
     .values(revision=_authorities.c.revision + 1, update_time=bindparam("now"))
 )
 _SET_CROSS_CERTIFIED = update(_keys).where(_THIS).values(cross_certify=False)
+_LOCK = select(_authorities.c.uid).where(_authorities.c.uid == bindparam("of_authority")).with_for_update()
 _GET_CSR = select(_keys.c.csr).where(_THIS)
 _CURRENT = select(_authorities.c.key_number).where(_authorities.c.uid == bindparam("of_authority")).scalar_subquery()
 _GET_CURRENT_CSR = select(_keys.c.csr).where(
@@ -137,8 +145,13 @@ def owner(tx: Transaction, key_id: bytes) -> str | None:
 
 
 def touch(tx: Transaction, uid: str, now: datetime) -> None:
-    """Says that an authority changed; on PostgreSQL, others who would change its keys wait until the commit."""
+    """Says that an authority changed."""
     tx.execute(_TOUCH, {"of_authority": uid, "now": microseconds(now)})
+
+
+def lock(tx: Transaction, uid: str) -> None:
+    """Keeps others from changing the keys of an authority until the commit; on SQLite nobody else writes anyway."""
+    tx.execute(_LOCK, {"of_authority": uid})
 
 
 def set_public_key(tx: Transaction, uid: str, number: int, public_key: bytes, now: datetime) -> None:
@@ -169,6 +182,23 @@ def set_certificate(
     }
     tx.execute(_SET_CERTIFICATE, parameters)
     tx.execute(_MIRROR_CERTIFICATE, parameters)
+    touch(tx, uid, now)
+
+
+def set_chain(tx: Transaction, uid: str, key: AuthorityKey, now: datetime) -> None:
+    """Stores the chain of the certificate that a key has, with end and path length; the row of its authority follows.
+
+    What was told of the end of the certificate was told.
+    """
+    parameters = {
+        "of_authority": uid,
+        "of_number": key.number,
+        "new_chain": joined(key.chain),
+        "new_not_after": optional_microseconds(key.not_after),
+        "new_path_length": key.path_length,
+    }
+    tx.execute(_SET_CHAIN, parameters)
+    tx.execute(_MIRROR_CHAIN, parameters)
     touch(tx, uid, now)
 
 
