@@ -119,7 +119,7 @@ revocation_campaigns = Table(
     text_column("state"),
     # Canonical JSON of authority, selection, reason, invalidity and the rest of what was asked for.
     text_column("request"),
-    # Where the search goes on; opaque, and empty before it begins.
+    # JSON of where the search goes on, and when the next managed certificate may be renewed.
     text_column("position"),
     number_column("found_count"),
     number_column("revoked_count"),
@@ -132,6 +132,12 @@ revocation_campaigns = Table(
     time_column("end_time", null=True),
     PrimaryKeyConstraint("tenant", "campaign_id", name="revocation_campaigns_key"),
     UniqueConstraint("uid", name="revocation_campaigns_uid"),
+)
+Index(
+    "revocation_campaigns_page",
+    revocation_campaigns.c.tenant,
+    revocation_campaigns.c.create_time.desc(),
+    revocation_campaigns.c.campaign_id,
 )
 
 # Keys in the token that sign checkpoints; the newest does.

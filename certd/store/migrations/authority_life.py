@@ -182,6 +182,9 @@ def _add_campaigns() -> None:
         sa.UniqueConstraint("uid", name="revocation_campaigns_uid"),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.tenant_id"], name="revocation_campaigns_tenant"),
     )
+    op.create_index(
+        "revocation_campaigns_page", "revocation_campaigns", ["tenant", sa.text("create_time DESC"), "campaign_id"]
+    )
 
 
 def _add_proofs() -> None:
