@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certd.clock import Clock, rfc3339
-from certd.errors import CertdError, Reason, field_invalid
+from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.certificate import Certificate, CertificateState, RevocationReason
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateType, ManagedCertificateVersion
@@ -21,6 +21,7 @@ from certd.services.managed_certificate_views import (
     existing_version,
     view_of,
 )
+from certd.services.revocation import check_invalidity
 from certd.services.revocation_records import (
     Subject,
     mark_lists,
@@ -75,12 +76,7 @@ class ManagedRevocation:
         """
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_REVOKE, str(new.name))
         now = self._clock.now()
-        if new.invalidity_time is not None and new.invalidity_time > now:
-            raise field_invalid(
-                "invalidity_time",
-                f"{rfc3339(new.invalidity_time)} is in the future; give the time since when the key is known or"
-                " thought to be compromised, or leave it out",
-            )
+        check_invalidity("invalidity_time", new.invalidity_time, now)
 
         def revoke(tx: Transaction) -> ManagedCertificateView:
             managed = existing_managed(tx, new.name)

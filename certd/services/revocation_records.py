@@ -7,7 +7,8 @@ no other version lives, and renewed when its key is compromised.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from certd.clock import rfc3339
 from certd.errors import CertdError, Reason
@@ -17,6 +18,7 @@ from certd.model.event import Event, EventType
 from certd.model.managed_certificate import ManagedCertificate
 from certd.model.managed_certificate_states import Change, after
 from certd.model.renewal import RenewalMode
+from certd.model.renewal_campaign import DEFAULT_RENEWALS_PER_MINUTE
 from certd.pki.description import describe
 from certd.services.authorities import every_authority
 from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
@@ -33,6 +35,10 @@ from certd.store import (
 )
 from certd.store.store import Transaction
 
+TOGETHER: Final = 32
+"""Certificates that are revoked in one transaction: many for a commit, few for those who wait for it."""
+RENEWAL_PAUSE: Final = timedelta(minutes=1) / DEFAULT_RENEWALS_PER_MINUTE
+"""Between the beginnings of renewals that many revocations bring, so that they do not come at once."""
 _COMPROMISED = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
 
 
