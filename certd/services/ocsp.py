@@ -15,6 +15,7 @@ from typing import Final
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
+from certd.metrics import OCSP_ANSWERS
 from certd.model.certificate import CertificateState
 from certd.pki.ocsp_identifiers import HashAlgorithm
 from certd.pki.ocsp_request import OcspRequest
@@ -46,6 +47,9 @@ TRY_LATER: Final = Answer(error_response(ResponseStatus.TRY_LATER))
 UNAUTHORIZED: Final = Answer(error_response(ResponseStatus.UNAUTHORIZED))
 MALFORMED: Final = Answer(error_response(ResponseStatus.MALFORMED_REQUEST))
 INTERNAL_ERROR: Final = Answer(error_response(ResponseStatus.INTERNAL_ERROR))
+_REFUSALS: Final = (TRY_LATER, UNAUTHORIZED, INTERNAL_ERROR)
+_STORED: Final = OCSP_ANSWERS.labels("stored")
+_SIGNED: Final = OCSP_ANSWERS.labels("signed")
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -220,6 +224,7 @@ class OcspAnswers:
         if answer is None:
             return False
         self._keep(item, answer, version)
+        _STORED.inc()
         _settle(item, answer)
         return True
 
@@ -261,6 +266,7 @@ class OcspAnswers:
                 continue
             if lasts:
                 self._keep(item, answer, version)
+            _SIGNED.inc()
             _settle(item, answer)
             if item.keeps and standing is not None and row is not None:
                 stored[row] = (row, standing, result)
@@ -310,4 +316,6 @@ def _same(item: _Item) -> object:
 
 
 def _settle(item: _Item, answer: Answer) -> None:
+    if answer in _REFUSALS:
+        OCSP_ANSWERS.labels("refused").inc()
     item.future.set_result(answer)

@@ -10,11 +10,11 @@ from typing import Final
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
-from certd.model.authority import Authority
+from certd.model.authority import Authority, AuthorityKeyState
 from certd.model.job import Job, JobKind
 from certd.services.ocsp_jobs import ensure_responder, parse_subject, subject_of
 from certd.services.ocsp_keys import Answering, load_answering
-from certd.services.ocsp_responders import OcspResponders
+from certd.services.ocsp_responders import RESPONDER_PROFILE, OcspResponders
 from certd.services.ocsp_signing import draft_of, sign, standing_answer
 from certd.services.steps import StepHook
 from certd.store import authorities, jobs, ocsp_responses
@@ -29,6 +29,7 @@ _ROUNDS: Final = 16
 """How often in the lifetime of an answer all certificates are looked at."""
 _SHORTEST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=6)
+_OVER: Final = frozenset({AuthorityKeyState.SUPERSEDED, AuthorityKeyState.TAINTED, AuthorityKeyState.RETIRED})
 _AUTHORITIES: Final = 200
 """Of one page."""
 
@@ -62,6 +63,9 @@ class OcspPresigning:
         authority_uid, key_number = parse_subject(subject)
         try:
             answering = self._answering(authority_uid, key_number)
+            if self._is_over(answering):
+                self._end(subject)
+                return
             due = self._responders.ensure(answering)
             # It may be another one since.
             answering = self._answering(authority_uid, key_number)
@@ -94,6 +98,24 @@ class OcspPresigning:
     def _answering(self, authority_uid: str, key_number: int) -> Answering:
         with self._store.read("ocsp.keys") as tx:
             return load_answering(tx, (authority_uid, key_number))
+
+    def _is_over(self, answering: Answering) -> bool:
+        """Returns whether nothing is left that a key, which signs no more, has to be answered for.
+
+        Who asks all the same is answered by the last responder, or by the authority's own key.
+        """
+        authority = answering.authority
+        if authority.key.state not in _OVER:
+            return False
+        with self._store.read("ocsp.unended") as tx:
+            return not ocsp_responses.any_unended(
+                tx,
+                authority.uid,
+                authority.key.number,
+                now=self._clock.now(),
+                # Those of its responders are made here.
+                but_of_profile=RESPONDER_PROFILE.profile_id,
+            )
 
     def _page(self, answering: Answering, after: str) -> str | None:
         """Signs the next answers that are due; returns the serial of the last one, None when none is left."""

@@ -26,7 +26,7 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.pki.profiles import BUILT_IN
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import IssuingLoop
-from certd.services.ocsp_keys import SHORTEST_USE, Answering, responder_key_spec
+from certd.services.ocsp_keys import SHORTEST_USE, Answering, load_answering, responder_key_spec
 from certd.services.steps import StepHook
 from certd.store import ocsp_responders
 from certd.store.ocsp_responders import Responder
@@ -38,7 +38,7 @@ LIFETIME: Final = timedelta(days=30)
 """Of a responder's certificate, about whose revocation nobody asks: whoever stole its key could use it that long."""
 RENEWED_BEFORE: Final = timedelta(days=10)
 """How long before the end of one the next takes over: longer than most answers hold, and than most holidays."""
-_PROFILE: Final = BUILT_IN["ocsp-signing"]
+RESPONDER_PROFILE: Final = BUILT_IN["ocsp-signing"]
 
 _log = logging.getLogger("certd.ocsp")
 
@@ -102,7 +102,13 @@ class OcspResponders:
             ),
             create_time=now,
         )
-        self._store.write("ocsp.responder-begin", lambda tx: ocsp_responders.insert_responder(tx, responder))
+
+        def insert(tx: Transaction) -> None:
+            # A purge destroys the keys of those whose rows were written before it began.
+            load_answering(tx, (responder.authority_uid, responder.key_number))
+            ocsp_responders.insert_responder(tx, responder)
+
+        self._store.write("ocsp.responder-begin", insert)
         self._step("responder.1.begun")
         return responder
 
@@ -129,7 +135,7 @@ class OcspResponders:
                 subject=responder_name(authority.subject),
                 names=SubjectAlternativeNames(),
             ),
-            profile=_PROFILE,
+            profile=RESPONDER_PROFILE,
             validity=Validity(lifetime=lifetime),
         )
         prepared = prepare(order, issuer_of(authority, public_key=authority.key.public_key or b""), now=now)
@@ -167,16 +173,16 @@ class OcspResponders:
         return prepared.not_after
 
     def _forget_ended(self, older: list[Responder], now: datetime) -> None:
-        """Deletes rows of responders whose certificates have ended, and with them all that they signed."""
-        ended = [one for one in older if one.not_after is not None and one.not_after < now]
-        if ended:
+        """Destroys the keys of responders whose certificates have ended, then their rows."""
+        for one in [one for one in older if one.not_after is not None and one.not_after < now]:
+            self._token.destroy_authority_key(key_id=one.key_id, policy=one.policy)
+            self._step("responder.key-destroyed")
 
-            def delete(tx: Transaction) -> None:
-                for one in ended:
-                    ocsp_responders.delete_responder(tx, one)
+            def delete(tx: Transaction, ended: Responder = one) -> None:
+                ocsp_responders.delete_responder(tx, ended)
                 tx.configuration_changed()
 
-            self._store.write("ocsp.responders-ended", delete)
+            self._store.write("ocsp.responder-ended", delete)
 
 
 def responder_name(authority: bytes) -> bytes:

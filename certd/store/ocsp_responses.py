@@ -92,6 +92,16 @@ _DUE = Query(
     .order_by(_certificates.c.serial)
     .limit(bindparam("most"))
 )
+_UNENDED = (
+    select(_certificates.c.serial)
+    .where(
+        _certificates.c.authority_uid == bindparam("of_authority"),
+        _certificates.c.key_number == bindparam("of_key"),
+        _certificates.c.not_after >= bindparam("now"),
+        _certificates.c.profile != bindparam("but_of_profile"),
+    )
+    .limit(1)
+)
 _KEY = ("authority_uid", "key_number", "serial")
 _VALUES = ("responder_number", "der", "this_update", "next_update")
 _PUT = Many(insert_or_replace(_responses, key=_KEY, replaced=_VALUES), columns=(*_KEY, *_VALUES))
@@ -163,6 +173,17 @@ def due(
         },
     )
     return [_standing(row) for row in rows]
+
+
+def any_unended(tx: Transaction, authority_uid: str, key_number: int, *, now: datetime, but_of_profile: str) -> bool:
+    """Returns whether a certificate of a key, but of those of one profile, has not ended, revoked or not."""
+    parameters = {
+        "of_authority": authority_uid,
+        "of_key": key_number,
+        "now": microseconds(now),
+        "but_of_profile": but_of_profile,
+    }
+    return tx.execute(_UNENDED, parameters).first() is not None
 
 
 def put(tx: Transaction, answers: Sequence[tuple[AnswerKey, Standing, StoredAnswer]]) -> None:

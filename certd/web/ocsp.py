@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from certd.clock import Clock
 from certd.errors import CertdError, Reason
+from certd.metrics import OCSP_ANSWERS
 from certd.pki.ocsp_request import LONGEST_REQUEST, MalformedRequestError, OcspRequest, parse_request
 from certd.services.ocsp import INTERNAL_ERROR, MALFORMED, TRY_LATER
 from certd.services.ocsp_memory import Answer, AnswerMemory
@@ -130,6 +131,7 @@ class _Responder:
         asked = asked_of(f"/ocsp/{place[0]}/{place[1]}".encode("ascii"), content)
         kept = self._answers.memory.get(asked)
         if kept is not None and holds(kept, self._clock.now()):
+            OCSP_ANSWERS.labels("memory").inc()
             return self._response(request, kept)
         future = asyncio.wrap_future(self._answers.submit(*place, parsed, asked))
         try:

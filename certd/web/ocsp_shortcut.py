@@ -12,11 +12,13 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from certd.clock import Clock
+from certd.metrics import OCSP_ANSWERS
 from certd.pki.ocsp_request import LONGEST_REQUEST
 from certd.services.ocsp_memory import Answer, AnswerMemory
 from certd.web.ocsp import REQUEST_TYPE, RESPONSE_TYPE, asked_of, headers_of, holds, http_date
 from certd.web.server import Shortcut
 
+_REMEMBERED: Final = OCSP_ANSWERS.labels("memory")
 _LONGEST_HEAD: Final = 1024
 _END: Final = b"\r\n\r\n"
 _POST: Final = re.compile(rb"POST (/ocsp/[0-9a-z-]{1,64}/[1-9][0-9]{0,8}) HTTP/1\.1")
@@ -45,7 +47,10 @@ def shortcut(memory: AnswerMemory, clock: Clock) -> Shortcut:
         if answer is None:
             return None
         now = clock.now()
-        return _response(answer, now) if holds(answer, now) else None
+        if not holds(answer, now):
+            return None
+        _REMEMBERED.inc()
+        return _response(answer, now)
 
     return answered
 
