@@ -127,6 +127,8 @@ class Daemon:
                 authorities=core.authorities,
                 authority_activation=core.authority_activation,
                 authority_changes=core.authority_changes,
+                authority_reissue=core.authority_life.reissue,
+                authority_deletion=core.authority_life.deletion,
                 authority_keys=core.rotation.keys,
                 authority_key_changes=core.rotation.changes,
                 cross_certifier=core.rotation.certifier,

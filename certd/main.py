@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from certd.auditing import Auditing, auditing
+from certd.authority_life import AuthorityLife, authority_life
 from certd.children import start_preparer, token_client, use_known_keys_of
 from certd.clock import Clock
 from certd.config import Config, oidc_providers, request_limits, token_settings
@@ -122,6 +123,7 @@ class Core:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    authority_life: AuthorityLife
     rotation: Rotation
     certificates: Certificates
     certificate_searches: CertificateSearches
@@ -337,12 +339,25 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     )
     upkeep = ManagedUpkeep(store=store, clock=clock, wake_scheduler=waker)
     published = publication(store=store, token=token, clock=clock, access=access, loop=loop, step=step)
+    life = authority_life(
+        store=store,
+        token=token,
+        clock=clock,
+        access=access,
+        loop=loop,
+        views=views,
+        lists=published.list_signing,
+        base_url=base_url,
+        wake_scheduler=waker,
+        step=step,
+    )
     scheduler = Scheduler(
         store=store,
         clock=clock,
         runs={
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_AUTHORITY_KEY: rotated.keys.resume,
+            JobKind.PURGE_AUTHORITY: life.purge.run,
             JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
             JobKind.RESEAL_KEYS: wrapping_rotation.reseal,
             JobKind.SIGN_CHECKPOINT: proofs.checkpoints.advance,
@@ -435,7 +450,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         authority_activation=AuthorityActivation(
             store=store, token=token, clock=clock, access=access, views=views, base_url=base_url, step=step
         ),
-        authority_changes=AuthorityChanges(store=store, clock=clock, access=access, views=views, base_url=base_url),
+        authority_changes=life.changes,
+        authority_life=life,
         rotation=rotated,
         certificates=Certificates(
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step

@@ -22,6 +22,9 @@ _Verb = (
     authority_service_pb2.ActivateAuthorityRequest
     | authority_service_pb2.EnableAuthorityRequest
     | authority_service_pb2.DisableAuthorityRequest
+    | authority_service_pb2.ReissueAuthorityCertificateRequest
+    | authority_service_pb2.DeleteAuthorityRequest
+    | authority_service_pb2.UndeleteAuthorityRequest
 )
 
 
@@ -113,8 +116,13 @@ def activate_authority(
     violations.attempt(lambda: fields.required("certificate", present=bool(request.certificate)))
     violations.attempt(lambda: fields.required("chain", present=bool(request.chain)))
     number = violations.attempt(lambda: key_number("key_number", request.key_number))
-    change = _change("ActivateAuthority", request, violations)
-    given = Activation(certificate=request.certificate, chain=request.chain, key_number=number)
+    change = change_of("ActivateAuthority", request, violations)
+    given = Activation(
+        certificate=request.certificate,
+        chain=request.chain,
+        key_number=number,
+        allow_broken_certificates=request.allow_broken_certificates,
+    )
     return authority_message(activation.activate(call.caller, change, given))
 
 
@@ -122,17 +130,18 @@ def enable_authority(
     changes: AuthorityChanges, request: authority_service_pb2.EnableAuthorityRequest, call: Call
 ) -> authority_pb2.Authority:
     """EnableAuthority."""
-    return authority_message(changes.enable(call.caller, _change("EnableAuthority", request, fields.Violations())))
+    return authority_message(changes.enable(call.caller, change_of("EnableAuthority", request, fields.Violations())))
 
 
 def disable_authority(
     changes: AuthorityChanges, request: authority_service_pb2.DisableAuthorityRequest, call: Call
 ) -> authority_pb2.Authority:
     """DisableAuthority."""
-    return authority_message(changes.disable(call.caller, _change("DisableAuthority", request, fields.Violations())))
+    return authority_message(changes.disable(call.caller, change_of("DisableAuthority", request, fields.Violations())))
 
 
-def _change(method: str, request: _Verb, violations: fields.Violations) -> Change:
+def change_of(method: str, request: _Verb, violations: fields.Violations) -> Change:
+    """Returns what every verb on an authority has; raises FIELD_INVALID with all that was attempted before."""
     name = violations.attempt(lambda: AuthorityName.parse("name", request.name))
     etag = violations.attempt(lambda: fields.text("etag", request.etag, longest=_LONGEST_ETAG))
     key = violations.attempt(lambda: fields.request_key(method, request, request.request_id))

@@ -18,6 +18,7 @@ from certd.api import (
     authority_changes,
     authority_imports,
     authority_keys,
+    authority_life,
     certificate_search,
     certificates,
     download_codes,
@@ -58,8 +59,10 @@ from certd.services.audit_reports import AuditReports
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
+from certd.services.authority_deletion import AuthorityDeletion
 from certd.services.authority_key_changes import AuthorityKeyChanges
 from certd.services.authority_keys import AuthorityKeys
+from certd.services.authority_reissue import AuthorityReissue
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
@@ -120,6 +123,8 @@ class Services:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    authority_reissue: AuthorityReissue
+    authority_deletion: AuthorityDeletion
     authority_keys: AuthorityKeys
     authority_key_changes: AuthorityKeyChanges
     cross_certifier: CrossCertifier
@@ -320,6 +325,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **authorities.methods(services.authorities, limits),
             **audit.authority_methods(services.audit_reports),
             **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
+            **authority_life.methods(services.authority_reissue, services.authority_deletion),
             **authority_keys.methods(services.authority_keys, services.authority_key_changes, services.cross_certifier),
             **authority_imports.methods(services.adoption, services.issued_import, limits),
             **revocation_lists.methods(services.revocation_lists),

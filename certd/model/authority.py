@@ -23,13 +23,14 @@ class AuthorityType(enum.StrEnum):
 
 
 class AuthorityState(enum.StrEnum):
-    """What an authority may do at the moment. EXPIRED is computed, never stored."""
+    """What an authority may do at the moment. EXPIRED and DELETED are computed, never stored."""
 
     AWAITING_CERTIFICATE = "AWAITING_CERTIFICATE"
     ENABLED = "ENABLED"
     DISABLED = "DISABLED"
     EXPIRED = "EXPIRED"
     DELETED = "DELETED"
+    PURGED = "PURGED"
 
 
 class UsageMode(enum.StrEnum):
@@ -173,6 +174,8 @@ class Authority:
 
     def state_at(self, now: datetime) -> AuthorityState:
         """Returns the state at `now`: DELETED wins over EXPIRED, which holds once its certificate has ended."""
+        if self.state is AuthorityState.PURGED:
+            return AuthorityState.PURGED
         if self.delete_time is not None:
             return AuthorityState.DELETED
         expired = self.not_after is not None and now > self.not_after

@@ -60,7 +60,9 @@ _SYSTEM_LIFETIME = timedelta(days=20 * 365)
 _REMEDIES = {
     AuthorityState.AWAITING_CERTIFICATE: "install the certificate of its parent first",
     AuthorityState.DISABLED: "enable it, or use another authority",
-    AuthorityState.EXPIRED: "use another authority",
+    AuthorityState.EXPIRED: "have it certified again, or use another authority",
+    AuthorityState.DELETED: "undelete and enable it, or use another authority",
+    AuthorityState.PURGED: "use another authority",
 }
 _TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
               Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip

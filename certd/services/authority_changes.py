@@ -46,8 +46,9 @@ class NewSettings:
 
 
 _SETTINGS = ("labels", "revocation", "deletion_protection")
-_Apply = Callable[[Transaction, Authority, datetime], None]
-_Plan = Callable[[Transaction, Authority, datetime], tuple[Authority, _Apply]]
+Apply = Callable[[Transaction, Authority, datetime], None]
+Plan = Callable[[Transaction, Authority, datetime], tuple[Authority, Apply]]
+"""Returns the authority as it would be, and what makes it so; the two run in one transaction."""
 
 
 class AuthorityChanges:
@@ -73,11 +74,13 @@ class AuthorityChanges:
     def update(self, caller: Caller, change: Change, new: NewSettings) -> AuthorityView:
         """Replaces labels, revocation settings and deletion protection, those that are wanted.
 
-        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and FIELD_INVALID for settings that contradict
-        each other or what the authority is for.
+        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, FIELD_INVALID for settings that contradict each
+        other or what the authority is for, and STATE_FORBIDS for one that is purged, or to be protected and deleted.
         """
 
-        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
+        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, Apply]:
+            if new.deletion_protection:
+                check_not_deleted(authority)
             planned = replace(
                 authority,
                 labels=authority.labels if new.labels is None else dict(new.labels),
@@ -97,7 +100,7 @@ class AuthorityChanges:
 
             return planned, apply
 
-        view = self._change(caller, Permission.AUTHORITY_UPDATE, "UpdateAuthority", change, plan, etag="authority.etag")
+        view = self.change(caller, Permission.AUTHORITY_UPDATE, "UpdateAuthority", change, plan, etag="authority.etag")
         if new.revocation is None:
             return view
         return replace(view, warnings=(*view.warnings, *location_warnings(view.authority, self._base_url)))
@@ -105,19 +108,20 @@ class AuthorityChanges:
     def enable(self, caller: Caller, change: Change) -> AuthorityView:
         """Lets a DISABLED authority issue again; one that is ENABLED stays as it is.
 
-        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate
-        or when that has ended or was revoked.
+        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate,
+        when that has ended or was revoked, and when it is deleted.
         """
 
-        def plan(tx: Transaction, authority: Authority, now: datetime) -> tuple[Authority, _Apply]:
+        def plan(tx: Transaction, authority: Authority, now: datetime) -> tuple[Authority, Apply]:
             if authority.state_at(now) is AuthorityState.EXPIRED:
-                raise _state_forbids(
+                raise state_forbids(
                     authority,
                     AuthorityState.EXPIRED,
-                    "its certificate has ended, so that nothing it issued would be valid; create another authority",
+                    "its certificate has ended, so that nothing it issued would be valid; have it certified again"
+                    " (ReissueAuthorityCertificate, or ActivateAuthority below an outside parent)",
                 )
             if _is_revoked(tx, authority):
-                raise _state_forbids(
+                raise state_forbids(
                     authority,
                     authority.state,
                     "its certificate is revoked, so that nobody who looks would accept what it issues; create another"
@@ -125,36 +129,42 @@ class AuthorityChanges:
                 )
             return _with_state(authority, AuthorityState.ENABLED, EventType.AUTHORITY_ENABLED, caller.principal)
 
-        return self._change(caller, Permission.AUTHORITY_ENABLE, "EnableAuthority", change, plan)
+        return self.change(caller, Permission.AUTHORITY_ENABLE, "EnableAuthority", change, plan)
 
     def disable(self, caller: Caller, change: Change) -> AuthorityView:
         """Stops an authority from issuing; one that is DISABLED stays as it is. An expired one may be disabled.
 
-        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate.
+        Raises AUTHORITY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, and STATE_FORBIDS while it awaits its certificate
+        and when it is deleted.
         """
 
-        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, _Apply]:
+        def plan(_tx: Transaction, authority: Authority, _now: datetime) -> tuple[Authority, Apply]:
             return _with_state(authority, AuthorityState.DISABLED, EventType.AUTHORITY_DISABLED, caller.principal)
 
-        return self._change(caller, Permission.AUTHORITY_ENABLE, "DisableAuthority", change, plan)
+        return self.change(caller, Permission.AUTHORITY_ENABLE, "DisableAuthority", change, plan)
 
-    def _change(
+    def change(
         self,
         caller: Caller,
         permission: Permission,
         method: str,
         change: Change,
-        plan: _Plan,
+        plan: Plan,
         *,
         etag: str = "etag",
     ) -> AuthorityView:
-        """`plan` returns the authority as it would be, and what makes it so; the two run in one transaction."""
+        """Does what is planned in one transaction, unless nothing changes by it or the same request did it before.
+
+        Raises PERMISSION_MISSING, AUTHORITY_NOT_FOUND, REQUEST_ID_REUSED, ETAG_MISMATCH, STATE_FORBIDS of one that is
+        purged, and what `plan` does.
+        """
         self._access.require(caller, permission, str(change.name))
         now = self._clock.now()
         if change.validate_only:
             with self._store.read("authorities.validate") as tx:
                 authority = existing_authority(tx, change.name)
                 check_etag(authority, change.etag, field=etag)
+                check_not_purged(authority)
                 planned, _ = plan(tx, authority, now)
                 return self._views.read(tx, planned, now)
 
@@ -162,6 +172,7 @@ class AuthorityChanges:
             authority = existing_authority(tx, change.name)
             if not made_before(tx, caller, method, change.key, authority, now):
                 check_etag(authority, change.etag, field=etag)
+                check_not_purged(authority)
                 planned, apply = plan(tx, authority, now)
                 if planned != authority:
                     apply(tx, authority, now)
@@ -192,11 +203,25 @@ def made_before(
     return True
 
 
+def check_not_purged(authority: Authority) -> None:
+    """Raises STATE_FORBIDS for an authority that is purged."""
+    if authority.state is AuthorityState.PURGED:
+        raise state_forbids(authority, authority.state, "its keys are destroyed, and nothing of it changes any more")
+
+
+def check_not_deleted(authority: Authority) -> None:
+    """Raises STATE_FORBIDS for an authority that is deleted or purged."""
+    check_not_purged(authority)
+    if authority.delete_time is not None:
+        raise state_forbids(authority, AuthorityState.DELETED, "undelete it first (UndeleteAuthority)")
+
+
 def _with_state(
     authority: Authority, state: AuthorityState, type_: EventType, principal: str
-) -> tuple[Authority, _Apply]:
+) -> tuple[Authority, Apply]:
+    check_not_deleted(authority)
     if authority.state is AuthorityState.AWAITING_CERTIFICATE:
-        raise _state_forbids(
+        raise state_forbids(
             authority, authority.state, "it has no certificate yet; install the one of its parent (ActivateAuthority)"
         )
 
@@ -216,7 +241,8 @@ def _is_revoked(tx: Transaction, authority: Authority) -> bool:
     return row is not None and row.state is CertificateState.REVOKED
 
 
-def _state_forbids(authority: Authority, state: AuthorityState, why: str) -> CertdError:
+def state_forbids(authority: Authority, state: AuthorityState, why: str) -> CertdError:
+    """Returns STATE_FORBIDS; `why` tells the remedy too."""
     return CertdError(
         Reason.STATE_FORBIDS,
         f"{authority.name} is {state}: {why}",

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from certd.errors import CertdError, Reason
-from certd.model.authority import Authority
+from certd.model.authority import Authority, AuthorityState
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
@@ -95,6 +95,9 @@ def load_answering(tx: Transaction, key: tuple[str, int]) -> Answering:
     found = authorities.get_by_uid(tx, uid)
     own = None if found is None else next((one for one in authorities.keys(tx, uid) if one.number == number), None)
     if found is None or found.tenant is None or own is None or own.certificate is None or own.public_key is None:
+        raise not_found()
+    if found.state is AuthorityState.PURGED:
+        # Its last CRLs say what there is to say; the keys of those who answered are destroyed.
         raise not_found()
     authority = found.with_key(own)
     responders = ocsp_responders.of_key(tx, uid, number)

@@ -120,11 +120,14 @@ class RevocationListSigning:
         raise _overtaken(key)
 
     def sign_last(self, authority_uid: str, key_number: int, principal: str) -> None:
-        """Signs the last CRLs of a key, which hold until all that it signed has ended; raises as `sign` does."""
+        """Signs the last CRLs of a key, which hold until all that it signed has ended; raises as `sign` does.
+
+        Not those of partitions that no certificate could name, for want of a URL: nobody looks for them.
+        """
         with self._store.read("revocation-lists.of-key") as tx:
             found = revocation_lists.of_key(tx, authority_uid, key_number)
         for one in found:
-            if not one.final:
+            if not one.final and (one.urls or not one.key.partition):
                 self.sign(one.key, principal, last=True)
 
     def blocked(self, tx: Transaction, subject: str, error: CertdError, _retry_time: datetime) -> None:

@@ -127,6 +127,8 @@ class VersionMaking:
         if profile.restricted:
             self._check_asked_for(managed)
         signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
+        if signer.authority.uid != managed.authority_uid:
+            raise _another_authority(managed)
         try:
             period = admit_validity(signer.issuer, profile, Validity(lifetime=managed.lifetime, not_after=None), now)
         except CertdError as error:
@@ -239,6 +241,16 @@ def _gains_too_little(managed: ManagedCertificate, default: timedelta, not_after
     left = max(managed.not_after - now, _SECOND)
     least = timedelta(0) if managed.forced else min(default / _LEAST_GAIN, left)
     return not_after < whole and not_after - managed.not_after < least
+
+
+def _another_authority(managed: ManagedCertificate) -> CertdError:
+    """Returns the error of a name that another authority has by now: nobody asked that one."""
+    name = managed.authority_name
+    return CertdError(
+        Reason.AUTHORITY_NOT_FOUND,
+        f"the authority that was asked for was purged, and {name} is another one; request this again",
+        resource=name,
+    )
 
 
 def _authority_ends(managed: ManagedCertificate, signer: Signer) -> CertdError:

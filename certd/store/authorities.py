@@ -58,6 +58,8 @@ _SELECT: Select[Any] = select(
     _authorities.c.usage_mode,
     _authorities.c.revocation,
     _authorities.c.deletion_protection,
+    _authorities.c.delete_time,
+    _authorities.c.purge_time,
     _authorities.c.create_time,
     _authorities.c.update_time,
     _authorities.c.revision,
@@ -81,6 +83,9 @@ _PAGE = (
 _PAGE_BY_UID = (
     _SELECT.where(_authorities.c.uid > bindparam("after")).order_by(_authorities.c.uid).limit(bindparam("most"))
 )
+_BELOW = _SELECT.where(
+    _authorities.c.issuer_uid == bindparam("of_issuer"), _authorities.c.uid != bindparam("of_issuer")
+).order_by(_authorities.c.uid)
 _INSERT = insert_if_absent(_authorities)
 _ACTIVATE = (
     update(_authorities)
@@ -152,6 +157,8 @@ def _authority(row: Row[Any]) -> Authority:
         usage_mode=UsageMode(row.usage_mode),
         revocation=settings_of(row.revocation),
         deletion_protection=bool(row.deletion_protection),
+        delete_time=optional_time_of(row.delete_time),
+        purge_time=optional_time_of(row.purge_time),
         create_time=time_of(row.create_time),
         update_time=time_of(row.update_time),
         revision=row.revision,
@@ -210,6 +217,11 @@ def get_by_uid(tx: Transaction, uid: str) -> Authority | None:
     """Returns the authority with this uid; None when there is none."""
     row = tx.execute(_GET_BY_UID, {"key": uid}).first()
     return None if row is None else _authority(row)
+
+
+def below(tx: Transaction, uid: str) -> list[Authority]:
+    """Returns the authorities whose certificates another one of ours signs, by uid; a root is not below itself."""
+    return [_authority(row) for row in tx.execute(_BELOW, {"of_issuer": uid})]
 
 
 def enabled(tx: Transaction, uids: Iterable[str]) -> set[str]:

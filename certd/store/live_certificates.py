@@ -1,12 +1,15 @@
 """Certificates that a key of an authority signed, and that relying parties still accept."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterator
 from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Select, bindparam, or_, select
 
 from certd.model.certificate import CertificateState
-from certd.store import revocation_schema, schema
+from certd.store import authority_keys, revocation_schema, schema
+from certd.store.store import Store
 from certd.store.transaction import Transaction
 from certd.store.values import microseconds
 
@@ -25,6 +28,26 @@ _OF_KEY = (
     .order_by(_certificates.c.not_after.desc(), _certificates.c.serial)
     .limit(bindparam("most"))
 )
+_PAGE: Final = 1_000
+_WALK: Select[Any] = (
+    select(_certificates.c.serial, _certificates.c.not_after, _certificates.c.der)
+    .where(
+        _certificates.c.authority_uid == bindparam("of_authority"),
+        _certificates.c.key_number == bindparam("of_number"),
+        _certificates.c.not_after >= bindparam("now"),
+        # The first condition alone is a range of the index; the second drops what was shown of the last end.
+        _certificates.c.not_after <= bindparam("last_end"),
+        or_(
+            _certificates.c.not_after < bindparam("last_end"),
+            _certificates.c.serial < bindparam("last_serial"),
+        ),
+        _certificates.c.state == CertificateState.ISSUED.value,
+        _certificates.c.public_key_sha256.not_in(bindparam("own", expanding=True)),
+    )
+    .order_by(_certificates.c.not_after.desc(), _certificates.c.serial.desc())
+    .limit(_PAGE)
+)
+_END_OF_TIME: Final = (1 << 63) - 1
 _RESPONDER_KEYS = select(_responders.c.public_key).where(
     _responders.c.authority_uid == bindparam("of_authority"), _responders.c.public_key.is_not(None)
 )
@@ -50,3 +73,33 @@ def of_key(
 def responder_keys(tx: Transaction, uid: str) -> list[bytes]:
     """Returns the DER of the public keys of all OCSP responders of an authority."""
     return [row.public_key for row in tx.execute(_RESPONDER_KEYS, {"of_authority": uid})]
+
+
+def own_keys(tx: Transaction, uid: str) -> set[bytes]:
+    """Returns the SHA-256 of the public keys of an authority and of its OCSP responders, for `of_key` and `walk`."""
+    keys = [key.public_key for key in authority_keys.of_authority(tx, uid) if key.public_key is not None]
+    return {hashlib.sha256(key).digest() for key in (*keys, *responder_keys(tx, uid))}
+
+
+def walk(
+    store: Store, uid: str, key_number: int, now: datetime, *, own: Collection[bytes], most: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yields serial number and DER of up to `most` certificates as `of_key` finds them, in pages, each a read."""
+    parameters: dict[str, object] = {
+        "of_authority": uid,
+        "of_number": key_number,
+        "now": microseconds(now),
+        "own": sorted(own),
+        "last_end": _END_OF_TIME,
+        "last_serial": "",
+    }
+    walked = 0
+    while True:
+        with store.read("live-certificates.walk") as tx:
+            rows = tx.execute(_WALK, parameters).all()
+        for row in rows[: most - walked]:
+            yield row.serial, row.der
+        walked += len(rows)
+        if len(rows) < _PAGE or walked >= most:
+            return
+        parameters |= {"last_end": rows[-1].not_after, "last_serial": rows[-1].serial}

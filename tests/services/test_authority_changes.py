@@ -81,11 +81,11 @@ def test_one_that_awaits_its_certificate_is_neither(world: World, change: Callab
 def test_an_expired_one_is_not_enabled_and_remembers_that_it_was_disabled(world: World) -> None:
     world.create_root(lifetime=timedelta(hours=2))
     world.clock.advance(timedelta(hours=3))
-    error = refused(Reason.STATE_FORBIDS, lambda: enable(world), says="create another authority")
+    error = refused(Reason.STATE_FORBIDS, lambda: enable(world), says="ReissueAuthorityCertificate")
     assert error.metadata == {"state": "EXPIRED"}
     view = disable(world)
     assert (view.state, view.authority.state) == (AuthorityState.EXPIRED, AuthorityState.DISABLED)
-    refused(Reason.STATE_FORBIDS, lambda: enable(world), says="create another authority")
+    refused(Reason.STATE_FORBIDS, lambda: enable(world), says="ReissueAuthorityCertificate")
 
 
 def test_labels_are_replaced_as_a_whole(world: World) -> None:
