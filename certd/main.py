@@ -12,6 +12,7 @@ from certd.config import Config, oidc_providers, request_limits, token_settings
 from certd.config_notify import mail_server
 from certd.credential_files import CredentialFiles
 from certd.errors import CertdError
+from certd.incidents import incidents
 from certd.model.job import JobKind
 from certd.outbound.addresses import Reach
 from certd.outbound.jwks import KeySet
@@ -71,6 +72,8 @@ from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.renewal_waits import RenewalWaits
 from certd.services.revocation import Revocation
+from certd.services.revocation_batch import BatchRevocation
+from certd.services.revocation_campaigns import RevocationCampaigns
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
 from certd.services.signers import Signers
@@ -128,6 +131,8 @@ class Core:
     certificates: Certificates
     certificate_searches: CertificateSearches
     revocation: Revocation
+    batch_revocation: BatchRevocation
+    revocation_campaigns: RevocationCampaigns
     managed_certificates: ManagedCertificates
     managed_export: ManagedExport
     download_codes: DownloadCodes
@@ -295,7 +300,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         system_authority=system_authority,
     )
     waker = Waker()
-    campaigns = RenewalCampaigns(store=store, clock=clock, access=access, wake_scheduler=waker, step=step)
+    after_incidents = incidents(store=store, clock=clock, access=access, wake_scheduler=waker, step=step)
     wrapping_rotation = WrappingKeyRotation(
         store=store,
         token=token,
@@ -358,7 +363,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             JobKind.ADVANCE_AUTHORITY: authorities.resume,
             JobKind.ADVANCE_AUTHORITY_KEY: rotated.keys.resume,
             JobKind.PURGE_AUTHORITY: life.purge.run,
-            JobKind.ADVANCE_RENEWAL_CAMPAIGN: campaigns.advance,
+            JobKind.ADVANCE_RENEWAL_CAMPAIGN: after_incidents.renewal_campaigns.advance,
+            JobKind.ADVANCE_REVOCATION_CAMPAIGN: after_incidents.revocation_campaigns.advance,
             JobKind.RESEAL_KEYS: wrapping_rotation.reseal,
             JobKind.SIGN_CHECKPOINT: proofs.checkpoints.advance,
             JobKind.GENERATE_REVOCATION_LIST: published.list_signing.run,
@@ -457,7 +463,9 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             store=store, clock=clock, access=access, signers=signers, issuing=issuing, limits=limits, step=step
         ),
         certificate_searches=CertificateSearches(store=store, access=access),
-        revocation=Revocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
+        revocation=after_incidents.revocation,
+        batch_revocation=after_incidents.batch_revocation,
+        revocation_campaigns=after_incidents.revocation_campaigns,
         managed_certificates=managed_certificates,
         managed_export=export,
         download_codes=download_codes,
@@ -483,7 +491,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         managed_certificate_changes=ManagedCertificateChanges(
             store=store, clock=clock, access=access, wake_scheduler=waker, step=step
         ),
-        managed_revocation=ManagedRevocation(store=store, clock=clock, access=access, wake_scheduler=waker, step=step),
+        managed_revocation=after_incidents.managed_revocation,
         managed_certificate_searches=ManagedCertificateSearches(store=store, clock=clock, access=access),
         associations=Associations(
             store=store,
@@ -504,7 +512,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             step=step,
         ),
         lease_refusals=lease_refusals,
-        renewal_campaigns=campaigns,
+        renewal_campaigns=after_incidents.renewal_campaigns,
         wrapping_key_rotation=wrapping_rotation,
         profiles=Profiles(store=store, clock=clock, access=access),
         profile_checks=ProfileChecks(store=store, clock=clock, access=access, signers=signers, limits=limits),

@@ -146,10 +146,12 @@ def write_one_of_many(
     now: datetime,
     *,
     renewal_time: datetime | None = None,
+    **details: str,
 ) -> bool:
     """As `write_revocation`, but for the CRLs: who writes many rows calls `mark_lists` once, at the end.
 
-    `renewal_time` is when the managed certificate that has it is renewed, should it be; None: now.
+    `renewal_time` is when the managed certificate that has it is renewed, should it be; None: now. The event of the
+    revocation has the `details` too.
     """
     reason = _reason_of(row)
     revocations.revoke(
@@ -177,7 +179,7 @@ def write_one_of_many(
             tenant=subject.issuer.tenant,
             principal=principal,
             resource=subject.name,
-            details=_details(subject.row, row),
+            details={**_details(subject.row, row), **details},
         )
     )
     if subject.authority:
