@@ -8,7 +8,7 @@ from certd.api import fields, revocation_settings, x509
 from certd.api.call import Call, Methods
 from certd.errors import field_invalid
 from certd.model.authority import AuthorityKey, AuthorityType, UsageMode
-from certd.model.names import AuthorityName, TenantName, check_id
+from certd.model.names import AuthorityName, TenantName, check_new_authority_id
 from certd.model.request_limits import RequestLimits
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authorities import Authorities
@@ -39,7 +39,7 @@ def create_authority(
     given, violations = request.authority, fields.Violations()
     violations.attempt(lambda: fields.required("authority", present=request.HasField("authority")))
     parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
-    authority_id = violations.attempt(lambda: check_id("authority_id", request.authority_id))
+    authority_id = violations.attempt(lambda: check_new_authority_id("authority_id", request.authority_id))
     key = violations.attempt(lambda: fields.request_key("CreateAuthority", request, request.request_id))
     kind = violations.attempt(lambda: _type(given.type))
     key_spec = violations.attempt(
@@ -158,6 +158,10 @@ def authority_message(view: AuthorityView) -> authority_pb2.Authority:
         etag=authority.etag,
         warnings=x509.warning_messages(view.warnings),
     )
+    if authority.delete_time is not None:
+        message.delete_time.CopyFrom(x509.timestamp(authority.delete_time))
+    if authority.purge_time is not None:
+        message.purge_time.CopyFrom(x509.timestamp(authority.purge_time))
     if authority.certificate is not None:
         message.certificate.CopyFrom(x509.encoded(authority.certificate))
         message.description.CopyFrom(x509.description(authority.certificate))

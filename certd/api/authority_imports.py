@@ -7,7 +7,7 @@ from certd.api.authorities import authority_message, key_number
 from certd.api.call import Call, Methods
 from certd.api.revocation import parse_reason
 from certd.errors import field_invalid
-from certd.model.names import AuthorityName, TenantName, check_id
+from certd.model.names import AuthorityName, TenantName, check_new_authority_id
 from certd.model.request_limits import RequestLimits
 from certd.services.adoption import AdoptedAuthority, Adoption
 from certd.services.issued_import import GivenCertificate, GivenCertificates, IssuedImport
@@ -32,7 +32,7 @@ def adopt_authority(
     """AdoptAuthority."""
     violations = fields.Violations()
     parent = violations.attempt(lambda: TenantName.parse("parent", request.parent))
-    authority_id = violations.attempt(lambda: check_id("authority_id", request.authority_id))
+    authority_id = violations.attempt(lambda: check_new_authority_id("authority_id", request.authority_id))
     key_id = violations.attempt(lambda: _key_id(request.key_id))
     violations.attempt(lambda: fields.required("certificate", present=bool(request.certificate)))
     labels = violations.attempt(lambda: fields.labels("labels", request.labels, most=limits.labels))
