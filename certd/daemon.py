@@ -138,6 +138,8 @@ class Daemon:
                 certificates=core.certificates,
                 certificate_searches=core.certificate_searches,
                 revocation=core.revocation,
+                batch_revocation=core.batch_revocation,
+                revocation_campaigns=core.revocation_campaigns,
                 managed_certificates=core.managed_certificates,
                 managed_export=core.managed_export,
                 download_codes=core.download_codes,

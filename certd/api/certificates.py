@@ -11,7 +11,7 @@ from certd.services.certificates import Certificates, CertificateView
 from certd.services.paging import Page
 from certd.v1 import certificate_pb2, certificate_service_pb2
 
-_STATES = {
+STATES = {
     # Nobody sees a pending one; with validate_only there is no row at all.
     CertificateState.PENDING: certificate_pb2.Certificate.STATE_UNSPECIFIED,
     CertificateState.ISSUED: certificate_pb2.Certificate.ISSUED,
@@ -76,7 +76,7 @@ def certificate_message(
     row = view.certificate
     message = certificate_pb2.Certificate(
         name=view.name,
-        state=_STATES[row.state],
+        state=STATES[row.state],
         chain=x509.encoded_chain(view.chain) if with_chain else (),
         profile=view.profile_name,
         profile_version=row.profile_version,

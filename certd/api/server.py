@@ -38,6 +38,8 @@ from certd.api import (
     profiles,
     renewal_campaigns,
     revocation,
+    revocation_batch,
+    revocation_campaigns,
     revocation_lists,
     server_info,
     subscriptions,
@@ -89,6 +91,8 @@ from certd.services.rates import Rates
 from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
+from certd.services.revocation_batch import BatchRevocation
+from certd.services.revocation_campaigns import RevocationCampaigns
 from certd.services.revocation_lists import RevocationLists
 from certd.services.server import Server
 from certd.services.subscriptions import Subscriptions
@@ -134,6 +138,8 @@ class Services:
     certificates: Certificates
     certificate_searches: CertificateSearches
     revocation: Revocation
+    batch_revocation: BatchRevocation
+    revocation_campaigns: RevocationCampaigns
     managed_certificates: ManagedCertificates
     managed_export: ManagedExport
     download_codes: DownloadCodes
@@ -335,6 +341,8 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **issuance.methods(services.certificates, limits),
             **certificate_search.methods(services.certificate_searches, limits),
             **revocation.methods(services.revocation),
+            **revocation_batch.methods(services.batch_revocation, limits),
+            **revocation_campaigns.methods(services.revocation_campaigns, limits),
         },
         {
             **managed_certificates.methods(services.managed_certificates, limits),
