@@ -29,6 +29,7 @@ from certd.v1 import (
     profile_pb2,
     profile_service_pb2,
     renewal_campaign_pb2,
+    revocation_campaign_pb2,
     server_service_pb2,
     subscription_pb2,
     tenant_pb2,
@@ -124,6 +125,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
     )
     profile = f"{tenant}/profiles/{to.profile}"
     campaign = f"{tenant}/renewalCampaigns/{to.campaign}"
+    revocation_campaign = f"{tenant}/revocationCampaigns/{to.campaign}"
     wrapping_key = f"{tenant}/wrappingKeys/{to.wrapping_key}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
     association = f"{managed}/associations/{to.association}"
@@ -159,6 +161,22 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "RevokeCertificate": certificate_service_pb2.RevokeCertificateRequest(
             name=f"{authority}/certificates/{to.serial}", validate_only=True
         ),
+        "BatchRevokeCertificates": certificate_service_pb2.BatchRevokeCertificatesRequest(
+            parent=authority,
+            requests=[
+                certificate_service_pb2.RevokeCertificateRequest(name=f"{authority}/certificates/{to.serial}")
+            ],
+            validate_only=True,
+        ),
+        "CreateRevocationCampaign": certificate_service_pb2.CreateRevocationCampaignRequest(
+            parent=tenant,
+            revocation_campaign_id=to.campaign,
+            revocation_campaign=revocation_campaign_pb2.RevocationCampaign(public_key=bytes(32)),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetRevocationCampaign": certificate_service_pb2.GetRevocationCampaignRequest(name=revocation_campaign),
+        "ListRevocationCampaigns": certificate_service_pb2.ListRevocationCampaignsRequest(parent=tenant),
+        "CancelRevocationCampaign": certificate_service_pb2.CancelRevocationCampaignRequest(name=revocation_campaign),
         "RequestManagedCertificate": managed_certificate_service_pb2.RequestManagedCertificateRequest(
             parent=tenant,
             managed_certificate_id=to.managed,

@@ -122,6 +122,7 @@ def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
         "CreateAuthority",
         "RequestManagedCertificate",
         "CreateRenewalCampaign",
+        "CreateRevocationCampaign",
         "CreateProfile",
         "CreateEnrollmentCode",
         "CreateAssociation",
