@@ -80,6 +80,7 @@ class TokenRequest(_message.Message):
     APPEND_FIELD_NUMBER: _builtins.int
     ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -152,6 +153,10 @@ class TokenRequest(_message.Message):
     def destroy_authority_key(self) -> Global___DestroyAuthorityKeyRequest:
         """Destroy an authority key."""
 
+    @_builtins.property
+    def list_keys(self) -> Global___ListKeysRequest:
+        """List the keys in the token."""
+
     def __init__(
         self,
         *,
@@ -173,12 +178,13 @@ class TokenRequest(_message.Message):
         append: Global___AppendRequest | None = ...,
         adopt_authority_key: Global___AdoptAuthorityKeyRequest | None = ...,
         destroy_authority_key: Global___DestroyAuthorityKeyRequest | None = ...,
+        list_keys: Global___ListKeysRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key", "list_keys"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -208,6 +214,7 @@ class TokenResponse(_message.Message):
     APPEND_FIELD_NUMBER: _builtins.int
     ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
     DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -280,6 +287,10 @@ class TokenResponse(_message.Message):
     def destroy_authority_key(self) -> Global___DestroyAuthorityKeyResponse:
         """Result of destroy_authority_key."""
 
+    @_builtins.property
+    def list_keys(self) -> Global___ListKeysResponse:
+        """Result of list_keys."""
+
     def __init__(
         self,
         *,
@@ -301,12 +312,13 @@ class TokenResponse(_message.Message):
         append: Global___AppendResponse | None = ...,
         adopt_authority_key: Global___AdoptAuthorityKeyResponse | None = ...,
         destroy_authority_key: Global___DestroyAuthorityKeyResponse | None = ...,
+        list_keys: Global___ListKeysResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key", "list_keys"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -732,16 +744,24 @@ class EnsureWrappingKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     key_id: _builtins.bytes
     """CKA_ID, 16 random bytes that a row allocated first."""
+    tenant: _builtins.str
+    """Id of the tenant whose key it is. Needed where wrapping keys are in escrow."""
+    escrow: _builtins.bytes
+    """What an earlier result had as escrow, once it is kept."""
     def __init__(
         self,
         *,
         key_id: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["escrow", b"escrow", "key_id", b"key_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,16 +774,22 @@ class EnsureWrappingKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATED_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """True when this call made the key."""
+    escrow: _builtins.bytes
+    """Where wrapping keys are in escrow: the key, encrypted to the recovery key (HPKE). The key does not exist yet; it is made
+    by a second call, which says that this is kept.
+    """
     def __init__(
         self,
         *,
         created: _builtins.bool = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "escrow", b"escrow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1697,3 +1723,85 @@ class AppendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendResponse: _TypeAlias = AppendResponse  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    """Request of list_keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.bytes
+    """CKA_ID after which to begin; empty is before all."""
+    limit: _builtins.int
+    """Most keys in the answer, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListedKey(_message.Message):
+    """A key in the token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID."""
+    label: _builtins.str
+    """CKA_LABEL; empty when it is no text."""
+    secret: _builtins.bool
+    """True for a secret key, false for a private one."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        label: _builtins.str = ...,
+        secret: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "label", b"label", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedKey: _TypeAlias = ListedKey  # noqa: Y015
+
+@_typing.final
+class ListKeysResponse(_message.Message):
+    """Result of list_keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedKey]:
+        """Private and secret keys by their CKA_IDs; those that share one stand together, so that there may be some more than asked
+        for.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___ListedKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
