@@ -91,7 +91,7 @@ class RevocationListSigning:
         with self._places:
             plan = self._claim(key, last=False)
             if plan is not None and not self._make(plan, SYSTEM_PRINCIPAL):
-                raise _overtaken(key)
+                self._store.write("revocation-list.overtaken", partial(self._look_again, plan=plan))
 
     def sign(self, key: RevocationListKey, principal: str, *, last: bool = False) -> RevocationList:
         """Signs a CRL now, and returns what is published then.
@@ -110,10 +110,14 @@ class RevocationListSigning:
                 with self._places:
                     plan = self._claim(key, last=last)
                     made = plan is None or self._make(plan, principal)
-                published = self._published(key)
+                with self._store.read("revocation-list.published") as tx:
+                    found = revocation_lists.get(tx, key)
+                if made and (found is None or not found.number):
+                    raise not_found(key)
                 # One that was begun after this one says as much.
-                if made or (plan is not None and published.number > plan.number and (published.final or not last)):
-                    return published
+                overtaken = found is not None and plan is not None and found.number > plan.number
+                if found is not None and (made or (overtaken and (found.final or not last))):
+                    return found
             except CertdError as error:
                 self._store.write("revocation-list.fail", partial(self.blocked_key, key=key, error=error))
                 raise
@@ -145,12 +149,14 @@ class RevocationListSigning:
             authority = authorities.get_by_uid(tx, key.authority_uid)
             tx.event(_event(EventType.REVOCATION_LIST_FAILED, authority, found, SYSTEM_PRINCIPAL, now, error=told))
 
-    def _published(self, key: RevocationListKey) -> RevocationList:
-        with self._store.read("revocation-list.published") as tx:
-            found = revocation_lists.get(tx, key)
-        if found is None or not found.number:
-            raise not_found(key)
-        return found
+    def _look_again(self, tx: Transaction, plan: _Plan) -> None:
+        """Has the job looked at again, should they die who overtook it; whoever publishes puts it off."""
+        key = plan.found.key
+        found = revocation_lists.get(tx, key)
+        if found is not None and found.number < plan.number:
+            due_time = self._clock.now() + _LATEST
+            subject = revocation_lists.subject_of(*key)
+            jobs.put(tx, Job(kind=JobKind.GENERATE_REVOCATION_LIST, subject=subject, due_time=due_time))
 
     def _claim(self, key: RevocationListKey, *, last: bool) -> _Plan | None:
         """Returns what is to be signed; None, with the job ended, when nothing is any more."""

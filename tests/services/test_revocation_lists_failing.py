@@ -9,6 +9,7 @@ import pytest
 from certd.errors import CertdError, Reason
 from certd.model.event import EventType
 from certd.services.revocation_lists import RevocationListView, WantedList
+from certd.store import revocation_lists
 from certd.token.settings import TokenSettings
 from tests.postgres import postgres_server, postgres_url
 from tests.services.conftest import ADMINISTRATOR, CrashError, World, crash, two_worlds
@@ -17,6 +18,7 @@ from tests.services.revocation_books import (
     due_time,
     entries,
     generated,
+    key_of,
     number_of,
     of_type,
     published,
@@ -156,3 +158,34 @@ def test_two_daemons_sign_no_two_with_one_number_and_lose_no_entry(
         numbers = [int(one.details["number"]) for one in told if one.resource == str(CA)]
         assert len(numbers) == len(set(numbers))
         assert max(numbers) == row(first).number
+
+
+def test_one_that_is_overtaken_before_any_is_published_is_made_again(world: World) -> None:
+    world.core.scheduler.stop()
+    world.create_root()
+    world.create_subordinate()
+    key = key_of(world)
+
+    def another_begins() -> None:
+        found = row(world)
+        world.core.store.write("test", lambda tx: revocation_lists.claim(tx, found, world.clock.now()))
+
+    world.steps.at["revocation-list.signed"] = another_begins
+    assert number_of(generated(world)) == row(world).number == row(world).claimed_number
+    assert key == row(world).key
+
+
+def test_a_job_that_is_overtaken_is_no_failure_and_looks_again_in_a_minute(ca: World) -> None:
+    settle(ca)
+    ca.core.scheduler.stop()
+
+    def another_begins() -> None:
+        ca.core.store.write("test", lambda tx: revocation_lists.claim(tx, row(ca), ca.clock.now()))
+
+    ca.steps.at["revocation-list.signed"] = another_begins
+    before = row(ca).number
+    run_job(ca)
+    assert (row(ca).number, row(ca).last_error) == (before, "")
+    assert due_time(ca) == ca.clock.now() + timedelta(minutes=1)
+    run_job(ca)
+    assert row(ca).number == row(ca).claimed_number > before
