@@ -22,6 +22,8 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__, config, log
 from certd.cli import initialisation
+from certd.cli.backup import backup
+from certd.cli.audit import audit
 from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, config_option
 from certd.cli.configuration import daemon as daemon_module
 from certd.cli.recovery import recover_admin
@@ -489,6 +491,8 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "certd", "_CERTD_COMPLETE").source())
 
 
+main.add_command(backup)
 main.add_command(recover_admin)
 main.add_command(rotate_system_authority)
 main.add_command(install_units)
+main.add_command(audit)

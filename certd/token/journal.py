@@ -35,6 +35,8 @@ _MOST_JOURNALS: Final = 64
 _MOST_CHECKPOINT_KEYS: Final = 64
 _MOST_READ: Final = 1 << 20
 """Bytes of records in one answer; there is one at least."""
+_LONGEST_TEXT: Final = 2048
+"""Characters of one value. As many as the longest names have; what a few of them take is below the longest record."""
 _RETRY_AFTER: Final = 2.0
 
 
@@ -105,8 +107,9 @@ class Journal:
             raise failure
 
     def record(self, kind: str, **fields: Value) -> None:
-        """Adds a use of a key; `commit` writes it."""
-        self._waiting.append(_Use(self._clock.now(), kind, fields))
+        """Adds a use of a key; `commit` writes it. Of a text that is long the beginning is told."""
+        told = {name: value[:_LONGEST_TEXT] if isinstance(value, str) else value for name, value in fields.items()}
+        self._waiting.append(_Use(self._clock.now(), kind, told))
 
     def commit(self) -> CertdError | None:
         """Writes what waits, to the disk; returns why that cannot be done, and then no answer may leave."""
