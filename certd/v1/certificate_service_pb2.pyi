@@ -513,7 +513,9 @@ class BatchRevokeCertificatesRequest(_message.Message):
     parent: _builtins.str
     """Required. `tenants/{tenant}/authorities/{authority}` that issued them, or `tenants/{tenant}/authorities/-` where their names say it."""
     request_id: _builtins.str
-    """Optional. UUID that stands for the `request_id` of every item that has none (AIP-155)."""
+    """Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item n
+    of the first one did, for 24 hours (AIP-155).
+    """
     validate_only: _builtins.bool
     """Optional. Runs every check of every item, returns what would be, changes nothing (AIP-163)."""
     @_builtins.property
@@ -552,11 +554,11 @@ class BatchRevokeCertificatesResponse(_message.Message):
         ERROR_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def certificate(self) -> _certificate_pb2.Certificate:
-            """The certificate, without its chain and description."""
+            """The certificate, without its encoding, chain, description and labels."""
 
         @_builtins.property
         def error(self) -> Global___ItemError:
-            """Why it is not revoked."""
+            """Why it is not revoked by this; ALREADY_REVOKED is among the reasons."""
 
         def __init__(
             self,
@@ -608,8 +610,8 @@ class CreateRevocationCampaignRequest(_message.Message):
     request_id: _builtins.str
     """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
     validate_only: _builtins.bool
-    """Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000, changes nothing
-    (AIP-163).
+    """Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000 or as a
+    search of bounded length finds them, changes nothing (AIP-163).
     """
     @_builtins.property
     def revocation_campaign(self) -> _revocation_campaign_pb2.RevocationCampaign:

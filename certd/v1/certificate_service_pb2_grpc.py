@@ -145,7 +145,8 @@ class CertificateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRevokeCertificates(self, request, context):
-        """Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
+        """Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+        is refused as a whole to who may revoke none of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class RevocationCampaign(_message.Message):
     """A set of certificates that is revoked: after an incident. It finds what there is when it begins to look; what is issued
-    meanwhile under a key or profile that is still allowed may escape it.
+    meanwhile under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
+    to disable its issuer, and an authority of the tenant that has it is disabled. Managed certificates whose keys are
+    compromised are renewed, some hundreds in a minute.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -43,7 +45,7 @@ class RevocationCampaign(_message.Message):
         DONE: RevocationCampaign._State.ValueType  # 2
         """Everything that it found is revoked, or stands among those that could not be."""
         CANCELLED: RevocationCampaign._State.ValueType  # 3
-        """Somebody ended it; what it has revoked stays revoked."""
+        """Somebody ended it, or who made it may not revoke any more; what it has revoked stays revoked."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """How far it is."""
@@ -55,7 +57,7 @@ class RevocationCampaign(_message.Message):
     DONE: RevocationCampaign.State.ValueType  # 2
     """Everything that it found is revoked, or stands among those that could not be."""
     CANCELLED: RevocationCampaign.State.ValueType  # 3
-    """Somebody ended it; what it has revoked stays revoked."""
+    """Somebody ended it, or who made it may not revoke any more; what it has revoked stays revoked."""
 
     NAME_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
@@ -82,9 +84,11 @@ class RevocationCampaign(_message.Message):
     profile: _builtins.str
     """All that were issued under this profile: `tenants/{tenant}/profiles/{profile}`."""
     public_key: _builtins.bytes
-    """All of this key: DER of its SubjectPublicKeyInfo, or the 32 bytes of its SHA-256."""
+    """All of this key: DER of its SubjectPublicKeyInfo, or the 32 bytes of its SHA-256, which is what the server returns. For
+    KEY_COMPROMISE the key is blocked for the tenant at once, also when no certificate has it.
+    """
     consumer: _builtins.str
-    """All that this consumer has leased or may lease, the versions of what it is associated with:
+    """All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with:
     `tenants/{tenant}/identities/{identity}`, or `identities/{identity}`.
     """
     reason: _certificate_pb2.RevocationReason.ValueType
@@ -113,7 +117,9 @@ class RevocationCampaign(_message.Message):
 
     @_builtins.property
     def failed_certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Output only. Names of up to 20 of those."""
+        """Output only. Names of up to 20 of those; versions of managed certificates that were imported are named as such, for only
+        who issued them can revoke them.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

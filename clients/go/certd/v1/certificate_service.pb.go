@@ -799,7 +799,8 @@ type BatchRevokeCertificatesRequest struct {
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// Required. What to revoke, 1 to 1,000.
 	Requests []*RevokeCertificateRequest `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
-	// Optional. UUID that stands for the `request_id` of every item that has none (AIP-155).
+	// Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item n
+	// of the first one did, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Optional. Runs every check of every item, returns what would be, changes nothing (AIP-163).
 	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -922,8 +923,8 @@ type CreateRevocationCampaignRequest struct {
 	RevocationCampaign *RevocationCampaign `protobuf:"bytes,3,opt,name=revocation_campaign,json=revocationCampaign,proto3" json:"revocation_campaign,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000, changes nothing
-	// (AIP-163).
+	// Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000 or as a
+	// search of bounded length finds them, changes nothing (AIP-163).
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1432,12 +1433,12 @@ type isBatchRevokeCertificatesResponse_Result_Outcome interface {
 }
 
 type BatchRevokeCertificatesResponse_Result_Certificate struct {
-	// The certificate, without its chain and description.
+	// The certificate, without its encoding, chain, description and labels.
 	Certificate *Certificate `protobuf:"bytes,1,opt,name=certificate,proto3,oneof"`
 }
 
 type BatchRevokeCertificatesResponse_Result_Error struct {
-	// Why it is not revoked.
+	// Why it is not revoked by this; ALREADY_REVOKED is among the reasons.
 	Error *ItemError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
 }
 

@@ -56,7 +56,8 @@ type CertificateServiceClient interface {
 	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
 	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
-	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
+	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+	// is refused as a whole to who may revoke none of them.
 	BatchRevokeCertificates(ctx context.Context, in *BatchRevokeCertificatesRequest, opts ...grpc.CallOption) (*BatchRevokeCertificatesResponse, error)
 	// Begins to revoke a set of certificates: all of a profile, of a key, of a consumer, or what a filter finds.
 	CreateRevocationCampaign(ctx context.Context, in *CreateRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error)
@@ -208,7 +209,8 @@ type CertificateServiceServer interface {
 	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
 	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error)
-	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order.
+	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+	// is refused as a whole to who may revoke none of them.
 	BatchRevokeCertificates(context.Context, *BatchRevokeCertificatesRequest) (*BatchRevokeCertificatesResponse, error)
 	// Begins to revoke a set of certificates: all of a profile, of a key, of a consumer, or what a filter finds.
 	CreateRevocationCampaign(context.Context, *CreateRevocationCampaignRequest) (*RevocationCampaign, error)

@@ -34,7 +34,7 @@ const (
 	RevocationCampaign_RUNNING RevocationCampaign_State = 1
 	// Everything that it found is revoked, or stands among those that could not be.
 	RevocationCampaign_DONE RevocationCampaign_State = 2
-	// Somebody ended it; what it has revoked stays revoked.
+	// Somebody ended it, or who made it may not revoke any more; what it has revoked stays revoked.
 	RevocationCampaign_CANCELLED RevocationCampaign_State = 3
 )
 
@@ -82,7 +82,9 @@ func (RevocationCampaign_State) EnumDescriptor() ([]byte, []int) {
 }
 
 // A set of certificates that is revoked: after an incident. It finds what there is when it begins to look; what is issued
-// meanwhile under a key or profile that is still allowed may escape it.
+// meanwhile under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
+// to disable its issuer, and an authority of the tenant that has it is disabled. Managed certificates whose keys are
+// compromised are renewed, some hundreds in a minute.
 type RevocationCampaign struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`.
@@ -114,7 +116,8 @@ type RevocationCampaign struct {
 	UnchangedCount int64 `protobuf:"varint,13,opt,name=unchanged_count,json=unchangedCount,proto3" json:"unchanged_count,omitempty"`
 	// Output only. How many could not be revoked, because the caller who made it may not, or because of what they are.
 	FailedCount int64 `protobuf:"varint,14,opt,name=failed_count,json=failedCount,proto3" json:"failed_count,omitempty"`
-	// Output only. Names of up to 20 of those.
+	// Output only. Names of up to 20 of those; versions of managed certificates that were imported are named as such, for only
+	// who issued them can revoke them.
 	FailedCertificates []string `protobuf:"bytes,15,rep,name=failed_certificates,json=failedCertificates,proto3" json:"failed_certificates,omitempty"`
 	// Output only. Who made it.
 	Creator string `protobuf:"bytes,16,opt,name=creator,proto3" json:"creator,omitempty"`
@@ -307,12 +310,13 @@ type RevocationCampaign_Profile struct {
 }
 
 type RevocationCampaign_PublicKey struct {
-	// All of this key: DER of its SubjectPublicKeyInfo, or the 32 bytes of its SHA-256.
+	// All of this key: DER of its SubjectPublicKeyInfo, or the 32 bytes of its SHA-256, which is what the server returns. For
+	// KEY_COMPROMISE the key is blocked for the tenant at once, also when no certificate has it.
 	PublicKey []byte `protobuf:"bytes,4,opt,name=public_key,json=publicKey,proto3,oneof"`
 }
 
 type RevocationCampaign_Consumer struct {
-	// All that this consumer has leased or may lease, the versions of what it is associated with:
+	// All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with:
 	// `tenants/{tenant}/identities/{identity}`, or `identities/{identity}`.
 	Consumer string `protobuf:"bytes,5,opt,name=consumer,proto3,oneof"`
 }
