@@ -121,7 +121,7 @@ def test_the_longest_lifetime_is_still_allowed(shared: TokenClient, leaf_authori
     assert verifies(leaf_authority, item, shared.sign([item], timeout=20)[0])
 
 
-@pytest.mark.parametrize("kind", [SignatureKind.REVOCATION_LIST, SignatureKind.OCSP_RESPONSE])
+@pytest.mark.parametrize("kind", [SignatureKind.OCSP_RESPONSE])
 def test_a_kind_that_is_not_implemented_is_refused_whatever_the_policy(
     shared: TokenClient, kind: SignatureKind
 ) -> None:
