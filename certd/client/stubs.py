@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         CreateAuditReportRequest,
         CreateAuditReportResponse,
         CreateAuthorityRequest,
+        DeleteAuthorityRequest,
         DisableAuthorityRequest,
         EnableAuthorityRequest,
         GenerateRevocationListRequest,
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
         GetRevocationListRequest,
         ListAuthoritiesRequest,
         ListAuthoritiesResponse,
+        ReissueAuthorityCertificateRequest,
         RevocationList,
+        UndeleteAuthorityRequest,
         UpdateAuthorityRequest,
     )
     from certd.v1.certificate_pb2 import Certificate
@@ -206,6 +209,15 @@ class Stubs:
         )
         self.disable_authority: grpc.UnaryUnaryMultiCallable[DisableAuthorityRequest, Authority] = (
             authorities.DisableAuthority
+        )
+        self.reissue_authority_certificate: grpc.UnaryUnaryMultiCallable[
+            ReissueAuthorityCertificateRequest, Authority
+        ] = authorities.ReissueAuthorityCertificate
+        self.delete_authority: grpc.UnaryUnaryMultiCallable[DeleteAuthorityRequest, Authority] = (
+            authorities.DeleteAuthority
+        )
+        self.undelete_authority: grpc.UnaryUnaryMultiCallable[UndeleteAuthorityRequest, Authority] = (
+            authorities.UndeleteAuthority
         )
         self.create_audit_report: grpc.UnaryStreamMultiCallable[CreateAuditReportRequest, CreateAuditReportResponse] = (
             authorities.CreateAuditReport

@@ -207,11 +207,17 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         ("Uid", item.uid if exists else ""),
         *revocation_rows(item),
         ("Deletion", "protected" if item.deletion_protection else ""),
+        ("Deleted", output.time_text(item.delete_time) if item.HasField("delete_time") else ""),
+        ("Purged" if item.state == Authority.PURGED else "Purged from", _purge_text(item)),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time) if exists else ""),
         ("Etag", item.etag if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _purge_text(item: Authority) -> str:
+    return output.time_text(item.purge_time) if item.HasField("purge_time") else ""
 
 
 def _key_text(item: Authority) -> str:

@@ -31,10 +31,19 @@ _CHAIN_BYTES: Final = 2 << 20
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-def _change_options(command: CommandT) -> CommandT:
+def change_options(command: CommandT) -> CommandT:
     """Adds what every change has: `--etag`, `--request-id`, `--validate-only`."""
     changed = mutation_options(validate_only=True)(command)
     return click.option("--etag", default="", help="Change it only while this is its etag.")(changed)
+
+
+def allow_broken_option(command: CommandT) -> CommandT:
+    """Adds `--allow-broken-certificates`."""
+    return click.option(
+        "--allow-broken-certificates",
+        is_flag=True,
+        help="Even if what is alive would outlive the new certificate, or be outside of its bounds.",
+    )(command)
 
 
 @verb(
@@ -78,18 +87,23 @@ def csr(run: Invocation, *, name: str, out: Path | None) -> None:
     metavar="FILE",
     help="Certificates from the parent up to its root, PEM, or DER of one; - reads standard input.",
 )
-@_change_options
+@allow_broken_option
+@change_options
 def activate(
     run: Invocation,
     *,
     name: str,
     certificate: str,
     chain: str,
+    allow_broken_certificates: bool,
     etag: str,
     request_id: UUID,
     validate_only: bool,
 ) -> None:
-    """Install the certificate of an outside parent; the authority issues from then on."""
+    """Install the certificate of an outside parent; the authority issues from then on.
+
+    One that has a certificate gets another for the same key, and what it issued stays valid.
+    """
     if certificate == chain == files.STANDARD_STREAM:
         message = "--certificate and --chain cannot both be read from standard input"
         raise click.UsageError(message)
@@ -97,13 +111,14 @@ def activate(
         name=names.authority_name(name, run.tenant),
         certificate=files.read_certificates(certificate, longest=_CERTIFICATE_BYTES, what="certificate"),
         chain=files.read_certificates(chain, longest=_CHAIN_BYTES, what="chain"),
+        allow_broken_certificates=allow_broken_certificates,
         etag=etag,
         request_id=str(request_id),
         validate_only=validate_only,
     )
     with run.connect() as client, run.progress("activating the authority"):
         changed = client.call(client.stubs.activate_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -115,7 +130,7 @@ def activate(
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
-@_change_options
+@change_options
 def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Let a disabled authority issue again."""
     request = EnableAuthorityRequest(
@@ -123,7 +138,7 @@ def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     )
     with run.connect() as client, run.progress("enabling the authority"):
         changed = client.call(client.stubs.enable_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -135,7 +150,7 @@ def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
-@_change_options
+@change_options
 def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Stop an authority from issuing; what it issued stays valid and can be revoked."""
     request = DisableAuthorityRequest(
@@ -143,7 +158,7 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
     )
     with run.connect() as client, run.progress("disabling the authority"):
         changed = client.call(client.stubs.disable_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -161,7 +176,7 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
 @click.option("--no-labels", is_flag=True, help="Take all labels away.")
 @revocation_options
 @click.option("--deletion-protection/--no-deletion-protection", default=None, help="Whether it cannot be deleted.")
-@_change_options
+@change_options
 def update(
     run: Invocation,
     *,
@@ -203,10 +218,11 @@ def update(
     )
     with run.connect() as client, run.progress("changing the authority"):
         changed = client.call(client.stubs.update_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
-def _print_changed(run: Invocation, changed: Authority, *, validate_only: bool) -> None:
+def print_changed(run: Invocation, changed: Authority, *, validate_only: bool) -> None:
+    """Prints an authority after a change, with what was dropped or overridden by it."""
     output.print_warnings(changed.warnings, run.output)
     if validate_only:
         run.tell("every check passed; nothing was changed")
