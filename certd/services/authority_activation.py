@@ -135,14 +135,14 @@ class AuthorityActivation:
             made = None if change.validate_only else replay(tx, caller, _METHOD, change.key)
             if made is not None:
                 return self._views.read(tx, authority, now)
-            wanted = authority_with_key(tx, authority, given.key_number)
+            checked = authority_with_key(tx, authority, given.key_number)
         check_etag(authority, change.etag)
-        awaiting = _awaiting(wanted)
+        awaiting = _awaiting(checked)
         accepted = accept(given.certificate, given.chain, awaiting=awaiting, now=now)
-        if wanted.certificate is not None:
-            self._check_replaces(wanted, given, accepted, now)
+        if checked.certificate is not None:
+            self._check_replaces(checked, given, accepted, now)
         if change.validate_only:
-            return self._planned(authority, wanted, accepted, now)
+            return self._planned(authority, checked, accepted, now)
         self._step("activation.2.checked")
 
         def install(tx: Transaction) -> AuthorityView:
@@ -152,6 +152,13 @@ class AuthorityActivation:
             check_etag(found, change.etag)
             wanted = authority_with_key(tx, found, given.key_number)
             _awaiting(wanted)
+            if wanted.certificate != checked.certificate:
+                raise CertdError(
+                    Reason.ETAG_MISMATCH,
+                    f"{found.name} got another certificate meanwhile; read it again, then repeat this if it is wanted",
+                    metadata={"etag": found.etag},
+                    resource=found.name,
+                )
             if wanted.certificate is not None:
                 if not given.allow_broken_certificates:
                     # What was issued meanwhile is bound by the certificate before.
