@@ -66,6 +66,12 @@ def adopted_certificate(
         if chain:
             raise field_invalid("chain", "must be empty for a root, which nothing stands above")
         accepted = _accepted_root(own, highest_path_length, now)
+    elif not chain:
+        raise own.refuse(
+            Reason.IMPORT_CHAIN_INVALID,
+            "is not self-signed, and there is no chain",
+            "send the certificates from its issuer up to the root",
+        )
     else:
         awaiting = Awaiting(
             public_key=own.public_key,

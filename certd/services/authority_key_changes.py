@@ -3,7 +3,6 @@
 Each is one transaction: request record, permission to change it now (etag, state), the rows, the event.
 """
 
-import hashlib
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +32,7 @@ from certd.services.authority_views import (
     event_of,
 )
 from certd.services.renewal_campaigns import begin_campaign
-from certd.store import authorities, authority_keys, certificates, live_certificates, revocation_lists
+from certd.store import authority_keys, certificates, live_certificates, revocation_lists
 from certd.store.store import Store, Transaction
 
 _LIVE_TOLD: Final = 3
@@ -225,8 +224,7 @@ def _check_usable(tx: Transaction, authority: Authority, found: Authority, now: 
 
 
 def _check_no_live(tx: Transaction, found: Authority, now: datetime) -> None:
-    keys = [key.public_key for key in authorities.keys(tx, found.uid) if key.public_key is not None]
-    own = {hashlib.sha256(key).digest() for key in (*keys, *live_certificates.responder_keys(tx, found.uid))}
+    own = live_certificates.own_keys(tx, found.uid)
     live = live_certificates.of_key(tx, found.uid, found.key.number, now, own=own, limit=_LIVE_TOLD + 1)
     if not live:
         return

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, or_, select
+from sqlalchemy import Select, and_, bindparam, func, or_, select
 
 from certd.model.certificate import CertificateState
 from certd.store import authority_keys, revocation_schema, schema
 from certd.store.store import Store
 from certd.store.transaction import Transaction
-from certd.store.values import microseconds
+from certd.store.values import duration_of, microseconds
 
 _certificates = schema.certificates
+_authorities = schema.authorities
 _responders = revocation_schema.ocsp_responders
 _ALIVE = (CertificateState.ISSUED.value, CertificateState.PENDING.value)
 _OF_KEY = (
@@ -42,12 +43,33 @@ _WALK: Select[Any] = (
             _certificates.c.serial < bindparam("last_serial"),
         ),
         _certificates.c.state == CertificateState.ISSUED.value,
+        # What another CA issued, and nobody has, is in the books without it.
+        _certificates.c.der.is_not(None),
         _certificates.c.public_key_sha256.not_in(bindparam("own", expanding=True)),
     )
     .order_by(_certificates.c.not_after.desc(), _certificates.c.serial.desc())
     .limit(_PAGE)
 )
 _END_OF_TIME: Final = (1 << 63) - 1
+_LONGEST = (
+    select(func.max(_certificates.c.not_after - _certificates.c.not_before))
+    .join_from(
+        _authorities,
+        _certificates,
+        and_(
+            _certificates.c.authority_uid == _authorities.c.uid,
+            _certificates.c.key_number == _authorities.c.key_number,
+        ),
+    )
+    .where(
+        _authorities.c.uid == bindparam("of_authority"),
+        _certificates.c.not_after >= bindparam("now"),
+        _certificates.c.state == CertificateState.ISSUED.value,
+        # Of what another CA issued and nobody has, the begin is unknown.
+        _certificates.c.der.is_not(None),
+        _certificates.c.public_key_sha256.not_in(bindparam("own", expanding=True)),
+    )
+)
 _RESPONDER_KEYS = select(_responders.c.public_key).where(
     _responders.c.authority_uid == bindparam("of_authority"), _responders.c.public_key.is_not(None)
 )
@@ -68,6 +90,16 @@ def of_key(
         "most": limit,
     }
     return [row.serial for row in tx.execute(_OF_KEY, parameters)]
+
+
+def longest_lifetime(tx: Transaction, uid: str, now: datetime) -> timedelta | None:
+    """Returns the longest lifetime among what the key that signs at present has signed and is alive; None for nothing.
+
+    Those for its own keys do not count. Reads all of them.
+    """
+    parameters = {"of_authority": uid, "now": microseconds(now), "own": sorted(own_keys(tx, uid))}
+    found = tx.execute(_LONGEST, parameters).scalar()
+    return None if found is None else duration_of(int(found))
 
 
 def responder_keys(tx: Transaction, uid: str) -> list[bytes]:

@@ -41,7 +41,11 @@ def verifies(folder: Path, leaf: bytes, *, trusted: bytes, untrusted: tuple[byte
     strictly = ["-x509_strict"] if strict else []
     command = ["openssl", "verify", *strictly, "-no_check_time", "-CAfile", "root.pem"]
     result = subprocess.run(
-        [*command, "-untrusted", "untrusted.pem", "leaf.pem"], cwd=folder, capture_output=True, text=True, check=False
+        [*command, *(["-untrusted", "untrusted.pem"] if untrusted else []), "leaf.pem"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return result.returncode == 0
 
