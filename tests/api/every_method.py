@@ -149,6 +149,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "EnableAuthority": authority_service_pb2.EnableAuthorityRequest(name=authority),
         "DisableAuthority": authority_service_pb2.DisableAuthorityRequest(name=authority, validate_only=True),
+        "CreateAuditReport": authority_service_pb2.CreateAuditReportRequest(name=authority),
         "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
             parent=authority, csr=CSR, request_id=request_id_of(to.tenant)
         ),
@@ -276,6 +277,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "ListEvents": event_service_pb2.ListEventsRequest(parent=tenant),
         "WatchEvents": event_service_pb2.WatchEventsRequest(parent=tenant, from_beginning=True),
+        "GetCheckpoint": event_service_pb2.GetCheckpointRequest(),
         "CreateSubscription": event_service_pb2.CreateSubscriptionRequest(
             parent=tenant, subscription_id=to.subscription, subscription=SUBSCRIPTION
         ),

@@ -38,7 +38,7 @@ from tests.api.whole_daemon import Installed, call, failure_to, grant_of, whole_
 _GUARDED = [method for method in METHODS_OF_SERVICES if isinstance(METHODS[full_name(method)], Permission)]
 _ABOUT_SOMETHING = [method for method in _GUARDED if method.name != "ListTenants"]
 """It answers everybody, with what they may read."""
-_OF_THE_SERVER = {"GetServerInfo", "CreateTenant", "ListTenants"}
+_OF_THE_SERVER = {"GetServerInfo", "CreateTenant", "ListTenants", "GetCheckpoint"}
 """Methods that are about no tenant."""
 _LET_IN_TOO = {"GetAssociation": Permission.KEY_LEASE}
 """Permissions beside that of the table: consumers may ask for what is their own, and are told of nothing else."""
