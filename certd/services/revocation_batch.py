@@ -89,6 +89,8 @@ class BatchRevocation:
             made = self._make(call, [items[position] for position in chosen], made)
             for position, outcome in zip(chosen, made.outcomes, strict=True):
                 outcomes[position] = outcome
+            if not validate_only:
+                self._step("revoke-batch.1.committed")
         if not validate_only:
             self._wake_scheduler()
         return [outcome for outcome in outcomes if outcome is not None]
@@ -127,12 +129,10 @@ class BatchRevocation:
         if call.validate_only:
             with self._store.read("certificates.revoke-batch") as tx:
                 return replace(before, outcomes=_rehearsed(tx, call, items, refused))
-        made = self._store.write(
+        return self._store.write(
             "certificates.revoke-batch",
             lambda tx: _written(tx, call, items, refused, renewal_time=before.renewal_time),
         )
-        self._step("revoke-batch.1.committed")
-        return made
 
     def _refused_authorities(self, call: _Call, items: Sequence[RevocationItem]) -> dict[str, CertdError]:
         """Returns why certificates of authorities may not be revoked by this caller, by their names.
