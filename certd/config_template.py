@@ -62,7 +62,7 @@ private_key = {tls.private_key}
 trust_domain = {tls.trust_domain}
 
 [web]
-# Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
+# Where others reach `listen.http`. Certificates name it as the place of CRLs, OCSP and their issuer's certificate.
 # base_url = "http://pki.example.internal"
 
 # People and CI jobs may call with tokens of issuers of OpenID Connect, on listen.bearer. A token's caller is

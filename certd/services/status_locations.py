@@ -19,7 +19,6 @@ from certd.store import authorities, revocation_lists
 from certd.store.store import Store, Transaction
 
 _PAGE_LENGTH = 200
-_SETTING = "authority.revocation"
 
 
 def locations_of(authority: Authority, base_url: str | None) -> StatusLocations:
@@ -127,25 +126,21 @@ def location_warnings(authority: Authority, base_url: str | None) -> tuple[Warni
                 " let a GENERAL_PURPOSE authority sign those, or say path_length 0",
             )
         )
-    if base_url is not None:
-        return tuple(warnings)
+    crl, ocsp = settings.crl, settings.ocsp
     lacking = {
-        f"{_SETTING}.crl.base_urls": settings.crl.enabled
-        and not settings.crl.omit_extension
-        and not settings.crl.base_urls,
-        f"{_SETTING}.ocsp.base_urls": settings.ocsp.enabled
-        and not settings.ocsp.omit_extension
-        and not settings.ocsp.base_urls,
-        f"{_SETTING}.issuer_base_urls": not settings.omit_issuer_url and not settings.issuer_base_urls,
+        "their CRL": crl.enabled and not crl.omit_extension and not crl.base_urls,
+        "an OCSP responder": ocsp.enabled and not ocsp.omit_extension and not ocsp.base_urls,
+        "the certificate of their issuer": not settings.omit_issuer_url and not settings.issuer_base_urls,
     }
-    what = {"crl": "no CRL", "ocsp": "no OCSP responder", "issuer_base_urls": "not where their issuer's is"}
-    for field, is_lacking in lacking.items():
-        if is_lacking:
-            name = what[field.removeprefix(f"{_SETTING}.").partition(".")[0]]
-            warnings.append(
-                Warning(
-                    field,
-                    f"is empty and the server has no [web] base_url: certificates say {name}; set one of the two",
-                )
+    unnamed = [what for what, is_lacking in lacking.items() if is_lacking]
+    if base_url is None and unnamed:
+        *others, last = unnamed
+        told = f"{', '.join(others)} or {last}" if others else last
+        warnings.append(
+            Warning(
+                "authority.revocation",
+                f"certificates will not say where {told} is, for the server does not know where others reach it: set"
+                " [web] base_url, or base URLs of the authority",
             )
+        )
     return tuple(warnings)
