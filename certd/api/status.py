@@ -92,6 +92,9 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.REVOCATION_CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.REVOCATION_CAMPAIGN_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.REVOCATION_LIST_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_KEY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_ENABLED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.DELETION_PROTECTED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 

@@ -80,6 +80,9 @@ STATUSES: Final[Mapping[Reason, HTTPStatus]] = {
     Reason.TARGET_NOT_ALLOWED: HTTPStatus.CONFLICT,
     Reason.DOWNLOAD_CODE_INVALID: HTTPStatus.UNAUTHORIZED,
     Reason.REVOCATION_LIST_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Reason.AUTHORITY_KEY_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Reason.AUTHORITY_ENABLED: HTTPStatus.CONFLICT,
+    Reason.DELETION_PROTECTED: HTTPStatus.CONFLICT,
 }
 """The status of each reason."""
 
