@@ -39,11 +39,15 @@ if TYPE_CHECKING:
     from certd.v1.association_pb2 import Association
     from certd.v1.authority_pb2 import Authority
     from certd.v1.authority_service_pb2 import (
+        ActivateAuthorityKeyRequest,
         ActivateAuthorityRequest,
+        AdoptAuthorityRequest,
         AuthorityCsr,
         CreateAuditReportRequest,
         CreateAuditReportResponse,
         CreateAuthorityRequest,
+        CreateCrossCertificateRequest,
+        CreateCrossCertificateResponse,
         DeleteAuthorityRequest,
         DisableAuthorityRequest,
         EnableAuthorityRequest,
@@ -51,10 +55,15 @@ if TYPE_CHECKING:
         GetAuthorityCsrRequest,
         GetAuthorityRequest,
         GetRevocationListRequest,
+        ImportIssuedCertificatesRequest,
+        ImportIssuedCertificatesResponse,
         ListAuthoritiesRequest,
         ListAuthoritiesResponse,
+        PrepareAuthorityKeyRequest,
         ReissueAuthorityCertificateRequest,
+        RetireAuthorityKeyRequest,
         RevocationList,
+        TaintAuthorityKeyRequest,
         UndeleteAuthorityRequest,
         UpdateAuthorityRequest,
     )
@@ -216,6 +225,27 @@ class Stubs:
         self.delete_authority: grpc.UnaryUnaryMultiCallable[DeleteAuthorityRequest, Authority] = (
             authorities.DeleteAuthority
         )
+        self.prepare_authority_key: grpc.UnaryUnaryMultiCallable[PrepareAuthorityKeyRequest, Authority] = (
+            authorities.PrepareAuthorityKey
+        )
+        self.activate_authority_key: grpc.UnaryUnaryMultiCallable[ActivateAuthorityKeyRequest, Authority] = (
+            authorities.ActivateAuthorityKey
+        )
+        self.taint_authority_key: grpc.UnaryUnaryMultiCallable[TaintAuthorityKeyRequest, Authority] = (
+            authorities.TaintAuthorityKey
+        )
+        self.retire_authority_key: grpc.UnaryUnaryMultiCallable[RetireAuthorityKeyRequest, Authority] = (
+            authorities.RetireAuthorityKey
+        )
+        self.create_cross_certificate: grpc.UnaryUnaryMultiCallable[
+            CreateCrossCertificateRequest, CreateCrossCertificateResponse
+        ] = authorities.CreateCrossCertificate
+        self.adopt_authority: grpc.UnaryUnaryMultiCallable[AdoptAuthorityRequest, Authority] = (
+            authorities.AdoptAuthority
+        )
+        self.import_issued_certificates: grpc.UnaryUnaryMultiCallable[
+            ImportIssuedCertificatesRequest, ImportIssuedCertificatesResponse
+        ] = authorities.ImportIssuedCertificates
         self.undelete_authority: grpc.UnaryUnaryMultiCallable[UndeleteAuthorityRequest, Authority] = (
             authorities.UndeleteAuthority
         )

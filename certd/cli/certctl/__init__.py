@@ -13,7 +13,7 @@ from certd import __version__
 from certd.cli.certctl import (
     association,
     audit_report,
-    authority_life,
+    authority_import,
     campaign,
     enrollment,
     grant,
@@ -62,7 +62,7 @@ def cli() -> None:
 
 cli.add_command(association.association)
 cli.add_command(audit_report.authority)
-cli.add_command(authority_life.authority)
+cli.add_command(authority_import.authority)
 cli.add_command(revocation_list.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)

@@ -198,6 +198,7 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         *constraint_rows(item.name_constraints),
         ("Key", _key_text(item) if exists else enum_text(item, "key_spec")),
         ("Signs with", enum_text(item, "signature_algorithm")),
+        ("Keys", "\n".join(map(_key_row, item.keys)) if len(item.keys) > 1 and exists else ""),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
         *output.location_rows(item.description),
         (
@@ -218,6 +219,16 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
 
 def _purge_text(item: Authority) -> str:
     return output.time_text(item.purge_time) if item.HasField("purge_time") else ""
+
+
+def _key_row(key: Authority.Key) -> str:
+    """Returns a line about one of several keys."""
+    state = enum_text(key, "state")
+    if not key.certificate.der:
+        return f"{key.number}  {state}, without a certificate"
+    crossed = len(key.cross_certificates)
+    more = f", {crossed} cross-certificate{'s' if crossed > 1 else ''}" if crossed else ""
+    return f"{key.number}  {state} until {output.time_text(key.not_after_time)}{more}"
 
 
 def _key_text(item: Authority) -> str:

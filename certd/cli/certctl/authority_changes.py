@@ -37,6 +37,17 @@ def change_options(command: CommandT) -> CommandT:
     return click.option("--etag", default="", help="Change it only while this is its etag.")(changed)
 
 
+def key_number_option(command: CommandT) -> CommandT:
+    """Adds `--key-number`; 0 is the one that signs."""
+    return click.option(
+        "--key-number",
+        type=click.IntRange(1),
+        default=None,
+        callback=lambda _context, _parameter, value: value or 0,
+        help="Number of the key.  [default: the one that signs]",
+    )(command)
+
+
 def allow_broken_option(command: CommandT) -> CommandT:
     """Adds `--allow-broken-certificates`."""
     return click.option(
@@ -55,11 +66,12 @@ def allow_broken_option(command: CommandT) -> CommandT:
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
+@key_number_option
 @click.option("--out", type=click.Path(path_type=Path), help="File for the CSR (PEM), instead of standard output.")
-def csr(run: Invocation, *, name: str, out: Path | None) -> None:
+def csr(run: Invocation, *, name: str, key_number: int, out: Path | None) -> None:
     """Print the CSR of an authority, for an outside parent to certify; it is signed once and stays the same."""
     files.check_writable([] if out is None else [out])
-    request = GetAuthorityCsrRequest(name=names.authority_name(name, run.tenant))
+    request = GetAuthorityCsrRequest(name=names.authority_name(name, run.tenant), key_number=key_number)
     with run.connect() as client, run.progress("getting the CSR"):
         found = client.call(client.stubs.get_authority_csr, request)
     if out is not None:
@@ -87,12 +99,14 @@ def csr(run: Invocation, *, name: str, out: Path | None) -> None:
     metavar="FILE",
     help="Certificates from the parent up to its root, PEM, or DER of one; - reads standard input.",
 )
+@key_number_option
 @allow_broken_option
 @change_options
 def activate(
     run: Invocation,
     *,
     name: str,
+    key_number: int,
     certificate: str,
     chain: str,
     allow_broken_certificates: bool,
@@ -111,6 +125,7 @@ def activate(
         name=names.authority_name(name, run.tenant),
         certificate=files.read_certificates(certificate, longest=_CERTIFICATE_BYTES, what="certificate"),
         chain=files.read_certificates(chain, longest=_CHAIN_BYTES, what="chain"),
+        key_number=key_number,
         allow_broken_certificates=allow_broken_certificates,
         etag=etag,
         request_id=str(request_id),
