@@ -32,14 +32,17 @@ _SHORTEST_LIFETIME: Final = timedelta(hours=1)
 _LONGEST_CRL_LIFETIME: Final = timedelta(days=366)
 _LONGEST_OCSP_LIFETIME: Final = timedelta(days=30)
 _MESSAGE: Final = Authority.RevocationSettings.DESCRIPTOR
-_KINDS: Final = ("crl", "ocsp")
+_KINDS: Final = {
+    "crl": Authority.RevocationSettings.Crl.DESCRIPTOR,
+    "ocsp": Authority.RevocationSettings.Ocsp.DESCRIPTOR,
+}
 
 
 def _paths() -> Iterator[str]:
     for part in _MESSAGE.fields:
         yield part.name
         if part.name in _KINDS:
-            yield from (f"{part.name}.{leaf.name}" for leaf in part.message_type.fields)
+            yield from (f"{part.name}.{leaf.name}" for leaf in _KINDS[part.name].fields)
 
 
 PATHS: Final = frozenset(_paths())
