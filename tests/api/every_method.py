@@ -149,6 +149,34 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "EnableAuthority": authority_service_pb2.EnableAuthorityRequest(name=authority),
         "DisableAuthority": authority_service_pb2.DisableAuthorityRequest(name=authority, validate_only=True),
+        "ReissueAuthorityCertificate": authority_service_pb2.ReissueAuthorityCertificateRequest(
+            name=authority, validate_only=True
+        ),
+        "DeleteAuthority": authority_service_pb2.DeleteAuthorityRequest(name=authority, validate_only=True),
+        "UndeleteAuthority": authority_service_pb2.UndeleteAuthorityRequest(name=authority),
+        "PrepareAuthorityKey": authority_service_pb2.PrepareAuthorityKeyRequest(name=authority, validate_only=True),
+        "ActivateAuthorityKey": authority_service_pb2.ActivateAuthorityKeyRequest(name=authority, key_number=1),
+        "TaintAuthorityKey": authority_service_pb2.TaintAuthorityKeyRequest(name=authority, key_number=1),
+        "RetireAuthorityKey": authority_service_pb2.RetireAuthorityKeyRequest(name=authority, key_number=1),
+        "CreateCrossCertificate": authority_service_pb2.CreateCrossCertificateRequest(
+            parent=authority, certificate=MADE_ELSEWHERE.pem, validate_only=True
+        ),
+        "AdoptAuthority": authority_service_pb2.AdoptAuthorityRequest(
+            parent=tenant,
+            authority_id=f"{to.authority}-old",
+            key_id="a1b2",
+            certificate=MADE_ELSEWHERE.pem,
+            validate_only=True,
+        ),
+        "ImportIssuedCertificates": authority_service_pb2.ImportIssuedCertificatesRequest(
+            parent=authority,
+            certificates=[
+                authority_service_pb2.IssuedCertificate(
+                    serial_number="0a1b", not_after_time=Timestamp(seconds=4_000_000_000)
+                )
+            ],
+            validate_only=True,
+        ),
         "CreateAuditReport": authority_service_pb2.CreateAuditReportRequest(name=authority),
         "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
             parent=authority, csr=CSR, request_id=request_id_of(to.tenant)

@@ -141,6 +141,11 @@ def test_the_first_administrator_may_do_everything(installed: Installed) -> None
 
 _STATES = {
     "ActivateAuthority": "STATE_FORBIDS",
+    # It is no authority's, and the only key of an authority signs.
+    "AdoptAuthority": "IMPORT_CHAIN_INVALID",
+    "CreateCrossCertificate": "IMPORT_CHAIN_INVALID",
+    "RetireAuthorityKey": "STATE_FORBIDS",
+    "TaintAuthorityKey": "STATE_FORBIDS",
     "CreateSubscription": "SUBSCRIPTION_EXISTS",
     "CreateTenant": "TENANT_EXISTS",
     "DeleteAssociation": "ASSOCIATION_NOT_FOUND",

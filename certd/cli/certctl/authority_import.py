@@ -128,7 +128,7 @@ def adopt(
 )
 @click.option(
     "--certificates",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="With openssl-index: directory of the certificates, named by their serial numbers.",
 )
 @click.option("--crl", "crls", multiple=True, metavar="FILE", help="A CRL of the old CA besides; may be repeated.")
@@ -157,6 +157,8 @@ def import_issued(
     step-ca in badger is read by no other program; export it first. What is revoked and whose end nobody knows stays on
     CRLs until the authority ends.
     """
+    if certificates is not None and not certificates.is_dir():
+        raise _invalid(f"{certificates} is no directory; name that of the certificates, newcerts")
     records = Records()
     with run.connect() as client, run.progress("importing certificates"):
         found = client.call(
