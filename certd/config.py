@@ -156,6 +156,8 @@ class Token(Section):
     """PEM of the roots by which the token process knows consumers; None: `system-roots.pem` beside `pin_file`."""
     leases_per_minute: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Keys that consumers get in any minute, at most."""
+    recovery_public_key: File | None = None
+    """PEM of an X25519 key to which wrapping keys are encrypted as they are made; None: they are only in the token."""
     journal: File | None = None
     """Folder in which the token process writes down every use of a key; None: `token-journal` beside `pin_file`."""
 
@@ -354,6 +356,7 @@ def token_settings(config: Config) -> TokenSettings:
         system_roots_file=config.token.system_roots,
         leases_per_minute=config.token.leases_per_minute,
         journal_folder=config.token.journal,
+        recovery_public_key_file=config.token.recovery_public_key,
         log_level=config.log.level,
         log_format=config.log.format,
     )

@@ -45,6 +45,10 @@ leases_per_minute = 6000
 # Folder in which the token process writes down every use of a key, see certd audit verify. It belongs to that process's
 # user alone. Default: token-journal beside the PIN file.
 # journal = "/var/lib/certd/token-journal"
+# PEM of an X25519 public key. Wrapping keys that are made from now on are also kept encrypted to it, so that certd
+# recover-wrapping-key puts them into another token when this one is lost. Whoever has its private half and the database
+# can then open every sealed private key: keep it offline. Default: wrapping keys are in the token and nowhere else.
+# recovery_public_key = "/etc/certd/recovery.pem"
 
 [prepare]
 # Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of

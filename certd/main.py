@@ -29,6 +29,7 @@ from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
 from certd.services.authority_views import AuthorityViews
+from certd.services.backup_notes import BackupNotes
 from certd.services.bearer import Bearer
 from certd.services.bootstrap import Bootstrap
 from certd.services.certificate_search import CertificateSearches
@@ -394,6 +395,7 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
             upkeep.delete_keys,
             secrets.delete_expired,
             Notices(store=store, clock=clock, step=step).tell,
+            BackupNotes(config.tls.certificate.parent, store=store, clock=clock).look,
             *proofs.beats,
         ),
         waker=waker,

@@ -110,3 +110,15 @@ class ImportedKey:
 
     sealed_key: bytes
     key_spec: KeySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedKey:
+    """A private or secret key in the token."""
+
+    key_id: bytes
+    """CKA_ID."""
+    label: str
+    """CKA_LABEL."""
+    secret: bool
+    """False: a private one."""

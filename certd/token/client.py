@@ -11,7 +11,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from certd.errors import CertdError
+from certd.errors import CertdError, Reason
 from certd.internal import token_pb2 as messages
 from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
@@ -27,6 +27,7 @@ from certd.token.calls import (
     GeneratedKey,
     ImportedKey,
     KeyOrder,
+    ListedKey,
     ResealItem,
     SealedImport,
     SignItem,
@@ -43,6 +44,7 @@ __all__ = [
     "ImportedKey",
     "Isolation",
     "KeyOrder",
+    "ListedKey",
     "PinUser",
     "ResealItem",
     "SealedImport",
@@ -54,6 +56,8 @@ __all__ = [
 
 _NAME = "token process"
 _TIMEOUT = 30.0
+_ESCROW_ATTEMPTS = 4
+_KEYS_AT_ONCE = 500
 # Hardware takes its time for the primes of an RSA key.
 _KEY_GENERATION_TIMEOUT = 120.0
 
@@ -224,10 +228,40 @@ class TokenClient:
 
         self._channel.submit(_sign_request(items).SerializeToString(), timeout=timeout, answered=heard)
 
-    def ensure_wrapping_key(self, *, key_id: bytes) -> bool:
-        """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it."""
-        request = messages.EnsureWrappingKeyRequest(key_id=key_id)
-        return self._call(messages.TokenRequest(ensure_wrapping_key=request), _TIMEOUT).ensure_wrapping_key.created
+    def ensure_wrapping_key(
+        self, *, key_id: bytes, tenant: str = "", keep_escrow: Callable[[bytes], object] | None = None
+    ) -> bool:
+        """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it.
+
+        Args:
+            key_id: its CKA_ID.
+            tenant: id of the tenant.
+            keep_escrow: keeps the key as it is in escrow, where it is: before the key is made, and again once it is,
+                for another daemon may have begun as well.
+        """
+        request = messages.EnsureWrappingKeyRequest(key_id=key_id, tenant=tenant)
+        for _ in range(_ESCROW_ATTEMPTS):
+            answer = self._call(messages.TokenRequest(ensure_wrapping_key=request), _TIMEOUT).ensure_wrapping_key
+            if not answer.escrow:
+                if answer.created and request.escrow and keep_escrow is not None:
+                    keep_escrow(request.escrow)
+                return answer.created
+            if keep_escrow is None:
+                break
+            keep_escrow(answer.escrow)
+            # A token process that was started anew has drawn another key, and says so.
+            request.escrow = answer.escrow
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"The wrapping key {key_id.hex()} is in escrow, and was not made.")
+
+    def list_keys(self) -> list[ListedKey]:
+        """Returns the private and secret keys in the token, by their CKA_IDs."""
+        found: list[ListedKey] = []
+        while True:
+            request = messages.ListKeysRequest(after=found[-1].key_id if found else b"", limit=_KEYS_AT_ONCE)
+            keys = self._call(messages.TokenRequest(list_keys=request), _TIMEOUT).list_keys.keys
+            if not keys:
+                return found
+            found += [ListedKey(key_id=one.key_id, label=one.label, secret=one.secret) for one in keys]
 
     def generate_subscriber_key(
         self, *, wrapping_key_id: bytes, key_spec: KeySpec, context: SealContext

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, Mechanism, ObjectClass
 from pkcs11.mechanisms import GCMParams
 
 from certd.errors import CertdError, Reason, field_invalid
@@ -33,7 +33,6 @@ _logger = logging.getLogger(__name__)
 AUTHORITY_LABEL = "certd authority policy sha256:"
 """What the CKA_LABEL of an authority key begins with; the hash of its policy in hexadecimal follows."""
 WRAPPING_LABEL = "certd wrapping key"
-_WRAPPING_KEY_BITS = 256
 _RETRY_AFTER = 1.0
 
 _T = TypeVar("_T")
@@ -219,26 +218,27 @@ class Module:
                 self._authority_keys.pop(key_id, None)
                 return objects.sign(self.authority_key(key_id).handle, algorithm, data)
 
-    def ensure_wrapping_key(self, key_id: bytes) -> bool:
-        """Makes sure that an AES-256 key with this CKA_ID exists; returns whether this call made it."""
+    def has_wrapping_key(self, key_id: bytes) -> bool:
+        """Returns whether there is a wrapping key with this CKA_ID that can be used."""
+        with self._speaking():
+            found = self._find_wrapping_key(key_id)
+            return found is not None and not _is_unfinished(found)
+
+    def ensure_wrapping_key(self, key_id: bytes, *, value: bytes | None = None) -> bool:
+        """Makes sure that an AES-256 key with this CKA_ID exists; returns whether this call made it.
+
+        The token generates it, unless its value is given, 32 random bytes that somebody else keeps as well.
+        """
         with self._speaking(), lock.held(self._settings.lock):
             existing = self._find_wrapping_key(key_id)
             if existing is not None:
-                if not (objects.was_left_unfinished(existing) and objects.failure_of_wrapping(existing)):
+                if not _is_unfinished(existing):
                     return False
                 self.probe()
                 _logger.warning("the wrapping key %s was left unfinished, and is made anew", key_id.hex())
                 self._wrapping_keys.pop(key_id, None)
                 existing.destroy()
-            self._session().generate_key(
-                KeyType.AES,
-                _WRAPPING_KEY_BITS,
-                id=key_id,
-                label=WRAPPING_LABEL,
-                store=True,
-                capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
-                template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False},
-            )
+            objects.make_wrapping_key(self._session(), key_id=key_id, label=WRAPPING_LABEL, value=value)
             sync_softhsm(self._settings.softhsm_conf)
             return True
 
@@ -267,6 +267,18 @@ class Module:
         return self._with_wrapping_key(
             key_id, lambda key: objects.decrypt(key, ciphertext, GCMParams(nonce, associated_data))
         )
+
+    def list_keys(self, *, after: bytes, limit: int) -> list[objects.ListedKey]:
+        """Returns `limit` private and secret keys behind a CKA_ID, by their CKA_IDs, and more with the last id."""
+        with self._speaking():
+            session = self._session()
+            found = [
+                objects.ListedKey(bytes(handle[Attribute.ID]), objects.label_of(handle), kind is ObjectClass.SECRET_KEY)
+                for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY)
+                for handle in objects.search(session, {Attribute.CLASS: kind})
+            ]
+        behind = sorted((one for one in found if one.key_id > after), key=lambda one: one.key_id)
+        return [one for one in behind if one.key_id <= behind[:limit][-1].key_id] if behind else []
 
     def set_pin(self, *, security_officer: bool, old_pin: str, new_pin: str) -> None:
         """Changes a PIN; FIELD_INVALID when the token refuses the old or the new one. Tries once.
@@ -411,3 +423,7 @@ class Module:
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
         return unavailable(message)
+
+
+def _is_unfinished(key: objects.Handle) -> bool:
+    return objects.was_left_unfinished(key) and bool(objects.failure_of_wrapping(key))

@@ -18,6 +18,7 @@ from certd.pki.key_spec import KeySpec
 from certd.pki.sealing import Purpose
 from certd.token.adoption import adopt
 from certd.token.destruction import destroy_authority_key
+from certd.token.escrow import WrappingKeyMaker
 from certd.token.exports import Exports
 from certd.token.handed_on import InHelper, InModule
 from certd.token.imports import Imports
@@ -47,6 +48,10 @@ _POLICIES_REMEMBERED = 1024
 _MOST_RECORDS = 1000
 """Of the journal, in one answer."""
 
+_MOST_LISTED = 1000
+"""Keys, in one answer."""
+_LONGEST_KEY_ID = 256
+
 _Handler = Callable[[messages.TokenRequest], messages.TokenResponse | InHelper]
 
 
@@ -59,13 +64,16 @@ class Operations:
         self._exports = Exports(module, settings, journal)
         self._imports = Imports(module, settings, clock, journal)
         self._leases = Leases(module, settings, clock, journal)
+        self._wrapping_keys = WrappingKeyMaker(module, settings.recovery_public_key_file, journal)
         self._policies: dict[bytes, Policy] = {}
         self._uploads = Uploads()
         self._handlers: dict[str, _Handler] = {
             "describe": lambda _request: self._describe(),
             "create_authority_key": lambda request: self._create_authority_key(request.create_authority_key),
             "sign": lambda request: self._sign(request.sign),
-            "ensure_wrapping_key": lambda request: self._ensure_wrapping_key(request.ensure_wrapping_key),
+            "ensure_wrapping_key": lambda request: messages.TokenResponse(
+                ensure_wrapping_key=self._wrapping_keys.ensure(request.ensure_wrapping_key)
+            ),
             "generate_subscriber_key": lambda request: self._generate_subscriber_key(request.generate_subscriber_key),
             "export": lambda request: self._exports.export(request.export),
             "generate_import_key": lambda request: messages.TokenResponse(
@@ -85,6 +93,7 @@ class Operations:
             ),
             "set_pin": lambda request: self._set_pin(request.set_pin),
             "read_journal": lambda request: self._read_journal(request.read_journal),
+            "list_keys": lambda request: self._list_keys(request.list_keys),
             "append": lambda request: self._append(request.append),
             "adopt_authority_key": lambda request: messages.TokenResponse(
                 adopt_authority_key=adopt(self._module, request.adopt_authority_key, self._journal)
@@ -206,13 +215,14 @@ class Operations:
         self._uploads.append(request.upload_id, request.offset, request.content)
         return messages.TokenResponse(append=messages.AppendResponse())
 
-    def _ensure_wrapping_key(self, request: messages.EnsureWrappingKeyRequest) -> messages.TokenResponse:
-        check_key_id("key_id", request.key_id)
-        created = self._module.ensure_wrapping_key(request.key_id)
-        if created:
-            self._journal.record("create-wrapping-key", key=request.key_id.hex())
-            _logger.info("wrapping key %s", request.key_id.hex())
-        return messages.TokenResponse(ensure_wrapping_key=messages.EnsureWrappingKeyResponse(created=created))
+    def _list_keys(self, request: messages.ListKeysRequest) -> messages.TokenResponse:
+        if not 1 <= request.limit <= _MOST_LISTED or len(request.after) > _LONGEST_KEY_ID:
+            raise field_invalid("limit", f"must be 1 to {_MOST_LISTED}, and after {_LONGEST_KEY_ID} bytes at most")
+        keys = [
+            messages.ListedKey(key_id=one.key_id, label=one.label, secret=one.secret)
+            for one in self._module.list_keys(after=request.after, limit=request.limit)
+        ]
+        return messages.TokenResponse(list_keys=messages.ListKeysResponse(keys=keys))
 
     def _destroy_wrapping_key(self, request: messages.DestroyWrappingKeyRequest) -> messages.TokenResponse:
         check_key_id("key_id", request.key_id)

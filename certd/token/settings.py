@@ -40,6 +40,8 @@ class TokenSettings:
     """How many calls may wait."""
     journal_folder: Path | None = None
     """Folder of the journal, of the token process's user alone; `token-journal` beside the PIN if None."""
+    recovery_public_key_file: Path | None = None
+    """PEM of the X25519 key to which wrapping keys are encrypted as they are made; None: they are only in the token."""
     log_level: log.Level = "info"
     """Events below it are not logged by a token process that the daemon starts."""
     log_format: log.Format = "text"
@@ -75,6 +77,8 @@ class TokenSettings:
             *("--log-level", self.log_level),
             *("--log-format", self.log_format),
         ]
+        if self.recovery_public_key_file is not None:
+            arguments += ["--recovery-public-key", str(self.recovery_public_key_file)]
         if self.softhsm_conf is not None:
             arguments += ["--softhsm-conf", str(self.softhsm_conf)]
         return tuple(arguments)

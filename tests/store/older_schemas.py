@@ -16,6 +16,7 @@ def _new_columns(table: str, *names: str) -> tuple[str, ...]:
 
 BACK_TO_6 = (
     "DROP TABLE journal_positions",
+    *_new_columns("wrapping_keys", "escrow"),
     "DROP TABLE checkpoints",
     "DROP TABLE checkpoint_keys",
     "DROP TABLE revocation_campaigns",

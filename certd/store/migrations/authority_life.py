@@ -208,6 +208,7 @@ def _add_proofs() -> None:
         _number("create_time"),
         sa.PrimaryKeyConstraint("seq", name="checkpoints_key"),
     )
+    op.add_column("wrapping_keys", _bytes("escrow", null=True))
     op.create_table(
         "journal_positions",
         _text("journal"),
