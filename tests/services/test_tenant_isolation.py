@@ -29,7 +29,9 @@ from certd.model.tenant import Quotas
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.authority_changes import Change, NewSettings
+from certd.services.authority_deletion import Deletion
 from certd.services.authority_plan import NewAuthority
+from certd.services.authority_reissue import Reissue
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
 from certd.services.managed_certificate_changes import LABELS, ManagedCertificateChange
@@ -154,6 +156,9 @@ def calls_on(world: World, caller: Caller, at: Place) -> dict[str, Callable[[], 
         "authorities.update": lambda: core.authority_changes.update(caller, change, NewSettings(labels={})),
         "authorities.enable": lambda: core.authority_changes.enable(caller, change),
         "authorities.disable": lambda: core.authority_changes.disable(caller, change),
+        "authorities.reissue": lambda: core.authority_life.reissue.reissue(caller, change, Reissue()),
+        "authorities.delete": lambda: core.authority_life.deletion.delete(caller, change, Deletion()),
+        "authorities.undelete": lambda: core.authority_life.deletion.undelete(caller, change),
         "certificates.get": lambda: core.certificates.get(caller, at.certificate),
         "certificates.page": lambda: core.certificates.page(caller, at.authority, FIRST),
         "certificates.page of all": lambda: core.certificates.page(caller, every, FIRST),
