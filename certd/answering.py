@@ -26,9 +26,13 @@ class Answering:
 
     def start(self) -> None:
         """Starts answering; to be called before the scheduler starts."""
-        begin_all(self.store, self.clock.now())
+        self.begin()
         self.answers.start()
         self.follower.start()
+
+    def begin(self) -> None:
+        """Has all keys answered for that should be."""
+        begin_all(self.store, self.clock.now())
 
     def stop(self) -> None:
         """Ends what `start` started."""
@@ -38,7 +42,7 @@ class Answering:
 
 def answering(*, store: Store, token: TokenClient, clock: Clock, loop: IssuingLoop, step: StepHook) -> Answering:
     """Constructs it."""
-    answers = OcspAnswers(store=store, token=token, clock=clock, keys=OcspKeys(store))
+    answers = OcspAnswers(store=store, token=token, clock=clock, keys=OcspKeys(store), step=step)
     responders = OcspResponders(store=store, token=token, clock=clock, loop=loop, step=step)
     return Answering(
         store=store,

@@ -23,6 +23,7 @@ from certd.pki.ocsp_response import ResponseStatus, error_response
 from certd.services.ocsp_keys import Answering, OcspKeys
 from certd.services.ocsp_memory import Answer, AnswerMemory
 from certd.services.ocsp_signing import Draft, answer_of, draft_of, serial_of, sign, single_answer
+from certd.services.steps import StepHook
 from certd.store import ocsp_responses
 from certd.store.ocsp_responses import Standing, StoredAnswer
 from certd.store.store import Store, Transaction
@@ -94,17 +95,26 @@ class OcspAnswers:
         token: who signs.
         clock: the time.
         keys: which key answers.
+        step: is called with the name of each numbered step when it is done.
         queue_length: see QUEUE_LENGTH.
     """
 
     def __init__(
-        self, *, store: Store, token: TokenClient, clock: Clock, keys: OcspKeys, queue_length: int = QUEUE_LENGTH
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        clock: Clock,
+        keys: OcspKeys,
+        step: StepHook,
+        queue_length: int = QUEUE_LENGTH,
     ) -> None:
         self.memory = AnswerMemory()
         self._store = store
         self._token = token
         self._clock = clock
         self._keys = keys
+        self._step = step
         self._queue: queue.Queue[_Item | None] = queue.Queue(queue_length)
         self._closed = threading.Event()
         self._workers = [
@@ -200,6 +210,7 @@ class OcspAnswers:
                 item.draft = draft
                 missing.append(item)
         if missing:
+            self._step("ocsp.1.looked-up")
             self._sign(missing, version)
 
     def _find(self, item: _Item) -> bool:
@@ -271,6 +282,7 @@ class OcspAnswers:
             if item.keeps and standing is not None and row is not None:
                 stored[row] = (row, standing, result)
         if stored:
+            self._step("ocsp.2.answered")
             self._store_all(list(stored.values()))
 
     def _fail(self, item: _Item, error: CertdError) -> None:
