@@ -71,10 +71,17 @@ if TYPE_CHECKING:
     from certd.v1.certificate_service_pb2 import (
         BatchIssueCertificatesRequest,
         BatchIssueCertificatesResponse,
+        BatchRevokeCertificatesRequest,
+        BatchRevokeCertificatesResponse,
+        CancelRevocationCampaignRequest,
+        CreateRevocationCampaignRequest,
         GetCertificateRequest,
+        GetRevocationCampaignRequest,
         IssueCertificateRequest,
         ListCertificatesRequest,
         ListCertificatesResponse,
+        ListRevocationCampaignsRequest,
+        ListRevocationCampaignsResponse,
         RevokeCertificateRequest,
         SearchCertificatesRequest,
         SearchCertificatesResponse,
@@ -157,6 +164,7 @@ if TYPE_CHECKING:
         UpdateProfileRequest,
     )
     from certd.v1.renewal_campaign_pb2 import RenewalCampaign
+    from certd.v1.revocation_campaign_pb2 import RevocationCampaign
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
     from certd.v1.subscription_pb2 import Subscription
     from certd.v1.tenant_pb2 import Tenant
@@ -270,6 +278,21 @@ class Stubs:
         self.revoke_certificate: grpc.UnaryUnaryMultiCallable[RevokeCertificateRequest, Certificate] = (
             certificates.RevokeCertificate
         )
+        self.batch_revoke_certificates: grpc.UnaryUnaryMultiCallable[
+            BatchRevokeCertificatesRequest, BatchRevokeCertificatesResponse
+        ] = certificates.BatchRevokeCertificates
+        self.create_revocation_campaign: grpc.UnaryUnaryMultiCallable[
+            CreateRevocationCampaignRequest, RevocationCampaign
+        ] = certificates.CreateRevocationCampaign
+        self.get_revocation_campaign: grpc.UnaryUnaryMultiCallable[GetRevocationCampaignRequest, RevocationCampaign] = (
+            certificates.GetRevocationCampaign
+        )
+        self.list_revocation_campaigns: grpc.UnaryUnaryMultiCallable[
+            ListRevocationCampaignsRequest, ListRevocationCampaignsResponse
+        ] = certificates.ListRevocationCampaigns
+        self.cancel_revocation_campaign: grpc.UnaryUnaryMultiCallable[
+            CancelRevocationCampaignRequest, RevocationCampaign
+        ] = certificates.CancelRevocationCampaign
         self.request_managed_certificate: grpc.UnaryUnaryMultiCallable[
             RequestManagedCertificateRequest, ManagedCertificate
         ] = managed.RequestManagedCertificate

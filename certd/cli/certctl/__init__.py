@@ -22,6 +22,7 @@ from certd.cli.certctl import (
     managed_watch,
     output,
     profile,
+    revocation_campaign,
     revocation_list,
     server,
     subscription_deliveries,
@@ -74,6 +75,7 @@ cli.add_command(identity.identity)
 cli.add_command(campaign.campaign)
 cli.add_command(managed_watch.managed)
 cli.add_command(profile.profile)
+cli.add_command(revocation_campaign.revocation_campaign)
 cli.add_command(server.server)
 cli.add_command(subscription_deliveries.subscription)
 cli.add_command(tenant.tenant)

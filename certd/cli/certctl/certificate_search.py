@@ -83,17 +83,18 @@ def search(
         conditions.append(CertificateFilter(not_after=span))
     conditions += [CertificateFilter(label=CertificateFilter.Label(key=key, value=value)) for key, value in labels]
     if written is not None:
-        conditions.append(_written(written))
+        conditions.append(written_filter(written))
     request = SearchCertificatesRequest(
         parent=names.authority_name(authority, run.tenant),
-        filter=_together(conditions),
+        filter=together(conditions),
         page_size=PAGE if limit is None else min(limit, PAGE),
     )
     with run.connect() as client, run.progress("searching certificates"):
         print_pages(client.pages(client.stubs.search_certificates, request), run, limit)
 
 
-def _written(text: str) -> CertificateFilter:
+def written_filter(text: str) -> CertificateFilter:
+    """Returns the condition that `--filter` has in JSON."""
     try:
         return json_format.Parse(text, CertificateFilter())
     except json_format.ParseError as error:
@@ -101,7 +102,7 @@ def _written(text: str) -> CertificateFilter:
         raise click.UsageError(message) from error
 
 
-def _together(conditions: Sequence[CertificateFilter]) -> CertificateFilter | None:
+def together(conditions: Sequence[CertificateFilter]) -> CertificateFilter | None:
     """Returns one condition for all; None for none, which fits everything."""
     if len(conditions) > 1:
         return CertificateFilter(and_filters=CertificateFilter.Filters(filters=conditions))
