@@ -25,7 +25,13 @@ from certd.pki.description import describe
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
 from certd.services.authority_chains import NewCertificate, check_bounds, check_ends, replace_certificate, replaced
-from certd.services.authority_changes import Change, check_not_deleted, made_before, state_forbids
+from certd.services.authority_changes import (
+    Change,
+    check_not_deleted,
+    check_not_purged,
+    made_before,
+    state_forbids,
+)
 from certd.services.authority_keys import install_certificate
 from certd.services.authority_views import (
     AuthorityView,
@@ -91,8 +97,8 @@ class AuthorityActivation:
 
         Every authority of a tenant has one for each of its keys, whatever its state: a second parent may certify a key
         too. Without a number it is that of the key that signs.
-        Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, TOKEN_UNAVAILABLE, and REQUEST_IN_PROGRESS while its key
-        is being made.
+        Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, TOKEN_UNAVAILABLE, REQUEST_IN_PROGRESS while its key is
+        being made, and STATE_FORBIDS for one that is purged and has none.
         """
         self._access.require(caller, Permission.AUTHORITY_ACTIVATE, str(name))
         with self._store.read("authorities.csr") as tx:
@@ -101,6 +107,7 @@ class AuthorityActivation:
             found = authorities.csr(tx, authority.uid, number)
         if found is not None:
             return found
+        check_not_purged(authority)
         signed = self._sign(authority)
         self._step("csr.1.signed")
         now = self._clock.now()

@@ -3,6 +3,7 @@
 A change is one transaction: request record, permission to change it now (etag, state), the row, the event.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +22,7 @@ from certd.services.authorities import existing_authority
 from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of
 from certd.services.idempotency import RequestKey, record_of, same_request
 from certd.services.status_locations import ensure_lists_of_keys, location_warnings
-from certd.store import authorities, certificates, request_records
+from certd.store import authorities, blocked_keys, certificates, request_records
 from certd.store.store import Store, Transaction
 
 
@@ -233,9 +234,15 @@ def _with_state(
 
 
 def _is_revoked(tx: Transaction, authority: Authority) -> bool:
-    """Returns whether an authority of this server has revoked its certificate; of outside parents nobody here knows."""
+    """Returns whether an authority of this server has revoked its certificate, or one of before for a compromised key.
+
+    Of outside parents nobody here knows.
+    """
     if authority.certificate is None or authority.issuer_uid is None:
         return False
+    key = authority.tenant, hashlib.sha256(authority.key.public_key or b"").digest()
+    if blocked_keys.blocked(tx, {key}):
+        return True
     serial = normalise_serial("serial_number", describe(authority.certificate).serial_number)
     row = certificates.get(tx, authority.issuer_uid, serial)
     return row is not None and row.state is CertificateState.REVOKED

@@ -203,7 +203,7 @@ def _lifetime(authority: Authority, signer: Authority, wanted: Reissue, now: dat
     """Returns the lifetime of the new certificate; raises FIELD_INVALID for one that the signing key may not sign."""
     longest = parse_policy(signer.key.policy).longest_lifetime - BACKDATE
     if wanted.lifetime is None:
-        bounds = [authority.key.lifetime or authority.lifetime, longest]
+        bounds = [authority.lifetime, longest]
         if signer.uid != authority.uid and signer.not_after is not None:
             # Both ends of a validity count, so that it ends one second early.
             bounds.append(signer.not_after - now.replace(microsecond=0) + _SECOND)

@@ -22,6 +22,7 @@ from certd.pki.certificate_request import Warning  # noqa: A004  # The API's wor
 from certd.pki.issued_certificate import issued_certificate
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
+from certd.services.authority_changes import check_not_purged
 from certd.services.authority_views import authority_with_key, event_of
 from certd.services.revocation_records import revoked, subject_of, write_revocation
 from certd.store import blocked_keys, certificates, issued_import, ocsp_responses, revocation_lists
@@ -86,6 +87,7 @@ class IssuedImport:
         now = self._clock.now()
         with self._store.read("issued.import") as tx:
             authority = authority_with_key(tx, existing_authority(tx, given.authority), given.key_number)
+        check_not_purged(authority)
         if authority.key.public_key is None or authority.certificate is None:
             raise CertdError(
                 Reason.STATE_FORBIDS,

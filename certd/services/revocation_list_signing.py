@@ -25,7 +25,7 @@ from certd.store import authorities, jobs, revocation_lists, revoked_certificate
 from certd.store.revoked_certificates import Scope
 from certd.store.store import Store, Transaction
 from certd.token.client import SignItem, TokenClient
-from certd.token.policy import SignatureKind
+from certd.token.policy import LONGEST_REVOCATION_LIST, SignatureKind, parse_policy
 
 _log = logging.getLogger("certd.revocation_lists")
 
@@ -188,7 +188,9 @@ class RevocationListSigning:
         this_update = now.replace(microsecond=0)
         next_update = this_update + authority.revocation.crl.lifetime
         if final and end is not None:
-            next_update = max(next_update, end + _AFTER_THE_LAST)
+            # What another CA issued under the key may end later than what the key was made to sign.
+            longest = max(LONGEST_REVOCATION_LIST, parse_policy(signing.policy).longest_lifetime)
+            next_update = max(next_update, min(end + _AFTER_THE_LAST, this_update + longest))
         return _Plan(
             found=found,
             authority=authority.with_key(signing),

@@ -183,7 +183,7 @@ def write_one_of_many(
         )
     )
     if subject.authority:
-        _disable(tx, principal, subject, now)
+        _disable(tx, principal, subject, now, compromised=reason in _COMPROMISED)
     managed = managed_of(tx, row)
     return False if managed is None else _revoke_version(tx, principal, managed, row, now, renewal_time or now)
 
@@ -248,10 +248,15 @@ def _revoke_version(
     return forced
 
 
-def _disable(tx: Transaction, principal: str, subject: Subject, now: datetime) -> None:
-    """Stops the authority whose certificate this is: nobody who looks would accept what it issues."""
+def _disable(tx: Transaction, principal: str, subject: Subject, now: datetime, *, compromised: bool) -> None:
+    """Stops the authority whose certificate this is: nobody who looks would accept what it issues.
+
+    Of a key that is compromised it may be one of before, see `authority_reissue`: no certificate makes that key good.
+    """
     for authority in every_authority(tx, subject.issuer.tenant or ""):
-        if authority.certificate != subject.row.der or authority.state is not AuthorityState.ENABLED:
+        own_key = authority.key.public_key or b""
+        same_key = compromised and hashlib.sha256(own_key).digest() == subject.row.public_key_sha256
+        if authority.state is not AuthorityState.ENABLED or not (same_key or authority.certificate == subject.row.der):
             continue
         authorities.set_state(tx, authority.uid, AuthorityState.DISABLED, now)
         tx.configuration_changed()

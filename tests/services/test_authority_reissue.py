@@ -11,12 +11,14 @@ from cryptography import x509
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority, AuthorityState
+from certd.model.certificate import RevocationReason
 from certd.model.event import EventType
 from certd.model.names import AuthorityName, CertificateName, serial_text
 from certd.pki.authority_certificate import standing_of
 from certd.pki.name_constraints import NameConstraints, Subtrees
 from certd.services.certificates import CertificateView
 from certd.services.idempotency import RequestKey
+from certd.services.revocation import NewRevocation
 from tests.outside_parent import pem_of
 from tests.services.authority_lives import CA, ROOT, disable, enable, get, reissue, revoke_authority
 from tests.services.awaiting import SUB, create_active, create_awaiting
@@ -243,6 +245,30 @@ def test_one_whose_certificate_was_revoked_gets_another(ca: World) -> None:
     refused(Reason.STATE_FORBIDS, lambda: enable(ca), says="revoked")
     assert reissue(ca).state is AuthorityState.DISABLED
     assert enable(ca).state is AuthorityState.ENABLED
+
+
+def test_a_key_that_is_compromised_is_not_saved_by_a_new_certificate(ca: World) -> None:
+    before = parsed(get(ca).authority.certificate)
+    reissue(ca)
+    new = NewRevocation(
+        name=CertificateName("default", "root", serial_text(before.serial_number)),
+        reason=RevocationReason.CA_COMPROMISE,
+    )
+    ca.core.revocation.revoke(ADMINISTRATOR, new, key=None, validate_only=False)
+    assert get(ca).state is AuthorityState.DISABLED
+    refused(Reason.STATE_FORBIDS, lambda: enable(ca), says="revoked")
+    refused(Reason.KEY_TOO_WEAK, lambda: reissue(ca), says="compromised")
+
+
+def test_a_certificate_of_before_that_is_revoked_leaves_it_as_it_is(ca: World) -> None:
+    before = parsed(get(ca).authority.certificate)
+    reissue(ca)
+    new = NewRevocation(
+        name=CertificateName("default", "root", serial_text(before.serial_number)), reason=RevocationReason.SUPERSEDED
+    )
+    ca.core.revocation.revoke(ADMINISTRATOR, new, key=None, validate_only=False)
+    assert get(ca).state is AuthorityState.ENABLED
+    ca.issue("www.example.internal")
 
 
 def test_what_is_only_checked_changes_nothing(ca: World) -> None:
