@@ -1,6 +1,7 @@
 """What certificates say of where their status and their issuer are found, and the CRLs that are signed for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
 from tests.services.awaiting import activate, certified, create_awaiting, parents
 from tests.services.conftest import ADMINISTRATOR, World, configuration, running_world
+from tests.services.rotated_books import activate as activate_key
+from tests.services.rotated_books import prepare, retire
 
 CA = AuthorityName("default", "ca")
 BASE = "http://pki.example.internal"
@@ -226,6 +229,27 @@ def test_an_outside_parent_says_what_it_likes_and_the_authority_signs_crls_from_
     activate(world, certified(world, middle), middle.chain)
     assert list_urls(world, sub) == urls_under(sub, BASE)["crl"]
     assert said(world.issue("www.example.internal", authority="sub").der) == urls_under(sub, BASE)
+
+
+def test_settings_reach_a_key_that_does_not_sign_yet_and_one_that_signs_no_more(ca: World) -> None:
+    prepare(ca)
+    one, two = authority_of(ca), replace(authority_of(ca), key=replace(authority_of(ca).key, number=2))
+    view = update(ca, settings(crl=CrlSettings(partitioned=True, partition_count=2)))
+    for authority in (one, two):
+        for partition in range(3):
+            crl = f"/{partition}.crl" if partition else ".crl"
+            assert list_urls(ca, authority, partition) == urls_under(authority, BASE, crl=crl)["crl"]
+    assert list_urls(ca, replace(one, key=replace(one.key, number=3))) == []
+    activate_key(ca, 2)
+    issued = ca.issue("www.example.internal")
+    assert said(issued.der) == urls_under(two, BASE, crl=f"/{issued.certificate.crl_partition}.crl")
+    retire(ca, 1)
+    other = "http://crl.example.com"
+    update(ca, settings(crl=CrlSettings(base_urls=(other,))))
+    # A key that is retired signs a last CRL and no other, and no certificate ever again.
+    assert list_urls(ca, one) == urls_under(one, BASE)["crl"]
+    assert list_urls(ca, two) == urls_under(two, BASE, other)["crl"]
+    assert view.authority.key.number == 1
 
 
 def test_without_a_base_url_certificates_say_nothing_and_the_answer_says_so(
