@@ -8,16 +8,14 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 
+from certd.cli.server import main
 from certd.token import journal_records
 from tests.daemon import Installation, installed, run_program, running
 from tests.services.conftest import csr_for
-
-if TYPE_CHECKING:
-    from subprocess import CompletedProcess
 
 _Change = Callable[["Copy"], None]
 
@@ -50,8 +48,9 @@ class Copy:
     def lines(self, change: Callable[[list[bytes]], list[bytes]]) -> None:
         self.segment.write_bytes(b"".join(change(self.segment.read_bytes().splitlines(keepends=True))))
 
-    def verify(self, *options: str | Path) -> "CompletedProcess[str]":
-        return run_program(*("certd", "audit", "verify", "--config", self.config, "--journal", self.journal), *options)
+    def verify(self, *options: str | Path) -> Result:
+        arguments = ("audit", "verify", "--config", self.config, "--journal", self.journal, *options)
+        return CliRunner().invoke(main, [str(one) for one in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def folder_of(served: Installation) -> Path:
 
 def test_what_was_not_changed_fits_together(copy: Copy, served: Installation) -> None:
     ended = copy.verify("--checkpoint", folder_of(served) / "first.jsonl", "--checkpoint", served.data / "kept.jsonl")
-    assert ended.returncode == 0, ended.stdout
+    assert ended.exit_code == 0, ended.output
     (line,) = ended.stdout.splitlines()
     assert line.endswith("they fit together")
 
@@ -179,7 +178,7 @@ def test_what_was_changed_is_found(copy: Copy, change: str) -> None:
     apply, finding = CHANGES[change]
     apply(copy)
     ended = copy.verify()
-    assert ended.returncode == 1, ended.stdout
+    assert ended.exit_code == 1, ended.output
     assert finding in ended.stdout
     assert ended.stdout.splitlines()[-1].endswith("findings")
 
@@ -203,7 +202,7 @@ def test_a_signature_of_which_the_books_never_knew_is_found(copy: Copy) -> None:
     line, _ = journal_records.encode(last.number + 1, datetime.now(UTC), "sign", fields, last.chain_hash)
     copy.lines(lambda lines: [*lines, line])
     ended = copy.verify()
-    assert ended.returncode == 1
+    assert ended.exit_code == 1
     assert "signed a certificate serial=" in ended.stdout
     assert ended.stdout.count("of which the books know nothing") == 1
 
@@ -212,7 +211,7 @@ def test_files_that_are_no_checkpoints_are_refused(copy: Copy, tmp_path: Path, s
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"statement": "certd checkpoint v2"}\n')
     ended = copy.verify("--checkpoint", wrong)
-    assert ended.returncode == 1
+    assert ended.exit_code == 1
     assert "line 1 is no checkpoint" in ended.stderr
     forged = json.loads((folder_of(served) / "first.jsonl").read_text())
     forged["signature"] = "MAYCAQECAQE="

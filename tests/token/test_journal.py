@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from certd.errors import CertdError, Reason
+from certd.pki.checkpoint import Checkpoint
 from certd.pki.key_spec import KeySpec
 from certd.services.journal_verification import JournalWalk
 from certd.token import journal_records
@@ -333,6 +335,33 @@ class TestSegments:
             journal.open()
         journal.close()
         assert findings(folder)
+
+    def test_checkpoints_are_remembered_over_segments_and_processes(self, tmp_path: Path) -> None:
+        folder, key_id = tmp_path / "journal", bytes(16)
+        said = Checkpoint(installation="i", seq=9, chain_hash=bytes(32), time=FakeClock().now(), journal=None)
+        journal = Journal(folder, FakeClock(), segment_bytes=1500)
+        journal.open()
+        journal.check_checkpoint(key_id, said)
+        journal.remember_checkpoint(key_id, said)
+        told: dict[str, str | int] = {"key": key_id.hex(), "sequence": said.seq, "chain_hash": said.chain_hash.hex()}
+        journal.record("sign", **told)
+        for number in range(30):
+            journal.record("sign", sha256=f"{number:064x}")
+            assert journal.commit() is None
+        # The one beside it knows of it too.
+        other = Journal(folder, FakeClock())
+        other.open()
+        journal.close()
+        again = Journal(folder, FakeClock(), segment_bytes=1500)
+        again.open()
+        for one in (other, again):
+            one.check_checkpoint(key_id, said)
+            one.check_checkpoint(bytes(15) + b"x", replace(said, seq=1))
+            for wrong in (replace(said, seq=8), replace(said, chain_hash=b"x" * 32)):
+                with pytest.raises(CertdError) as caught:
+                    one.check_checkpoint(key_id, wrong)
+                assert caught.value.reason is Reason.TOKEN_POLICY_FORBIDS
+            one.close()
 
     def test_a_long_text_is_cut_and_fits(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "journal", FakeClock())
