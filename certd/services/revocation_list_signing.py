@@ -21,7 +21,7 @@ from certd.pki.assembly import assemble
 from certd.pki.description import describe
 from certd.services.issuance import issuer_of
 from certd.services.steps import StepHook
-from certd.store import authorities, jobs, revocation_lists, revoked_certificates
+from certd.store import authorities, jobs, live_certificates, revocation_lists, revoked_certificates
 from certd.store.revoked_certificates import Scope
 from certd.store.store import Store, Transaction
 from certd.token.client import SignItem, TokenClient
@@ -184,7 +184,7 @@ class RevocationListSigning:
             )
         jobs.hasten(tx, JobKind.GENERATE_REVOCATION_LIST, revocation_lists.subject_of(*key), now + _LATEST)
         end = revoked_certificates.last_end(tx, key.authority_uid, key.key_number)
-        final = last or _is_over(signing, end, now)
+        final = last or _is_over(tx, key.authority_uid, signing, end, now)
         this_update = now.replace(microsecond=0)
         next_update = this_update + authority.revocation.crl.lifetime
         if final and end is not None:
@@ -312,10 +312,14 @@ def _overtaken(key: RevocationListKey) -> CertdError:
     )
 
 
-def _is_over(key: AuthorityKey, end: datetime | None, now: datetime) -> bool:
+def _is_over(tx: Transaction, authority_uid: str, key: AuthorityKey, end: datetime | None, now: datetime) -> bool:
     """Returns whether the CRL that a key signs now is its last: nothing of it is alive, and nothing follows."""
-    if key.state is AuthorityKeyState.RETIRED or (key.not_after is not None and now > key.not_after):
+    if key.not_after is not None and now > key.not_after:
         return True
+    if key.state is AuthorityKeyState.RETIRED:
+        # It may have been retired although something of it was alive, which can be revoked yet.
+        own = live_certificates.own_keys(tx, authority_uid)
+        return not live_certificates.of_key(tx, authority_uid, key.number, now, own=own, limit=1)
     return key.state in _OVER and (end is None or now > end)
 
 

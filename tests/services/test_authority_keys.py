@@ -19,6 +19,8 @@ from certd.services.authority_keys import NewKey
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
 from certd.services.revocation import NewRevocation
+from certd.services.revocation_lists import WantedList
+from certd.store import revocation_lists
 from tests.services.conftest import ADMINISTRATOR, STRANGER, World
 from tests.services.rotated_books import (
     activate,
@@ -290,6 +292,33 @@ def test_a_key_is_retired_when_nothing_that_it_signed_is_alive(ca: World) -> Non
         retire(ca, 1, "root")
     assert caught.value.reason is Reason.CERTIFICATE_IN_USE
     assert states(retire(ca, 1, "root", allow_live=True))[1] is AuthorityKeyState.RETIRED
+
+
+def test_what_a_retired_key_signed_and_is_alive_is_revoked_on_its_crl(ca: World) -> None:
+    leaf = ca.issue("www.example.internal", lifetime=timedelta(days=30)).certificate.serial
+    prepare(ca)
+    activate(ca, 2)
+    retire(ca, 1, allow_live=True)
+
+    def entries(number: int) -> list[str]:
+        view = ca.core.publication.lists.generate(ADMINISTRATOR, WantedList(authority=name_of("ca"), key_number=number))
+        return [f"{one.serial_number:x}" for one in x509.load_der_x509_crl(view.der)]
+
+    assert entries(1) == []
+    ca.core.revocation.revoke(
+        ADMINISTRATOR,
+        NewRevocation(name=CertificateName("default", "ca", leaf), reason=RevocationReason.SUPERSEDED),
+        key=None,
+        validate_only=False,
+    )
+    assert entries(1) == [leaf]
+    assert entries(2) == []
+    # Nothing of it is alive any more, so that the next one is its last.
+    entries(1)
+    with ca.core.store.read("test.final") as tx:
+        uid = authority_in(ca).uid
+        assert [one.final for one in revocation_lists.of_key(tx, uid, 1)] == [True]
+        assert [one.final for one in revocation_lists.of_key(tx, uid, 2)] == [False]
 
 
 def test_what_a_tainted_key_signed_is_renewed_now(ca: World) -> None:
