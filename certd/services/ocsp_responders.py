@@ -76,15 +76,15 @@ class OcspResponders:
         finished = [one for one in found if one.not_after is not None]
         newest = finished[0].not_after if finished else None
         due = None if newest is None else newest - RENEWED_BEFORE
-        if newest is not None and due is not None and (now < due or newest >= end - timedelta(seconds=1)):
+        if newest is not None and due is not None and (now < due or newest >= end):
             self._forget_ended(found[1:], now)
             # One that ends with its authority is the last.
-            return due if newest < end - timedelta(seconds=1) else None
+            return due if newest < end else None
         begun = found[0] if found and found[0].not_after is None else self._begin(authority, found, now)
         public_key = begun.public_key or self._make_key(begun, authority)
         not_after = self._issue(begun, authority, public_key)
         _log.info("OCSP responder %d of key %d of %s answers", begun.number, begun.key_number, authority.name)
-        return not_after - RENEWED_BEFORE if not_after < end - timedelta(seconds=1) else None
+        return not_after - RENEWED_BEFORE if not_after < end else None
 
     def _begin(self, authority: Authority, found: list[Responder], now: datetime) -> Responder:
         """Step 1."""
@@ -125,9 +125,8 @@ class OcspResponders:
     def _issue(self, responder: Responder, authority: Authority, public_key: bytes) -> datetime:
         """Step 4; returns the end of the certificate."""
         now = self._clock.now()
-        lifetime = LIFETIME
-        if authority.not_after is not None:
-            lifetime = min(lifetime, timedelta(seconds=(authority.not_after - now) // timedelta(seconds=1)))
+        # Both ends count.
+        end = now.replace(microsecond=0) + LIFETIME - timedelta(seconds=1)
         order = Order(
             origin="responder",
             source=CertificateRequest(
@@ -136,7 +135,7 @@ class OcspResponders:
                 names=SubjectAlternativeNames(),
             ),
             profile=RESPONDER_PROFILE,
-            validity=Validity(lifetime=lifetime),
+            validity=Validity(not_after=min(end, authority.not_after or end)),
         )
         prepared = prepare(order, issuer_of(authority, public_key=authority.key.public_key or b""), now=now)
 

@@ -1,4 +1,4 @@
-"""What revocations cost among very many certificates: one more, the CRLs, the start of the daemon.
+"""What revocations cost among very many certificates: one more, the CRLs, OCSP answers, the start of the daemon.
 
 One authority has the certificates; first ten of them are revoked, then a tenth, then all. Exit 1 when one more
 revocation or the start takes more than half as long again with a tenth revoked as it does with ten, or a CRL does not
@@ -47,6 +47,14 @@ def _measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ):
             if abs(report[name][which]["entries"] - expected) > (which == "partition"):
                 report["wrong"].append(f"{name}: {which}")
+    report["ocsp"] = books.run(
+        "answers",
+        certificates=min(options.certificates, 10_000),
+        signed=min(options.certificates, 10_000),
+        clients=32,
+        seconds=options.seconds,
+    )
+    report["wrong"] += [f"ocsp: {name}" for name, found in report["ocsp"].items() if found.get("wrong")]
     report["ratios"] = {
         figure: round(report["many"][figure] / report["few"][figure], 2)
         for figure in ("revocation_milliseconds", "start_seconds")
@@ -64,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench revocation", description=__doc__)
     parser.add_argument("--certificates", type=int, default=1_000_000, help="of the authority (1000000)")
     parser.add_argument("--revocations", type=int, default=100, help="that are measured at a time (100)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for which 32 clients ask for OCSP answers (5)")
     parser.add_argument("--folder", type=Path, help="for the database")
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
