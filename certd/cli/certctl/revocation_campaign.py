@@ -174,7 +174,7 @@ def _selection(run: Invocation, given: dict[str, Any]) -> dict[str, Any]:
 
 def _public_key(path: str) -> bytes:
     data = files.read_certificates(path, longest=_KEY_BYTES, what="public key")
-    readers: tuple[Callable[[bytes], "PublicKeyTypes"], ...] = (
+    readers: tuple[Callable[[bytes], PublicKeyTypes], ...] = (
         lambda read: x509.load_pem_x509_certificate(read).public_key(),
         load_pem_public_key,
         load_der_public_key,
