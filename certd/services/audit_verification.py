@@ -258,7 +258,7 @@ class Verification:
                     self.tell(f"{place}: the key {key_id} signed OCSP responses, and is no responder's")
         for one in index.rest():
             if not self._is_known(one, owners, highest):
-                self.tell(f"{one.place}: the key {one.key_id} signed a {one.what}, of which the books know nothing")
+                self.tell(f"{one.place}: the books know nothing of what the key {one.key_id} signed: {one.what}")
 
     def _is_known(
         self,

@@ -91,6 +91,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         daemon.kill()
     with running(installation) as daemon:
         certctl("certificate", "issue", "--authority", "ca", "--csr", folder / "request.der")
+        ended = run_program("certd", "audit", "verify", "--config", installation.config)
+        (folder / "beside.txt").write_text(ended.stdout)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
     return installation
 
 
@@ -110,10 +113,8 @@ def test_what_was_not_changed_fits_together(copy: Copy, served: Installation) ->
     assert line.endswith("they fit together")
 
 
-def test_it_runs_beside_the_daemon(tmp_path: Path) -> None:
-    with running(installed(tmp_path / "another")) as daemon:
-        ended = run_program("certd", "audit", "verify", "--config", daemon.installation.config)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_it_runs_beside_the_daemon(served: Installation) -> None:
+    assert (folder_of(served) / "beside.txt").read_text().endswith("they fit together\n")
 
 
 CHANGES: dict[str, tuple[_Change, str]] = {
@@ -143,9 +144,10 @@ CHANGES: dict[str, tuple[_Change, str]] = {
     ),
     "a removed certificate": (
         lambda copy: copy.sql(
-            "DELETE FROM certificates WHERE serial = (SELECT max(serial) FROM certificates WHERE state = 'ISSUED')"
+            "DELETE FROM certificates WHERE serial = (SELECT max(serial) FROM certificates"
+            " WHERE state = 'ISSUED' AND profile = 'end-entity')"
         ),
-        "of which the books know nothing",
+        "the books know nothing of what",
     ),
     "a revocation": (
         lambda copy: copy.sql("UPDATE certificates SET state = 'ISSUED' WHERE state = 'REVOKED'"),
@@ -203,8 +205,7 @@ def test_a_signature_of_which_the_books_never_knew_is_found(copy: Copy) -> None:
     copy.lines(lambda lines: [*lines, line])
     ended = copy.verify()
     assert ended.exit_code == 1
-    assert "signed a certificate serial=" in ended.stdout
-    assert ended.stdout.count("of which the books know nothing") == 1
+    assert ended.stdout.count("the books know nothing of what") == 1
 
 
 def test_files_that_are_no_checkpoints_are_refused(copy: Copy, tmp_path: Path, served: Installation) -> None:
