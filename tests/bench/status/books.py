@@ -2,17 +2,16 @@
 
 import json
 import resource
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import text
 
 from certd import main
 from certd.model.names import AuthorityName, CertificateName
@@ -69,20 +68,23 @@ def make_books(folder: Path, *, certificates: int) -> Books:
         world.create_root()
         world.create_subordinate(revocation=partitioned(PARTITIONS))
         issued = world.issue("www.example.internal")
-        values = {
-            "count": certificates,
-            "partitions": PARTITIONS,
-            "serial": CertificateName.parse("name", issued.name).serial,
-        }
-        world.core.store.write("bench.fill", lambda tx: tx.execute(text(_CERTIFICATES), values))
+    serial = CertificateName.parse("name", issued.name).serial
+    _execute(folder, _CERTIFICATES, count=certificates, partitions=PARTITIONS, serial=serial)
     return Books(folder=folder, now=clock.now())
+
+
+def _execute(folder: Path, statement: str, **values: object) -> None:
+    """Executes a statement on the database of a server that is stopped, as fast as it goes: nothing of it is missed."""
+    with closing(sqlite3.connect(folder / "certd.db")) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -500000")
+        connection.execute(statement, values)
+        connection.commit()
 
 
 def revoke_rows(books: Books, count: int) -> None:
     """Has the first `count` certificates revoked, without any of what follows from a revocation."""
-    with opened(books.folder, books.now) as world:
-        last = {"last": serial_of(count)}
-        world.core.store.write("bench.revoke", lambda tx: tx.execute(text(_REVOKE), last))
+    _execute(books.folder, _REVOKE, last=serial_of(count))
 
 
 def serial_of(number: int) -> str:
