@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityState
@@ -35,7 +36,7 @@ def refused(reason: Reason, call: Callable[[], object], *, says: str) -> CertdEr
 
 def constrained(name: str) -> x509.UnrecognizedExtension:
     permitted = NameConstraints(permitted=Subtrees(dns_names=(name,)))
-    return x509.UnrecognizedExtension(x509.ExtensionOID.NAME_CONSTRAINTS, encode(permitted))
+    return x509.UnrecognizedExtension(ExtensionOID.NAME_CONSTRAINTS, encode(permitted))
 
 
 def test_it_takes_the_place_of_the_one_before_and_all_that_was_issued_stays_valid(world: World, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_it_issues_nothing_and_still_revokes_and_publishes(ca: World) -> None:
     # Weeks later too: the CRL is replaced in time.
     ca.clock.advance(20 * DAY)
     settle(ca)
-    assert published(ca).next_update_utc > ca.clock.now()
+    next_update = published(ca).next_update_utc
+    assert next_update is not None
+    assert next_update > ca.clock.now()
 
 
 def test_one_that_is_enabled_is_not_deleted(ca: World) -> None:
