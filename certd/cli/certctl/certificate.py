@@ -1,7 +1,7 @@
 """`certctl certificate`: certificates issued from CSRs."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -141,6 +141,45 @@ def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, 
         found = client.call(client.stubs.get_certificate, GetCertificateRequest(name=full_name))
     _write(found, out, chain_out)
     print_certificate(found, run, pem=found.certificate.pem)
+
+
+@verb(
+    certificate,
+    "status",
+    examples="""
+    certctl certificate status 4f1d02 --authority web-ca
+    certctl certificate status tenants/default/authorities/web-ca/certificates/4f1d02 -o json
+    """,
+)
+@click.argument("name", metavar="NAME|SERIAL")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that issued it, when a serial number is given.",
+)
+def status(run: Invocation, *, name: str, authority: str | None) -> None:
+    """Say whether a certificate is good, as the books have it; the exit code is 1 for one that is not.
+
+    Relying parties learn the same by OCSP at once, and from the next CRL.
+    """
+    try:
+        full_name = names.certificate_name(name, run.tenant, authority)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with run.connect() as client, run.progress("getting the certificate"):
+        found = client.call(client.stubs.get_certificate, GetCertificateRequest(name=full_name))
+    expired = found.description.not_after_time.ToDatetime(UTC) < datetime.now(UTC)
+    good = found.state == Certificate.ISSUED and not expired
+    card = [
+        ("Name", found.name),
+        ("Status", "GOOD" if good else enum_text(found, "state") if found.state != Certificate.ISSUED else "EXPIRED"),
+        ("Revoked", _revocation_text(found)),
+        ("Invalid since", output.time_text(found.invalidity_time)),
+        *output.validity_rows(found.description),
+    ]
+    output.print_resource(found, run.output, card=card, pem=found.certificate.pem)
+    if not good:
+        click.get_current_context().exit(1)
 
 
 @verb(
