@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from certd.model.names import AuthorityName
 from tests.daemon import Installation, RunningDaemon, initialise, running
 from tests.fuzz import health
 from tests.fuzz.public import PublicTally, Published, fuzz_public
@@ -59,12 +58,11 @@ def fuzz_of_strangers(
 
 
 def _publish(daemon: RunningDaemon) -> Published:
-    name = str(AuthorityName("default", "public"))
     must(daemon, "authority", "create", "public", "--subject", "CN=public,O=Example", "--type", "root")
     place = daemon.installation.data / "public.csr"
     for number in range(_CERTIFICATES):
         place.write_bytes(make_csr(x509.DNSName(f"www{number}.example.internal"), encoding=Encoding.PEM))
-        must(daemon, "certificate", "issue", name, "--csr", place)
+        must(daemon, "certificate", "issue", "--authority", "public", "--csr", place)
     uid, issuer, issued = _books(daemon.installation)
     requests = [
         ocsp.OCSPRequestBuilder().add_certificate(one, issuer, algorithm)

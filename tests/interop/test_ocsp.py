@@ -209,10 +209,14 @@ def test_gnutls_reads_the_state(responding: Responding) -> None:
             assert "Verifying OCSP Response: Success" in ended.stdout, ended.stdout
 
 
+def _has_ed25519(responding: Responding) -> bool:
+    return "ed25519" in run("openssl", "x509", "-in", responding.authority, "-noout", "-text").stdout.lower()
+
+
 @pytest.mark.skipif(shutil.which("ocspclnt") is None, reason="there is no ocspclnt of NSS on this machine")
 def test_nss_reads_the_state(responding: Responding, tmp_path: Path) -> None:
     # It finds the responder in the certificate, and has never known Ed25519.
-    if "Ed25519" in run("openssl", "x509", "-in", responding.authority, "-noout", "-text").stdout:
+    if _has_ed25519(responding):
         pytest.skip("NSS does not verify Ed25519")
     database = ("-d", f"sql:{tmp_path}")
     assert run("certutil", "-N", *database, "--empty-password").returncode == 0
@@ -234,10 +238,18 @@ def test_go_reads_the_state(responding: Responding, tmp_path: Path) -> None:
     assert ended.stdout.splitlines() == ["good 0 true", "revoked 1 true"]
 
 
+@pytest.fixture(scope="session")
+def java(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """OcspResponses.java, compiled once."""
+    folder = tmp_path_factory.mktemp("java")
+    made = run("javac", "-d", folder, Path(__file__).with_name("OcspResponses.java"))
+    assert made.returncode == 0, made.stdout
+    return ("java", "-cp", folder, "OcspResponses")
+
+
 @pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java on this machine")
-def test_java_reads_the_state(responding: Responding) -> None:
-    program = Path(__file__).with_name("OcspResponses.java")
-    ended = run("java", program, responding.url, responding.authority, responding.good, responding.revoked)
+def test_java_reads_the_state(responding: Responding, java: tuple[str | Path, ...]) -> None:
+    ended = run(*java, responding.url, responding.authority, responding.good, responding.revoked)
     good, revoked = ended.stdout.splitlines()
     assert good == "good"
     assert revoked.startswith("REVOKED")
@@ -265,7 +277,7 @@ def test_pkilint_finds_nothing(responding: Responding) -> None:
 
 
 def test_nginx_staples_an_answer_that_clients_accept(responding: Responding, tmp_path: Path) -> None:
-    if "Ed25519" in run("openssl", "x509", "-in", responding.authority, "-noout", "-text").stdout:
+    if _has_ed25519(responding):
         pytest.skip("the leaf alone matters here, and others staple in the same way")
     port = free_port()
     (tmp_path / "nginx.conf").write_text(_NGINX.format(place=tmp_path, port=port))
