@@ -135,7 +135,11 @@ def test_a_batch_is_repeated_by_its_id_and_an_item_by_its_own(installed: Install
 
 
 def create(installed: Installed, campaign: RevocationCampaign, **changes: Any) -> RevocationCampaign:
-    wanted = {"parent": TENANT, "revocation_campaign_id": f"c{uuid.uuid4().hex}", "revocation_campaign": campaign}
+    wanted: dict[str, Any] = {
+        "parent": TENANT,
+        "revocation_campaign_id": f"c{uuid.uuid4().hex}",
+        "revocation_campaign": campaign,
+    }
     request = CreateRevocationCampaignRequest(**(wanted | changes))
     made: Any = call(installed.administrator, named("CreateRevocationCampaign"), request)
     return made  # type: ignore[no-any-return]

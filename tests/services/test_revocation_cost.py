@@ -52,13 +52,13 @@ def test_a_page_of_a_campaign_looks_everything_up_by_an_index(ca: World, kind: s
     active(ca)
     who = consumer(ca)
     associate(ca, who)
-    selection: Selection = {
+    selections: dict[str, Selection] = {
         "profile": UnderProfileOf("end-entity"),
         "public_key": OfPublicKey(bytes(32)),
         "consumer": OfConsumer(str(who.name)),
         "filter": OfFilter(InState(CertificateState.ISSUED)),
-    }[kind]
-    campaign = start(ca, selection, validate_only=True)
+    }
+    campaign = start(ca, selections[kind], validate_only=True)
     with ca.core.store.read("test.explain") as tx:
         explaining = Explaining(tx)
         page = selected(explaining, campaign, limit=1)
