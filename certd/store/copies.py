@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, inspect, literal_column, select
 
 from certd.errors import CertdError, Reason
 from certd.store import dialect, managed_schema, notification_schema, revocation_schema, schema
@@ -188,16 +188,16 @@ def check_empty(url: str) -> None:
         engine = dialect.postgresql_engine(parsed)
         try:
             with engine.connect() as connection:
-                if not inspect(connection).has_table(schema.events.name):
+                if not inspect(connection).has_table(schema.owners.name):
                     return
-                if connection.execute(
-                    select(func.count()).select_from(schema.event_sequence).where(schema.event_sequence.c.last_seq > 0)
-                ).scalar_one():
-                    raise CertdError(
-                        Reason.STORE_UNAVAILABLE,
-                        f"the database {dialect.shown(parsed)} has records of certd already: name an empty one with "
-                        "--database-url",
-                    )
+                # Whoever has ever served the database has a row in the first of them.
+                for table in (schema.owners, schema.tenants, schema.events, schema.unnumbered_events):
+                    if connection.execute(select(literal_column("1")).select_from(table).limit(1)).first() is not None:
+                        raise CertdError(
+                            Reason.STORE_UNAVAILABLE,
+                            f"the database {dialect.shown(parsed)} is one of certd already: name an empty one with "
+                            "--database-url",
+                        )
         finally:
             engine.dispose()
 
