@@ -13,11 +13,12 @@ from certd.api.enrollment_server import serve_enrollment
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, request_limits
+from certd.core import Core
 from certd.errors import field_invalid
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.open_files import allow_open_files
 from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
-from certd.main import Core, assemble
+from certd.main import assemble
 from certd.pki.encoding import certificate_pem
 from certd.services.server import Health
 from certd.services.steps import StepHook, no_step
@@ -160,8 +161,8 @@ class Daemon:
                 event_streams=core.event_streams,
                 checkpoints=core.auditing.checkpoints,
                 audit_reports=core.auditing.audit_reports,
-                subscriptions=core.subscriptions,
-                failed_deliveries=core.failed_deliveries,
+                subscriptions=core.delivering.subscriptions,
+                failed_deliveries=core.delivering.failed_deliveries,
                 managed_watch=core.managed_watch,
                 server=core.server,
                 rates=core.rates,

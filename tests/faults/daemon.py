@@ -18,6 +18,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc reads it at its import.
 from certd import config, log, main
 from certd import daemon as serving
 from certd.clock import SystemClock
+from certd.core import Core
 
 
 class Killer:
@@ -28,7 +29,7 @@ class Killer:
         self._step = ""
         self._left = 0
         self._victim = ""
-        self.core: main.Core | None = None
+        self.core: Core | None = None
 
     def listen(self) -> None:
         for line in sys.stdin:

@@ -15,7 +15,7 @@ from pkilint import loader, pkix, report
 from pkilint.pkix import extension, name, ocsp
 from pkilint.validation import ValidationFindingSeverity
 
-from certd import main
+from certd.core import Core
 from certd.model.authority import AuthorityType
 from certd.model.certificate import RevocationReason
 from certd.model.names import AuthorityName, CertificateName
@@ -95,7 +95,7 @@ def responding(
     return _responding(system.core, listener, tmp_path_factory.mktemp("ocsp"), request.param)
 
 
-def _responding(core: main.Core, base_url: str, folder: Path, spec: KeySpec) -> Responding:
+def _responding(core: Core, base_url: str, folder: Path, spec: KeySpec) -> Responding:
     ident = str(spec).lower().replace("_", "-")
     root, authority = AuthorityName("default", f"ocsp-root-{ident}"), AuthorityName("default", f"ocsp-{ident}")
     settings = RevocationSettings(ocsp=OcspSettings(base_urls=(base_url,)))
@@ -135,7 +135,7 @@ def _responding(core: main.Core, base_url: str, folder: Path, spec: KeySpec) -> 
     )
 
 
-def _issue(core: main.Core, authority: AuthorityName, folder: Path, which: str) -> None:
+def _issue(core: Core, authority: AuthorityName, folder: Path, which: str) -> None:
     key = generate_private_key(KeySpec.EC_P256)
     names = x509.SubjectAlternativeName([x509.DNSName(HOST)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))

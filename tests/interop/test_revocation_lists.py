@@ -12,7 +12,7 @@ from pkilint.pkix import crl as pkilint_crl
 from pkilint.pkix import extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-from certd import main
+from certd.core import Core
 from certd.model.authority import AuthorityType
 from certd.model.certificate import RevocationReason
 from certd.model.names import AuthorityName, CertificateName, ProfileName
@@ -68,7 +68,7 @@ def published(request: pytest.FixtureRequest, system: System, tmp_path_factory: 
     return _published(system.core, tmp_path_factory.mktemp("lists"), request.param)
 
 
-def _published(core: main.Core, folder: Path, spec: KeySpec) -> Published:
+def _published(core: Core, folder: Path, spec: KeySpec) -> Published:
     ident = str(spec).lower().replace("_", "-")
     root, authority = AuthorityName("default", f"lists-root-{ident}"), AuthorityName("default", f"lists-{ident}")
     for one, issuer in ((root, None), (authority, root)):
@@ -122,7 +122,7 @@ def _published(core: main.Core, folder: Path, spec: KeySpec) -> Published:
 
 
 def _issue(
-    core: main.Core, authority: AuthorityName, csr: bytes, profile: ProfileName | None
+    core: Core, authority: AuthorityName, csr: bytes, profile: ProfileName | None
 ) -> tuple[x509.Certificate, int]:
     new = NewCertificate(authority=authority, csr=csr, profile=profile)
     view = core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=False, timeout=60)
@@ -133,7 +133,7 @@ def _serial(certificate: x509.Certificate) -> str:
     return f"{certificate.serial_number:032x}"
 
 
-def _list(core: main.Core, folder: Path, authority: AuthorityName, partition: int) -> None:
+def _list(core: Core, folder: Path, authority: AuthorityName, partition: int) -> None:
     view = core.publication.lists.generate(ADMINISTRATOR, WantedList(authority=authority, partition=partition))
     place = folder / f"{authority.authority}-{partition}.crl"
     place.write_bytes(view.der)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certd import main
 from certd.config import Config, Database, Listen, Prepare, Tls, Token, Web
+from certd.core import Core
 from certd.model.access import Caller
 from certd.model.authority import AuthorityType
 from certd.model.event import Event, EventType
@@ -87,7 +88,7 @@ class Steps:
 class World:
     """The server without listeners, and short ways to use it."""
 
-    core: main.Core
+    core: Core
     clock: FakeClock
     steps: Steps
 
