@@ -137,7 +137,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     LAST_ADMINISTRATOR: _ErrorReason.ValueType  # 53
     """The call would leave the server without an administrator. FAILED_PRECONDITION."""
     CERTIFICATE_IN_USE: _ErrorReason.ValueType  # 54
-    """Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+    """Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+    of them. FAILED_PRECONDITION.
+    """
     NOT_RENEWABLE: _ErrorReason.ValueType  # 55
     """It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
     ASSOCIATION_NOT_FOUND: _ErrorReason.ValueType  # 56
@@ -297,7 +299,9 @@ TENANT_EXISTS: ErrorReason.ValueType  # 52
 LAST_ADMINISTRATOR: ErrorReason.ValueType  # 53
 """The call would leave the server without an administrator. FAILED_PRECONDITION."""
 CERTIFICATE_IN_USE: ErrorReason.ValueType  # 54
-"""Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+"""Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+of them. FAILED_PRECONDITION.
+"""
 NOT_RENEWABLE: ErrorReason.ValueType  # 55
 """It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
 ASSOCIATION_NOT_FOUND: ErrorReason.ValueType  # 56

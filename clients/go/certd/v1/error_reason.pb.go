@@ -138,7 +138,8 @@ const (
 	ErrorReason_TENANT_EXISTS ErrorReason = 52
 	// The call would leave the server without an administrator. FAILED_PRECONDITION.
 	ErrorReason_LAST_ADMINISTRATOR ErrorReason = 53
-	// Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION.
+	// Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+	// of them. FAILED_PRECONDITION.
 	ErrorReason_CERTIFICATE_IN_USE ErrorReason = 54
 	// It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION.
 	ErrorReason_NOT_RENEWABLE ErrorReason = 55
