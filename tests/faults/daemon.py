@@ -12,13 +12,16 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc reads it at its import.
 
 from certd import config, log, main
 from certd import daemon as serving
 from certd.clock import SystemClock
-from certd.core import Core
+
+if TYPE_CHECKING:
+    from certd.core import Core
 
 
 class Killer:
