@@ -21,9 +21,9 @@ from certd.store import authorities, jobs, ocsp_responses
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
-PAGE_LENGTH: Final = 200
-"""Answers of one frame of the token and one transaction."""
-_PAGES: Final = 5
+PAGE_LENGTH: Final = 64
+"""Answers of one frame of the token and one transaction; few, for others' signatures wait behind them."""
+PAGES: Final = 16
 """Of one run."""
 _ROUNDS: Final = 16
 """How often in the lifetime of an answer all certificates are looked at."""
@@ -80,7 +80,7 @@ class OcspPresigning:
             self._end(subject)
             return
         after: str | None = self._positions.get(subject, "")
-        for _ in range(_PAGES):
+        for _ in range(PAGES):
             after = self._page(answering, after or "")
             if after is None:
                 break

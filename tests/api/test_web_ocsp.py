@@ -84,10 +84,11 @@ class Web:
             return Reply(response.status, told, response.read())
 
     def post(self, content: bytes, path: str = _PATH, **headers: str) -> Reply:
-        return self.ask("POST", path, content, **{"Content_Type": REQUEST_TYPE, **headers})
+        headers.setdefault("Content_Type", REQUEST_TYPE)
+        return self.ask("POST", path, content, **headers)
 
     def get(self, content: bytes, **headers: str) -> Reply:
-        return self.ask("GET", f"{_PATH}/{quote(base64.b64encode(content), safe='')}", **headers)
+        return self.ask("GET", f"{_PATH}/{quote(base64.b64encode(content), safe='')}", None, **headers)
 
     def raw(self, *pieces: bytes, replies: int = 1) -> list[Reply]:
         """Sends pieces, one after the other; returns so many replies, fewer if the server hangs up."""

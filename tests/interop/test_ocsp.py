@@ -151,10 +151,10 @@ def _issue(core: Core, authority: AuthorityName, folder: Path, which: str) -> No
 def _openssl(responding: Responding, *options: str | Path) -> str:
     bundle = responding.folder / "bundle.pem"
     bundle.write_text(responding.root.read_text() + responding.authority.read_text())
-    ended = run(
-        *("openssl", "ocsp", *(one for one in options if one == "-sha256"), "-issuer", responding.authority),
-        *("-CAfile", bundle, *(one for one in options if one != "-sha256")),
-    )
+    # A hash stands before the certificates that are named by it.
+    first: list[str | Path] = [one for one in options if one == "-sha256"]
+    rest: list[str | Path] = [one for one in options if one != "-sha256"]
+    ended = run("openssl", "ocsp", *first, "-issuer", responding.authority, "-CAfile", bundle, *rest)
     assert ended.returncode == 0, ended.stdout
     assert "Response verify OK" in ended.stdout, ended.stdout
     return ended.stdout
@@ -162,7 +162,6 @@ def _openssl(responding: Responding, *options: str | Path) -> str:
 
 @pytest.mark.parametrize("options", [("-no_nonce",), ("-nonce",), ("-sha256", "-no_nonce")])
 def test_openssl_reads_the_state(responding: Responding, options: tuple[str, ...]) -> None:
-    # The hash stands before the certificates that it names.
     for leaf, state in ((responding.good, "good"), (responding.revoked, "revoked")):
         told = _openssl(responding, *options, "-cert", leaf, "-url", responding.url)
         assert f"{leaf}: {state}" in told

@@ -14,7 +14,7 @@ from certd.model.job import JobKind
 from certd.model.names import AuthorityName
 from certd.model.revocation_settings import OcspSettings, RevocationSettings, SettingsChange
 from certd.pki.key_spec import KeySpec
-from certd.services.ocsp_presigning import PAGE_LENGTH
+from certd.services.ocsp_presigning import PAGE_LENGTH, PAGES
 from certd.services.ocsp_responders import LIFETIME, RENEWED_BEFORE
 from certd.store import jobs
 from tests.services.conftest import World, crash
@@ -117,16 +117,16 @@ def test_a_run_does_a_slice_and_the_next_one_goes_on(ca: World) -> None:
         ca,
         f"INSERT INTO certificates (serial, {columns}) WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n"
         f" WHERE n < :count) SELECT printf('40%030x', n.n), {columns} FROM n, certificates WHERE serial = :serial",
-        count=5 * PAGE_LENGTH,
+        count=PAGES * PAGE_LENGTH,
         serial=view.name.rpartition("/")[2],
     )
     ca.steps.seen.clear()
     run_job(ca)
-    assert ca.steps.seen.count("ocsp.page-signed") == 5
+    assert ca.steps.seen.count("ocsp.page-signed") == PAGES
     assert due_time(ca) == ca.clock.now()
     run_job(ca)
     assert stored(ca, view) is not None
-    assert len(_answers(ca)) >= 5 * PAGE_LENGTH + 1
+    assert len(_answers(ca)) >= PAGES * PAGE_LENGTH + 1
     assert due_time(ca) == ca.clock.now() + 3 * HOUR
 
 

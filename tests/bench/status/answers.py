@@ -13,6 +13,7 @@ from certd.pki.ocsp_identifiers import HashAlgorithm
 from certd.pki.ocsp_response import cert_id
 from certd.services.ocsp_jobs import subject_of
 from certd.services.ocsp_keys import load_answering
+from certd.services.ocsp_presigning import PAGE_LENGTH
 from certd.store import ocsp_responses
 from certd.web.app import application
 from certd.web.ocsp_shortcut import shortcut
@@ -83,7 +84,7 @@ def _sign_ahead(world: World, uid: str, wanted: int) -> dict[str, Any]:
     began, began_processor, done = time.perf_counter(), time.process_time(), 0
     while done < wanted:
         presigning.advance(subject_of(uid, 1))
-        done = world.steps.seen.count("ocsp.page-signed") * 200
+        done = world.steps.seen.count("ocsp.page-signed") * PAGE_LENGTH
     return _rate(done, time.perf_counter() - began, time.process_time() - began_processor)
 
 
