@@ -220,8 +220,10 @@ def put_postgresql(parts: Mapping[str, Path], *, schema_number: int, url: str) -
         engine = dialect.postgresql_engine(parsed)
         try:
             with dialect.postgresql_read_committed(engine).connect() as connection:
-                _fill(_driver(connection), parts)
-                connection.commit()
+                driver = _driver(connection)
+                _fill(driver, parts)
+                # SQLAlchemy knows of no transaction, for the driver alone was spoken to.
+                driver.commit()
         except psycopg.Error as error:
             raise CertdError(
                 Reason.STORE_UNAVAILABLE,
