@@ -3,7 +3,7 @@
 A row that is revoked between two pages may be missed, and has marked the CRL again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -169,16 +169,14 @@ def _pages(
     while True:
         with store.read("revocation-list.page") as tx:
             place = {"after_end": after_end, "after_serial": after_serial}
-            rows = tx.execute(statement, {**values, **place}).all()
+            rows: Sequence[Any] = tx.execute(statement, {**values, **place}).all()
         if rows:
+            # By place: names of columns cost as much as all the rest of an entry.
             yield [
                 RevokedCertificate(
-                    serial=row.serial,
-                    revoke_time=row.revoke_time // _SECOND,
-                    reason=row.revocation_reason,
-                    invalidity_time=None if row.invalidity_time is None else row.invalidity_time // _SECOND,
+                    serial, revoke_time // _SECOND, reason, None if invalidity is None else invalidity // _SECOND
                 )
-                for row in rows
+                for serial, _, revoke_time, reason, invalidity in rows
             ]
         if len(rows) < _PAGE:
             return
