@@ -47,15 +47,15 @@ def measure(load: Load) -> dict[str, Any]:
     began = time.perf_counter()
     while time.perf_counter() - began < load.seconds:
         for key, _ in selector.select(1):
-            connection = key.fileobj
-            assert isinstance(connection, socket.socket)
-            received[key.data] += connection.recv(65536)
+            found = key.fileobj
+            assert isinstance(found, socket.socket)
+            received[key.data] += found.recv(65536)
             if not _is_whole(received[key.data]):
                 continue
             wrong += not received[key.data].startswith(_WHOLE)
             received[key.data] = b""
             answers, asked = answers + 1, asked + 1
-            connection.sendall(_next(load, plain, asked))
+            found.sendall(_next(load, plain, asked))
     return {"answers": answers, "wrong": wrong, "seconds": time.perf_counter() - began}
 
 
