@@ -177,6 +177,8 @@ def requests_to(to: Resources) -> dict[str, Message]:
             ],
             validate_only=True,
         ),
+        "GetRevocationList": authority_service_pb2.GetRevocationListRequest(name=authority),
+        "GenerateRevocationList": authority_service_pb2.GenerateRevocationListRequest(name=authority),
         "CreateAuditReport": authority_service_pb2.CreateAuditReportRequest(name=authority),
         "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
             parent=authority, csr=CSR, request_id=request_id_of(to.tenant)

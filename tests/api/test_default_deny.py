@@ -142,10 +142,12 @@ def test_the_first_administrator_may_do_everything(installed: Installed) -> None
 _STATES = {
     "ActivateAuthority": "STATE_FORBIDS",
     # It is no authority's, and the only key of an authority signs.
-    "AdoptAuthority": "IMPORT_CHAIN_INVALID",
+    "AdoptAuthority": "IMPORT_NOT_COMPATIBLE",
     "CreateCrossCertificate": "IMPORT_CHAIN_INVALID",
+    "DeleteAuthority": "AUTHORITY_ENABLED",
     "RetireAuthorityKey": "STATE_FORBIDS",
     "TaintAuthorityKey": "STATE_FORBIDS",
+    "UndeleteAuthority": "STATE_FORBIDS",
     "CreateSubscription": "SUBSCRIPTION_EXISTS",
     "CreateTenant": "TENANT_EXISTS",
     "DeleteAssociation": "ASSOCIATION_NOT_FOUND",
