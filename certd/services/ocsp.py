@@ -4,6 +4,7 @@ What is asked and not in memory waits in a queue with a bound. A few threads tak
 look all of it up in one read, and have what is missing signed in one frame of the token.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -36,6 +37,7 @@ ROUND_LENGTH: Final = 64
 """Requests that are answered together."""
 _WORKERS: Final = 3
 """One looks up, one has the token sign, one puts together."""
+_LONGEST_SLEEP: Final = 10.0
 _ENDING: Final = timedelta(minutes=5)
 """An answer that was signed ahead is used until so long before its end: clocks differ."""
 _PASSING: Final = frozenset(
@@ -130,6 +132,10 @@ class OcspAnswers:
     def stop(self) -> None:
         """Ends the threads; who waits, or comes, is told to try later."""
         self._closed.set()
+        for _ in self._workers:
+            # Where there is no place, nobody waits for anything to come.
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)
         for worker in self._workers:
             if worker.is_alive():
                 worker.join()
@@ -138,7 +144,7 @@ class OcspAnswers:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if item is not None:
+            if item is not None and item.future.set_running_or_notify_cancel():
                 _settle(item, TRY_LATER)
 
     def submit(self, authority_uid: str, key_number: int, request: OcspRequest, asked: bytes) -> Future[Answer]:
@@ -178,8 +184,10 @@ class OcspAnswers:
         items: list[_Item] = []
         try:
             while len(items) < ROUND_LENGTH:
-                item = self._queue.get(timeout=1.0) if not items else self._queue.get_nowait()
-                if item is not None and item.future.set_running_or_notify_cancel():
+                item = self._queue.get(timeout=_LONGEST_SLEEP) if not items else self._queue.get_nowait()
+                if item is None:
+                    break
+                if item.future.set_running_or_notify_cancel():
                     items.append(item)
         except queue.Empty:
             pass

@@ -235,6 +235,32 @@ def test_who_comes_when_the_queue_is_full_is_told_to_try_later_and_all_others_ar
         assert load(future.result(60).body, issuer(ca)).certificate_status is GOOD
 
 
+def test_a_stop_leaves_nobody_waiting(ca: World) -> None:
+    view = ca.issue("www.example.internal")
+    answers, uid = ca.core.publication.answering.answers, authority(ca).uid
+    content = request(issuer(ca), [serial_of(view)], nonce=b"n" * 16)
+    held, go_on = threading.Semaphore(0), threading.Event()
+
+    def hold() -> None:
+        held.release()
+        assert go_on.wait(60)
+
+    begun = []
+    for _ in range(3):
+        ca.steps.at["ocsp.1.looked-up"] = hold
+        begun.append(answers.submit(uid, 1, parse_request(content), content))
+        assert held.acquire(timeout=30)
+    waiting = [answers.submit(uid, 1, parse_request(content), content) for _ in range(5)]
+    assert waiting[0].cancel()
+    with ThreadPoolExecutor(1) as executor:
+        stopping = executor.submit(answers.stop)
+        go_on.set()
+        stopping.result(60)
+    assert [load(one.result(0).body, issuer(ca)).certificate_status for one in begun] == [GOOD] * 3
+    assert all(one.done() for one in waiting)
+    assert _refusal(answers.submit(uid, 1, parse_request(content), content).result(0).body) is _TRY_LATER
+
+
 def test_without_a_token_what_was_signed_ahead_goes_on_being_answered(ca: World) -> None:
     kept, other = ca.issue("www.example.internal"), ca.issue("api.example.internal")
     assert status(ca, kept) is GOOD
