@@ -27,9 +27,9 @@ class JobKind(enum.StrEnum):
     """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
 
     GENERATE_REVOCATION_LIST = "generate-revocation-list"
-    """The subject is `{uid of the authority}/{number of the key}/{partition}`; the job lives as long as its CRL is signed."""
+    """The subject is `{uid of the authority}/{number of the key}/{partition}`; it lives as long as its CRL is signed."""
     ADVANCE_OCSP_RESPONDER = "advance-ocsp-responder"
-    """The subject is `{uid of the authority}/{number of the key}`: its responder, and the answers that are signed ahead."""
+    """The subject is `{uid of the authority}/{number of the key}`: responder, and answers that are signed ahead."""
     ADVANCE_REVOCATION_CAMPAIGN = "advance-revocation-campaign"
     """The subject is the uid of a campaign."""
     PURGE_AUTHORITY = "purge-authority"

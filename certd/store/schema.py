@@ -101,7 +101,7 @@ authorities = Table(
     text_column("told", null=True),
     # GENERAL_PURPOSE or SHORT_LIVED.
     text_column("usage_mode", server_default=text("'GENERAL_PURPOSE'")),
-    # Canonical JSON of `model.revocation_settings` where it differs from the defaults. Rows of before have no CRLs and no OCSP.
+    # Canonical JSON of what differs from the defaults of `model.revocation_settings`.
     text_column("revocation", server_default=text("'{}'")),
     Column("deletion_protection", Boolean, nullable=False, server_default=text("false")),
     # NULL: not deleted.

@@ -40,9 +40,7 @@ def adopt(
             policy_sha256=policy.sha256,
             public_key_sha256=hashlib.sha256(found.pair.public_key).hexdigest(),
         )
-    return messages.AdoptAuthorityKeyResponse(
-        key_spec=found.pair.spec.value, never_extractable=found.never_extractable
-    )
+    return messages.AdoptAuthorityKeyResponse(key_spec=found.pair.spec.value, never_extractable=found.never_extractable)
 
 
 def _check(found: objects.ForeignKey, public_key: bytes, label: str) -> None:

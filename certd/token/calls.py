@@ -1,5 +1,6 @@
 """What the daemon asks the token process for, and what it is answered."""
 
+import enum
 from dataclasses import dataclass
 
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
@@ -122,3 +123,17 @@ class ListedKey:
     """CKA_LABEL."""
     secret: bool
     """False: a private one."""
+
+
+class Isolation(enum.StrEnum):
+    """Whose process the token process is. The same names as the proto's `Isolation`."""
+
+    SAME_USER = "SAME_USER"
+    SEPARATE_USER = "SEPARATE_USER"
+
+
+class PinUser(enum.StrEnum):
+    """Whose PIN. The same names as the proto's `User`."""
+
+    NORMAL = "NORMAL"
+    SECURITY_OFFICER = "SECURITY_OFFICER"

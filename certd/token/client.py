@@ -1,6 +1,5 @@
 """The daemon's side of the token process. Every call raises TOKEN_UNAVAILABLE, with `retry_after`, while it is away."""
 
-import enum
 import os
 import secrets
 import sys
@@ -13,21 +12,24 @@ from google.protobuf.message import DecodeError
 
 from certd.errors import CertdError, Reason
 from certd.internal import token_pb2 as messages
-from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
+from certd.ipc.channel import Channel, Endpoint, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
 from certd.pki.checkpoint import JournalHead
 from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext, SecretContext
+from certd.token import conversions
 from certd.token.calls import (
     AdoptedKey,
     CertifiedKey,
     GeneratedImportKey,
     GeneratedKey,
     ImportedKey,
+    Isolation,
     KeyOrder,
     ListedKey,
+    PinUser,
     ResealItem,
     SealedImport,
     SignItem,
@@ -54,26 +56,11 @@ __all__ = [
     "start_child",
 ]
 
-_NAME = "token process"
 _TIMEOUT = 30.0
 _ESCROW_ATTEMPTS = 4
 _KEYS_AT_ONCE = 500
 # Hardware takes its time for the primes of an RSA key.
 _KEY_GENERATION_TIMEOUT = 120.0
-
-
-class Isolation(enum.StrEnum):
-    """Whose process the token process is. The same names as the proto's `Isolation`."""
-
-    SAME_USER = "SAME_USER"
-    SEPARATE_USER = "SEPARATE_USER"
-
-
-class PinUser(enum.StrEnum):
-    """Whose PIN. The same names as the proto's `User`."""
-
-    NORMAL = "NORMAL"
-    SECURITY_OFFICER = "SECURITY_OFFICER"
 
 
 class TokenClient:
@@ -123,16 +110,7 @@ class TokenClient:
     def describe(self) -> TokenDescription:
         """Describes module and token."""
         response = self._call(messages.TokenRequest(describe=messages.DescribeRequest()), _TIMEOUT).describe
-        return TokenDescription(
-            module=response.module,
-            label=response.label,
-            serial_number=response.serial_number,
-            manufacturer=response.manufacturer,
-            model=response.model,
-            mechanisms=tuple(response.mechanisms),
-            missing=tuple(response.missing),
-            authority_key_specs=tuple(KeySpec(name) for name in response.authority_key_specs),
-        )
+        return conversions.description_of(response)
 
     def create_authority_key(self, *, key_id: bytes, key_spec: KeySpec, policy: bytes) -> bytes:
         """Generates an authority's key in the token, or finds it; returns the DER of its SubjectPublicKeyInfo.
@@ -183,7 +161,7 @@ class TokenClient:
 
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
-        return _signatures(self._call(_sign_request(items), timeout))
+        return conversions.signatures_of(self._call(conversions.request_to_sign(items), timeout))
 
     def sign_large(self, item: SignItem, *, timeout: float) -> bytes:
         """Signs something of any size up to `token.uploads.MOST_BYTES`, sent in parts; returns the signature.
@@ -196,9 +174,9 @@ class TokenClient:
                 upload_id=upload_id, offset=offset, content=data[offset : offset + PART_BYTES]
             )
             self._call(messages.TokenRequest(append=part), timeout)
-        request = _sign_request([replace(item, to_be_signed=b"")])
+        request = conversions.request_to_sign([replace(item, to_be_signed=b"")])
         request.sign.items[0].upload_id = upload_id
-        (signature,) = _signatures(self._call(request, timeout))
+        (signature,) = conversions.signatures_of(self._call(request, timeout))
         if isinstance(signature, CertdError):
             raise signature
         return signature
@@ -221,12 +199,12 @@ class TokenClient:
                 answered(outcome)
                 return
             try:
-                results = _signatures(messages.TokenResponse.FromString(outcome))
+                results = conversions.signatures_of(messages.TokenResponse.FromString(outcome))
             except DecodeError:
                 results = []
             answered(results)
 
-        self._channel.submit(_sign_request(items).SerializeToString(), timeout=timeout, answered=heard)
+        self._channel.submit(conversions.request_to_sign(items).SerializeToString(), timeout=timeout, answered=heard)
 
     def ensure_wrapping_key(
         self, *, key_id: bytes, tenant: str = "", keep_escrow: Callable[[bytes], object] | None = None
@@ -286,13 +264,13 @@ class TokenClient:
                 generate_subscriber_key=messages.GenerateSubscriberKeyRequest(
                     wrapping_key_id=order.wrapping_key_id,
                     key_spec=order.key_spec.value,
-                    context=_context(order.context),
+                    context=conversions.context_of(order.context),
                 )
             ).SerializeToString()
             for order in orders
         ]
         answers = self._channel.call_all(payloads, timeout=_KEY_GENERATION_TIMEOUT)
-        return [answer if isinstance(answer, CertdError) else _generated(answer) for answer in answers]
+        return [answer if isinstance(answer, CertdError) else conversions.generated_of(answer) for answer in answers]
 
     def export_under_passphrase(
         self,
@@ -324,7 +302,7 @@ class TokenClient:
         request = messages.ExportRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             passphrase=passphrase,
             format=form.value,
             certificates=certificates,
@@ -339,7 +317,7 @@ class TokenClient:
         request = messages.ExportRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             recipient_public_key=recipient_public_key,
         )
         return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
@@ -350,18 +328,7 @@ class TokenClient:
         An item fails alone: TOKEN_POLICY_FORBIDS when the new context is wider than the old one, or the sealed key does
         not open in the old one. Raises when the whole frame failed.
         """
-        request = messages.ResealRequest(
-            items=[
-                messages.ResealItem(
-                    wrapping_key_id=item.wrapping_key_id,
-                    sealed_key=item.sealed_key,
-                    context=_context(item.context),
-                    new_wrapping_key_id=item.new_wrapping_key_id,
-                    new_context=_context(item.new_context),
-                )
-                for item in items
-            ]
-        )
+        request = conversions.request_to_reseal(items)
         response = self._call(messages.TokenRequest(reseal=request), _TIMEOUT).reseal
         return [
             error_of(result.failure) if result.HasField("failure") else result.sealed_key for result in response.results
@@ -392,19 +359,14 @@ class TokenClient:
         """
         request = messages.GenerateImportKeyRequest(
             wrapping_key_id=wrapping_key_id,
-            context=_context(context),
+            context=conversions.context_of(context),
             expire_time=microseconds_of(expire_time),
             authority_key_id=authority_key_id,
             authority_policy=authority_policy,
             signature_algorithm=signature_algorithm.value,
         )
-        generated = self._call(messages.TokenRequest(generate_import_key=request), _TIMEOUT).generate_import_key
-        return GeneratedImportKey(
-            public_key=generated.public_key,
-            sealed_key=generated.sealed_key,
-            statement=generated.statement,
-            signature=generated.signature,
-        )
+        response = self._call(messages.TokenRequest(generate_import_key=request), _TIMEOUT)
+        return conversions.import_key_of(response.generate_import_key)
 
     def import_key(
         self, *, wrapping_key_id: bytes, context: SealContext, public_key: bytes, private_key: bytes | SealedImport
@@ -424,18 +386,10 @@ class TokenClient:
                 be; RATE_LIMITED.
         """
         request = messages.ImportKeyRequest(
-            wrapping_key_id=wrapping_key_id, context=_context(context), public_key=public_key
+            wrapping_key_id=wrapping_key_id, context=conversions.context_of(context), public_key=public_key
         )
         if isinstance(private_key, SealedImport):
-            request.sealed.CopyFrom(
-                messages.SealedImport(
-                    wrapping_key_id=private_key.wrapping_key_id,
-                    sealed_import_key=private_key.sealed_import_key,
-                    context=_context(private_key.context),
-                    statement=private_key.statement,
-                    ciphertext=private_key.ciphertext,
-                )
-            )
+            request.sealed.CopyFrom(conversions.sealed_import_of(private_key))
         else:
             request.plain = private_key
         imported = self._call(messages.TokenRequest(import_key=request), _TIMEOUT).import_key
@@ -470,7 +424,7 @@ class TokenClient:
         request = messages.LeaseRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             certificate=certificate,
             recipient_public_key=recipient_public_key,
             sign_time=microseconds_of(sign_time),
@@ -491,14 +445,14 @@ class TokenClient:
     def seal_secret(self, secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
         """Seals a secret of 1 to `pki.sealing.LONGEST_SECRET` bytes, bound to `context`; returns the blob."""
         request = messages.SealSecretRequest(
-            wrapping_key_id=wrapping_key_id, secret=secret, context=_secret_context(context)
+            wrapping_key_id=wrapping_key_id, secret=secret, context=conversions.secret_context_of(context)
         )
         return self._call(messages.TokenRequest(seal_secret=request), _TIMEOUT).seal_secret.sealed_secret
 
     def open_secret(self, sealed_secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
         """Opens what `seal_secret` made, and nothing else; TOKEN_POLICY_FORBIDS when it does not open."""
         request = messages.OpenSecretRequest(
-            wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=_secret_context(context)
+            wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=conversions.secret_context_of(context)
         )
         return self._call(messages.TokenRequest(open_secret=request), _TIMEOUT).open_secret.secret
 
@@ -530,61 +484,15 @@ def start_child(settings: TokenSettings) -> TokenClient:
     """Spawns a token process and returns its client at once; `wait_ready` waits for the token."""
     # -I: neither the working directory nor the environment chooses what the holder of the PIN imports.
     argv = (sys.executable, "-I", "-m", "certd.token", *settings.arguments())
-    return _start(Channel(SpawnedChild(argv), name=_NAME))
+    return _start(SpawnedChild(argv))
 
 
 def connect(socket_path: Path) -> TokenClient:
     """Connects to a token process behind a unix socket, and reconnects; returns the client at once."""
-    return _start(Channel(UnixSocket(socket_path), name=_NAME))
+    return _start(UnixSocket(socket_path))
 
 
-def _start(channel: Channel) -> TokenClient:
+def _start(endpoint: Endpoint) -> TokenClient:
+    channel = Channel(endpoint, name="token process")
     channel.start()
     return TokenClient(channel)
-
-
-def _sign_request(items: Sequence[SignItem]) -> messages.TokenRequest:
-    request = messages.SignRequest(
-        items=[
-            messages.SignItem(
-                key_id=item.key_id,
-                policy=item.policy,
-                kind=messages.SignatureKind.Value(item.kind.name),
-                signature_algorithm=item.signature_algorithm.value,
-                to_be_signed=item.to_be_signed,
-            )
-            for item in items
-        ]
-    )
-    for message, item in zip(request.items, items, strict=True):
-        if item.certified is not None:
-            message.certified_key_id = item.certified.key_id
-            message.certified_policy = item.certified.policy
-    return messages.TokenRequest(sign=request)
-
-
-def _signatures(response: messages.TokenResponse) -> list[bytes | CertdError]:
-    return [
-        error_of(result.failure) if result.HasField("failure") else result.signature for result in response.sign.results
-    ]
-
-
-def _generated(answer: bytes) -> GeneratedKey:
-    generated = messages.TokenResponse.FromString(answer).generate_subscriber_key
-    return GeneratedKey(generated.public_key, generated.sealed_key)
-
-
-def _context(context: SealContext) -> messages.SealContext:
-    return messages.SealContext(
-        tenant=context.tenant,
-        certificate=context.certificate,
-        version=context.version,
-        purpose=context.purpose.value,
-        consumer=context.consumer,
-        exportable=context.exportable,
-        public_key_sha256=context.public_key_sha256,
-    )
-
-
-def _secret_context(context: SecretContext) -> messages.SecretContext:
-    return messages.SecretContext(tenant=context.tenant, subscription=context.subscription, number=context.number)
