@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine makes up examples says nothing about what is tested.
+settings.register_profile("certd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("certd")
 
 # grpc reads it at its import, and its fork handlers may hang a child that is started while a server of a test serves.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
@@ -27,7 +32,7 @@ def _processors() -> Iterator[None]:
 
 _WORKING = ("certd.api.", "certd.ipc.channel", "certd.scheduler", "certd.services.", "certd.store.", "certd.web.")
 """Modules whose threads work by themselves, and so among other tests."""
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 _of_the_session: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 

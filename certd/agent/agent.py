@@ -15,11 +15,12 @@ from certd.agent import status
 from certd.agent.config import Certificate, Config
 from certd.agent.deployment import Deployment, Step
 from certd.agent.errors import AgentError
-from certd.agent.keeper import Keeper, time_text
+from certd.agent.keeper import Keeper
 from certd.agent.kept import Kept
 from certd.agent.loop import Loop
 from certd.agent.notify import notify
 from certd.agent.slots import Slot, Slots
+from certd.agent.standing import time_text
 from certd.agent.status import CertificateStatus, Status
 from certd.agent.targets import Targets
 from certd.agent.uplink import Uplink
@@ -220,6 +221,7 @@ class Agent:
 def _status_of(slot: Slot) -> CertificateStatus:
     standing = slot.standing
     failure = standing.failure
+    error = slot.error if failure is None else failure.message
     return CertificateStatus(
         name=slot.certificate.name,
         association=slot.certificate.association,
@@ -228,6 +230,6 @@ def _status_of(slot: Slot) -> CertificateStatus:
         certificate_sha256=standing.certificate_sha256,
         not_after="" if standing.not_after is None else rfc3339(standing.not_after),
         current_version=standing.current_version,
-        error=slot.error if failure is None else failure.message,
+        error="; ".join(filter(None, (standing.finding, error))),
         retry_time="" if failure is None else time_text(failure.retry_time),
     )

@@ -56,6 +56,7 @@ _OTHERS: Final = 0o007
 _SECRET_MODE: Final = 0o600
 _PUBLIC_MODE: Final = 0o644
 _SDS_TIMEOUT: Final = 10.0
+_RELOAD_INTERVAL: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,8 @@ class Certificate:
     check: Command | None = None
     """Runs when the files are current, before any program is told; CERTD_DIRECTORY says where they are."""
     reload: Command | None = None
+    reload_interval: float = _RELOAD_INTERVAL
+    """Seconds that pass at least between the end of a reload and the one for another version."""
     haproxy: HAProxy | None = None
     sds: bool = False
     """Whether Envoy gets it as a secret of its name."""
@@ -249,6 +252,7 @@ def _certificate(table: Table, state: Path) -> Certificate:
         files=table.tables("file", _file, most=MOST_FILES),
         check=_command(table, "check"),
         reload=_command(table, "reload"),
+        reload_interval=_reload_interval(table),
         haproxy=table.table("haproxy", _haproxy),
         sds=table.boolean("sds", default=False),
         probe=_probe(table),
@@ -297,6 +301,12 @@ def _command(table: Table, name: str) -> Command | None:
             table.refuse(f"{name}_timeout", f"is of no use without {name}")
         return None
     return Command(arguments=table.words(name), timeout=timeout)
+
+
+def _reload_interval(table: Table) -> float:
+    if table.has("reload_interval") and not table.has("reload"):
+        table.refuse("reload_interval", "is of no use without reload")
+    return table.seconds("reload_interval", _RELOAD_INTERVAL, least=0, most=300)
 
 
 def _probe(table: Table) -> Probe | None:

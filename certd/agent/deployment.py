@@ -160,15 +160,20 @@ class Deployment:
         except FileNotFoundError:
             return
 
-    def folder_of(self, version: int) -> str | None:
-        """Returns the newest folder of a version; None when there is none."""
+    def folder_of(self, version: int, certificate_sha256: str = "") -> str | None:
+        """Returns the newest folder of a version, with a certificate, or any; None when there is none."""
         try:
             with folders.opened(self._directory) as top, folders.opened_below(top, VERSIONS) as versions:
                 found = [name for name in folders.names(versions) if _is_of(name, version)]
-                found = [name for name in found if _manifest_below(versions, name) is not None]
+                manifests = {name: _manifest_below(versions, name) for name in found}
         except FileNotFoundError:
             return None
-        return max(found, key=_number, default=None)
+        wanted = (
+            name
+            for name, manifest in manifests.items()
+            if manifest is not None and certificate_sha256 in {"", manifest.certificate_sha256}
+        )
+        return max(wanted, key=_number, default=None)
 
     def _intact_name(self, versions: int, bundle: Bundle) -> str:
         """Returns the newest folder that is as it must be for a bundle; empty when none is."""

@@ -7,6 +7,11 @@
 4. What did not succeed is undone, with the version before, and tried again later, at once when a newer one comes.
 5. The server is told.
 
+What is known to be revoked is neither deployed nor gone back to. What is served and revoked is served until there is
+another: to have none is for people to decide.
+
+Versions that come while the program was reloaded a moment ago wait together; the newest of them is leased then.
+
 What has been reached is on disk before the next step begins, so that an agent that died goes on from there.
 """
 
@@ -14,21 +19,22 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from certd.agent import commands
 from certd.agent.bundle import Bundle
-from certd.agent.checks import check, read_roots
+from certd.agent.checks import read_roots
 from certd.agent.commands import StoppedError
 from certd.agent.config import Certificate, Command
 from certd.agent.deployment import CURRENT, Deployment, Step
 from certd.agent.errors import AgentError, NotTakenYetError
+from certd.agent.holdings import Holdings, current_sha256, sha256_of
 from certd.agent.kept import Failure, Kept, Record
 from certd.agent.log import fields, printable
 from certd.agent.server import Server
+from certd.agent.standing import Standing
 from certd.agent.target import Target
 from certd.clock import Clock
 from certd.v1.association_pb2 import Association
@@ -39,29 +45,6 @@ _FIRST_RETRY: Final = 30.0
 _LONGEST_RETRY: Final = 3600.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Where a certificate stands, for people."""
-
-    version: int
-    """That is served; 0: none."""
-    certificate_sha256: str
-    """Of that, in hexadecimal; empty when it is not known."""
-    not_after: datetime | None
-    current_version: int
-    """On the server, as far as it was told; 0: not known, or none."""
-    failure: Failure | None
-
-    @property
-    def state(self) -> str:
-        """In a word."""
-        if self.failure is not None:
-            return "FAILED"
-        if self.version == 0:
-            return "WAITING"
-        return "SERVING" if self.current_version in {0, self.version} else "OUTDATED"
 
 
 class Keeper:
@@ -89,17 +72,22 @@ class Keeper:
         step: Step = lambda _: None,
     ) -> None:
         self.certificate = certificate
-        self._kept = kept
         self._deployment = deployment
         self._targets = tuple(targets)
         self._clock = clock
         self._stop = stop
         self._step = step
-        self._record = kept.record()
-        self._bundle = self._kept_bundle(self._record.deployed)
+        self._holdings = Holdings(kept)
+        self._bundle = self._holdings.deployed()
         self._current_version = 0
+        self._current_sha256 = ""
+        """Of the certificate of that version, as far as it was told."""
         self._waiting: tuple[int, str | None] | None = None
         """Version and folder that programs were told of, while others have not come for them."""
+        self._reload_time: datetime | None = None
+        """When the last reload ended."""
+        self._held = 0
+        """Version that waits, for the last reload was a moment ago; 0: none."""
 
     @property
     def standing(self) -> Standing:
@@ -107,17 +95,25 @@ class Keeper:
         bundle = self._bundle
         return Standing(
             version=self._record.deployed,
-            certificate_sha256="" if bundle is None else bundle.certificate_sha256.hex(),
+            certificate_sha256=sha256_of(bundle),
             not_after=None if bundle is None else bundle.not_after,
             current_version=self._current_version,
+            current_sha256=self._current_sha256,
             failure=self._record.failure,
+            is_revoked=self._holdings.serves_revoked,
+            is_current_revoked=self._holdings.is_revoked(self._current_sha256),
         )
+
+    @property
+    def _record(self) -> Record:
+        return self._holdings.record
 
     def restore(self) -> None:
         """Has what was reached before served again, without the server: repairs files, ends what was interrupted."""
         record = self._record
+        self._warn()
         if record.deploying:
-            interrupted = self._kept_bundle(record.deploying)
+            interrupted = self._holdings.bundle(record.deploying)
             if interrupted is not None:
                 self._try(interrupted)
                 return
@@ -134,7 +130,7 @@ class Keeper:
         """Has a version that failed be tried again at once."""
         failure = self._record.failure
         if failure is not None:
-            self._write(replace(self._record, failure=replace(failure, retry_time=0)))
+            self._holdings.write(replace(self._record, failure=replace(failure, retry_time=0)))
 
     @property
     def retry_in(self) -> float | None:
@@ -142,35 +138,80 @@ class Keeper:
         failure = self._record.failure
         return None if failure is None else max(0.0, failure.retry_time - self._clock.now().timestamp())
 
+    @property
+    def held_for(self) -> float | None:
+        """Seconds that a version waits yet, for the last reload was a moment ago; None when none does."""
+        return self._quiet_left() if self._held else None
+
     def advance(self, server: Server, association: Association | None) -> None:
         """Brings it to what the server has, and tells the server.
 
         `association` is what was told of it; it is asked for when there is none. Raises CallFailed and CertdError of
         the server, and StoppedError; what goes wrong on this machine is recorded.
         """
+        held, self._held = self._held, 0
         found = server.association(self.certificate.association) if association is None else association
-        if association is not None and (
-            found.current_version < self._record.deployed
-            or self._record.source not in {"", found.managed_certificate_uid}
-        ):
+        if association is not None and self._leads_back(found):
             # Back to an earlier version, or to another certificate of the name, goes only who has asked.
             found = server.association(self.certificate.association)
+        if self._holdings.learn(found):
+            failed = 0 if self._record.failure is None else self._record.failure.version
+            self._prune(self._record.deployed, self._record.previous, self._record.deploying, failed)
         wanted = self._current_version = found.current_version
+        self._current_sha256 = current_sha256(found)
         if wanted < 1:
             return
         if found.managed_certificate_uid != self._record.source:
             # Numbers of versions begin anew with it.
             self._bundle = None
-            self._write(Record(source=found.managed_certificate_uid))
-        if not self._is_served(wanted) and not self._has_to_wait(wanted):
-            bundle = self._kept_bundle(wanted) or self._leased(server, found, wanted)
-            if bundle is not None:
-                self._try(bundle)
+            self._holdings.write(Record(source=found.managed_certificate_uid, revoked=self._record.revoked))
+        if self._holdings.is_revoked(self._current_sha256):
+            self._stay()
+        elif not self._is_served(wanted) and not self._has_to_wait(wanted):
+            if self._is_too_soon(wanted) and not self._holdings.serves_revoked:
+                self._held = wanted
+                if wanted != held:
+                    _log.info("version %d waits, for a reload was a moment ago", wanted, extra=self._fields())
+            else:
+                bundle = self._holdings.bundle(wanted, self._current_sha256) or self._leased(server, found, wanted)
+                if bundle is not None:
+                    self._try(bundle)
+        self._warn()
         self._report(server, anew=not found.HasField("deployment"))
+
+    def _leads_back(self, found: Association) -> bool:
+        """Returns whether a server tells of an earlier version than the one served, or of another in its place."""
+        record, told = self._record, current_sha256(found)
+        if found.current_version < record.deployed or record.source not in {"", found.managed_certificate_uid}:
+            return True
+        return found.current_version == record.deployed and bool(told) and told != record.deployed_sha256
+
+    def _stay(self) -> None:
+        """Stays with what is served, or goes back to it: the current version is revoked, and there is no newer one."""
+        record, bundle = self._record, self._bundle
+        if record.failure is not None and record.failure.version != record.deployed:
+            # It is not tried again.
+            record = replace(record, failure=None)
+            self._holdings.write(record)
+        if bundle is None or self._has_to_wait(bundle.version):
+            return
+        if record.deploying not in {0, record.deployed} and self._holdings.serves_revoked:
+            # Neither is good, and nothing is gained by a change.
+            return
+        if record.deploying or not self._is_intact(bundle):
+            self._try(bundle)
+
+    def _warn(self) -> None:
+        finding = self.standing.finding
+        if finding:
+            _log.error("%s", finding, extra=self._fields())
 
     def _is_served(self, version: int) -> bool:
         record, bundle = self._record, self._bundle
         if record.deployed != version or record.deploying or bundle is None:
+            return False
+        if self._current_sha256 not in {"", sha256_of(bundle)}:
+            _log.warning("version %d is another certificate on the server than here", version, extra=self._fields())
             return False
         if not self._is_intact(bundle):
             _log.warning("files are missing or damaged: writing them", extra=self._fields())
@@ -179,13 +220,27 @@ class Keeper:
             _log.error("version %d is served and has ended", version, extra=self._fields())
         if record.failure is not None:
             # What failed is current no more.
-            self._write(replace(record, failure=None))
+            self._holdings.write(replace(record, failure=None))
         return True
 
     def _has_to_wait(self, version: int) -> bool:
         failure, left = self._record.failure, self.retry_in
         # Longer than the longest means that the clock was set back.
         return failure is not None and failure.version == version and 0 < (left or 0) <= 2 * _LONGEST_RETRY
+
+    def _is_too_soon(self, version: int) -> bool:
+        # What waits for somebody to come for it was told already, and is not reloaded for again.
+        told = self._waiting is not None and self._waiting[0] == version
+        return self.certificate.reload is not None and not told and self._quiet_left() > 0
+
+    def _quiet_left(self) -> float:
+        """Returns the seconds until the program may be reloaded for another version."""
+        interval = self.certificate.reload_interval
+        if self._reload_time is None:
+            return 0.0
+        left = interval - (self._clock.now() - self._reload_time).total_seconds()
+        # More than all of it means that the clock was set back.
+        return left if 0 < left <= interval else 0.0
 
     def _leased(self, server: Server, association: Association, version: int) -> Bundle | None:
         """Returns a version, kept; None when it may not be served, which is recorded."""
@@ -195,12 +250,12 @@ class Keeper:
             self._failed(version, error)
             return None
         # What could not be kept is not leased: it would be, with every try.
-        self._write(self._record)
+        self._holdings.write(self._record)
         bundle = server.lease(association, version, name=self.certificate.name, roots=roots)
         self._step("leased")
         try:
-            check(bundle, self._clock.now())
-            self._kept.keep(bundle, self._record.source)
+            self._holdings.check(bundle, self._clock.now(), certificate_sha256=self._current_sha256)
+            self._holdings.keep(bundle)
         except Exception as error:  # noqa: BLE001  # What cannot even be read is not leased again and again.
             self._failed(version, self._foreseen(error))
             return None
@@ -210,16 +265,16 @@ class Keeper:
     def _try(self, bundle: Bundle) -> None:
         """Has programs serve a bundle; what they do not take is undone and recorded."""
         record, version = self._record, bundle.version
-        before = self._way_back(version)
+        before = self._way_back(bundle)
         try:
-            check(bundle, self._clock.now())
+            self._holdings.check(bundle, self._clock.now())
             name = self._deployment.write(bundle) if self.certificate.files else None
-            if version == record.deployed and not record.deploying and name == self._deployment.current():
+            if self._holdings.is_deployed(bundle) and not record.deploying and name == self._deployment.current():
                 # Only what is kept was lost.
                 self._served(bundle)
                 self._restore_targets(bundle)
                 return
-            self._write(replace(record, deploying=version))
+            self._holdings.write(replace(record, deploying=version))
         except Exception as error:  # noqa: BLE001  # As what is foreseen, it waits for a time.
             self._failed(version, self._foreseen(error))
             return
@@ -232,7 +287,7 @@ class Keeper:
         except NotTakenYetError as error:
             # The version stays one that is being deployed, until it is tried again: when somebody came, and regularly.
             self._waiting = version, name
-            self._write(replace(self._record, failure=None))
+            self._holdings.write(replace(self._record, failure=None))
             _log.info("version %d waits: %s", version, error.message, extra=self._fields())
             return
         except Exception as error:  # noqa: BLE001  # Whatever it is, half of a version stays nowhere.
@@ -244,17 +299,20 @@ class Keeper:
         self._served(bundle)
         _log.info("version %d is served", version, extra=self._fields(not_after=bundle.not_after.isoformat()))
 
-    def _way_back(self, version: int) -> int:
-        """Returns what to return to when a version is not taken; 0 for nothing: what has ended serves nobody."""
-        deployed = self._record.deployed
-        if deployed in {0, version}:
+    def _way_back(self, bundle: Bundle) -> int:
+        """Returns what to return to when a bundle is not taken; 0 for nothing.
+
+        What has ended serves nobody, and nobody goes back to what is revoked.
+        """
+        record = self._record
+        if record.deployed == 0 or self._holdings.is_deployed(bundle) or self._holdings.serves_revoked:
             return 0
         try:
             if self._bundle is not None:
-                check(self._bundle, self._clock.now())
+                self._holdings.check(self._bundle, self._clock.now())
         except AgentError:
             return 0
-        return deployed
+        return record.deployed
 
     def _hand_over(self, bundle: Bundle, name: str | None, told: list[bool]) -> None:
         # Who was told does not need to hear it each time that one who has not come is waited for.
@@ -283,17 +341,19 @@ class Keeper:
             except NotTakenYetError as error:
                 waiting = error
         if reload:
-            self._run(self.certificate.reload, bundle)
+            self._reload(bundle)
         if waiting is not None:
             raise waiting
 
     def _roll_back(self, version: int, *, told: bool) -> None:
         """Returns to a version; all programs are told when they were told of the other one, whichever refuses."""
-        bundle = self._kept_bundle(version)
+        bundle = self._bundle
         try:
             if self.certificate.files:
                 self._deployment.flip(
-                    self._deployment.folder_of(version) if bundle is None else self._deployment.write(bundle)
+                    self._deployment.folder_of(version, self._record.deployed_sha256)
+                    if bundle is None
+                    else self._deployment.write(bundle)
                 )
             self._step("back")
         except Exception as error:  # noqa: BLE001  # Programs may have what they had.
@@ -301,7 +361,8 @@ class Keeper:
         if not told or bundle is None:
             return
         programs: list[Callable[[Bundle], None]] = [target.deploy for target in self._targets]
-        programs.append(partial(self._run, self.certificate.reload))
+        # At once: what it has now is what it did not take.
+        programs.append(self._reload)
         for tell in programs:
             try:
                 tell(bundle)
@@ -327,15 +388,24 @@ class Keeper:
         record = self._record
         previous = record.previous if record.deployed in {0, bundle.version} else record.deployed
         self._bundle = bundle
-        self._write(Record(source=record.source, deployed=bundle.version, previous=previous, reported=record.reported))
+        self._holdings.write(
+            replace(
+                record,
+                deployed=bundle.version,
+                deployed_sha256=sha256_of(bundle),
+                previous=previous,
+                deploying=0,
+                failure=None,
+            )
+        )
         self._step("served")
         self._prune(bundle.version, previous)
 
     def _prune(self, *versions: int) -> None:
-        """Removes what is of no other version than these."""
-        self._kept.prune(keep=versions)
+        """Removes what is of no other version than these, and what is revoked, but for what is served."""
+        stay = self._holdings.prune(versions)
         if self.certificate.files:
-            self._deployment.prune(keep=tuple(map(self._deployment.folder_of, versions)))
+            self._deployment.prune(keep=tuple(map(self._deployment.folder_of, stay)))
 
     def _failed(self, version: int, error: AgentError, *, deploying: int | None = None) -> None:
         record = self._record
@@ -350,7 +420,7 @@ class Keeper:
             retry_time=retry_time.timestamp(),
         )
         kept = record.deploying if deploying is None else deploying
-        self._write(replace(record, deploying=kept, failure=failure))
+        self._holdings.write(replace(record, deploying=kept, failure=failure))
         self._prune(version, record.deployed, record.previous)
         _log.error(
             "version %d is not served: %s", version, error.message, extra=self._fields(retry=retry_time.isoformat())
@@ -371,7 +441,7 @@ class Keeper:
         if text == record.reported and not anew:
             return
         server.report(self.certificate.association, deployment)
-        self._write(replace(record, reported=text))
+        self._holdings.write(replace(record, reported=text))
         self._step("reported")
 
     def _is_intact(self, bundle: Bundle) -> bool:
@@ -384,15 +454,18 @@ class Keeper:
             _log.warning("%s", error.message, extra=self._fields())
             return False
 
-    def _kept_bundle(self, version: int) -> Bundle | None:
-        return self._kept.bundle(version, self._record.source) if version else None
-
     def _restore_targets(self, bundle: Bundle) -> None:
         for target in self._targets:
             try:
                 target.restore(bundle)
             except AgentError as error:
                 _log.warning("%s", error.message, extra=self._fields())
+
+    def _reload(self, bundle: Bundle) -> None:
+        try:
+            self._run(self.certificate.reload, bundle)
+        finally:
+            self._reload_time = self._clock.now()
 
     def _run(self, command: Command | None, bundle: Bundle) -> None:
         if command is None:
@@ -404,14 +477,5 @@ class Keeper:
         }
         commands.run(command, environment=environment, stop=self._stop)
 
-    def _write(self, record: Record) -> None:
-        self._kept.write_record(record)
-        self._record = record
-
     def _fields(self, **more: str) -> dict[str, dict[str, str]]:
         return fields(certificate=self.certificate.name, **more)
-
-
-def time_text(seconds: float) -> str:
-    """Returns a moment in seconds since 1970 as text, for people."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -46,6 +46,8 @@ class Record:
     """Opaque uid of the managed certificate that all of this is about: a name may get another one."""
     deployed: int = 0
     """Version that is served: programs took it. 0: none."""
+    deployed_sha256: str = ""
+    """Of its certificate, in hexadecimal; empty in what an earlier release wrote."""
     previous: int = 0
     """The one that was served before."""
     deploying: int = 0
@@ -54,6 +56,8 @@ class Record:
     """The last try, when it failed."""
     reported: str = ""
     """What the server was told last."""
+    revoked: tuple[str, ...] = ()
+    """SHA-256 of certificates that the server told to be revoked, in hexadecimal."""
 
 
 class Kept:
@@ -79,7 +83,8 @@ class Kept:
         try:
             values: dict[str, Any] = json.loads(content or b"{}")
             failure = values.pop("failure", None)
-            return Record(**values, failure=None if failure is None else Failure(**failure))
+            revoked = tuple(map(str, values.pop("revoked", ())))
+            return Record(**values, revoked=revoked, failure=None if failure is None else Failure(**failure))
         except (ValueError, TypeError, AttributeError):
             return Record()
 

@@ -3,10 +3,17 @@
 For a certificate `web` of the configuration there are two secrets: `web`, certificate, chain and private key, and
 `web:roots`, the roots that vouch for it. A new version goes to every Envoy that asked, without being asked again, and
 counts as served once each has taken it. One that refuses keeps what it had; the refusal is told with Envoy's own words.
+
+One that left what it was sent unanswered for the time limit holds up no later version until it answers something.
+
+gRPC tells nothing of who is at the other end of a unix socket: no SO_PEERCRED (unix(7)), and all peers have the same
+address. So the streams of one program are bounded by the node that it says it is. That stops one that goes wrong, not
+one that means harm and calls itself something else each time; but who may connect has the private keys already.
 """
 
 import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -37,6 +44,10 @@ ROOTS: Final = ":roots"
 """After the name of a certificate: its roots. No name of a certificate has a colon."""
 MOST_STREAMS: Final = 256
 """Envoy opens one for each secret."""
+MOST_STREAMS_OF_ONE: Final = 192
+"""Of one node. Two that follow each other, in a hot restart of Envoy, have them together."""
+ASK_WITHIN: Final = 30.0
+"""Seconds in which a stream has to ask for something. Envoy does as it opens it."""
 _SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 _MOST_BYTES: Final = 4 << 20
 """Of a request: Envoy tells in its first one all that it was built with."""
@@ -90,9 +101,17 @@ class _Stream(Subscription):
         super().__init__(known)
         self.context = context
         self.woken = threading.Condition(lock)
+        self.opened = time.monotonic()
+        self.answer_due = math.inf
+        """From when on it counts as silent, on the monotonic clock; infinity while it owes no answer."""
         self.ended = False
-        self.mistake: str | None = None
-        """What the other side did wrong."""
+        self.turned_away: tuple[grpc.StatusCode, str] | None = None
+        """Why the agent ended it."""
+
+    def turn_away(self, code: grpc.StatusCode, why: str) -> None:
+        """Has it end with an error, and nothing more sent; to be called with the lock."""
+        self.turned_away, self.ended = (code, why), True
+        self.woken.notify_all()
 
     def end(self) -> None:
         """Has nothing more sent; to be called without the lock."""
@@ -109,6 +128,8 @@ class SecretServer:
         names: of the certificates.
         told: hears of answers that no `deploy` waits for.
         most_streams: past them an Envoy is told to come again later.
+        most_streams_of_one: past them the same is told to a node of Envoy, whatever others have.
+        ask_within: seconds in which a stream has to ask for something.
     """
 
     def __init__(
@@ -118,11 +139,15 @@ class SecretServer:
         *,
         told: Told | None = None,
         most_streams: int = MOST_STREAMS,
+        most_streams_of_one: int = MOST_STREAMS_OF_ONE,
+        ask_within: float = ASK_WITHIN,
     ) -> None:
         self._listen = listen
         self._known = frozenset(each for name in names for each in _names(name))
         self._told = told
         self._most_streams = most_streams
+        self._most_streams_of_one = most_streams_of_one
+        self._ask_within = ask_within
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._published: dict[str, Published] = {}
@@ -174,7 +199,8 @@ class SecretServer:
         """Sends a bundle to every Envoy that asks for it, and waits until each has taken it.
 
         Returns False when there is none: who comes gets it, and `told` hears of it. Raises AgentError when one refuses
-        it or does not answer; what was there before is served again from then on.
+        it or does not answer; what was there before is served again from then on. One that owes an answer of before
+        for the time limit is waited for only while nobody else has taken it.
         """
         with self._lock:
             before = self._bundles.get(bundle.name), [self._published.get(each) for each in _names(bundle.name)]
@@ -218,22 +244,29 @@ class SecretServer:
             stream.woken.notify_all()
 
     def _wait(self, bundle: Bundle) -> bool:
-        """Waits with the lock until everybody has answered."""
+        """Waits with the lock until everybody has answered who is waited for."""
         deadline = time.monotonic() + self._listen.timeout
         offered = [self._published[name] for name in _names(bundle.name)]
         while not self._stopped:
+            # Who was sent something by this deployment, and not before it, does not count as silent in it.
+            now = min(time.monotonic(), deadline)
             asking = [(each, secret) for each in self._streams for secret in offered if each.asks_for(secret.name)]
-            answers = [(stream.node, stream.answer(secret)) for stream, secret in asking]
-            refusals = sorted({(node, got.refusal) for node, got in answers if got is not None and got.refusal})
+            answers = [(stream, secret.name, stream.answer(secret)) for stream, secret in asking]
+            refusals = sorted({(stream.node, got.refusal) for stream, _, got in answers if got and got.refusal})
             if refusals:
                 raise AgentError("; ".join(f"{node} refused it: {refusal}" for node, refusal in refusals))
-            silent = sorted({node for node, got in answers if got is None})
-            if not silent:
-                return any(secret.name == bundle.name for _, secret in asking)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise AgentError(f"{', '.join(silent)} did not answer within {self._listen.timeout:g} s")
-            self._answered.wait(left)
+            taken = any(name == bundle.name and got is not None for _, name, got in answers)
+            unanswered = [(stream, name) for stream, name, got in answers if got is None]
+            nodes = ", ".join(sorted({stream.node for stream, _ in unanswered}))
+            # While nobody else has taken the certificate, who is silent may be the one that serves it.
+            if all(stream.answer_due <= now and (taken or name != bundle.name) for stream, name in unanswered):
+                if unanswered:
+                    _log.warning("%s has long been silent and was not waited for", nodes)
+                return taken
+            if now >= deadline:
+                raise AgentError(f"{nodes} did not answer within {self._listen.timeout:g} s")
+            dues = (stream.answer_due for stream, _ in unanswered)
+            self._answered.wait(min(each for each in (deadline, *dues) if each > now) - now)
         raise StoppedError("the agent ended before every Envoy had taken it")
 
     def _handlers(self) -> "grpc.GenericRpcHandler[Any, Any]":
@@ -307,23 +340,35 @@ class SecretServer:
             with self._lock:
                 self._streams.discard(stream)
                 self._answered.notify_all()
-        if stream.mistake is not None:
-            stream.context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.mistake)
+        if stream.turned_away is not None:
+            stream.context.abort(*stream.turned_away)
 
     def _next_offer(self, stream: _Stream) -> Offer | None:
         with self._lock:
             while not (stream.ended or self._stopped):
                 offer = stream.offer(self._published)
                 if offer is not None:
+                    stream.answer_due = time.monotonic() + self._listen.timeout
                     return offer
-                stream.woken.wait()
+                left = None if stream.begun else stream.opened + self._ask_within - time.monotonic()
+                if left is not None and left <= 0:
+                    why = f"nothing was asked for within {self._ask_within:g} s"
+                    stream.turn_away(grpc.StatusCode.DEADLINE_EXCEEDED, why)
+                else:
+                    stream.woken.wait(left)
         return None
 
     def _read(self, stream: _Stream, requests: Iterator[Any], take: Callable[[Any], Answer | None]) -> None:
         try:
             for request in requests:
                 with self._lock:
-                    answer = take(request)
+                    first, answer = not stream.begun, take(request)
+                    if first and self._has_too_many(stream.node):
+                        why = f"{stream.node} has {self._most_streams_of_one} streams, the most that one may have"
+                        stream.turn_away(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+                        return
+                    if answer is not None:
+                        stream.answer_due = math.inf
                     unknown, stream.unknown = list(stream.unknown), {}
                     bundle = None if answer is None else self._account(answer)
                     stream.woken.notify_all()
@@ -333,12 +378,18 @@ class SecretServer:
                 if answer is not None:
                     self._tell(stream.node, answer, bundle)
         except NotUnderstood as mistake:
-            stream.mistake = str(mistake)
+            with self._lock:
+                stream.turn_away(grpc.StatusCode.INVALID_ARGUMENT, str(mistake))
         except grpc.RpcError:
             # The other side is gone.
             pass
         finally:
             stream.end()
+
+    def _has_too_many(self, node: str) -> bool:
+        """Returns whether a node has more streams than it may; to be called with the lock."""
+        own = sum(1 for each in self._streams if each.begun and not each.ended and each.node == node)
+        return own > self._most_streams_of_one
 
     def _tell(self, node: str, answer: Answer, bundle: Bundle | None) -> None:
         secret, problem = answer.secret, None

@@ -76,6 +76,11 @@ class Subscription:
         self.unknown: dict[str, None] = {}
         """Names that it asks for and that there cannot be; some of them, when there are many."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether a request came."""
+        return self._begun
+
     def offer(self, published: Mapping[str, Published]) -> Offer | None:
         """Returns what is to be sent now, and waits for its answer from then on; None when there is nothing."""
         if self._open is not None:

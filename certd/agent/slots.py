@@ -13,10 +13,11 @@ from typing import Final
 from certd.agent.commands import StoppedError
 from certd.agent.config import Certificate
 from certd.agent.errors import AgentError
-from certd.agent.keeper import Keeper, Standing
+from certd.agent.keeper import Keeper
 from certd.agent.log import fields
 from certd.agent.loop import Loop
 from certd.agent.server import Server
+from certd.agent.standing import Standing
 from certd.agent.watching import SELDOM, is_refusal, pause
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
@@ -198,7 +199,9 @@ class Slots:
             lasting = failure is not None and failure.code in _LASTING
             return pause(failure, slot.tries, longest=max(_LONGEST_PAUSE, self.poll_interval * lasting))
         poll = self.poll_interval * random.uniform(1, 2)  # noqa: S311  # It spreads agents in time.
-        retry = slot.keeper.retry_in
+        held, retry = slot.keeper.held_for, slot.keeper.retry_in
+        if held is not None:
+            return min(poll, held)
         return poll if retry is None else min(poll, max(retry, _SHORTEST_RETRY))
 
 

@@ -20,7 +20,8 @@ class CertificateStatus:
     name: str
     association: str
     state: str
-    """SERVING, OUTDATED (the server has a newer one), WAITING (there is none yet), FAILED, or ENDED, as of now."""
+    """SERVING, OUTDATED (the server has another one), WAITING (there is none yet), FAILED, REVOKED (what is served is),
+    or ENDED, as of now."""
     version: int
     """That is served; 0: none."""
     certificate_sha256: str

@@ -86,6 +86,8 @@ METHODS: Final[Mapping[str, Permission | Admission]] = {
     # A consumer asks for what it may lease.
     "/certd.v1.ManagedCertificateService/WatchManagedCertificates": Permission.MANAGED_CERTIFICATE_READ,
     "/certd.v1.ManagedCertificateService/CreateDownloadCode": Permission.MANAGED_CERTIFICATE_EXPORT,
+    "/certd.v1.ManagedCertificateService/ListDownloadCodes": Permission.MANAGED_CERTIFICATE_READ,
+    "/certd.v1.ManagedCertificateService/DeleteDownloadCode": Permission.MANAGED_CERTIFICATE_EXPORT,
     "/certd.v1.EventService/ListEvents": Permission.EVENT_READ,
     "/certd.v1.EventService/WatchEvents": Permission.EVENT_READ,
     "/certd.v1.EventService/GetCheckpoint": Permission.EVENT_READ,

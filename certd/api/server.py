@@ -355,7 +355,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
             **leases.methods(services.leases),
             **renewal_campaigns.methods(services.renewal_campaigns, limits),
             **managed_watch.methods(services.managed_watch),
-            **download_codes.methods(services.download_codes),
+            **download_codes.methods(services.download_codes, limits),
         },
         wrapping_keys.methods(services.wrapping_key_rotation, limits),
         profiles.methods(services.profiles, services.profile_checks, limits),

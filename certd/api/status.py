@@ -89,6 +89,7 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.SUBSCRIPTION_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.TARGET_NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.DOWNLOAD_CODE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.DOWNLOAD_CODE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.REVOCATION_CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.REVOCATION_CAMPAIGN_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.REVOCATION_LIST_NOT_FOUND: grpc.StatusCode.NOT_FOUND,

@@ -1,5 +1,6 @@
 """Puts wrapping keys from their escrow into a token."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ def recover(settings: Config, recovery_key: X25519PrivateKey) -> Iterator[Recove
     """
     harden(parent_process_id=None)
     token = token_settings(settings)
+    if token.softhsm_conf is not None:
+        os.environ["SOFTHSM2_CONF"] = str(token.softhsm_conf)
     reader = Reader.open(settings.database.url)
     module = Module(token)
     journal = Journal(token.journal, SystemClock())

@@ -120,6 +120,8 @@ if TYPE_CHECKING:
         CreateRenewalCampaignRequest,
         DeleteAssociationRequest,
         DeleteAssociationResponse,
+        DeleteDownloadCodeRequest,
+        DeleteDownloadCodeResponse,
         DeleteManagedCertificateRequest,
         DeleteManagedCertificateResponse,
         DownloadCode,
@@ -135,6 +137,8 @@ if TYPE_CHECKING:
         LeaseKeyResponse,
         ListAssociationsRequest,
         ListAssociationsResponse,
+        ListDownloadCodesRequest,
+        ListDownloadCodesResponse,
         ListManagedCertificatesRequest,
         ListManagedCertificatesResponse,
         ListManagedCertificateVersionsRequest,
@@ -362,6 +366,12 @@ class Stubs:
         self.create_download_code: grpc.UnaryUnaryMultiCallable[CreateDownloadCodeRequest, DownloadCode] = (
             managed.CreateDownloadCode
         )
+        self.list_download_codes: grpc.UnaryUnaryMultiCallable[ListDownloadCodesRequest, ListDownloadCodesResponse] = (
+            managed.ListDownloadCodes
+        )
+        self.delete_download_code: grpc.UnaryUnaryMultiCallable[
+            DeleteDownloadCodeRequest, DeleteDownloadCodeResponse
+        ] = managed.DeleteDownloadCode
         self.list_events: grpc.UnaryUnaryMultiCallable[ListEventsRequest, ListEventsResponse] = events.ListEvents
         self.watch_events: grpc.UnaryStreamMultiCallable[WatchEventsRequest, WatchEventsResponse] = events.WatchEvents
         self.get_checkpoint: grpc.UnaryUnaryMultiCallable[GetCheckpointRequest, Checkpoint] = events.GetCheckpoint

@@ -68,6 +68,7 @@ class EventType(enum.StrEnum):
     MANAGED_CERTIFICATE_EXPIRED = "managed-certificate.expired"
     DEPLOYMENT_LATE = "managed-certificate.deployment-late"
     DOWNLOAD_CODE_CREATED = "managed-certificate.download-code-created"
+    DOWNLOAD_CODE_DELETED = "managed-certificate.download-code-deleted"
     DOWNLOAD_REFUSED = "managed-certificate.download-refused"
     DEPLOYMENT_REPORTED = "managed-certificate.deployment-reported"
     ASSOCIATION_CREATED = "association.created"

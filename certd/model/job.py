@@ -27,7 +27,7 @@ class JobKind(enum.StrEnum):
     """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
 
     GENERATE_REVOCATION_LIST = "generate-revocation-list"
-    """The subject is `{uid of the authority}/{number of the key}/{partition}`; it lives as long as its CRL is signed."""
+    """The subject is `{uid of the authority}/{number of the key}/{partition}`; it lives as long as that CRL."""
     ADVANCE_OCSP_RESPONDER = "advance-ocsp-responder"
     """The subject is `{uid of the authority}/{number of the key}`: responder, and answers that are signed ahead."""
     ADVANCE_REVOCATION_CAMPAIGN = "advance-revocation-campaign"

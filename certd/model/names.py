@@ -14,6 +14,7 @@ _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _SERIAL = re.compile(r"(?=.*[0-9a-fA-F])[0-9a-fA-F:]{1,128}")
 _OF_PURGED = re.compile(r"purged-[0-9a-f]{32}")
 _GRANT_OF_THE_START = re.compile(r"[0-9a-f]{32}")
+_DOWNLOAD_CODE = re.compile(r"[0-9a-f]{16}")
 _DIGITS = 18
 WILDCARD = "-"
 
@@ -37,6 +38,11 @@ def check_new_authority_id(field: str, value: str) -> str:
     if _OF_PURGED.fullmatch(value):
         raise field_invalid(field, "must not be purged- and 32 digits: so authorities are called that were purged")
     return check_id(field, value)
+
+
+def is_download_code_id(text: str) -> bool:
+    """Returns whether `text` is 16 hexadecimal digits in lower case."""
+    return _DOWNLOAD_CODE.fullmatch(text) is not None
 
 
 def normalise_serial(field: str, text: str) -> str:
@@ -171,6 +177,29 @@ class AssociationName:
 
     def __str__(self) -> str:
         return f"{self.managed_certificate}/associations/{self.association}"
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadCodeName:
+    """`tenants/{tenant}/managedCertificates/{managed_certificate}/downloadCodes/{download_code}`."""
+
+    managed_certificate: ManagedCertificateName
+    download_code: str
+    """First 16 hexadecimal digits of the SHA-256 of its secret."""
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID, which says nothing of the text: it may be a code by mistake."""
+        tenant, managed, code = _parts(field, text, "tenants/*/managedCertificates/*/downloadCodes/*")
+        parent = ManagedCertificateName(check_id(field, tenant), check_id(field, managed))
+        if not is_download_code_id(code):
+            raise field_invalid(
+                field, "must end in the 16 hexadecimal digits, in lower case, that lists and events show"
+            )
+        return cls(parent, code)
+
+    def __str__(self) -> str:
+        return f"{self.managed_certificate}/downloadCodes/{self.download_code}"
 
 
 @dataclass(frozen=True, slots=True)

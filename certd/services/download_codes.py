@@ -9,19 +9,22 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock, rfc3339
-from certd.errors import CertdError, Reason, Violation, fields_invalid
+from certd.errors import CertdError, Reason, Violation, field_invalid, fields_invalid
 from certd.model.access import Caller, Permission
 from certd.model.event import EventType
 from certd.model.identity import IdentityState
 from certd.model.managed_certificate import ManagedCertificate
-from certd.model.names import ManagedCertificateName
+from certd.model.names import WILDCARD, DownloadCodeName, ManagedCertificateName, is_download_code_id
 from certd.pki.download_code import DownloadCode, download_code_invalid, new_download_code, parse_download_code
 from certd.services.access import Access
 from certd.services.code_guesses import Guesses, Refused, record
+from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.managed_certificate_records import event_of
 from certd.services.managed_certificate_views import existing_managed
 from certd.services.managed_export import check_exportable
+from certd.services.paging import Page, PageRequest, page_of
 from certd.services.source_networks import comes_from, parse_networks
+from certd.services.tenants import existing_tenant
 from certd.store import download_codes, grants, identities, managed_certificates
 from certd.store.download_codes import DownloadCodeRow
 from certd.store.store import Store, Transaction
@@ -35,6 +38,9 @@ LIFETIME_RULE: Final = "must be from a minute to 24 hours"
 MOST_CODES: Final = 32
 """Of one managed certificate that nobody has used."""
 _BATCH: Final = 1000
+_KEY_PARTS: Final = 2
+"""Of the place where a page ends: a managed certificate and a code."""
+_DELETE: Final = "DeleteDownloadCode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +54,24 @@ class NewDownloadCode:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DownloadCodeView:
+    """What is known of a code; the code itself is not."""
+
+    name: DownloadCodeName
+    row: DownloadCodeRow
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeDownloadCode:
     """A code, which is nowhere else."""
 
     code: DownloadCode
-    expire_time: datetime
+    view: DownloadCodeView
 
 
 class DownloadCodes:
-    """The use cases of codes: they are made, and somebody comes with one."""
+    """The use cases of codes: they are made, listed and withdrawn, and somebody comes with one."""
 
     def __init__(self, *, store: Store, clock: Clock, access: Access, guesses: Guesses | None = None) -> None:
         self._store = store
@@ -91,7 +105,66 @@ class DownloadCodes:
             return row
 
         row = self._store.write("download-codes.create", create)
-        return MadeDownloadCode(code=code, expire_time=row.expire_time)
+        return MadeDownloadCode(code=code, view=DownloadCodeView(DownloadCodeName(new.name, row.id), row))
+
+    def page(self, caller: Caller, parent: ManagedCertificateName, request: PageRequest) -> Page[DownloadCodeView]:
+        """Returns a page, by name, of the codes of a managed certificate, or of all of a tenant, that have not ended.
+
+        Used ones are among them. Raises TENANT_NOT_FOUND, MANAGED_CERTIFICATE_NOT_FOUND.
+        """
+        everywhere = parent.managed_certificate == WILDCARD
+        scope = f"tenants/{parent.tenant}/managedCertificates" if everywhere else str(parent)
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_READ, scope)
+        query = f"download codes {parent}"
+        after = _place_after(request, query)
+        now, limit = self._clock.now(), request.size + 1
+        with self._store.read("download-codes.page") as tx:
+            existing_tenant(tx, parent.tenant)
+            if everywhere:
+                found = download_codes.page_of_tenant(tx, parent.tenant, now=now, after=after, limit=limit)
+            else:
+                uid = existing_managed(tx, parent).uid
+                found = download_codes.page(tx, uid, now=now, after=after[1], limit=limit)
+        views = [
+            DownloadCodeView(
+                DownloadCodeName(ManagedCertificateName(parent.tenant, one.managed_certificate_id), one.row.id), one.row
+            )
+            for one in found
+        ]
+        return page_of(views, request, query, key=_place)
+
+    def delete(self, caller: Caller, name: DownloadCodeName, *, key: RequestKey | None) -> None:
+        """Withdraws a code: nobody can use it from now on.
+
+        Raises DOWNLOAD_CODE_NOT_FOUND, also for one that has ended, MANAGED_CERTIFICATE_NOT_FOUND, REQUEST_ID_REUSED,
+        and STATE_FORBIDS for one that is used, so that nobody takes a key for safe that has left.
+        """
+        self._access.require(caller, Permission.MANAGED_CERTIFICATE_EXPORT, str(name.managed_certificate))
+        now = self._clock.now()
+
+        def delete(tx: Transaction) -> None:
+            if is_repeated(tx, caller, _DELETE, key, resource=str(name), now=now):
+                return
+            managed = existing_managed(tx, name.managed_certificate)
+            row = download_codes.of_id(tx, managed.uid, name.download_code)
+            if row is None or now >= row.expire_time:
+                raise _not_found(name)
+            if not download_codes.delete_unused(tx, row.code_sha256):
+                raise _used(name)
+            tx.event(
+                event_of(
+                    EventType.DOWNLOAD_CODE_DELETED,
+                    managed,
+                    caller.principal,
+                    now,
+                    download_code=row.id,
+                    creator=row.creator,
+                    expire_time=rfc3339(row.expire_time),
+                    reason=row.reason,
+                )
+            )
+
+        self._store.write("download-codes.delete", delete)
 
     def find(self, text: str, name: ManagedCertificateName, *, address: str) -> DownloadCodeRow:
         """Returns the code that somebody at an IP address shows for a managed certificate; it stays unused.
@@ -148,11 +221,6 @@ class DownloadCodes:
             raise
 
 
-def shown(row: DownloadCodeRow) -> str:
-    """Returns by what events tell a code from others; who knows it cannot use it."""
-    return row.code_sha256.hex()[:16]
-
-
 def _insert(tx: Transaction, managed: ManagedCertificate, row: DownloadCodeRow) -> None:
     if download_codes.count_live(tx, managed.uid, now=row.create_time, most=MOST_CODES) >= MOST_CODES:
         raise CertdError(
@@ -169,11 +237,43 @@ def _insert(tx: Transaction, managed: ManagedCertificate, row: DownloadCodeRow) 
             managed,
             row.creator,
             row.create_time,
-            download_code=shown(row),
+            download_code=row.id,
             expire_time=rfc3339(row.expire_time),
             source_networks=" ".join(row.source_networks),
             reason=row.reason,
         )
+    )
+
+
+def _place_after(request: PageRequest, query: str) -> tuple[str, str]:
+    """Returns behind what a page begins, a managed certificate and a code; raises FIELD_INVALID."""
+    after = request.after(query)
+    if after is None:
+        return ("", "")
+    if len(after) != _KEY_PARTS or not is_download_code_id(after[1]):
+        raise field_invalid("page_token", "is not a token that this server gave")
+    return (after[0], after[1])
+
+
+def _place(view: DownloadCodeView) -> list[str]:
+    return [view.name.managed_certificate.managed_certificate, view.name.download_code]
+
+
+def _not_found(name: DownloadCodeName) -> CertdError:
+    return CertdError(
+        Reason.DOWNLOAD_CODE_NOT_FOUND,
+        f"{name} does not exist, or has ended; ListDownloadCodes shows those that have not",
+        resource=str(name),
+    )
+
+
+def _used(name: DownloadCodeName) -> CertdError:
+    return CertdError(
+        Reason.STATE_FORBIDS,
+        f"{name} is used, and what was downloaded cannot be called back; the event of the export tells from where; "
+        "renew the managed certificate, or revoke that version, if it should not have been",
+        metadata={"state": "USED"},
+        resource=str(name),
     )
 
 

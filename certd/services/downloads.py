@@ -20,7 +20,7 @@ from certd.model.managed_certificate import ManagedCertificate, ManagedCertifica
 from certd.model.names import ManagedCertificateName
 from certd.pki.export_form import check_passphrase
 from certd.services.access import Access
-from certd.services.download_codes import DownloadCodes, shown
+from certd.services.download_codes import DownloadCodes
 from certd.services.managed_certificate_views import Material, existing_managed
 from certd.services.managed_export import (
     Exportable,
@@ -130,7 +130,7 @@ class Downloads:
         Raises DOWNLOAD_CODE_INVALID for whatever is wrong with it, RATE_LIMITED.
         """
         row = self._codes.find(code, name, address=address)
-        self._rates.take(f"{METHOD}/{shown(row)}")
+        self._rates.take(f"{METHOD}/{row.id}")
         return Holder(principal=row.creator, address=address, code=row)
 
     def offer(self, holder: Holder, name: ManagedCertificateName, *, with_key: bool) -> Offer:
@@ -180,7 +180,7 @@ class Downloads:
             found,
             protection,
             principal=holder.principal,
-            details={"reason": reason or code.reason, "download_code": shown(code), "address": holder.address},
+            details={"reason": reason or code.reason, "download_code": code.id, "address": holder.address},
             also=lambda tx: self._codes.use(tx, code, offer.managed.name),
         )
         try:

@@ -168,17 +168,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
     DOWNLOAD_CODE_INVALID: _ErrorReason.ValueType  # 67
     """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
-    REVOCATION_CAMPAIGN_NOT_FOUND: _ErrorReason.ValueType  # 68
+    DOWNLOAD_CODE_NOT_FOUND: _ErrorReason.ValueType  # 68
+    """No such download code, or it has ended. NOT_FOUND."""
+    REVOCATION_CAMPAIGN_NOT_FOUND: _ErrorReason.ValueType  # 69
     """No such revocation campaign. NOT_FOUND."""
-    REVOCATION_CAMPAIGN_EXISTS: _ErrorReason.ValueType  # 69
+    REVOCATION_CAMPAIGN_EXISTS: _ErrorReason.ValueType  # 70
     """The id is taken. ALREADY_EXISTS."""
-    REVOCATION_LIST_NOT_FOUND: _ErrorReason.ValueType  # 70
+    REVOCATION_LIST_NOT_FOUND: _ErrorReason.ValueType  # 71
     """There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND."""
-    AUTHORITY_KEY_NOT_FOUND: _ErrorReason.ValueType  # 71
+    AUTHORITY_KEY_NOT_FOUND: _ErrorReason.ValueType  # 72
     """The authority has no key of this number. NOT_FOUND."""
-    AUTHORITY_ENABLED: _ErrorReason.ValueType  # 72
+    AUTHORITY_ENABLED: _ErrorReason.ValueType  # 73
     """The authority issues certificates; disable it first. FAILED_PRECONDITION."""
-    DELETION_PROTECTED: _ErrorReason.ValueType  # 73
+    DELETION_PROTECTED: _ErrorReason.ValueType  # 74
     """The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -330,16 +332,18 @@ TARGET_NOT_ALLOWED: ErrorReason.ValueType  # 66
 """The target of a webhook is an address or a network to which this server does not deliver. FAILED_PRECONDITION."""
 DOWNLOAD_CODE_INVALID: ErrorReason.ValueType  # 67
 """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
-REVOCATION_CAMPAIGN_NOT_FOUND: ErrorReason.ValueType  # 68
+DOWNLOAD_CODE_NOT_FOUND: ErrorReason.ValueType  # 68
+"""No such download code, or it has ended. NOT_FOUND."""
+REVOCATION_CAMPAIGN_NOT_FOUND: ErrorReason.ValueType  # 69
 """No such revocation campaign. NOT_FOUND."""
-REVOCATION_CAMPAIGN_EXISTS: ErrorReason.ValueType  # 69
+REVOCATION_CAMPAIGN_EXISTS: ErrorReason.ValueType  # 70
 """The id is taken. ALREADY_EXISTS."""
-REVOCATION_LIST_NOT_FOUND: ErrorReason.ValueType  # 70
+REVOCATION_LIST_NOT_FOUND: ErrorReason.ValueType  # 71
 """There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND."""
-AUTHORITY_KEY_NOT_FOUND: ErrorReason.ValueType  # 71
+AUTHORITY_KEY_NOT_FOUND: ErrorReason.ValueType  # 72
 """The authority has no key of this number. NOT_FOUND."""
-AUTHORITY_ENABLED: ErrorReason.ValueType  # 72
+AUTHORITY_ENABLED: ErrorReason.ValueType  # 73
 """The authority issues certificates; disable it first. FAILED_PRECONDITION."""
-DELETION_PROTECTED: ErrorReason.ValueType  # 73
+DELETION_PROTECTED: ErrorReason.ValueType  # 74
 """The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1331,13 +1331,39 @@ class DownloadCode(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATOR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_NETWORKS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    USE_TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """The code; nobody can read it again."""
+    """The code, in the answer that made it; nobody can read it again."""
     path: _builtins.str
     """Path of the download on the port for devices."""
+    name: _builtins.str
+    """`tenants/{tenant}/managedCertificates/{managed_certificate}/downloadCodes/{download_code}`. The last part is what events call
+    `download_code`: the first 16 hexadecimal digits of the SHA-256 of the secret. Who knows it cannot download.
+    """
+    creator: _builtins.str
+    """Who made it: a SPIFFE id. It ends with what they may."""
+    reason: _builtins.str
+    """Why it was made."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def source_networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks from which it may be used, as CIDR; empty for every one."""
+
+    @_builtins.property
+    def use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was used, after which nobody can use it; absent until then."""
 
     def __init__(
         self,
@@ -1345,14 +1371,121 @@ class DownloadCode(_message.Message):
         code: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         path: _builtins.str = ...,
+        name: _builtins.str = ...,
+        creator: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        source_networks: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "use_time", b"use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expire_time", b"expire_time", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "create_time", b"create_time", "creator", b"creator", "expire_time", b"expire_time", "name", b"name", "path", b"path", "reason", b"reason", "source_networks", b"source_networks", "use_time", b"use_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadCode: _TypeAlias = DownloadCode  # noqa: Y015
+
+@_typing.final
+class ListDownloadCodesRequest(_message.Message):
+    """Request of ListDownloadCodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, or `-` for the managed certificate."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDownloadCodesRequest: _TypeAlias = ListDownloadCodesRequest  # noqa: Y015
+
+@_typing.final
+class ListDownloadCodesResponse(_message.Message):
+    """Answer of ListDownloadCodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_CODES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def download_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DownloadCode]:
+        """What is known of the codes, by name."""
+
+    def __init__(
+        self,
+        *,
+        download_codes: _abc.Iterable[Global___DownloadCode] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download_codes", b"download_codes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDownloadCodesResponse: _TypeAlias = ListDownloadCodesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteDownloadCodeRequest(_message.Message):
+    """Request of DeleteDownloadCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `…/downloadCodes/{download_code}`."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDownloadCodeRequest: _TypeAlias = DeleteDownloadCodeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDownloadCodeResponse(_message.Message):
+    """Answer of DeleteDownloadCode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDownloadCodeResponse: _TypeAlias = DeleteDownloadCodeResponse  # noqa: Y015
 
 @_typing.final
 class CreateRenewalCampaignRequest(_message.Message):

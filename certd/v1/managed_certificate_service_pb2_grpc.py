@@ -143,6 +143,16 @@ class ManagedCertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.FromString,
                 _registered_method=True)
+        self.ListDownloadCodes = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/ListDownloadCodes',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesResponse.FromString,
+                _registered_method=True)
+        self.DeleteDownloadCode = channel.unary_unary(
+                '/certd.v1.ManagedCertificateService/DeleteDownloadCode',
+                request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeResponse.FromString,
+                _registered_method=True)
         self.CreateRenewalCampaign = channel.unary_unary(
                 '/certd.v1.ManagedCertificateService/CreateRenewalCampaign',
                 request_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateRenewalCampaignRequest.SerializeToString,
@@ -331,6 +341,22 @@ class ManagedCertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDownloadCodes(self, request, context):
+        """Lists the download codes that have not ended, used ones too, by name: of a managed certificate, or with `-` for it, all of a
+        tenant. The codes themselves are nowhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDownloadCode(self, request, context):
+        """Withdraws a download code. STATE_FORBIDS for one that is used: what was downloaded cannot be called back; renew the
+        certificate, or revoke it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateRenewalCampaign(self, request, context):
         """Renews many managed certificates now, so many in a minute.
         """
@@ -466,6 +492,16 @@ def add_ManagedCertificateServiceServicer_to_server(servicer, server):
                     servicer.CreateDownloadCode,
                     request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.FromString,
                     response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.SerializeToString,
+            ),
+            'ListDownloadCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDownloadCodes,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesResponse.SerializeToString,
+            ),
+            'DeleteDownloadCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDownloadCode,
+                    request_deserializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeResponse.SerializeToString,
             ),
             'CreateRenewalCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRenewalCampaign,
@@ -1056,6 +1092,60 @@ class ManagedCertificateService:
             '/certd.v1.ManagedCertificateService/CreateDownloadCode',
             certd_dot_v1_dot_managed__certificate__service__pb2.CreateDownloadCodeRequest.SerializeToString,
             certd_dot_v1_dot_managed__certificate__service__pb2.DownloadCode.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDownloadCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/ListDownloadCodes',
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.ListDownloadCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDownloadCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.ManagedCertificateService/DeleteDownloadCode',
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeRequest.SerializeToString,
+            certd_dot_v1_dot_managed__certificate__service__pb2.DeleteDownloadCodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

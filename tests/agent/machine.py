@@ -47,6 +47,10 @@ class Stranger:
     problem: Exception | None = None
     """Raised instead of an answer."""
     report_problem: Exception | None = None
+    is_old: bool = False
+    """Whether it is of a release that tells nothing of certificates."""
+    revoked: list[bytes] = field(default_factory=list)
+    """SHA-256 of certificates, as it tells them."""
 
     def renew(self, bundle: Bundle | None = None) -> Bundle:
         """Makes a version current: the next one, or one of the test's own."""
@@ -55,9 +59,17 @@ class Stranger:
         self.current = made.version
         return made
 
+    def revoke(self, bundle: Bundle) -> None:
+        """Revokes the certificate of a version, whatever its number means by now."""
+        self.revoked.insert(0, bundle.certificate_sha256)
+
     def told(self) -> Association:
         """The association as the stream tells it."""
         found = Association(name=ASSOCIATION, managed_certificate_uid=self.uid, current_version=self.current)
+        if not self.is_old:
+            found.revoked_certificate_sha256.extend(self.revoked)
+            if self.current in self.bundles:
+                found.current_certificate_sha256 = self.bundles[self.current].certificate_sha256
         if self.reports:
             found.deployment.CopyFrom(self.reports[-1])
         return found
@@ -99,8 +111,14 @@ class Machine:
         self.stop = threading.Event()
         folder.mkdir(exist_ok=True)
         self.state.mkdir(mode=0o700, exist_ok=True)
+        # Its clock stands still, and most tests have one version follow the other at once.
         self.certificate = Certificate(
-            name="web", association=ASSOCIATION, directory=self.directory, files=FILES, reload=self.logging("reload")
+            name="web",
+            association=ASSOCIATION,
+            directory=self.directory,
+            files=FILES,
+            reload=self.logging("reload"),
+            reload_interval=0,
         )
 
     def logging(self, word: str, *, then: str = "true") -> Command:

@@ -1,12 +1,18 @@
 """Streams as Envoy opens them, answered as a test says."""
 
 import queue
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
+from certd.agent.bundle import Bundle
+from certd.agent.sds import SecretServer
 from certd.agent.sds_subscription import TYPE_URL
 from certd.envoy.secrets_pb2 import (
     DeltaDiscoveryRequest,
@@ -17,9 +23,17 @@ from certd.envoy.secrets_pb2 import (
     Secret,
     Status,
 )
+from tests.agent.bundles import Minter
 
+NAMES: Final = ("web", "api")
+"""Of the certificates that the server of a test has."""
+Told = list[tuple[int, str | None]]
+"""Versions that it heard of while nobody waited for it, and why they were refused."""
+Start = Callable[..., SecretServer]
 SERVICE: Final = "/envoy.service.secret.v3.SecretDiscoveryService"
 _SECONDS: Final = 20.0
+
+both_forms = pytest.mark.parametrize("delta", [False, True], ids=["state-of-the-world", "delta"])
 
 
 def connect(socket: Path) -> grpc.Channel:
@@ -114,3 +128,22 @@ class SecretStream:
     def take(self, *, error: str | None = None) -> Secret:
         """Waits for the next response and answers it."""
         return self.answer(self.next(), error=error)
+
+
+def holds(secret: Secret, bundle: Bundle) -> bool:
+    """Whether a secret is that of a bundle, whole."""
+    pem = secret.tls_certificate.certificate_chain.inline_bytes
+    key = load_pem_private_key(secret.tls_certificate.private_key.inline_bytes, None)
+    (certificate,) = x509.load_pem_x509_certificates(pem)
+    return (
+        secret.name == bundle.name
+        and certificate == bundle.parsed()
+        and key.private_numbers() == load_der_private_key(bundle.private_key_info, None).private_numbers()  # type: ignore[union-attr]
+    )
+
+
+def subscribe(stream: SecretStream, server: SecretServer, minter: Minter) -> None:
+    """Asks for the secret `web`, which is not there, and returns when the server knows."""
+    server.restore(minter.bundle("api"))
+    stream.ask("web", "api")
+    assert stream.take().name == "api"

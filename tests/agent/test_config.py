@@ -35,6 +35,7 @@ directory = "/etc/web/tls"
 check = ["nginx", "-t"]
 reload = ["systemctl", "reload", "nginx"]
 reload_timeout = 5.5
+reload_interval = 60
 probe = "127.0.0.1:443"
 probe_server_name = "www.example.internal"
 probe_protocol = "postgresql"
@@ -78,6 +79,7 @@ def test_a_complete_file(tmp_path: Path) -> None:
     assert certificate.directory == Path("/etc/web/tls")
     assert certificate.check == Command(arguments=("nginx", "-t"), timeout=30.0)
     assert certificate.reload == Command(arguments=("systemctl", "reload", "nginx"), timeout=5.5)
+    assert certificate.reload_interval == 60.0
     assert certificate.probe == Probe(
         address="127.0.0.1:443", server_name="www.example.internal", protocol="postgresql", timeout=3.0
     )
@@ -98,6 +100,7 @@ def test_what_is_not_said_is_as_it_is_best(tmp_path: Path) -> None:
     assert certificate.directory == Path("/var/lib/certd-agent/certificates/web")
     assert certificate.files[0].mode == 0o600
     assert (certificate.check, certificate.reload, certificate.probe) == (None, None, None)
+    assert certificate.reload_interval == 5.0
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,9 @@ def test_what_is_not_said_is_as_it_is_best(tmp_path: Path) -> None:
         (_SHORTEST + _CERTIFICATE + "reload = []", "certificate.0.reload", "list of texts"),
         (_SHORTEST + _CERTIFICATE + "reload = ['a', 1]", "certificate.0.reload", "list of texts"),
         (_SHORTEST + _CERTIFICATE + "reload_timeout = 3", "certificate.0.reload_timeout", "without reload"),
+        (_SHORTEST + _CERTIFICATE + "reload_interval = 3", "certificate.0.reload_interval", "without reload"),
+        (_SHORTEST + _CERTIFICATE + "reload = ['x']\nreload_interval = 301", "certificate.0.reload_interval", "to 300"),
+        (_SHORTEST + _CERTIFICATE + "reload = ['x']\nreload_interval = -1", "certificate.0.reload_interval", "to 300"),
         (_SHORTEST + _CERTIFICATE + "check = ['true']\ncheck_timeout = -1", "certificate.0.check_timeout", "0.1"),
         (_SHORTEST + _CERTIFICATE + "probe = '443'", "certificate.0.probe", "host:port"),
         (_SHORTEST + _CERTIFICATE + "probe_server_name = 'a'", "certificate.0.probe_server_name", "without probe"),

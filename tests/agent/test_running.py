@@ -1,5 +1,6 @@
 """An agent beside a daemon, both as processes: enrolled, served, renewed; killed, and back; revoked."""
 
+import itertools
 import json
 import os
 import signal
@@ -277,6 +278,27 @@ def test_an_association_that_is_not_there_is_told_and_found_later(administrator:
         assert served(directory) == b""
         administrator.associate(managed, "early")
         eventually(lambda: served(directory) == administrator.current(managed))
+
+
+def test_a_program_is_reloaded_for_the_newest_of_many_versions_and_rests_between(
+    administrator: Administrator, tmp_path: Path
+) -> None:
+    place = enrolled(administrator, tmp_path, "restless")
+    managed = administrator.request("flap", "restless")
+    reloads = tmp_path / "reloads"
+    line = f"date +%s.%N >> {reloads}.times; echo $CERTD_VERSION >> {reloads}"
+    directory = place.add(managed, f'reload = ["sh", "-c", "{line}"]', "reload_interval = 3")
+    with place.running():
+        eventually(lambda: administrator.deployment(managed, "restless")[:2] == ("SERVING", 1))
+        for _ in range(4):
+            administrator.renew(managed)
+        eventually(lambda: administrator.deployment(managed, "restless")[:2] == ("SERVING", 5))
+        assert served(directory) == administrator.current(managed)
+    times = [float(each) for each in (tmp_path / "reloads.times").read_text().split()]
+    versions = [int(each) for each in reloads.read_text().split()]
+    assert (versions[0], versions[-1]) == (1, 5)
+    assert versions == sorted(set(versions))
+    assert all(later - earlier >= 3 for earlier, later in itertools.pairwise(times))
 
 
 def test_the_end_comes_quickly_though_a_program_takes_long(administrator: Administrator, tmp_path: Path) -> None:

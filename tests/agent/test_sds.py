@@ -4,18 +4,14 @@ import logging
 import os
 import socket
 import stat
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-from certd.agent.bundle import Bundle
 from certd.agent.commands import StoppedError
 from certd.agent.config import Sds
 from certd.agent.errors import AgentError
@@ -24,70 +20,8 @@ from certd.agent.sds_socket import bind
 from certd.agent.sds_subscription import TYPE_URL
 from certd.envoy.secrets_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Secret
 from tests.agent.bundles import Minter
-from tests.agent.secret_client import SecretStream, connect, fetch
+from tests.agent.secret_client import NAMES, SecretStream, Start, Told, both_forms, connect, fetch, holds, subscribe
 from tests.waiting import eventually
-
-NAMES = ("web", "api")
-Told = list[tuple[int, str | None]]
-Start = Callable[..., SecretServer]
-
-both_forms = pytest.mark.parametrize("delta", [False, True], ids=["state-of-the-world", "delta"])
-
-
-@pytest.fixture(scope="module")
-def minter() -> Minter:
-    return Minter()
-
-
-@pytest.fixture
-def path() -> Iterator[Path]:
-    # Not under tmp_path, which is too long for the path of a socket on some systems.
-    with tempfile.TemporaryDirectory(prefix="certd-sds-") as folder:
-        yield Path(folder) / "sds.sock"
-
-
-@pytest.fixture
-def told() -> Told:
-    return []
-
-
-@pytest.fixture
-def start(path: Path, told: Told) -> Iterator[Start]:
-    started: list[SecretServer] = []
-
-    def begin(*, timeout: float = 20.0, most_streams: int = 8) -> SecretServer:
-        server = SecretServer(
-            Sds(socket=path, timeout=timeout),
-            NAMES,
-            told=lambda bundle, problem: told.append((bundle.version, problem)),
-            most_streams=most_streams,
-        )
-        server.start()
-        started.append(server)
-        return server
-
-    yield begin
-    for server in started:
-        server.stop()
-
-
-def holds(secret: Secret, bundle: Bundle) -> bool:
-    """Whether a secret is that of a bundle, whole."""
-    pem = secret.tls_certificate.certificate_chain.inline_bytes
-    key = load_pem_private_key(secret.tls_certificate.private_key.inline_bytes, None)
-    (certificate,) = x509.load_pem_x509_certificates(pem)
-    return (
-        secret.name == bundle.name
-        and certificate == bundle.parsed()
-        and key.private_numbers() == load_der_private_key(bundle.private_key_info, None).private_numbers()  # type: ignore[union-attr]
-    )
-
-
-def subscribe(stream: SecretStream, server: SecretServer, minter: Minter) -> None:
-    """Asks for the secret `web`, which is not there, and returns when the server knows."""
-    server.restore(minter.bundle("api"))
-    stream.ask("web", "api")
-    assert stream.take().name == "api"
 
 
 @both_forms

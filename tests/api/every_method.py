@@ -257,6 +257,10 @@ def requests_to(to: Resources) -> dict[str, Message]:
         # One that nobody has: the others are about the one that is there.
         "DeleteAssociation": managed_certificate_service_pb2.DeleteAssociationRequest(name=f"{association}-over"),
         "CreateDownloadCode": managed_certificate_service_pb2.CreateDownloadCodeRequest(name=managed),
+        "ListDownloadCodes": managed_certificate_service_pb2.ListDownloadCodesRequest(parent=managed),
+        "DeleteDownloadCode": managed_certificate_service_pb2.DeleteDownloadCodeRequest(
+            name=f"{managed}/downloadCodes/{'0' * 16}"
+        ),
         "LeaseKey": managed_certificate_service_pb2.LeaseKeyRequest(
             name=association,
             version=1,

@@ -151,6 +151,7 @@ _STATES = {
     "CreateSubscription": "SUBSCRIPTION_EXISTS",
     "CreateTenant": "TENANT_EXISTS",
     "DeleteAssociation": "ASSOCIATION_NOT_FOUND",
+    "DeleteDownloadCode": "DOWNLOAD_CODE_NOT_FOUND",
     "DeleteSubscription": "SUBSCRIPTION_NOT_FOUND",
     # It has a consumer, and only that one may lease and report.
     "DeleteManagedCertificate": "CERTIFICATE_IN_USE",

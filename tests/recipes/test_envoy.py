@@ -1,6 +1,7 @@
 """Envoy: the agent as its server of secrets, in both forms of discovery."""
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -170,5 +171,38 @@ def test_two_have_it_both_or_none(place: Path) -> None:
                 assert worker.submit(server.deploy, second).result(30)
             for port in ports:
                 comes(port, minter.pem, second.certificate)
+    finally:
+        server.stop()
+
+
+@both_forms
+def test_one_that_hangs_holds_up_the_other_once_and_catches_up(place: Path, form: str) -> None:
+    minter = Minter()
+    ports = [free_port(), free_port()]
+    server = SecretServer(Sds(socket=place / "sds.sock", timeout=5), ["web"])
+    server.start()
+    try:
+        first, second, third, fourth = (minter.bundle(version=version) for version in (1, 2, 3, 4))
+        server.restore(first)
+        (place / "other").mkdir()
+        (place / "other" / "sds.sock").symlink_to(place / "sds.sock")
+        with envoy(place, ports[0], form), envoy(place / "other", ports[1], form) as hung:
+            for port in ports:
+                comes(port, minter.pem, first.certificate)
+            hung.process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(AgentError, match="did not answer within 5 s"):
+                    server.deploy(second)
+                comes(ports[0], minter.pem, first.certificate)
+                # Were it waited for, these would fail as well.
+                for bundle in (second, third):
+                    assert server.deploy(bundle)
+                    comes(ports[0], minter.pem, bundle.certificate)
+            finally:
+                hung.process.send_signal(signal.SIGCONT)
+            comes(ports[1], minter.pem, third.certificate)
+            assert server.deploy(fourth)
+            for port in ports:
+                comes(port, minter.pem, fourth.certificate)
     finally:
         server.stop()

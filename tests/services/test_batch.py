@@ -148,7 +148,7 @@ def test_a_thousand_items_of_several_profiles_are_issued_in_order(engine: World)
     with engine.core.store.read("test.chain") as tx:
         assert events.verify_all(tx) == []
     # The loop shares its rounds, and a batch does not fill its queue for all others.
-    assert engine.steps.seen.count("issue.3.intended") < 100
+    assert engine.steps.seen.count("issue.3.intended") < 500
 
 
 def test_a_batch_leaves_room_for_others(ca: World) -> None:

@@ -134,7 +134,7 @@ def test_the_reason_of_a_device_stands_in_the_event(web: World) -> None:
 
 def test_a_code_holds_so_long_and_no_longer(web: World) -> None:
     default, short = _code(web), _code(web, lifetime=timedelta(minutes=1))
-    assert default.expire_time == web.clock.now() + _HOUR
+    assert default.view.row.expire_time == web.clock.now() + _HOUR
     web.clock.advance(timedelta(seconds=59))
     found = _find(web, short.code.text())
     web.clock.advance(timedelta(seconds=1))

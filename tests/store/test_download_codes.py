@@ -3,10 +3,11 @@
 from datetime import timedelta
 from functools import partial
 
-from certd.store import download_codes
+from certd.store import download_codes, managed_certificates
 from certd.store.download_codes import DownloadCodeRow
 from certd.store.store import Store
-from tests.store.samples import NOW
+from tests.store.explaining import Explaining
+from tests.store.samples import NOW, add_tenant, managed
 
 _HOUR = timedelta(hours=1)
 _WEB = "0f5c6d7e"
@@ -88,3 +89,78 @@ def test_expired_codes_are_deleted_in_batches(store: Store) -> None:
     ]
     assert deleted == [3, 2, 0]
     assert _get(store, later) == later
+
+
+def _add_managed(store: Store, *ids: str, tenant: str = "default") -> list[str]:
+    """Adds managed certificates; returns their uids."""
+    made = [managed(id_, tenant=tenant) for id_ in ids]
+    for one in made:
+        store.write("test", partial(managed_certificates.insert, managed=one))
+    return [one.uid for one in made]
+
+
+def _hash(beginning: str, rest: int = 0) -> bytes:
+    return bytes.fromhex(beginning) + bytes([rest]) * 24
+
+
+def test_a_code_is_found_by_the_beginning_of_its_hash(store: Store) -> None:
+    ids = ("0" * 16, "00ff" * 4, "f" * 16)
+    rows = [_row(0, code_sha256=_hash(id_, rest)) for id_, rest in zip(ids, (0, 0x7F, 0xFF), strict=True)]
+    _insert(store, *rows, _row(0, "another", code_sha256=_hash("aa" * 8)))
+    with store.read("test") as tx:
+        assert [download_codes.of_id(tx, _WEB, id_) for id_ in ids] == rows
+        assert [row.id for row in rows] == list(ids)
+        for id_ in ("aa" * 8, "0" * 15 + "1", "f" * 15 + "e"):
+            assert download_codes.of_id(tx, _WEB, id_) is None
+        assert download_codes.of_id(tx, "another", ids[0]) is None
+
+
+def test_codes_are_listed_by_managed_certificate_and_id_until_they_expire(store: Store) -> None:
+    add_tenant(store)
+    add_tenant(store, "other")
+    second, first = _add_managed(store, "web-2", "web-1")
+    (foreign,) = _add_managed(store, "web-1", tenant="other")
+    _insert(store, *(_row(number, uid) for number, uid in ((9, first), (3, first), (1, second), (7, second))))
+    _insert(store, _row(5, foreign), _row(4, first, expire_time=NOW + timedelta(minutes=1)), _row(6, "of nobody"))
+    store.write("test", lambda tx: download_codes.use(tx, _row(9).code_sha256, NOW))
+
+    def of_tenant(after: tuple[str, str] = ("", ""), limit: int = 10, later: timedelta = timedelta(0)) -> list[int]:
+        with store.read("test") as tx:
+            found = download_codes.page_of_tenant(tx, "default", now=NOW + later, after=after, limit=limit)
+        assert [one.managed_certificate_id for one in found] == sorted(one.managed_certificate_id for one in found)
+        return [one.row.code_sha256[0] for one in found]
+
+    assert of_tenant() == [3, 4, 9, 1, 7]
+    assert of_tenant(later=timedelta(minutes=1)) == [3, 9, 1, 7]
+    assert of_tenant(limit=2) == [3, 4]
+    assert of_tenant(("web-1", _row(4).id), limit=2) == [9, 1]
+    assert of_tenant(("web-2", _row(1).id)) == [7]
+    assert of_tenant(("web-2", _row(7).id)) == of_tenant(later=_HOUR) == []
+    with store.read("test") as tx:
+        one = [download_codes.page(tx, first, now=NOW, after=after, limit=2) for after in ("", _row(4).id)]
+    assert [[each.row.code_sha256[0] for each in page] for page in one] == [[3, 4], [9]]
+    assert [each.row.use_time for each in one[1]] == [NOW]
+
+
+def test_of_many_codes_of_others_none_is_looked_at(store: Store) -> None:
+    add_tenant(store)
+    (uid,) = _add_managed(store, "web")
+    if store.engine_name != "sqlite":
+        return
+    with store.read("test") as tx:
+        explaining = Explaining(tx)
+        download_codes.page(explaining, uid, now=NOW, after="", limit=1)
+        download_codes.of_id(explaining, uid, "0" * 16)
+        download_codes.page_of_tenant(explaining, "default", now=NOW, limit=1)
+    assert not [plan for plan in explaining.plans if "SCAN" in plan], explaining.plans
+
+
+def test_a_used_code_is_not_withdrawn(store: Store) -> None:
+    _insert(store, _row(1), _row(2))
+    store.write("test", lambda tx: download_codes.use(tx, _row(1).code_sha256, NOW))
+
+    def deleted(number: int) -> bool:
+        return store.write("test", lambda tx: download_codes.delete_unused(tx, _row(number).code_sha256))
+
+    assert [deleted(number) for number in (1, 2, 2)] == [False, True, False]
+    assert [_get(store, _row(number)) is None for number in (1, 2)] == [False, True]

@@ -31,7 +31,8 @@ def put(store: Store, name: str, *, current: int, revoked: tuple[int, ...] = (),
     def work(tx: Transaction) -> None:
         managed_certificates.insert(tx, one)
         for number in range(first, current + 1):
-            made = {"serial": f"{name}-{number}", "not_before": NOW - DAY, "not_after": NOW + DAY} | changes
+            serial = f"{name}-{number}"
+            made: dict[str, Any] = {"serial": serial, "not_before": NOW - DAY, "not_after": NOW + DAY} | changes
             managed_versions.insert(tx, replace(version(one, number), **made))
             if made["serial"] is not None:
                 signed = intent(serial=made["serial"])

@@ -13,6 +13,7 @@ from certd.v1.managed_certificate_pb2 import ManagedCertificate
 from certd.v1.managed_certificate_service_pb2 import (
     CreateAssociationRequest,
     CreateRenewalCampaignRequest,
+    DeleteDownloadCodeRequest,
     DeleteManagedCertificateRequest,
     GetAssociationRequest,
     GetManagedCertificateRequest,
@@ -96,6 +97,10 @@ RAISED_OF_MANAGED: Final = {
     Reason.ASSOCIATION_NOT_FOUND: Raised(
         by=lambda it: it.refused(GetAssociationRequest(name=f"{TENANT}/managedCertificates/none/associations/none")),
         remedy="ListAssociations shows",
+    ),
+    Reason.DOWNLOAD_CODE_NOT_FOUND: Raised(
+        by=lambda it: it.refused(DeleteDownloadCodeRequest(name=f"{_active(it, 'no-codes')}/downloadCodes/{'0' * 16}")),
+        remedy="ListDownloadCodes shows",
     ),
     Reason.ASSOCIATION_EXISTS: Raised(by=_associated_twice, remedy="choose another association_id"),
     Reason.LEASE_REFUSED: Raised(by=_signed_long_ago, remedy="set the consumer's clock, or sign another"),

@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from certd import config
 from certd.backup import making, restoring
 from certd.clock import SystemClock
+from certd.config import Config
 from certd.errors import CertdError
 from certd.pki.encrypted_file import PART_BYTES, Passphrase, Recipient
 from certd.store import events
 from certd.store.reader import Reader
+from certd.token.settings import TokenSettings
 from tests.daemon import Installation, RunningDaemon, installed, run_program, running
 from tests.softhsm import make_token
 from tests.waiting import eventually
@@ -236,6 +238,7 @@ from pathlib import Path
 from certd import config
 from certd.backup import making
 from certd.clock import SystemClock
+from certd.config import Config
 from certd.pki.encrypted_file import Recipient
 
 def die(what, done, of):
@@ -261,12 +264,10 @@ making.make(config.load(file), file, Path(sys.argv[2]), to=Recipient(bytes.fromh
     assert {path.name for path in installation.data.iterdir()} - before <= usual
 
 
-def test_a_restore_beside_another_token_says_which_keys_it_lacks(
-    made: tuple[Installation, Path], tmp_path: Path
-) -> None:
-    token = make_token(tmp_path)
-    text = made[0].config.read_text()
-    settings = config.load(made[0].config)
+def _another_token(installation: Installation, folder: Path) -> tuple[TokenSettings, Config]:
+    """Makes a token, and a configuration that has it in place of another."""
+    token, settings = make_token(folder), config.load(installation.config)
+    text = installation.config.read_text()
     for before, after in (
         (f'label = "{settings.token.label}"', f'label = "{token.label}"'),
         (f'pin_file = "{settings.token.pin_file}"', f'pin_file = "{token.pin_file}"'),
@@ -274,9 +275,16 @@ def test_a_restore_beside_another_token_says_which_keys_it_lacks(
     ):
         assert before in text
         text = text.replace(before, after)
-    other = tmp_path / "other.toml"
+    other = folder / "other.toml"
     other.write_text(text)
-    done = restoring.restore(_order(made[1], tmp_path / "data", token=config.load(other)), clock=SystemClock())
+    return token, config.load(other)
+
+
+def test_a_restore_beside_another_token_says_which_keys_it_lacks(
+    made: tuple[Installation, Path], tmp_path: Path
+) -> None:
+    token, other = _another_token(made[0], tmp_path)
+    done = restoring.restore(_order(made[1], tmp_path / "data", token=other), clock=SystemClock())
     (missing,) = done.missing
     assert missing.startswith("authority key ")
     assert missing.endswith(": tenants/-/authorities/system, key 1")
@@ -296,3 +304,53 @@ def test_a_journal_that_does_not_go_on_from_the_backup_is_refused(
     segment.write_bytes(b"".join(lines[:-1]))
     error = _refusal(_order(made[1], tmp_path / "data", journal=journal))
     assert "--journal" in error.message
+
+
+@pytest.mark.timeout(1500)
+def test_wrapping_keys_in_escrow_open_in_another_token_what_was_sealed(
+    installation: Installation, tmp_path: Path
+) -> None:
+    private, public = _recovery_files(tmp_path)
+    text = installation.config.read_text()
+    assert "\n[token]\n" in text
+    installation.config.write_text(text.replace("\n[token]\n", f'\n[token]\nrecovery_public_key = "{public}"\n'))
+    with running(installation) as daemon:
+        _ok(daemon, "authority", "create", "web-root", "--type", "root", "--subject", "CN=Web Root")
+        _ok(
+            *(daemon, "authority", "create", "web-ca", "--type", "subordinate", "--issuer", "web-root"),
+            *("--subject", "CN=Web CA"),
+        )
+        _ok(daemon, "managed", "request", "web", "--authority", "web-ca", "--dns", "web.example.internal")
+        # Of what is made in escrow, too.
+        _ok(daemon, "wrapping-key", "rotate")
+        eventually(lambda: _key_states(installation.data) == ["PRIMARY", "RETIRED"], within=120)
+    file = tmp_path / "certd.backup"
+    settings = config.load(installation.config)
+    making.make(settings, installation.config, file, to=_TO, clock=SystemClock())
+    _, other = _another_token(installation, tmp_path)
+    done = restoring.restore(_order(file, tmp_path / "restored", token=other), clock=SystemClock())
+    assert len([one for one in done.missing if one.startswith("wrapping key ")]) == 2
+    restored = Installation(data=tmp_path / "restored", credentials=installation.credentials)
+
+    wrong = tmp_path / "wrong.key"
+    wrong.touch(mode=0o600)
+    wrong.write_bytes(X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    recover = ("recover-wrapping-key", "--config", restored.config, "--recovery-key")
+    assert "does not open the wrapping key" in _certd(*recover, wrong, expected=1)
+    output = _certd(*recover, private)
+    assert "tenants/default/wrappingKeys/2: recovered; it opens what is sealed under it" in output
+    assert "tenants/default/wrappingKeys/1: recovered; nothing is sealed under it" in output
+    assert output.count("is in the token") == 0
+    assert _certd(*recover, private).count("is in the token") == 2
+
+    passphrase = tmp_path / "pass.txt"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("eight characters")
+    with running(restored) as daemon:
+        out = ("--out-dir", tmp_path / "out")
+        _ok(daemon, "managed", "export", "web", "--passphrase-file", passphrase, "--format", "pkcs8", *out)
+
+
+def _key_states(data: Path) -> list[str]:
+    with closing(sqlite3.connect(data / "certd.db")) as connection:
+        return [row[0] for row in connection.execute("SELECT state FROM wrapping_keys ORDER BY state")]

@@ -1,24 +1,35 @@
-"""`certctl managed create-download-code`: a device without an identity downloads a managed certificate, once."""
+"""`certctl managed …-download-code`: a device without an identity downloads a managed certificate, once."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
+from uuid import UUID
 
 import click
 
 from certd.cli.certctl import completion, files, names, output
-from certd.cli.certctl.invocation import Invocation, verb
+from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.managed_revocation import managed
 from certd.cli.certctl.parameters import DURATION
 from certd.client.addresses import check_address
-from certd.client.messages import duration
-from certd.v1.managed_certificate_service_pb2 import CreateDownloadCodeRequest
+from certd.client.messages import duration, to_json
+from certd.errors import CertdError
+from certd.pki.download_code import parse_download_code
+from certd.v1.managed_certificate_service_pb2 import (
+    CreateDownloadCodeRequest,
+    DeleteDownloadCodeRequest,
+    DownloadCode,
+    ListDownloadCodesRequest,
+)
 
 __all__ = ["managed"]
 
 _ADDRESS: Final = "HOST:8446"
+_PAGE: Final = 500
+_EVERY: Final = "-"
+_HEADER: Final = ("MANAGED CERTIFICATE", "CODE", "EXPIRES", "USED", "CREATOR", "SOURCES", "REASON")
 
 
 @verb(
@@ -83,6 +94,7 @@ def create_download_code(
         made.code = ""
         run.tell(f"the code is in {code_file}")
     card = [
+        ("Name", made.name),
         ("Code", made.code),
         ("Expires", output.time_text(made.expire_time)),
         ("Path", made.path),
@@ -92,6 +104,84 @@ def create_download_code(
         ),
     ]
     output.print_resource(made, run.output, card=card)
+
+
+@verb(
+    managed,
+    "list-download-codes",
+    examples="""
+    certctl managed list-download-codes
+    certctl managed list-download-codes web
+    certctl managed list-download-codes -o json | jq -r 'select(.useTime | not) | .name'
+    """,
+)
+@click.argument("name", default=_EVERY, metavar="[MANAGED]", shell_complete=completion.managed_certificates)
+def list_download_codes(run: Invocation, *, name: str) -> None:
+    """List the download codes of a managed certificate, or of all that a tenant has, until they end.
+
+    The codes themselves nobody can read again.
+    """
+    request = ListDownloadCodesRequest(parent=names.managed_certificate_name(name, run.tenant), page_size=_PAGE)
+
+    def pages() -> Iterator[Sequence[DownloadCode]]:
+        for page in client.pages(client.stubs.list_download_codes, request):
+            yield page.download_codes
+
+    with run.connect() as client, run.progress("listing download codes"):
+        output.print_pages(pages(), run.output, header=_HEADER, row=_row, pem=_no_pem)
+
+
+@verb(
+    managed,
+    "delete-download-code",
+    examples="""
+    certctl managed delete-download-code web/0f5c6d7e8a9b0c1d
+    """,
+)
+@click.argument("name", metavar="MANAGED/CODE")
+@mutation_options(validate_only=False)
+def delete_download_code(run: Invocation, *, name: str, request_id: UUID) -> None:
+    """Withdraw a download code, by what the list and the events show of it, not by the code itself.
+
+    One that is used is refused: what was downloaded cannot be called back; renew the managed certificate, or revoke it.
+    """
+    if _is_code(names.short(name)):
+        message = "that is a download code, which belongs into no command; list-download-codes shows what to say"
+        raise click.UsageError(message)
+    full_name = names.download_code_name(name, run.tenant)
+    request = DeleteDownloadCodeRequest(name=full_name, request_id=str(request_id))
+    with run.connect() as client, run.progress("withdrawing the code"):
+        answer = client.call(client.stubs.delete_download_code, request)
+    if run.output is output.Format.JSON:
+        click.echo(to_json(answer))
+    else:
+        run.tell(f"{full_name} is withdrawn")
+
+
+def _is_code(text: str) -> bool:
+    try:
+        parse_download_code(text)
+    except CertdError:
+        return False
+    return True
+
+
+def _row(item: DownloadCode) -> Sequence[str]:
+    managed_name, _, own = item.name.rpartition("/downloadCodes/")
+    return (
+        names.short(managed_name),
+        own,
+        output.time_text(item.expire_time),
+        output.time_text(item.use_time),
+        item.creator,
+        " ".join(item.source_networks),
+        item.reason,
+    )
+
+
+def _no_pem(_: DownloadCode) -> Never:
+    message = "there is no certificate to print as PEM; leave out -o pem"
+    raise click.UsageError(message)
 
 
 def _curl(url: str, code_file: str) -> str:

@@ -61,6 +61,17 @@ def association_name(text: str, tenant: str, own: str) -> str:
     return f"{managed_certificate_name(managed, tenant)}/associations/{association if slash else own}"
 
 
+def download_code_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/managedCertificates/{managed_certificate}/downloadCodes/{download_code}`.
+
+    `text` is that, or `{managed_certificate}/{download_code}`.
+    """
+    if text.startswith("tenants/"):
+        return text
+    managed, _, code = text.removeprefix("managedCertificates/").partition("/")
+    return f"{managed_certificate_name(managed, tenant)}/downloadCodes/{code.removeprefix('downloadCodes/')}"
+
+
 def grant_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/grants/{grant}`; `grants/{grant}`, of the server, passes as it is."""
     return text if text.startswith("grants/") else _long(text, tenant, "grants")

@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def main(folder: Path, now: datetime, *, first: int, revocations: int, partition
     began = time.perf_counter()
     with opened(folder, now) as world:
         started = time.perf_counter() - began
-        taken = [timed(lambda number=number: _revoke(world, number))[0] for number in range(first, first + revocations)]
+        taken = [timed(partial(_revoke, world, number))[0] for number in range(first, first + revocations)]
         return {
             "start_seconds": round(started, 3),
             "revocation_milliseconds": round(statistics.median(taken) * 1000, 3),

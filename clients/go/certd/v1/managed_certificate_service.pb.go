@@ -2694,12 +2694,25 @@ func (x *CreateDownloadCodeRequest) GetReason() string {
 // A code for one download.
 type DownloadCode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The code; nobody can read it again.
+	// The code, in the answer that made it; nobody can read it again.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// When it ends.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Path of the download on the port for devices.
-	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// `tenants/{tenant}/managedCertificates/{managed_certificate}/downloadCodes/{download_code}`. The last part is what events call
+	// `download_code`: the first 16 hexadecimal digits of the SHA-256 of the secret. Who knows it cannot download.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Who made it: a SPIFFE id. It ends with what they may.
+	Creator string `protobuf:"bytes,5,opt,name=creator,proto3" json:"creator,omitempty"`
+	// When it was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Networks from which it may be used, as CIDR; empty for every one.
+	SourceNetworks []string `protobuf:"bytes,7,rep,name=source_networks,json=sourceNetworks,proto3" json:"source_networks,omitempty"`
+	// Why it was made.
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was used, after which nobody can use it; absent until then.
+	UseTime       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=use_time,json=useTime,proto3" json:"use_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2755,6 +2768,259 @@ func (x *DownloadCode) GetPath() string {
 	return ""
 }
 
+func (x *DownloadCode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DownloadCode) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *DownloadCode) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *DownloadCode) GetSourceNetworks() []string {
+	if x != nil {
+		return x.SourceNetworks
+	}
+	return nil
+}
+
+func (x *DownloadCode) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DownloadCode) GetUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UseTime
+	}
+	return nil
+}
+
+// Request of ListDownloadCodes.
+type ListDownloadCodesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/managedCertificates/{managed_certificate}`, or `-` for the managed certificate.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDownloadCodesRequest) Reset() {
+	*x = ListDownloadCodesRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDownloadCodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDownloadCodesRequest) ProtoMessage() {}
+
+func (x *ListDownloadCodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDownloadCodesRequest.ProtoReflect.Descriptor instead.
+func (*ListDownloadCodesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListDownloadCodesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListDownloadCodesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListDownloadCodesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of ListDownloadCodes.
+type ListDownloadCodesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is known of the codes, by name.
+	DownloadCodes []*DownloadCode `protobuf:"bytes,1,rep,name=download_codes,json=downloadCodes,proto3" json:"download_codes,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDownloadCodesResponse) Reset() {
+	*x = ListDownloadCodesResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDownloadCodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDownloadCodesResponse) ProtoMessage() {}
+
+func (x *ListDownloadCodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDownloadCodesResponse.ProtoReflect.Descriptor instead.
+func (*ListDownloadCodesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListDownloadCodesResponse) GetDownloadCodes() []*DownloadCode {
+	if x != nil {
+		return x.DownloadCodes
+	}
+	return nil
+}
+
+func (x *ListDownloadCodesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of DeleteDownloadCode.
+type DeleteDownloadCodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `…/downloadCodes/{download_code}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. UUID that makes a repeated call succeed when the first one did, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDownloadCodeRequest) Reset() {
+	*x = DeleteDownloadCodeRequest{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDownloadCodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDownloadCodeRequest) ProtoMessage() {}
+
+func (x *DeleteDownloadCodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDownloadCodeRequest.ProtoReflect.Descriptor instead.
+func (*DeleteDownloadCodeRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DeleteDownloadCodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteDownloadCodeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// Answer of DeleteDownloadCode.
+type DeleteDownloadCodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteDownloadCodeResponse) Reset() {
+	*x = DeleteDownloadCodeResponse{}
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteDownloadCodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteDownloadCodeResponse) ProtoMessage() {}
+
+func (x *DeleteDownloadCodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteDownloadCodeResponse.ProtoReflect.Descriptor instead.
+func (*DeleteDownloadCodeResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{38}
+}
+
 // Request of CreateRenewalCampaign.
 type CreateRenewalCampaignRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2774,7 +3040,7 @@ type CreateRenewalCampaignRequest struct {
 
 func (x *CreateRenewalCampaignRequest) Reset() {
 	*x = CreateRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +3052,7 @@ func (x *CreateRenewalCampaignRequest) String() string {
 func (*CreateRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *CreateRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[35]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +3065,7 @@ func (x *CreateRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*CreateRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{35}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateRenewalCampaignRequest) GetParent() string {
@@ -2848,7 +3114,7 @@ type GetRenewalCampaignRequest struct {
 
 func (x *GetRenewalCampaignRequest) Reset() {
 	*x = GetRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +3126,7 @@ func (x *GetRenewalCampaignRequest) String() string {
 func (*GetRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *GetRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[36]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +3139,7 @@ func (x *GetRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*GetRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{36}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetRenewalCampaignRequest) GetName() string {
@@ -2898,7 +3164,7 @@ type ListRenewalCampaignsRequest struct {
 
 func (x *ListRenewalCampaignsRequest) Reset() {
 	*x = ListRenewalCampaignsRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3176,7 @@ func (x *ListRenewalCampaignsRequest) String() string {
 func (*ListRenewalCampaignsRequest) ProtoMessage() {}
 
 func (x *ListRenewalCampaignsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[37]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3189,7 @@ func (x *ListRenewalCampaignsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRenewalCampaignsRequest.ProtoReflect.Descriptor instead.
 func (*ListRenewalCampaignsRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{37}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListRenewalCampaignsRequest) GetParent() string {
@@ -2960,7 +3226,7 @@ type ListRenewalCampaignsResponse struct {
 
 func (x *ListRenewalCampaignsResponse) Reset() {
 	*x = ListRenewalCampaignsResponse{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3238,7 @@ func (x *ListRenewalCampaignsResponse) String() string {
 func (*ListRenewalCampaignsResponse) ProtoMessage() {}
 
 func (x *ListRenewalCampaignsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[38]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3251,7 @@ func (x *ListRenewalCampaignsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRenewalCampaignsResponse.ProtoReflect.Descriptor instead.
 func (*ListRenewalCampaignsResponse) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{38}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListRenewalCampaignsResponse) GetRenewalCampaigns() []*RenewalCampaign {
@@ -3013,7 +3279,7 @@ type CancelRenewalCampaignRequest struct {
 
 func (x *CancelRenewalCampaignRequest) Reset() {
 	*x = CancelRenewalCampaignRequest{}
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3291,7 @@ func (x *CancelRenewalCampaignRequest) String() string {
 func (*CancelRenewalCampaignRequest) ProtoMessage() {}
 
 func (x *CancelRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[39]
+	mi := &file_certd_v1_managed_certificate_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3304,7 @@ func (x *CancelRenewalCampaignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRenewalCampaignRequest.ProtoReflect.Descriptor instead.
 func (*CancelRenewalCampaignRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{39}
+	return file_certd_v1_managed_certificate_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CancelRenewalCampaignRequest) GetName() string {
@@ -3259,12 +3525,32 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12'\n" +
 	"\x0fsource_networks\x18\x03 \x03(\tR\x0esourceNetworks\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"s\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xd6\x02\n" +
 	"\fDownloadCode\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\tR\x04path\"\xf0\x01\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x18\n" +
+	"\acreator\x18\x05 \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12'\n" +
+	"\x0fsource_networks\x18\a \x03(\tR\x0esourceNetworks\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x125\n" +
+	"\buse_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\auseTime\"n\n" +
+	"\x18ListDownloadCodesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x82\x01\n" +
+	"\x19ListDownloadCodesResponse\x12=\n" +
+	"\x0edownload_codes\x18\x01 \x03(\v2\x16.certd.v1.DownloadCodeR\rdownloadCodes\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n" +
+	"\x19DeleteDownloadCodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x1c\n" +
+	"\x1aDeleteDownloadCodeResponse\"\xf0\x01\n" +
 	"\x1cCreateRenewalCampaignRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12.\n" +
 	"\x13renewal_campaign_id\x18\x02 \x01(\tR\x11renewalCampaignId\x12D\n" +
@@ -3283,7 +3569,7 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\x11renewal_campaigns\x18\x01 \x03(\v2\x19.certd.v1.RenewalCampaignR\x10renewalCampaigns\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"2\n" +
 	"\x1cCancelRenewalCampaignRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name2\x93\x13\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name2\xd2\x14\n" +
 	"\x19ManagedCertificateService\x12e\n" +
 	"\x19RequestManagedCertificate\x12*.certd.v1.RequestManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12]\n" +
 	"\x15GetManagedCertificate\x12&.certd.v1.GetManagedCertificateRequest\x1a\x1c.certd.v1.ManagedCertificate\x12n\n" +
@@ -3305,7 +3591,9 @@ const file_certd_v1_managed_certificate_service_proto_rawDesc = "" +
 	"\bLeaseKey\x12\x19.certd.v1.LeaseKeyRequest\x1a\x1a.certd.v1.LeaseKeyResponse\x12L\n" +
 	"\x10ReportDeployment\x12!.certd.v1.ReportDeploymentRequest\x1a\x15.certd.v1.Association\x12s\n" +
 	"\x18WatchManagedCertificates\x12).certd.v1.WatchManagedCertificatesRequest\x1a*.certd.v1.WatchManagedCertificatesResponse0\x01\x12Q\n" +
-	"\x12CreateDownloadCode\x12#.certd.v1.CreateDownloadCodeRequest\x1a\x16.certd.v1.DownloadCode\x12Z\n" +
+	"\x12CreateDownloadCode\x12#.certd.v1.CreateDownloadCodeRequest\x1a\x16.certd.v1.DownloadCode\x12\\\n" +
+	"\x11ListDownloadCodes\x12\".certd.v1.ListDownloadCodesRequest\x1a#.certd.v1.ListDownloadCodesResponse\x12_\n" +
+	"\x12DeleteDownloadCode\x12#.certd.v1.DeleteDownloadCodeRequest\x1a$.certd.v1.DeleteDownloadCodeResponse\x12Z\n" +
 	"\x15CreateRenewalCampaign\x12&.certd.v1.CreateRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12T\n" +
 	"\x12GetRenewalCampaign\x12#.certd.v1.GetRenewalCampaignRequest\x1a\x19.certd.v1.RenewalCampaign\x12e\n" +
 	"\x14ListRenewalCampaigns\x12%.certd.v1.ListRenewalCampaignsRequest\x1a&.certd.v1.ListRenewalCampaignsResponse\x12Z\n" +
@@ -3325,7 +3613,7 @@ func file_certd_v1_managed_certificate_service_proto_rawDescGZIP() []byte {
 }
 
 var file_certd_v1_managed_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_certd_v1_managed_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_certd_v1_managed_certificate_service_proto_goTypes = []any{
 	(PassphraseProtection_Format)(0),               // 0: certd.v1.PassphraseProtection.Format
 	(RecipientProtection_Suite)(0),                 // 1: certd.v1.RecipientProtection.Suite
@@ -3365,118 +3653,129 @@ var file_certd_v1_managed_certificate_service_proto_goTypes = []any{
 	(*WatchManagedCertificatesResponse)(nil),       // 35: certd.v1.WatchManagedCertificatesResponse
 	(*CreateDownloadCodeRequest)(nil),              // 36: certd.v1.CreateDownloadCodeRequest
 	(*DownloadCode)(nil),                           // 37: certd.v1.DownloadCode
-	(*CreateRenewalCampaignRequest)(nil),           // 38: certd.v1.CreateRenewalCampaignRequest
-	(*GetRenewalCampaignRequest)(nil),              // 39: certd.v1.GetRenewalCampaignRequest
-	(*ListRenewalCampaignsRequest)(nil),            // 40: certd.v1.ListRenewalCampaignsRequest
-	(*ListRenewalCampaignsResponse)(nil),           // 41: certd.v1.ListRenewalCampaignsResponse
-	(*CancelRenewalCampaignRequest)(nil),           // 42: certd.v1.CancelRenewalCampaignRequest
-	nil,                                            // 43: certd.v1.ImportManagedCertificateRequest.LabelsEntry
-	(*ManagedCertificate)(nil),                     // 44: certd.v1.ManagedCertificate
-	(*EncodedCertificate)(nil),                     // 45: certd.v1.EncodedCertificate
-	(*ManagedCertificateFilter)(nil),               // 46: certd.v1.ManagedCertificateFilter
-	(ManagedCertificate_ExportPolicy)(0),           // 47: certd.v1.ManagedCertificate.ExportPolicy
-	(SignatureAlgorithm)(0),                        // 48: certd.v1.SignatureAlgorithm
-	(*timestamppb.Timestamp)(nil),                  // 49: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),                  // 50: google.protobuf.FieldMask
-	(RevocationReason)(0),                          // 51: certd.v1.RevocationReason
-	(*ManagedCertificateVersion)(nil),              // 52: certd.v1.ManagedCertificateVersion
-	(*Association)(nil),                            // 53: certd.v1.Association
-	(*Deployment)(nil),                             // 54: certd.v1.Deployment
-	(*Event)(nil),                                  // 55: certd.v1.Event
-	(*durationpb.Duration)(nil),                    // 56: google.protobuf.Duration
-	(*RenewalCampaign)(nil),                        // 57: certd.v1.RenewalCampaign
+	(*ListDownloadCodesRequest)(nil),               // 38: certd.v1.ListDownloadCodesRequest
+	(*ListDownloadCodesResponse)(nil),              // 39: certd.v1.ListDownloadCodesResponse
+	(*DeleteDownloadCodeRequest)(nil),              // 40: certd.v1.DeleteDownloadCodeRequest
+	(*DeleteDownloadCodeResponse)(nil),             // 41: certd.v1.DeleteDownloadCodeResponse
+	(*CreateRenewalCampaignRequest)(nil),           // 42: certd.v1.CreateRenewalCampaignRequest
+	(*GetRenewalCampaignRequest)(nil),              // 43: certd.v1.GetRenewalCampaignRequest
+	(*ListRenewalCampaignsRequest)(nil),            // 44: certd.v1.ListRenewalCampaignsRequest
+	(*ListRenewalCampaignsResponse)(nil),           // 45: certd.v1.ListRenewalCampaignsResponse
+	(*CancelRenewalCampaignRequest)(nil),           // 46: certd.v1.CancelRenewalCampaignRequest
+	nil,                                            // 47: certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	(*ManagedCertificate)(nil),                     // 48: certd.v1.ManagedCertificate
+	(*EncodedCertificate)(nil),                     // 49: certd.v1.EncodedCertificate
+	(*ManagedCertificateFilter)(nil),               // 50: certd.v1.ManagedCertificateFilter
+	(ManagedCertificate_ExportPolicy)(0),           // 51: certd.v1.ManagedCertificate.ExportPolicy
+	(SignatureAlgorithm)(0),                        // 52: certd.v1.SignatureAlgorithm
+	(*timestamppb.Timestamp)(nil),                  // 53: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),                  // 54: google.protobuf.FieldMask
+	(RevocationReason)(0),                          // 55: certd.v1.RevocationReason
+	(*ManagedCertificateVersion)(nil),              // 56: certd.v1.ManagedCertificateVersion
+	(*Association)(nil),                            // 57: certd.v1.Association
+	(*Deployment)(nil),                             // 58: certd.v1.Deployment
+	(*Event)(nil),                                  // 59: certd.v1.Event
+	(*durationpb.Duration)(nil),                    // 60: google.protobuf.Duration
+	(*RenewalCampaign)(nil),                        // 61: certd.v1.RenewalCampaign
 }
 var file_certd_v1_managed_certificate_service_proto_depIdxs = []int32{
-	44, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	44, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	48, // 0: certd.v1.RequestManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	48, // 1: certd.v1.ListManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
 	8,  // 2: certd.v1.ExportManagedCertificateRequest.passphrase:type_name -> certd.v1.PassphraseProtection
 	9,  // 3: certd.v1.ExportManagedCertificateRequest.recipient:type_name -> certd.v1.RecipientProtection
 	0,  // 4: certd.v1.PassphraseProtection.format:type_name -> certd.v1.PassphraseProtection.Format
 	1,  // 5: certd.v1.RecipientProtection.suite:type_name -> certd.v1.RecipientProtection.Suite
-	45, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
-	45, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
-	46, // 8: certd.v1.SearchManagedCertificatesRequest.filter:type_name -> certd.v1.ManagedCertificateFilter
-	44, // 9: certd.v1.SearchManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
+	49, // 6: certd.v1.ExportManagedCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	49, // 7: certd.v1.ExportManagedCertificateResponse.chain:type_name -> certd.v1.EncodedCertificate
+	50, // 8: certd.v1.SearchManagedCertificatesRequest.filter:type_name -> certd.v1.ManagedCertificateFilter
+	48, // 9: certd.v1.SearchManagedCertificatesResponse.managed_certificates:type_name -> certd.v1.ManagedCertificate
 	14, // 10: certd.v1.ImportManagedCertificateRequest.sealed_private_key:type_name -> certd.v1.SealedPrivateKey
-	47, // 11: certd.v1.ImportManagedCertificateRequest.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
-	43, // 12: certd.v1.ImportManagedCertificateRequest.labels:type_name -> certd.v1.ImportManagedCertificateRequest.LabelsEntry
-	48, // 13: certd.v1.ImportKey.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
-	45, // 14: certd.v1.ImportKey.authority_certificate:type_name -> certd.v1.EncodedCertificate
-	49, // 15: certd.v1.ImportKey.expire_time:type_name -> google.protobuf.Timestamp
-	44, // 16: certd.v1.UpdateManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	50, // 17: certd.v1.UpdateManagedCertificateRequest.update_mask:type_name -> google.protobuf.FieldMask
-	51, // 18: certd.v1.RevokeManagedCertificateRequest.reason:type_name -> certd.v1.RevocationReason
-	49, // 19: certd.v1.RevokeManagedCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	52, // 20: certd.v1.ListManagedCertificateVersionsResponse.versions:type_name -> certd.v1.ManagedCertificateVersion
-	53, // 21: certd.v1.CreateAssociationRequest.association:type_name -> certd.v1.Association
-	53, // 22: certd.v1.ListAssociationsResponse.associations:type_name -> certd.v1.Association
-	49, // 23: certd.v1.LeaseKeyRequest.sign_time:type_name -> google.protobuf.Timestamp
-	45, // 24: certd.v1.LeaseKeyResponse.certificate:type_name -> certd.v1.EncodedCertificate
-	45, // 25: certd.v1.LeaseKeyResponse.chain:type_name -> certd.v1.EncodedCertificate
-	54, // 26: certd.v1.ReportDeploymentRequest.deployment:type_name -> certd.v1.Deployment
+	51, // 11: certd.v1.ImportManagedCertificateRequest.export_policy:type_name -> certd.v1.ManagedCertificate.ExportPolicy
+	47, // 12: certd.v1.ImportManagedCertificateRequest.labels:type_name -> certd.v1.ImportManagedCertificateRequest.LabelsEntry
+	52, // 13: certd.v1.ImportKey.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	49, // 14: certd.v1.ImportKey.authority_certificate:type_name -> certd.v1.EncodedCertificate
+	53, // 15: certd.v1.ImportKey.expire_time:type_name -> google.protobuf.Timestamp
+	48, // 16: certd.v1.UpdateManagedCertificateRequest.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	54, // 17: certd.v1.UpdateManagedCertificateRequest.update_mask:type_name -> google.protobuf.FieldMask
+	55, // 18: certd.v1.RevokeManagedCertificateRequest.reason:type_name -> certd.v1.RevocationReason
+	53, // 19: certd.v1.RevokeManagedCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	56, // 20: certd.v1.ListManagedCertificateVersionsResponse.versions:type_name -> certd.v1.ManagedCertificateVersion
+	57, // 21: certd.v1.CreateAssociationRequest.association:type_name -> certd.v1.Association
+	57, // 22: certd.v1.ListAssociationsResponse.associations:type_name -> certd.v1.Association
+	53, // 23: certd.v1.LeaseKeyRequest.sign_time:type_name -> google.protobuf.Timestamp
+	49, // 24: certd.v1.LeaseKeyResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	49, // 25: certd.v1.LeaseKeyResponse.chain:type_name -> certd.v1.EncodedCertificate
+	58, // 26: certd.v1.ReportDeploymentRequest.deployment:type_name -> certd.v1.Deployment
 	2,  // 27: certd.v1.WatchManagedCertificatesResponse.kind:type_name -> certd.v1.WatchManagedCertificatesResponse.Kind
-	44, // 28: certd.v1.WatchManagedCertificatesResponse.managed_certificate:type_name -> certd.v1.ManagedCertificate
-	53, // 29: certd.v1.WatchManagedCertificatesResponse.association:type_name -> certd.v1.Association
-	55, // 30: certd.v1.WatchManagedCertificatesResponse.event:type_name -> certd.v1.Event
-	56, // 31: certd.v1.CreateDownloadCodeRequest.lifetime:type_name -> google.protobuf.Duration
-	49, // 32: certd.v1.DownloadCode.expire_time:type_name -> google.protobuf.Timestamp
-	57, // 33: certd.v1.CreateRenewalCampaignRequest.renewal_campaign:type_name -> certd.v1.RenewalCampaign
-	57, // 34: certd.v1.ListRenewalCampaignsResponse.renewal_campaigns:type_name -> certd.v1.RenewalCampaign
-	3,  // 35: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
-	4,  // 36: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
-	5,  // 37: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
-	7,  // 38: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
-	11, // 39: certd.v1.ManagedCertificateService.SearchManagedCertificates:input_type -> certd.v1.SearchManagedCertificatesRequest
-	13, // 40: certd.v1.ManagedCertificateService.ImportManagedCertificate:input_type -> certd.v1.ImportManagedCertificateRequest
-	15, // 41: certd.v1.ManagedCertificateService.GetImportKey:input_type -> certd.v1.GetImportKeyRequest
-	17, // 42: certd.v1.ManagedCertificateService.UpdateManagedCertificate:input_type -> certd.v1.UpdateManagedCertificateRequest
-	18, // 43: certd.v1.ManagedCertificateService.RenewManagedCertificate:input_type -> certd.v1.RenewManagedCertificateRequest
-	19, // 44: certd.v1.ManagedCertificateService.RollBackManagedCertificate:input_type -> certd.v1.RollBackManagedCertificateRequest
-	20, // 45: certd.v1.ManagedCertificateService.RevokeManagedCertificate:input_type -> certd.v1.RevokeManagedCertificateRequest
-	21, // 46: certd.v1.ManagedCertificateService.DeleteManagedCertificate:input_type -> certd.v1.DeleteManagedCertificateRequest
-	23, // 47: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:input_type -> certd.v1.ListManagedCertificateVersionsRequest
-	25, // 48: certd.v1.ManagedCertificateService.CreateAssociation:input_type -> certd.v1.CreateAssociationRequest
-	26, // 49: certd.v1.ManagedCertificateService.GetAssociation:input_type -> certd.v1.GetAssociationRequest
-	27, // 50: certd.v1.ManagedCertificateService.ListAssociations:input_type -> certd.v1.ListAssociationsRequest
-	29, // 51: certd.v1.ManagedCertificateService.DeleteAssociation:input_type -> certd.v1.DeleteAssociationRequest
-	31, // 52: certd.v1.ManagedCertificateService.LeaseKey:input_type -> certd.v1.LeaseKeyRequest
-	33, // 53: certd.v1.ManagedCertificateService.ReportDeployment:input_type -> certd.v1.ReportDeploymentRequest
-	34, // 54: certd.v1.ManagedCertificateService.WatchManagedCertificates:input_type -> certd.v1.WatchManagedCertificatesRequest
-	36, // 55: certd.v1.ManagedCertificateService.CreateDownloadCode:input_type -> certd.v1.CreateDownloadCodeRequest
-	38, // 56: certd.v1.ManagedCertificateService.CreateRenewalCampaign:input_type -> certd.v1.CreateRenewalCampaignRequest
-	39, // 57: certd.v1.ManagedCertificateService.GetRenewalCampaign:input_type -> certd.v1.GetRenewalCampaignRequest
-	40, // 58: certd.v1.ManagedCertificateService.ListRenewalCampaigns:input_type -> certd.v1.ListRenewalCampaignsRequest
-	42, // 59: certd.v1.ManagedCertificateService.CancelRenewalCampaign:input_type -> certd.v1.CancelRenewalCampaignRequest
-	44, // 60: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	44, // 61: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	6,  // 62: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
-	10, // 63: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
-	12, // 64: certd.v1.ManagedCertificateService.SearchManagedCertificates:output_type -> certd.v1.SearchManagedCertificatesResponse
-	44, // 65: certd.v1.ManagedCertificateService.ImportManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	16, // 66: certd.v1.ManagedCertificateService.GetImportKey:output_type -> certd.v1.ImportKey
-	44, // 67: certd.v1.ManagedCertificateService.UpdateManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	44, // 68: certd.v1.ManagedCertificateService.RenewManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	44, // 69: certd.v1.ManagedCertificateService.RollBackManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	44, // 70: certd.v1.ManagedCertificateService.RevokeManagedCertificate:output_type -> certd.v1.ManagedCertificate
-	22, // 71: certd.v1.ManagedCertificateService.DeleteManagedCertificate:output_type -> certd.v1.DeleteManagedCertificateResponse
-	24, // 72: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:output_type -> certd.v1.ListManagedCertificateVersionsResponse
-	53, // 73: certd.v1.ManagedCertificateService.CreateAssociation:output_type -> certd.v1.Association
-	53, // 74: certd.v1.ManagedCertificateService.GetAssociation:output_type -> certd.v1.Association
-	28, // 75: certd.v1.ManagedCertificateService.ListAssociations:output_type -> certd.v1.ListAssociationsResponse
-	30, // 76: certd.v1.ManagedCertificateService.DeleteAssociation:output_type -> certd.v1.DeleteAssociationResponse
-	32, // 77: certd.v1.ManagedCertificateService.LeaseKey:output_type -> certd.v1.LeaseKeyResponse
-	53, // 78: certd.v1.ManagedCertificateService.ReportDeployment:output_type -> certd.v1.Association
-	35, // 79: certd.v1.ManagedCertificateService.WatchManagedCertificates:output_type -> certd.v1.WatchManagedCertificatesResponse
-	37, // 80: certd.v1.ManagedCertificateService.CreateDownloadCode:output_type -> certd.v1.DownloadCode
-	57, // 81: certd.v1.ManagedCertificateService.CreateRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	57, // 82: certd.v1.ManagedCertificateService.GetRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	41, // 83: certd.v1.ManagedCertificateService.ListRenewalCampaigns:output_type -> certd.v1.ListRenewalCampaignsResponse
-	57, // 84: certd.v1.ManagedCertificateService.CancelRenewalCampaign:output_type -> certd.v1.RenewalCampaign
-	60, // [60:85] is the sub-list for method output_type
-	35, // [35:60] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	48, // 28: certd.v1.WatchManagedCertificatesResponse.managed_certificate:type_name -> certd.v1.ManagedCertificate
+	57, // 29: certd.v1.WatchManagedCertificatesResponse.association:type_name -> certd.v1.Association
+	59, // 30: certd.v1.WatchManagedCertificatesResponse.event:type_name -> certd.v1.Event
+	60, // 31: certd.v1.CreateDownloadCodeRequest.lifetime:type_name -> google.protobuf.Duration
+	53, // 32: certd.v1.DownloadCode.expire_time:type_name -> google.protobuf.Timestamp
+	53, // 33: certd.v1.DownloadCode.create_time:type_name -> google.protobuf.Timestamp
+	53, // 34: certd.v1.DownloadCode.use_time:type_name -> google.protobuf.Timestamp
+	37, // 35: certd.v1.ListDownloadCodesResponse.download_codes:type_name -> certd.v1.DownloadCode
+	61, // 36: certd.v1.CreateRenewalCampaignRequest.renewal_campaign:type_name -> certd.v1.RenewalCampaign
+	61, // 37: certd.v1.ListRenewalCampaignsResponse.renewal_campaigns:type_name -> certd.v1.RenewalCampaign
+	3,  // 38: certd.v1.ManagedCertificateService.RequestManagedCertificate:input_type -> certd.v1.RequestManagedCertificateRequest
+	4,  // 39: certd.v1.ManagedCertificateService.GetManagedCertificate:input_type -> certd.v1.GetManagedCertificateRequest
+	5,  // 40: certd.v1.ManagedCertificateService.ListManagedCertificates:input_type -> certd.v1.ListManagedCertificatesRequest
+	7,  // 41: certd.v1.ManagedCertificateService.ExportManagedCertificate:input_type -> certd.v1.ExportManagedCertificateRequest
+	11, // 42: certd.v1.ManagedCertificateService.SearchManagedCertificates:input_type -> certd.v1.SearchManagedCertificatesRequest
+	13, // 43: certd.v1.ManagedCertificateService.ImportManagedCertificate:input_type -> certd.v1.ImportManagedCertificateRequest
+	15, // 44: certd.v1.ManagedCertificateService.GetImportKey:input_type -> certd.v1.GetImportKeyRequest
+	17, // 45: certd.v1.ManagedCertificateService.UpdateManagedCertificate:input_type -> certd.v1.UpdateManagedCertificateRequest
+	18, // 46: certd.v1.ManagedCertificateService.RenewManagedCertificate:input_type -> certd.v1.RenewManagedCertificateRequest
+	19, // 47: certd.v1.ManagedCertificateService.RollBackManagedCertificate:input_type -> certd.v1.RollBackManagedCertificateRequest
+	20, // 48: certd.v1.ManagedCertificateService.RevokeManagedCertificate:input_type -> certd.v1.RevokeManagedCertificateRequest
+	21, // 49: certd.v1.ManagedCertificateService.DeleteManagedCertificate:input_type -> certd.v1.DeleteManagedCertificateRequest
+	23, // 50: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:input_type -> certd.v1.ListManagedCertificateVersionsRequest
+	25, // 51: certd.v1.ManagedCertificateService.CreateAssociation:input_type -> certd.v1.CreateAssociationRequest
+	26, // 52: certd.v1.ManagedCertificateService.GetAssociation:input_type -> certd.v1.GetAssociationRequest
+	27, // 53: certd.v1.ManagedCertificateService.ListAssociations:input_type -> certd.v1.ListAssociationsRequest
+	29, // 54: certd.v1.ManagedCertificateService.DeleteAssociation:input_type -> certd.v1.DeleteAssociationRequest
+	31, // 55: certd.v1.ManagedCertificateService.LeaseKey:input_type -> certd.v1.LeaseKeyRequest
+	33, // 56: certd.v1.ManagedCertificateService.ReportDeployment:input_type -> certd.v1.ReportDeploymentRequest
+	34, // 57: certd.v1.ManagedCertificateService.WatchManagedCertificates:input_type -> certd.v1.WatchManagedCertificatesRequest
+	36, // 58: certd.v1.ManagedCertificateService.CreateDownloadCode:input_type -> certd.v1.CreateDownloadCodeRequest
+	38, // 59: certd.v1.ManagedCertificateService.ListDownloadCodes:input_type -> certd.v1.ListDownloadCodesRequest
+	40, // 60: certd.v1.ManagedCertificateService.DeleteDownloadCode:input_type -> certd.v1.DeleteDownloadCodeRequest
+	42, // 61: certd.v1.ManagedCertificateService.CreateRenewalCampaign:input_type -> certd.v1.CreateRenewalCampaignRequest
+	43, // 62: certd.v1.ManagedCertificateService.GetRenewalCampaign:input_type -> certd.v1.GetRenewalCampaignRequest
+	44, // 63: certd.v1.ManagedCertificateService.ListRenewalCampaigns:input_type -> certd.v1.ListRenewalCampaignsRequest
+	46, // 64: certd.v1.ManagedCertificateService.CancelRenewalCampaign:input_type -> certd.v1.CancelRenewalCampaignRequest
+	48, // 65: certd.v1.ManagedCertificateService.RequestManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	48, // 66: certd.v1.ManagedCertificateService.GetManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	6,  // 67: certd.v1.ManagedCertificateService.ListManagedCertificates:output_type -> certd.v1.ListManagedCertificatesResponse
+	10, // 68: certd.v1.ManagedCertificateService.ExportManagedCertificate:output_type -> certd.v1.ExportManagedCertificateResponse
+	12, // 69: certd.v1.ManagedCertificateService.SearchManagedCertificates:output_type -> certd.v1.SearchManagedCertificatesResponse
+	48, // 70: certd.v1.ManagedCertificateService.ImportManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	16, // 71: certd.v1.ManagedCertificateService.GetImportKey:output_type -> certd.v1.ImportKey
+	48, // 72: certd.v1.ManagedCertificateService.UpdateManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	48, // 73: certd.v1.ManagedCertificateService.RenewManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	48, // 74: certd.v1.ManagedCertificateService.RollBackManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	48, // 75: certd.v1.ManagedCertificateService.RevokeManagedCertificate:output_type -> certd.v1.ManagedCertificate
+	22, // 76: certd.v1.ManagedCertificateService.DeleteManagedCertificate:output_type -> certd.v1.DeleteManagedCertificateResponse
+	24, // 77: certd.v1.ManagedCertificateService.ListManagedCertificateVersions:output_type -> certd.v1.ListManagedCertificateVersionsResponse
+	57, // 78: certd.v1.ManagedCertificateService.CreateAssociation:output_type -> certd.v1.Association
+	57, // 79: certd.v1.ManagedCertificateService.GetAssociation:output_type -> certd.v1.Association
+	28, // 80: certd.v1.ManagedCertificateService.ListAssociations:output_type -> certd.v1.ListAssociationsResponse
+	30, // 81: certd.v1.ManagedCertificateService.DeleteAssociation:output_type -> certd.v1.DeleteAssociationResponse
+	32, // 82: certd.v1.ManagedCertificateService.LeaseKey:output_type -> certd.v1.LeaseKeyResponse
+	57, // 83: certd.v1.ManagedCertificateService.ReportDeployment:output_type -> certd.v1.Association
+	35, // 84: certd.v1.ManagedCertificateService.WatchManagedCertificates:output_type -> certd.v1.WatchManagedCertificatesResponse
+	37, // 85: certd.v1.ManagedCertificateService.CreateDownloadCode:output_type -> certd.v1.DownloadCode
+	39, // 86: certd.v1.ManagedCertificateService.ListDownloadCodes:output_type -> certd.v1.ListDownloadCodesResponse
+	41, // 87: certd.v1.ManagedCertificateService.DeleteDownloadCode:output_type -> certd.v1.DeleteDownloadCodeResponse
+	61, // 88: certd.v1.ManagedCertificateService.CreateRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	61, // 89: certd.v1.ManagedCertificateService.GetRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	45, // 90: certd.v1.ManagedCertificateService.ListRenewalCampaigns:output_type -> certd.v1.ListRenewalCampaignsResponse
+	61, // 91: certd.v1.ManagedCertificateService.CancelRenewalCampaign:output_type -> certd.v1.RenewalCampaign
+	65, // [65:92] is the sub-list for method output_type
+	38, // [38:65] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_managed_certificate_service_proto_init() }
@@ -3514,7 +3813,7 @@ func file_certd_v1_managed_certificate_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_managed_certificate_service_proto_rawDesc), len(file_certd_v1_managed_certificate_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

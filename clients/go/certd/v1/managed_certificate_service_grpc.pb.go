@@ -42,6 +42,8 @@ const (
 	ManagedCertificateService_ReportDeployment_FullMethodName               = "/certd.v1.ManagedCertificateService/ReportDeployment"
 	ManagedCertificateService_WatchManagedCertificates_FullMethodName       = "/certd.v1.ManagedCertificateService/WatchManagedCertificates"
 	ManagedCertificateService_CreateDownloadCode_FullMethodName             = "/certd.v1.ManagedCertificateService/CreateDownloadCode"
+	ManagedCertificateService_ListDownloadCodes_FullMethodName              = "/certd.v1.ManagedCertificateService/ListDownloadCodes"
+	ManagedCertificateService_DeleteDownloadCode_FullMethodName             = "/certd.v1.ManagedCertificateService/DeleteDownloadCode"
 	ManagedCertificateService_CreateRenewalCampaign_FullMethodName          = "/certd.v1.ManagedCertificateService/CreateRenewalCampaign"
 	ManagedCertificateService_GetRenewalCampaign_FullMethodName             = "/certd.v1.ManagedCertificateService/GetRenewalCampaign"
 	ManagedCertificateService_ListRenewalCampaigns_FullMethodName           = "/certd.v1.ManagedCertificateService/ListRenewalCampaigns"
@@ -111,6 +113,12 @@ type ManagedCertificateServiceClient interface {
 	// Makes a code with which a device without a certificate downloads a managed certificate once, from the port for devices. The
 	// code is in the answer alone.
 	CreateDownloadCode(ctx context.Context, in *CreateDownloadCodeRequest, opts ...grpc.CallOption) (*DownloadCode, error)
+	// Lists the download codes that have not ended, used ones too, by name: of a managed certificate, or with `-` for it, all of a
+	// tenant. The codes themselves are nowhere.
+	ListDownloadCodes(ctx context.Context, in *ListDownloadCodesRequest, opts ...grpc.CallOption) (*ListDownloadCodesResponse, error)
+	// Withdraws a download code. STATE_FORBIDS for one that is used: what was downloaded cannot be called back; renew the
+	// certificate, or revoke it.
+	DeleteDownloadCode(ctx context.Context, in *DeleteDownloadCodeRequest, opts ...grpc.CallOption) (*DeleteDownloadCodeResponse, error)
 	// Renews many managed certificates now, so many in a minute.
 	CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error)
 	// Returns one campaign with its progress.
@@ -348,6 +356,26 @@ func (c *managedCertificateServiceClient) CreateDownloadCode(ctx context.Context
 	return out, nil
 }
 
+func (c *managedCertificateServiceClient) ListDownloadCodes(ctx context.Context, in *ListDownloadCodesRequest, opts ...grpc.CallOption) (*ListDownloadCodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDownloadCodesResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_ListDownloadCodes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *managedCertificateServiceClient) DeleteDownloadCode(ctx context.Context, in *DeleteDownloadCodeRequest, opts ...grpc.CallOption) (*DeleteDownloadCodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteDownloadCodeResponse)
+	err := c.cc.Invoke(ctx, ManagedCertificateService_DeleteDownloadCode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *managedCertificateServiceClient) CreateRenewalCampaign(ctx context.Context, in *CreateRenewalCampaignRequest, opts ...grpc.CallOption) (*RenewalCampaign, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RenewalCampaign)
@@ -451,6 +479,12 @@ type ManagedCertificateServiceServer interface {
 	// Makes a code with which a device without a certificate downloads a managed certificate once, from the port for devices. The
 	// code is in the answer alone.
 	CreateDownloadCode(context.Context, *CreateDownloadCodeRequest) (*DownloadCode, error)
+	// Lists the download codes that have not ended, used ones too, by name: of a managed certificate, or with `-` for it, all of a
+	// tenant. The codes themselves are nowhere.
+	ListDownloadCodes(context.Context, *ListDownloadCodesRequest) (*ListDownloadCodesResponse, error)
+	// Withdraws a download code. STATE_FORBIDS for one that is used: what was downloaded cannot be called back; renew the
+	// certificate, or revoke it.
+	DeleteDownloadCode(context.Context, *DeleteDownloadCodeRequest) (*DeleteDownloadCodeResponse, error)
 	// Renews many managed certificates now, so many in a minute.
 	CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error)
 	// Returns one campaign with its progress.
@@ -531,6 +565,12 @@ func (UnimplementedManagedCertificateServiceServer) WatchManagedCertificates(*Wa
 }
 func (UnimplementedManagedCertificateServiceServer) CreateDownloadCode(context.Context, *CreateDownloadCodeRequest) (*DownloadCode, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CreateDownloadCode not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) ListDownloadCodes(context.Context, *ListDownloadCodesRequest) (*ListDownloadCodesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListDownloadCodes not implemented")
+}
+func (UnimplementedManagedCertificateServiceServer) DeleteDownloadCode(context.Context, *DeleteDownloadCodeRequest) (*DeleteDownloadCodeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteDownloadCode not implemented")
 }
 func (UnimplementedManagedCertificateServiceServer) CreateRenewalCampaign(context.Context, *CreateRenewalCampaignRequest) (*RenewalCampaign, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CreateRenewalCampaign not implemented")
@@ -937,6 +977,42 @@ func _ManagedCertificateService_CreateDownloadCode_Handler(srv interface{}, ctx 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ManagedCertificateService_ListDownloadCodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDownloadCodesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).ListDownloadCodes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_ListDownloadCodes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).ListDownloadCodes(ctx, req.(*ListDownloadCodesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ManagedCertificateService_DeleteDownloadCode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteDownloadCodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ManagedCertificateServiceServer).DeleteDownloadCode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ManagedCertificateService_DeleteDownloadCode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ManagedCertificateServiceServer).DeleteDownloadCode(ctx, req.(*DeleteDownloadCodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ManagedCertificateService_CreateRenewalCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateRenewalCampaignRequest)
 	if err := dec(in); err != nil {
@@ -1095,6 +1171,14 @@ var ManagedCertificateService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateDownloadCode",
 			Handler:    _ManagedCertificateService_CreateDownloadCode_Handler,
+		},
+		{
+			MethodName: "ListDownloadCodes",
+			Handler:    _ManagedCertificateService_ListDownloadCodes_Handler,
+		},
+		{
+			MethodName: "DeleteDownloadCode",
+			Handler:    _ManagedCertificateService_DeleteDownloadCode_Handler,
 		},
 		{
 			MethodName: "CreateRenewalCampaign",
