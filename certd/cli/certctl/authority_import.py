@@ -18,7 +18,6 @@ from certd.cli.certctl.parameters import LABEL
 from certd.cli.certctl.revocation_options import revocation_options, settings_of
 from certd.client.messages import timestamp, to_json
 from certd.errors import CertdError, Reason
-from certd.model.names import serial_text
 from certd.pki.description import describe
 from certd.pki.issued_certificate import issued_certificate
 from certd.pki.key_spec import load_public_key_der
@@ -275,7 +274,7 @@ def _is_own(certificate: bytes, issuer: bytes, public_key: bytes) -> bool:
 def _message(one: Issued, revoked: Revoked | None, end: datetime) -> IssuedCertificate:
     message = IssuedCertificate(certificate=one.certificate)
     if not one.certificate:
-        message.serial_number = serial_text(one.serial)
+        message.serial_number = f"{one.serial:x}"
         message.subject = one.subject
         message.not_after_time.FromDatetime(one.not_after or end)
     if revoked is not None:
