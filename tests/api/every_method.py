@@ -194,9 +194,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "BatchRevokeCertificates": certificate_service_pb2.BatchRevokeCertificatesRequest(
             parent=authority,
-            requests=[
-                certificate_service_pb2.RevokeCertificateRequest(name=f"{authority}/certificates/{to.serial}")
-            ],
+            requests=[certificate_service_pb2.RevokeCertificateRequest(name=f"{authority}/certificates/{to.serial}")],
             validate_only=True,
         ),
         "CreateRevocationCampaign": certificate_service_pb2.CreateRevocationCampaignRequest(

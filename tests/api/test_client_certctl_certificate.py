@@ -140,7 +140,7 @@ def test_a_place_of_the_issuer_that_does_not_decode_is_not_shown(fake: FakeServe
     ],
 )
 def test_status_says_whether_a_certificate_is_good(
-    fake: FakeServer, certctl: Certctl, state: Certificate.State, hours_left: int, told: str, code: int
+    fake: FakeServer, certctl: Certctl, state: Certificate.State.ValueType, hours_left: int, told: str, code: int
 ) -> None:
     end = timestamp(datetime.now(UTC) + timedelta(hours=hours_left))
     fake.answer(

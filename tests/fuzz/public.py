@@ -107,11 +107,13 @@ def _call(published: Published, draw: random.Random, count: int, tally: PublicTa
             tally.statuses[f"{kind} no answer"] += 1
             if is_clean or isinstance(error, TimeoutError):
                 tally.wrong.append(f"{kind}: {error!r} to {request[:600]!r}")
-            connection = _closed(connection)
+            _closed(connection)
+            connection = None
         else:
             _judge(kind, request, response, body, tally)
             if not is_clean or response.will_close:
-                connection = _closed(connection)
+                _closed(connection)
+                connection = None
         tally.calls += 1
         if len(tally.wrong) >= _MOST_WRONG:
             break
