@@ -261,6 +261,8 @@ class SubjectRequest(_message.Message):
     PATH_LENGTH_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    SUBJECT_KEY_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SELF_ISSUED_FIELD_NUMBER: _builtins.int
     public_key: _builtins.bytes
     """DER of the SubjectPublicKeyInfo."""
     subject: _builtins.bytes
@@ -269,6 +271,10 @@ class SubjectRequest(_message.Message):
     """Path length that an authority asks for."""
     name_constraints: _builtins.bytes
     """DER of the name constraints extension that an authority asks for; empty when none."""
+    subject_key_identifier: _builtins.bytes
+    """Subject key identifier that other certificates of the key have; absent: the one that follows from the key."""
+    self_issued: _builtins.bool
+    """Whether it is another key of the issuer, under the issuer's own name."""
     @_builtins.property
     def names(self) -> Global___Names:
         """The alternative names."""
@@ -286,14 +292,21 @@ class SubjectRequest(_message.Message):
         path_length: _builtins.int | None = ...,
         name_constraints: _builtins.bytes = ...,
         extensions: _abc.Iterable[Global___AskedExtension] | None = ...,
+        subject_key_identifier: _builtins.bytes | None = ...,
+        self_issued: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "names", b"names", "path_length", b"path_length"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "_subject_key_identifier", b"_subject_key_identifier", "names", b"names", "path_length", b"path_length", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "extensions", b"extensions", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "_subject_key_identifier", b"_subject_key_identifier", "extensions", b"extensions", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "self_issued", b"self_issued", "subject", b"subject", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015
+    _WhichOneofReturnType__subject_key_identifier: _TypeAlias = _typing.Literal["subject_key_identifier"]  # noqa: Y015
+    _WhichOneofArgType__subject_key_identifier: _TypeAlias = _typing.Literal["_subject_key_identifier", b"_subject_key_identifier"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__path_length) -> _WhichOneofReturnType__path_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subject_key_identifier) -> _WhichOneofReturnType__subject_key_identifier | None: ...
 
 Global___SubjectRequest: _TypeAlias = SubjectRequest  # noqa: Y015
 

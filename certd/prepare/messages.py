@@ -168,6 +168,8 @@ def _fill_item(message: messages.PrepareItem, item: Item) -> None:
                     messages.AskedExtension(oid=one.oid, critical=one.critical, value=one.value)
                     for one in source.extensions
                 ],
+                subject_key_identifier=source.subject_key_identifier,
+                self_issued=source.self_issued,
             )
         )
     if item.validity.lifetime is not None:
@@ -189,6 +191,8 @@ def _item_of(message: messages.PrepareItem) -> Item:
             ),
             path_length=asked.path_length if asked.HasField("path_length") else None,
             name_constraints=name_constraints.decode(asked.name_constraints) if asked.name_constraints else None,
+            subject_key_identifier=asked.subject_key_identifier if asked.HasField("subject_key_identifier") else None,
+            self_issued=asked.self_issued,
         )
     else:
         source = Csr(

@@ -94,6 +94,8 @@ _SOURCES = st.builds(Csr, data=_BYTES, subject=st.none() | _BYTES, names=st.none
     ).map(tuple),
     path_length=st.none() | st.integers(0, 9),
     name_constraints=st.none() | _CONSTRAINTS,
+    subject_key_identifier=st.none() | _BYTES,
+    self_issued=st.booleans(),
 )
 _LIFETIMES = st.timedeltas(-timedelta(days=1), timedelta(days=3_650_000))
 _ITEMS = st.builds(
@@ -122,7 +124,7 @@ def test_every_field_of_an_order_is_drawn_above() -> None:
     assert [field.name for field in fields(Terms)] == ["issuer", "profile"]
     assert [field.name for field in fields(Item)] == ["serial", "source", "validity", "now"]
     assert [field.name for field in fields(Csr)] == ["data", "subject", "names"]
-    assert len(fields(CertificateRequest)) == 6
+    assert len(fields(CertificateRequest)) == 8
     assert len(fields(Issuer)) == 10
     assert len(fields(StatusLocations)) == 5
     assert len(fields(Validity)) == 2

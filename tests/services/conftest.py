@@ -54,6 +54,7 @@ _OF_TIME = frozenset(
         EventType.DEPLOYMENT_LATE,
         # Seconds after whatever changes what they say.
         EventType.REVOCATION_LIST_GENERATED,
+        EventType.REVOCATION_LIST_FAILED,
         EventType.CHECKPOINT_SIGNED,
     }
 )
