@@ -1,5 +1,6 @@
 """The script that a router runs from cron, by dash and by busybox, with curl and openssl as they are."""
 
+import secrets
 import shutil
 import stat
 import subprocess
@@ -85,7 +86,8 @@ def machine(request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest
         f'#!/bin/sh\nfor each in "$@"; do echo "$each"; done >arguments\nexec {_program("curl")} "$@"\n'
     )
     (tools / "curl").chmod(0o755)
-    name = site.managed(f"router-{shell}")
+    # A worker may come back to a shell after another one.
+    name = site.managed(f"router-{shell}-{secrets.token_hex(4)}")
     site.identity(name.managed_certificate, Role.EXPORTER, str(name))
     program = _program(shell)
     return Router(

@@ -18,7 +18,7 @@ from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import CreateAuthorityRequest
 from certd.v1.event_service_pb2 import EventFilter, ListEventsRequest
 from certd.v1.grant_pb2 import CONSUMER, Grant
-from certd.v1.managed_certificate_pb2 import Deployment, ManagedCertificate, RenewalPolicy
+from certd.v1.managed_certificate_pb2 import Deployment, ManagedCertificate, ManagedCertificateVersion, RenewalPolicy
 from certd.v1.managed_certificate_service_pb2 import (
     CreateAssociationRequest,
     GetManagedCertificateRequest,
@@ -120,11 +120,18 @@ class Server:
 
     def versions(self, managed: Iterable[str]) -> dict[str, list[Version]]:
         """Returns all versions of managed certificates, the first ones first."""
+        # Before the events: a version that is made meanwhile has none of those that were read.
+        found = {each: self._versions(each) for each in managed}
         issued: dict[str, float] = {}
         request = ListEventsRequest(parent=_TENANT, filter=EventFilter(types=_ISSUED), page_size=1000)
         for page in self.client.pages(self.client.stubs.list_events, request):
             issued |= {event.resource: event.time.ToNanoseconds() / 1e9 for event in page.events}
-        return {each: list(self._versions(each, issued)) for each in managed}
+        return {
+            each: [
+                Version(number=one.version, issued=issued[one.name], certificate=one.certificate.der) for one in several
+            ]
+            for each, several in found.items()
+        }
 
     def count(self, type_: str) -> int:
         """Returns how many events there are of a type."""
@@ -161,13 +168,12 @@ class Server:
         request = GetManagedCertificateRequest(name=f"{_TENANT}/managedCertificates/{managed}")
         return self.client.call(self.client.stubs.get_managed_certificate, request)
 
-    def _versions(self, managed: str, issued: Mapping[str, float]) -> Iterable[Version]:
+    def _versions(self, managed: str) -> list[ManagedCertificateVersion]:
         parent = f"{_TENANT}/managedCertificates/{managed}"
         request = ListManagedCertificateVersionsRequest(parent=parent, page_size=1000)
         pages = self.client.pages(self.client.stubs.list_managed_certificate_versions, request)
         found = [each for page in pages for each in page.versions if each.HasField("certificate")]
-        for each in sorted(found, key=lambda version: version.version):
-            yield Version(number=each.version, issued=issued[each.name], certificate=each.certificate.der)
+        return sorted(found, key=lambda version: version.version)
 
     def _pid_of(self, role: str) -> int:
         return next((pid for pid, each in self.processes().items() if each == role), 0)
