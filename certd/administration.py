@@ -7,8 +7,9 @@ from datetime import datetime
 
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Prepare
+from certd.core import Core
 from certd.errors import CertdError
-from certd.main import Core, assemble
+from certd.main import assemble
 from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames, normalise
 from certd.services.steps import StepHook, no_step

@@ -156,6 +156,10 @@ class Token(Section):
     """PEM of the roots by which the token process knows consumers; None: `system-roots.pem` beside `pin_file`."""
     leases_per_minute: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Keys that consumers get in any minute, at most."""
+    recovery_public_key: File | None = None
+    """PEM of an X25519 key to which wrapping keys are encrypted as they are made; None: they are only in the token."""
+    journal: File | None = None
+    """Folder in which the token process writes down every use of a key; None: `token-journal` beside `pin_file`."""
 
 
 class Prepare(Section):
@@ -249,6 +253,15 @@ class Limits(Section):
     """Of an export; the shortest has 8."""
 
 
+class Audit(Section):
+    """Checkpoints of the record of events."""
+
+    checkpoint_interval: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    """Seconds between two that nobody asks for, as long as something happens."""
+    checkpoint_file: File | None = None
+    """Gets each as a line, to be kept elsewhere; None: there is none."""
+
+
 class Log(Section):
     """What is logged to standard error."""
 
@@ -270,6 +283,7 @@ class Config(Section):
     ] = ()
     notify: Notify = Notify()
     limits: Limits = Limits()
+    audit: Audit = Audit()
     log: Log = Log()
 
 
@@ -341,6 +355,8 @@ def token_settings(config: Config) -> TokenSettings:
         exports_per_minute=config.token.exports_per_minute,
         system_roots_file=config.token.system_roots,
         leases_per_minute=config.token.leases_per_minute,
+        journal_folder=config.token.journal,
+        recovery_public_key_file=config.token.recovery_public_key,
         log_level=config.log.level,
         log_format=config.log.format,
     )

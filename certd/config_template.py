@@ -42,6 +42,13 @@ leases_per_minute = 6000
 # PEM of the roots of the system, by which the token process knows consumers. Default: beside the PIN file. certd init
 # writes it; a token process under its own user has its own, see certd token trust-root.
 # system_roots = "/var/lib/certd/system-roots.pem"
+# Folder in which the token process writes down every use of a key, see certd audit verify. It belongs to that process's
+# user alone. Default: token-journal beside the PIN file.
+# journal = "/var/lib/certd/token-journal"
+# PEM of an X25519 public key. Wrapping keys that are made from now on are also kept encrypted to it, so that certd
+# recover-wrapping-key puts them into another token when this one is lost. Whoever has its private half and the database
+# can then open every sealed private key: keep it offline. Default: wrapping keys are in the token and nowhere else.
+# recovery_public_key = "/etc/certd/recovery.pem"
 
 [prepare]
 # Processes that check what strangers ask for and build what will be signed, away from the daemon and out of reach of
@@ -59,7 +66,7 @@ private_key = {tls.private_key}
 trust_domain = {tls.trust_domain}
 
 [web]
-# Where others reach `listen.http`. Certificates name it as the place of their issuer's certificate.
+# Where others reach `listen.http`. Certificates name it as the place of CRLs, OCSP and their issuer's certificate.
 # base_url = "http://pki.example.internal"
 
 # People and CI jobs may call with tokens of issuers of OpenID Connect, on listen.bearer. A token's caller is
@@ -120,6 +127,14 @@ maximum_labels = 50
 maximum_batch_items = 1000
 maximum_page_size = 1000
 maximum_passphrase_bytes = 1024
+
+[audit]
+# A key in the token signs how far the record of events goes: each time so many seconds have passed and something
+# happened (60 to 86400). The event checkpoint.signed of the tenant `default` carries it to webhooks.
+checkpoint_interval = 3600
+# File to which each checkpoint is appended as a line of JSON. Keep it, or a copy, where the daemon cannot change it;
+# certd audit verify --checkpoint compares the record with it.
+# checkpoint_file = "/var/log/certd/checkpoints.jsonl"
 
 [log]
 # debug, info, warning or error, of daemon and token process; the daemon reads it again on SIGHUP.

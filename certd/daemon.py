@@ -13,17 +13,19 @@ from certd.api.enrollment_server import serve_enrollment
 from certd.api.server import GrpcServer, Limits, Services, serve
 from certd.clock import Clock, SystemClock
 from certd.config import Config, request_limits
+from certd.core import Core
 from certd.errors import field_invalid
 from certd.ipc.garbage import spare_what_lives
 from certd.ipc.open_files import allow_open_files
 from certd.ipc.processor import interrupt_nobody, keep_on_one_processor
-from certd.main import Core, assemble
+from certd.main import assemble
 from certd.pki.encoding import certificate_pem
 from certd.services.server import Health
 from certd.services.steps import StepHook, no_step
 from certd.web.app import application
 from certd.web.device_server import DeviceServer, serve_devices, tls_context
 from certd.web.devices import device_application
+from certd.web.ocsp_shortcut import shortcut
 from certd.web.server import WebServer, serve_metrics
 from certd.web.server import serve as serve_http
 
@@ -103,9 +105,16 @@ class Daemon:
     def _listen(self, credentials: Credentials) -> Ready:
         core, listen = self._core, self._config.listen
         http = serve_http(
-            application(chains=core.public_certificates, health=core.health),
+            application(
+                chains=core.public_certificates,
+                lists=core.publication.published_lists,
+                answers=core.publication.answering.answers,
+                health=core.health,
+                clock=core.clock,
+            ),
             host=listen.http.host,
             port=listen.http.port,
+            shortcut=shortcut(core.publication.answering.answers.memory, core.clock),
         )
         self._listeners.append(http)
         metrics = serve_metrics(host=listen.metrics.host, port=listen.metrics.port)
@@ -119,9 +128,19 @@ class Daemon:
                 authorities=core.authorities,
                 authority_activation=core.authority_activation,
                 authority_changes=core.authority_changes,
+                authority_reissue=core.authority_life.reissue,
+                authority_deletion=core.authority_life.deletion,
+                authority_keys=core.rotation.keys,
+                authority_key_changes=core.rotation.changes,
+                cross_certifier=core.rotation.certifier,
+                adoption=core.rotation.adoption,
+                issued_import=core.rotation.issued_import,
+                revocation_lists=core.publication.lists,
                 certificates=core.certificates,
                 certificate_searches=core.certificate_searches,
                 revocation=core.revocation,
+                batch_revocation=core.batch_revocation,
+                revocation_campaigns=core.revocation_campaigns,
                 managed_certificates=core.managed_certificates,
                 managed_export=core.managed_export,
                 download_codes=core.download_codes,
@@ -140,8 +159,10 @@ class Daemon:
                 identity_changes=core.identity_changes,
                 enrollment=core.enrollment,
                 event_streams=core.event_streams,
-                subscriptions=core.subscriptions,
-                failed_deliveries=core.failed_deliveries,
+                checkpoints=core.auditing.checkpoints,
+                audit_reports=core.auditing.audit_reports,
+                subscriptions=core.delivering.subscriptions,
+                failed_deliveries=core.delivering.failed_deliveries,
                 managed_watch=core.managed_watch,
                 server=core.server,
                 rates=core.rates,

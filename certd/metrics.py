@@ -24,4 +24,9 @@ DELIVERIES = Counter(
     "Tries of events for subscriptions, by kind and by what the target did: taken, refused, away.",
     ["kind", "outcome"],
 )
+OCSP_ANSWERS = Counter(
+    "certd_ocsp_answers",
+    "Answers to OCSP requests, by where they came from: memory, stored, signed, or refused without a signature.",
+    ["source"],
+)
 FAILED_DELIVERIES = Counter("certd_failed_deliveries", "Events that were given up for a subscription.")

@@ -39,6 +39,7 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import CertificateView
 from certd.services.paging import Page
+from certd.v1 import certificate_filter_pb2 as filter_pb2
 from certd.v1 import certificate_pb2, x509_pb2
 from certd.v1 import certificate_service_pb2 as service_pb2
 
@@ -87,7 +88,7 @@ def _tenant(parent: str) -> str:
         return ""
 
 
-def parse_filter(field: str, message: service_pb2.CertificateFilter, *, tenant: str) -> CertificateFilter:
+def parse_filter(field: str, message: filter_pb2.CertificateFilter, *, tenant: str) -> CertificateFilter:
     """Returns a condition in its normal form.
 
     Raises FIELD_INVALID with every part of it that breaks a rule, and for a tree of more than 32 nodes or 8 levels.
@@ -97,7 +98,7 @@ def parse_filter(field: str, message: service_pb2.CertificateFilter, *, tenant: 
     return _filter(field, message, tenant)
 
 
-def _check_size(field: str, message: service_pb2.CertificateFilter) -> None:
+def _check_size(field: str, message: filter_pb2.CertificateFilter) -> None:
     """Counts level by level, before anything descends into the tree."""
     level, nodes, depth = [message], 0, 0
     while level:
@@ -109,7 +110,7 @@ def _check_size(field: str, message: service_pb2.CertificateFilter) -> None:
         level = [below for one in level for below in _below(one)]
 
 
-def _below(message: service_pb2.CertificateFilter) -> Iterable[service_pb2.CertificateFilter]:
+def _below(message: filter_pb2.CertificateFilter) -> Iterable[filter_pb2.CertificateFilter]:
     match message.WhichOneof("condition"):
         case "and_filters":
             return message.and_filters.filters
@@ -122,7 +123,7 @@ def _below(message: service_pb2.CertificateFilter) -> Iterable[service_pb2.Certi
 
 
 def _filter(  # noqa: C901, PLR0911, PLR0912  # A case for each kind of condition.
-    field: str, message: service_pb2.CertificateFilter, tenant: str
+    field: str, message: filter_pb2.CertificateFilter, tenant: str
 ) -> CertificateFilter:
     kind = message.WhichOneof("condition")
     path = f"{field}.{kind}"
@@ -164,12 +165,12 @@ def _filter(  # noqa: C901, PLR0911, PLR0912  # A case for each kind of conditio
             raise field_invalid(field, "must have exactly one condition, and has none that this server knows")
 
 
-def _filters(field: str, message: service_pb2.CertificateFilter.Filters, tenant: str) -> tuple[CertificateFilter, ...]:
+def _filters(field: str, message: filter_pb2.CertificateFilter.Filters, tenant: str) -> tuple[CertificateFilter, ...]:
     if not message.filters:
         raise field_invalid(f"{field}.filters", "must have at least one condition")
     violations = fields.Violations()
 
-    def attempt(index: int, one: service_pb2.CertificateFilter) -> CertificateFilter:
+    def attempt(index: int, one: filter_pb2.CertificateFilter) -> CertificateFilter:
         return violations.attempt(lambda: _filter(f"{field}.filters[{index}]", one, tenant))
 
     parsed = tuple(attempt(index, one) for index, one in enumerate(message.filters))
@@ -210,7 +211,7 @@ def _profile(field: str, text: str, tenant: str) -> str:
     return name.profile
 
 
-def _span(field: str, message: service_pb2.CertificateFilter.TimeRange) -> tuple[datetime | None, datetime | None]:
+def _span(field: str, message: filter_pb2.CertificateFilter.TimeRange) -> tuple[datetime | None, datetime | None]:
     violations = fields.Violations()
     begin = violations.attempt(
         lambda: fields.instant(f"{field}.from_time", message.from_time) if message.HasField("from_time") else None
@@ -226,7 +227,7 @@ def _span(field: str, message: service_pb2.CertificateFilter.TimeRange) -> tuple
     return begin, end
 
 
-def _label(field: str, message: service_pb2.CertificateFilter.Label) -> Labelled:
+def _label(field: str, message: filter_pb2.CertificateFilter.Label) -> Labelled:
     violations = fields.Violations()
     violations.attempt(lambda: fields.required(f"{field}.key", present=bool(message.key)))
     key = violations.attempt(lambda: fields.text(f"{field}.key", message.key, longest=fields.LONGEST_LABEL_KEY))

@@ -11,13 +11,15 @@ from certd.services.certificates import Certificates, CertificateView
 from certd.services.paging import Page
 from certd.v1 import certificate_pb2, certificate_service_pb2
 
-_STATES = {
+STATES = {
     # Nobody sees a pending one; with validate_only there is no row at all.
     CertificateState.PENDING: certificate_pb2.Certificate.STATE_UNSPECIFIED,
     CertificateState.ISSUED: certificate_pb2.Certificate.ISSUED,
     CertificateState.REVOKED: certificate_pb2.Certificate.REVOKED,
     CertificateState.LOST: certificate_pb2.Certificate.LOST,
 }
+_RECORDED = {CertificateState.ISSUED, CertificateState.REVOKED}
+"""Without a certificate only when that was another CA's and nobody has it."""
 REVOCATION_REASONS = {
     RevocationReason.UNSPECIFIED: certificate_pb2.REVOCATION_REASON_UNSPECIFIED,
     RevocationReason.KEY_COMPROMISE: certificate_pb2.KEY_COMPROMISE,
@@ -74,7 +76,7 @@ def certificate_message(
     row = view.certificate
     message = certificate_pb2.Certificate(
         name=view.name,
-        state=_STATES[row.state],
+        state=STATES[row.state],
         chain=x509.encoded_chain(view.chain) if with_chain else (),
         profile=view.profile_name,
         profile_version=row.profile_version,
@@ -87,6 +89,10 @@ def certificate_message(
         message.certificate.CopyFrom(x509.encoded(view.der))
         if with_description:
             x509.describe_in(message.description, view.der, known=view.description)
+    elif row.state in _RECORDED:
+        message.description.serial_number = row.serial
+        message.description.subject_text = row.subject_text
+        message.description.not_after_time.CopyFrom(x509.timestamp(row.not_after))
     if row.revoke_time is not None:
         message.revoke_time.CopyFrom(x509.timestamp(row.revoke_time))
     if row.revocation_reason is not None:

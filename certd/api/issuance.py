@@ -1,17 +1,14 @@
 """Issuing by CertificateService, one certificate or a batch: convert, call `services.certificates`, convert back."""
 
-import uuid
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from types import MappingProxyType
 
-import structlog
-
-from certd.api import fields, status, x509
+from certd.api import fields, x509
 from certd.api.call import Call, Methods
 from certd.api.certificates import certificate_message
-from certd.errors import CertdError, Reason, field_invalid
-from certd.log import traceback_of
+from certd.api.items import item_error
+from certd.errors import CertdError, field_invalid
 from certd.model.names import AuthorityName, ProfileName
 from certd.model.request_limits import RequestLimits
 from certd.pki import csr as csrs
@@ -23,7 +20,6 @@ MOST_BYTES = 2_500_000
 """Of a batch: its answer, up to five times as long, has to fit into a message too, or nobody hears what was issued."""
 _METHOD = "IssueCertificate"
 _BATCH_METHOD = "/certd.v1.CertificateService/BatchIssueCertificates"
-_log = structlog.get_logger("certd.api")
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -157,20 +153,12 @@ def _authority(name: str) -> AuthorityName:
     return AuthorityName.parse("parent", name)
 
 
-def _shown(error: CertdError) -> CertdError:
-    """Returns what a caller is told of an item's error: of a defect an id, under which the log tells more."""
-    if error.reason is not Reason.INTERNAL:
-        return error
-    error_id = uuid.uuid4().hex
-    _log.error("defect", error_id=error_id, method=_BATCH_METHOD, traceback=traceback_of(error))
-    message = f"a defect of the server; its log tells more under the error id {error_id}"
-    return CertdError(Reason.INTERNAL, message, metadata={"error_id": error_id})
-
-
 def _result(
     outcome: CertificateView | CertdError, *, with_description: bool
 ) -> certificate_service_pb2.BatchIssueCertificatesResponse.Result:
     if isinstance(outcome, CertdError):
-        return certificate_service_pb2.BatchIssueCertificatesResponse.Result(error=status.item_error(_shown(outcome)))
+        return certificate_service_pb2.BatchIssueCertificatesResponse.Result(
+            error=item_error(outcome, method=_BATCH_METHOD)
+        )
     message = certificate_message(outcome, with_chain=False, with_description=with_description)
     return certificate_service_pb2.BatchIssueCertificatesResponse.Result(certificate=message)

@@ -50,11 +50,13 @@ def parse_filter(
             else None
         )
     )
+    key_number = violations.attempt(lambda: _key_number(f"{field}.authority_key_number", message))
     violations.check()
     return ManagedCertificateFilter(
         states=states,
         type=type_,
         authority=authority,
+        authority_key_number=key_number,
         profile=profile,
         key_spec=key_spec,
         alternative_name=name,
@@ -73,6 +75,7 @@ def filter_message(wanted: ManagedCertificateFilter, *, tenant: str) -> filter_p
         states=[_KIND.State.Value(state) for state in sorted(wanted.states)],
         type=_KIND.TYPE_UNSPECIFIED if wanted.type is None else _KIND.Type.Value(wanted.type),
         authority=wanted.authority,
+        authority_key_number=wanted.authority_key_number,
         profile=str(ProfileName(tenant, wanted.profile)) if wanted.profile else "",
         key_spec=x509_pb2.KEY_SPEC_UNSPECIFIED if wanted.key_spec is None else x509.key_spec_number(wanted.key_spec),
         alternative_name=wanted.alternative_name,
@@ -108,6 +111,14 @@ def _authority(field: str, text: str, tenant: str) -> str:
     name = AuthorityName.parse(field, text)
     _check_tenant(field, name.tenant, tenant)
     return str(name)
+
+
+def _key_number(field: str, message: filter_pb2.ManagedCertificateFilter) -> int:
+    if message.authority_key_number < 0:
+        raise field_invalid(field, "must be 1 or more")
+    if message.authority_key_number and not message.authority:
+        raise field_invalid(field, "is that of a key of an authority; name the authority too")
+    return message.authority_key_number
 
 
 def _profile(field: str, text: str, tenant: str) -> str:

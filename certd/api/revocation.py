@@ -1,5 +1,6 @@
 """RevokeCertificate: convert, call `services.revocation`, convert back."""
 
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -9,8 +10,9 @@ from certd.api.certificates import REVOCATION_REASONS, certificate_message
 from certd.errors import field_invalid
 from certd.model.certificate import RevocationReason
 from certd.model.names import CertificateName
-from certd.services.revocation import NewRevocation, Revocation
-from certd.v1 import certificate_pb2, certificate_service_pb2
+from certd.services.revocation import METHOD, NewRevocation, Revocation
+from certd.services.revocation_batch import RevocationItem
+from certd.v1 import certificate_pb2, certificate_service_pb2, revocation_campaign_pb2
 
 _REASONS: Final = {int(number): reason for reason, number in REVOCATION_REASONS.items()}
 
@@ -24,23 +26,27 @@ def revoke_certificate(
     revocation: Revocation, request: certificate_service_pb2.RevokeCertificateRequest, call: Call
 ) -> certificate_pb2.Certificate:
     """RevokeCertificate."""
+    item = parse_revocation(request)
+    view = revocation.revoke(call.caller, item.new, key=item.key, validate_only=request.validate_only)
+    return certificate_message(view)
+
+
+def parse_revocation(request: certificate_service_pb2.RevokeCertificateRequest) -> RevocationItem:
+    """Returns what a request asks for; raises FIELD_INVALID."""
     violations = fields.Violations()
     name = violations.attempt(lambda: CertificateName.parse("name", request.name))
     reason = violations.attempt(lambda: parse_reason("reason", request.reason))
-    invalidity_time = violations.attempt(
-        lambda: (
-            fields.moment("invalidity_time", request.invalidity_time) if request.HasField("invalidity_time") else None
-        )
-    )
-    key = violations.attempt(lambda: fields.request_key("RevokeCertificate", request, request.request_id))
+    invalidity_time = violations.attempt(lambda: parse_invalidity("invalidity_time", request))
+    key = violations.attempt(lambda: fields.request_key(METHOD, request, request.request_id))
     violations.check()
-    view = revocation.revoke(
-        call.caller,
-        NewRevocation(name=name, reason=reason, invalidity_time=invalidity_time),
-        key=key,
-        validate_only=request.validate_only,
-    )
-    return certificate_message(view)
+    return RevocationItem(NewRevocation(name=name, reason=reason, invalidity_time=invalidity_time), key)
+
+
+def parse_invalidity(
+    field: str, message: certificate_service_pb2.RevokeCertificateRequest | revocation_campaign_pb2.RevocationCampaign
+) -> datetime | None:
+    """Returns since when a key is thought to be compromised, None when it is not said; raises FIELD_INVALID."""
+    return fields.moment(field, message.invalidity_time) if message.HasField("invalidity_time") else None
 
 
 def parse_reason(field: str, number: int) -> RevocationReason:

@@ -13,8 +13,12 @@ from grpc_reflection.v1alpha import reflection
 
 from certd.api import (
     associations,
+    audit,
     authorities,
     authority_changes,
+    authority_imports,
+    authority_keys,
+    authority_life,
     certificate_search,
     certificates,
     download_codes,
@@ -34,6 +38,9 @@ from certd.api import (
     profiles,
     renewal_campaigns,
     revocation,
+    revocation_batch,
+    revocation_campaigns,
+    revocation_lists,
     server_info,
     subscriptions,
     tenants,
@@ -48,19 +55,28 @@ from certd.api.waiting_calls import WaitingCalls
 from certd.errors import field_invalid
 from certd.model.request_limits import RequestLimits
 from certd.services.access import Access
+from certd.services.adoption import Adoption
 from certd.services.associations import Associations
+from certd.services.audit_reports import AuditReports
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import AuthorityActivation
 from certd.services.authority_changes import AuthorityChanges
+from certd.services.authority_deletion import AuthorityDeletion
+from certd.services.authority_key_changes import AuthorityKeyChanges
+from certd.services.authority_keys import AuthorityKeys
+from certd.services.authority_reissue import AuthorityReissue
 from certd.services.bearer import Bearer
 from certd.services.certificate_search import CertificateSearches
 from certd.services.certificates import Certificates
+from certd.services.checkpoints import Checkpoints
+from certd.services.cross_certification import CrossCertifier
 from certd.services.download_codes import DownloadCodes
 from certd.services.enrollment import Enrollment
 from certd.services.event_streams import EventStreams
 from certd.services.failed_deliveries import FailedDeliveries
 from certd.services.grants import Grants
 from certd.services.identity_changes import IdentityChanges
+from certd.services.issued_import import IssuedImport
 from certd.services.leases import Leases
 from certd.services.managed_certificate_changes import ManagedCertificateChanges
 from certd.services.managed_certificate_search import ManagedCertificateSearches
@@ -75,6 +91,9 @@ from certd.services.rates import Rates
 from certd.services.refusals import Refusals
 from certd.services.renewal_campaigns import RenewalCampaigns
 from certd.services.revocation import Revocation
+from certd.services.revocation_batch import BatchRevocation
+from certd.services.revocation_campaigns import RevocationCampaigns
+from certd.services.revocation_lists import RevocationLists
 from certd.services.server import Server
 from certd.services.subscriptions import Subscriptions
 from certd.services.tenants import Tenants
@@ -108,9 +127,19 @@ class Services:
     authorities: Authorities
     authority_activation: AuthorityActivation
     authority_changes: AuthorityChanges
+    authority_reissue: AuthorityReissue
+    authority_deletion: AuthorityDeletion
+    authority_keys: AuthorityKeys
+    authority_key_changes: AuthorityKeyChanges
+    cross_certifier: CrossCertifier
+    adoption: Adoption
+    issued_import: IssuedImport
+    revocation_lists: RevocationLists
     certificates: Certificates
     certificate_searches: CertificateSearches
     revocation: Revocation
+    batch_revocation: BatchRevocation
+    revocation_campaigns: RevocationCampaigns
     managed_certificates: ManagedCertificates
     managed_export: ManagedExport
     download_codes: DownloadCodes
@@ -129,6 +158,8 @@ class Services:
     identity_changes: IdentityChanges
     enrollment: Enrollment
     event_streams: EventStreams
+    checkpoints: Checkpoints
+    audit_reports: AuditReports
     subscriptions: Subscriptions
     failed_deliveries: FailedDeliveries
     managed_watch: ManagedWatch
@@ -298,13 +329,20 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
     return (
         {
             **authorities.methods(services.authorities, limits),
+            **audit.authority_methods(services.audit_reports),
             **authority_changes.methods(services.authority_activation, services.authority_changes, limits),
+            **authority_life.methods(services.authority_reissue, services.authority_deletion),
+            **authority_keys.methods(services.authority_keys, services.authority_key_changes, services.cross_certifier),
+            **authority_imports.methods(services.adoption, services.issued_import, limits),
+            **revocation_lists.methods(services.revocation_lists),
         },
         {
             **certificates.methods(services.certificates, limits),
             **issuance.methods(services.certificates, limits),
             **certificate_search.methods(services.certificate_searches, limits),
             **revocation.methods(services.revocation),
+            **revocation_batch.methods(services.batch_revocation, limits),
+            **revocation_campaigns.methods(services.revocation_campaigns, limits),
         },
         {
             **managed_certificates.methods(services.managed_certificates, limits),
@@ -329,6 +367,7 @@ def _methods(services: Services, limits: RequestLimits) -> tuple[Methods, ...]:
         },
         {
             **events.methods(services.event_streams, limits),
+            **audit.event_methods(services.checkpoints),
             **subscriptions.methods(services.subscriptions, services.failed_deliveries, limits),
         },
         server_info.methods(services.server),

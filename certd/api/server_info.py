@@ -46,6 +46,7 @@ def server_info_message(described: ServerDescription) -> server_service_pb2.Serv
         database_engine=described.database_engine,
         start_time=x509.timestamp(described.start_time),
         trust_domain=described.trust_domain,
+        problems=described.complaints,
         preparation=server_service_pb2.PreparationInfo(
             configured_processes=described.preparer.configured,
             ready_processes=described.preparer.ready,

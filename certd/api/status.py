@@ -90,6 +90,12 @@ CODES: Final[Mapping[Reason, grpc.StatusCode]] = {
     Reason.TARGET_NOT_ALLOWED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.DOWNLOAD_CODE_INVALID: grpc.StatusCode.UNAUTHENTICATED,
     Reason.DOWNLOAD_CODE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.REVOCATION_CAMPAIGN_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.REVOCATION_CAMPAIGN_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.REVOCATION_LIST_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_KEY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.AUTHORITY_ENABLED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.DELETION_PROTECTED: grpc.StatusCode.FAILED_PRECONDITION,
 }
 """The code of each reason, as the comments of error_reason.proto promise it."""
 
@@ -118,6 +124,7 @@ _RESOURCE_TYPES: Final[Mapping[str, str]] = {
     "versions": "certd.v1.ManagedCertificateVersion",
     "associations": "certd.v1.Association",
     "renewalCampaigns": "certd.v1.RenewalCampaign",
+    "revocationCampaigns": "certd.v1.RevocationCampaign",
     "importKeys": "certd.v1.ImportKey",
     "wrappingKeys": "certd.v1.WrappingKey",
     "subscriptions": "certd.v1.Subscription",

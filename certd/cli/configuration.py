@@ -16,6 +16,10 @@ CONFIG_NAME: Final = "certd.toml"
 
 
 def _config_file(_context: click.Context, _parameter: click.Parameter, given: Path | None) -> Path:
+    return found_config(given)
+
+
+def found_config(given: Path | None) -> Path:
     """Returns the file that is named, else the one of `certd init`; a usage error when that is not there."""
     if given is not None:
         return given

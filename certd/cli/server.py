@@ -22,8 +22,10 @@ from click.shell_completion import get_completion_class
 
 from certd import __version__, config, log
 from certd.cli import initialisation
+from certd.cli.audit import audit
 from certd.cli.configuration import CONFIG_NAME, DATA_FOLDER, administration, config_option
 from certd.cli.configuration import daemon as daemon_module
+from certd.cli.keeping import KEEPING
 from certd.cli.recovery import recover_admin
 from certd.cli.system_authority import rotate_system_authority
 from certd.cli.trust_root import trust_root
@@ -489,6 +491,9 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "certd", "_CERTD_COMPLETE").source())
 
 
+for kept in KEEPING:
+    main.add_command(kept)
 main.add_command(recover_admin)
 main.add_command(rotate_system_authority)
 main.add_command(install_units)
+main.add_command(audit)

@@ -121,7 +121,7 @@ def units(settings: Config, *, config_file: Path, executable: Path, user: str, t
     start = (config_file, executable)
     daemon_paths = _daemon_paths(settings)
     # Beside the PIN lie the lock that programs of certd share, and the mark of a PIN that was refused.
-    token_paths = {*softhsm_paths, settings.token.pin_file.parent}
+    token_paths = {*softhsm_paths, settings.token.pin_file.parent, token_settings(settings).journal.parent}
     roots = token_settings(settings).system_roots
     runtime = _runtime_directory(socket)
     if runtime is None:
@@ -144,7 +144,10 @@ def units(settings: Config, *, config_file: Path, executable: Path, user: str, t
             # The users keep them apart already; these hold when somebody opens a mode.
             unreachable=_paths(
                 "InaccessiblePaths",
-                _without_parents({*softhsm_paths, settings.token.pin_file}, of=(*start, *daemon_paths)),
+                _without_parents(
+                    {*softhsm_paths, settings.token.pin_file, token_settings(settings).journal},
+                    of=(*start, *daemon_paths),
+                ),
                 optional=True,
             ),
         ),

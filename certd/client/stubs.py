@@ -39,34 +39,60 @@ if TYPE_CHECKING:
     from certd.v1.association_pb2 import Association
     from certd.v1.authority_pb2 import Authority
     from certd.v1.authority_service_pb2 import (
+        ActivateAuthorityKeyRequest,
         ActivateAuthorityRequest,
+        AdoptAuthorityRequest,
         AuthorityCsr,
+        CreateAuditReportRequest,
+        CreateAuditReportResponse,
         CreateAuthorityRequest,
+        CreateCrossCertificateRequest,
+        CreateCrossCertificateResponse,
+        DeleteAuthorityRequest,
         DisableAuthorityRequest,
         EnableAuthorityRequest,
+        GenerateRevocationListRequest,
         GetAuthorityCsrRequest,
         GetAuthorityRequest,
+        GetRevocationListRequest,
+        ImportIssuedCertificatesRequest,
+        ImportIssuedCertificatesResponse,
         ListAuthoritiesRequest,
         ListAuthoritiesResponse,
+        PrepareAuthorityKeyRequest,
+        ReissueAuthorityCertificateRequest,
+        RetireAuthorityKeyRequest,
+        RevocationList,
+        TaintAuthorityKeyRequest,
+        UndeleteAuthorityRequest,
         UpdateAuthorityRequest,
     )
     from certd.v1.certificate_pb2 import Certificate
     from certd.v1.certificate_service_pb2 import (
         BatchIssueCertificatesRequest,
         BatchIssueCertificatesResponse,
+        BatchRevokeCertificatesRequest,
+        BatchRevokeCertificatesResponse,
+        CancelRevocationCampaignRequest,
+        CreateRevocationCampaignRequest,
         GetCertificateRequest,
+        GetRevocationCampaignRequest,
         IssueCertificateRequest,
         ListCertificatesRequest,
         ListCertificatesResponse,
+        ListRevocationCampaignsRequest,
+        ListRevocationCampaignsResponse,
         RevokeCertificateRequest,
         SearchCertificatesRequest,
         SearchCertificatesResponse,
     )
     from certd.v1.event_service_pb2 import (
+        Checkpoint,
         CreateSubscriptionRequest,
         CreateSubscriptionResponse,
         DeleteSubscriptionRequest,
         DeleteSubscriptionResponse,
+        GetCheckpointRequest,
         GetSubscriptionRequest,
         ListEventsRequest,
         ListEventsResponse,
@@ -142,6 +168,7 @@ if TYPE_CHECKING:
         UpdateProfileRequest,
     )
     from certd.v1.renewal_campaign_pb2 import RenewalCampaign
+    from certd.v1.revocation_campaign_pb2 import RevocationCampaign
     from certd.v1.server_service_pb2 import GetServerInfoRequest, GetTrustBundleRequest, ServerInfo, TrustBundle
     from certd.v1.subscription_pb2 import Subscription
     from certd.v1.tenant_pb2 import Tenant
@@ -189,6 +216,12 @@ class Stubs:
         self.get_authority_csr: grpc.UnaryUnaryMultiCallable[GetAuthorityCsrRequest, AuthorityCsr] = (
             authorities.GetAuthorityCsr
         )
+        self.get_revocation_list: grpc.UnaryUnaryMultiCallable[GetRevocationListRequest, RevocationList] = (
+            authorities.GetRevocationList
+        )
+        self.generate_revocation_list: grpc.UnaryUnaryMultiCallable[GenerateRevocationListRequest, RevocationList] = (
+            authorities.GenerateRevocationList
+        )
         self.activate_authority: grpc.UnaryUnaryMultiCallable[ActivateAuthorityRequest, Authority] = (
             authorities.ActivateAuthority
         )
@@ -197,6 +230,39 @@ class Stubs:
         )
         self.disable_authority: grpc.UnaryUnaryMultiCallable[DisableAuthorityRequest, Authority] = (
             authorities.DisableAuthority
+        )
+        self.reissue_authority_certificate: grpc.UnaryUnaryMultiCallable[
+            ReissueAuthorityCertificateRequest, Authority
+        ] = authorities.ReissueAuthorityCertificate
+        self.delete_authority: grpc.UnaryUnaryMultiCallable[DeleteAuthorityRequest, Authority] = (
+            authorities.DeleteAuthority
+        )
+        self.prepare_authority_key: grpc.UnaryUnaryMultiCallable[PrepareAuthorityKeyRequest, Authority] = (
+            authorities.PrepareAuthorityKey
+        )
+        self.activate_authority_key: grpc.UnaryUnaryMultiCallable[ActivateAuthorityKeyRequest, Authority] = (
+            authorities.ActivateAuthorityKey
+        )
+        self.taint_authority_key: grpc.UnaryUnaryMultiCallable[TaintAuthorityKeyRequest, Authority] = (
+            authorities.TaintAuthorityKey
+        )
+        self.retire_authority_key: grpc.UnaryUnaryMultiCallable[RetireAuthorityKeyRequest, Authority] = (
+            authorities.RetireAuthorityKey
+        )
+        self.create_cross_certificate: grpc.UnaryUnaryMultiCallable[
+            CreateCrossCertificateRequest, CreateCrossCertificateResponse
+        ] = authorities.CreateCrossCertificate
+        self.adopt_authority: grpc.UnaryUnaryMultiCallable[AdoptAuthorityRequest, Authority] = (
+            authorities.AdoptAuthority
+        )
+        self.import_issued_certificates: grpc.UnaryUnaryMultiCallable[
+            ImportIssuedCertificatesRequest, ImportIssuedCertificatesResponse
+        ] = authorities.ImportIssuedCertificates
+        self.undelete_authority: grpc.UnaryUnaryMultiCallable[UndeleteAuthorityRequest, Authority] = (
+            authorities.UndeleteAuthority
+        )
+        self.create_audit_report: grpc.UnaryStreamMultiCallable[CreateAuditReportRequest, CreateAuditReportResponse] = (
+            authorities.CreateAuditReport
         )
         self.issue_certificate: grpc.UnaryUnaryMultiCallable[IssueCertificateRequest, Certificate] = (
             certificates.IssueCertificate
@@ -216,6 +282,21 @@ class Stubs:
         self.revoke_certificate: grpc.UnaryUnaryMultiCallable[RevokeCertificateRequest, Certificate] = (
             certificates.RevokeCertificate
         )
+        self.batch_revoke_certificates: grpc.UnaryUnaryMultiCallable[
+            BatchRevokeCertificatesRequest, BatchRevokeCertificatesResponse
+        ] = certificates.BatchRevokeCertificates
+        self.create_revocation_campaign: grpc.UnaryUnaryMultiCallable[
+            CreateRevocationCampaignRequest, RevocationCampaign
+        ] = certificates.CreateRevocationCampaign
+        self.get_revocation_campaign: grpc.UnaryUnaryMultiCallable[GetRevocationCampaignRequest, RevocationCampaign] = (
+            certificates.GetRevocationCampaign
+        )
+        self.list_revocation_campaigns: grpc.UnaryUnaryMultiCallable[
+            ListRevocationCampaignsRequest, ListRevocationCampaignsResponse
+        ] = certificates.ListRevocationCampaigns
+        self.cancel_revocation_campaign: grpc.UnaryUnaryMultiCallable[
+            CancelRevocationCampaignRequest, RevocationCampaign
+        ] = certificates.CancelRevocationCampaign
         self.request_managed_certificate: grpc.UnaryUnaryMultiCallable[
             RequestManagedCertificateRequest, ManagedCertificate
         ] = managed.RequestManagedCertificate
@@ -293,6 +374,7 @@ class Stubs:
         ] = managed.DeleteDownloadCode
         self.list_events: grpc.UnaryUnaryMultiCallable[ListEventsRequest, ListEventsResponse] = events.ListEvents
         self.watch_events: grpc.UnaryStreamMultiCallable[WatchEventsRequest, WatchEventsResponse] = events.WatchEvents
+        self.get_checkpoint: grpc.UnaryUnaryMultiCallable[GetCheckpointRequest, Checkpoint] = events.GetCheckpoint
         self.create_subscription: grpc.UnaryUnaryMultiCallable[
             CreateSubscriptionRequest, CreateSubscriptionResponse
         ] = events.CreateSubscription

@@ -104,9 +104,13 @@ class Issuer(_message.Message):
     SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
     NOT_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     PATH_LENGTH_FIELD_NUMBER: _builtins.int
-    AUTHORITY_INFORMATION_URL_FIELD_NUMBER: _builtins.int
+    ISSUER_URLS_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     RESERVED_TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    RESPONDER_URLS_FIELD_NUMBER: _builtins.int
+    CRL_STEMS_FIELD_NUMBER: _builtins.int
+    CRL_PARTITION_COUNT_FIELD_NUMBER: _builtins.int
+    SHORT_LIVED_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     """DER of its subject."""
     public_key: _builtins.bytes
@@ -121,13 +125,27 @@ class Issuer(_message.Message):
     """End of its certificate in seconds since 1970; absent for a root in the making."""
     path_length: _builtins.int
     """Path length of its certificate; absent when that has no constraint."""
-    authority_information_url: _builtins.str
-    """Where its certificate can be fetched; empty when nowhere."""
     reserved_trust_domain: _builtins.str
     """Trust domain whose SPIFFE ids it does not certify; empty when there is none."""
+    crl_partition_count: _builtins.int
+    """Over how many CRLs certificates are spread; 0: the complete one has them all."""
+    short_lived: _builtins.bool
+    """Whether its certificates live 7 days at most, and nobody asks for their state."""
+    @_builtins.property
+    def issuer_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where its certificate can be fetched."""
+
     @_builtins.property
     def name_constraints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """DER of the name constraints extensions of its certificate and of those above it."""
+
+    @_builtins.property
+    def responder_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where OCSP requests are answered."""
+
+    @_builtins.property
+    def crl_stems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """URLs of its CRLs up to the suffix, or to the number of a partition."""
 
     def __init__(
         self,
@@ -139,13 +157,17 @@ class Issuer(_message.Message):
         signature_algorithm: _builtins.str = ...,
         not_after_seconds: _builtins.int | None = ...,
         path_length: _builtins.int | None = ...,
-        authority_information_url: _builtins.str = ...,
+        issuer_urls: _abc.Iterable[_builtins.str] | None = ...,
         name_constraints: _abc.Iterable[_builtins.bytes] | None = ...,
         reserved_trust_domain: _builtins.str = ...,
+        responder_urls: _abc.Iterable[_builtins.str] | None = ...,
+        crl_stems: _abc.Iterable[_builtins.str] | None = ...,
+        crl_partition_count: _builtins.int = ...,
+        short_lived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "authority_information_url", b"authority_information_url", "key_spec", b"key_spec", "name", b"name", "name_constraints", b"name_constraints", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length", "public_key", b"public_key", "reserved_trust_domain", b"reserved_trust_domain", "signature_algorithm", b"signature_algorithm", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds", "_path_length", b"_path_length", "crl_partition_count", b"crl_partition_count", "crl_stems", b"crl_stems", "issuer_urls", b"issuer_urls", "key_spec", b"key_spec", "name", b"name", "name_constraints", b"name_constraints", "not_after_seconds", b"not_after_seconds", "path_length", b"path_length", "public_key", b"public_key", "reserved_trust_domain", b"reserved_trust_domain", "responder_urls", b"responder_urls", "short_lived", b"short_lived", "signature_algorithm", b"signature_algorithm", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__not_after_seconds: _TypeAlias = _typing.Literal["not_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__not_after_seconds: _TypeAlias = _typing.Literal["_not_after_seconds", b"_not_after_seconds"]  # noqa: Y015
@@ -239,6 +261,8 @@ class SubjectRequest(_message.Message):
     PATH_LENGTH_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    SUBJECT_KEY_IDENTIFIER_FIELD_NUMBER: _builtins.int
+    SELF_ISSUED_FIELD_NUMBER: _builtins.int
     public_key: _builtins.bytes
     """DER of the SubjectPublicKeyInfo."""
     subject: _builtins.bytes
@@ -247,6 +271,10 @@ class SubjectRequest(_message.Message):
     """Path length that an authority asks for."""
     name_constraints: _builtins.bytes
     """DER of the name constraints extension that an authority asks for; empty when none."""
+    subject_key_identifier: _builtins.bytes
+    """Subject key identifier that other certificates of the key have; absent: the one that follows from the key."""
+    self_issued: _builtins.bool
+    """Whether it is another key of the issuer, under the issuer's own name."""
     @_builtins.property
     def names(self) -> Global___Names:
         """The alternative names."""
@@ -264,14 +292,21 @@ class SubjectRequest(_message.Message):
         path_length: _builtins.int | None = ...,
         name_constraints: _builtins.bytes = ...,
         extensions: _abc.Iterable[Global___AskedExtension] | None = ...,
+        subject_key_identifier: _builtins.bytes | None = ...,
+        self_issued: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "names", b"names", "path_length", b"path_length"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "_subject_key_identifier", b"_subject_key_identifier", "names", b"names", "path_length", b"path_length", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "extensions", b"extensions", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "_subject_key_identifier", b"_subject_key_identifier", "extensions", b"extensions", "name_constraints", b"name_constraints", "names", b"names", "path_length", b"path_length", "public_key", b"public_key", "self_issued", b"self_issued", "subject", b"subject", "subject_key_identifier", b"subject_key_identifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015
+    _WhichOneofReturnType__subject_key_identifier: _TypeAlias = _typing.Literal["subject_key_identifier"]  # noqa: Y015
+    _WhichOneofArgType__subject_key_identifier: _TypeAlias = _typing.Literal["_subject_key_identifier", b"_subject_key_identifier"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__path_length) -> _WhichOneofReturnType__path_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subject_key_identifier) -> _WhichOneofReturnType__subject_key_identifier | None: ...
 
 Global___SubjectRequest: _TypeAlias = SubjectRequest  # noqa: Y015
 

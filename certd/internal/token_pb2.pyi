@@ -76,6 +76,11 @@ class TokenRequest(_message.Message):
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     SEAL_SECRET_FIELD_NUMBER: _builtins.int
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
+    READ_JOURNAL_FIELD_NUMBER: _builtins.int
+    APPEND_FIELD_NUMBER: _builtins.int
+    ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeRequest:
         """Describe module and token."""
@@ -132,6 +137,26 @@ class TokenRequest(_message.Message):
     def open_secret(self) -> Global___OpenSecretRequest:
         """Open a sealed secret."""
 
+    @_builtins.property
+    def read_journal(self) -> Global___ReadJournalRequest:
+        """Read the journal."""
+
+    @_builtins.property
+    def append(self) -> Global___AppendRequest:
+        """Take a part of what is to be signed and is too large for one request."""
+
+    @_builtins.property
+    def adopt_authority_key(self) -> Global___AdoptAuthorityKeyRequest:
+        """Take over a private key that is in the token already as an authority key."""
+
+    @_builtins.property
+    def destroy_authority_key(self) -> Global___DestroyAuthorityKeyRequest:
+        """Destroy an authority key."""
+
+    @_builtins.property
+    def list_keys(self) -> Global___ListKeysRequest:
+        """List the keys in the token."""
+
     def __init__(
         self,
         *,
@@ -149,12 +174,17 @@ class TokenRequest(_message.Message):
         destroy_wrapping_key: Global___DestroyWrappingKeyRequest | None = ...,
         seal_secret: Global___SealSecretRequest | None = ...,
         open_secret: Global___OpenSecretRequest | None = ...,
+        read_journal: Global___ReadJournalRequest | None = ...,
+        append: Global___AppendRequest | None = ...,
+        adopt_authority_key: Global___AdoptAuthorityKeyRequest | None = ...,
+        destroy_authority_key: Global___DestroyAuthorityKeyRequest | None = ...,
+        list_keys: Global___ListKeysRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "operation", b"operation", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "operation", b"operation", "read_journal", b"read_journal", "reseal", b"reseal", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key", "list_keys"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -180,6 +210,11 @@ class TokenResponse(_message.Message):
     DESTROY_WRAPPING_KEY_FIELD_NUMBER: _builtins.int
     SEAL_SECRET_FIELD_NUMBER: _builtins.int
     OPEN_SECRET_FIELD_NUMBER: _builtins.int
+    READ_JOURNAL_FIELD_NUMBER: _builtins.int
+    APPEND_FIELD_NUMBER: _builtins.int
+    ADOPT_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    DESTROY_AUTHORITY_KEY_FIELD_NUMBER: _builtins.int
+    LIST_KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def describe(self) -> Global___DescribeResponse:
         """Result of describe."""
@@ -236,6 +271,26 @@ class TokenResponse(_message.Message):
     def open_secret(self) -> Global___OpenSecretResponse:
         """Result of open_secret."""
 
+    @_builtins.property
+    def read_journal(self) -> Global___ReadJournalResponse:
+        """Result of read_journal."""
+
+    @_builtins.property
+    def append(self) -> Global___AppendResponse:
+        """Result of append."""
+
+    @_builtins.property
+    def adopt_authority_key(self) -> Global___AdoptAuthorityKeyResponse:
+        """Result of adopt_authority_key."""
+
+    @_builtins.property
+    def destroy_authority_key(self) -> Global___DestroyAuthorityKeyResponse:
+        """Result of destroy_authority_key."""
+
+    @_builtins.property
+    def list_keys(self) -> Global___ListKeysResponse:
+        """Result of list_keys."""
+
     def __init__(
         self,
         *,
@@ -253,12 +308,17 @@ class TokenResponse(_message.Message):
         destroy_wrapping_key: Global___DestroyWrappingKeyResponse | None = ...,
         seal_secret: Global___SealSecretResponse | None = ...,
         open_secret: Global___OpenSecretResponse | None = ...,
+        read_journal: Global___ReadJournalResponse | None = ...,
+        append: Global___AppendResponse | None = ...,
+        adopt_authority_key: Global___AdoptAuthorityKeyResponse | None = ...,
+        destroy_authority_key: Global___DestroyAuthorityKeyResponse | None = ...,
+        list_keys: Global___ListKeysResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "open_secret", b"open_secret", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt_authority_key", b"adopt_authority_key", "append", b"append", "create_authority_key", b"create_authority_key", "describe", b"describe", "destroy_authority_key", b"destroy_authority_key", "destroy_wrapping_key", b"destroy_wrapping_key", "ensure_wrapping_key", b"ensure_wrapping_key", "export", b"export", "generate_import_key", b"generate_import_key", "generate_subscriber_key", b"generate_subscriber_key", "import_key", b"import_key", "lease", b"lease", "list_keys", b"list_keys", "open_secret", b"open_secret", "read_journal", b"read_journal", "reseal", b"reseal", "result", b"result", "seal_secret", b"seal_secret", "set_pin", b"set_pin", "sign", b"sign"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["describe", "create_authority_key", "sign", "ensure_wrapping_key", "generate_subscriber_key", "export", "set_pin", "generate_import_key", "import_key", "reseal", "lease", "destroy_wrapping_key", "seal_secret", "open_secret", "read_journal", "append", "adopt_authority_key", "destroy_authority_key", "list_keys"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -470,6 +530,9 @@ class SignItem(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
     TO_BE_SIGNED_FIELD_NUMBER: _builtins.int
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    CERTIFIED_KEY_ID_FIELD_NUMBER: _builtins.int
+    CERTIFIED_POLICY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.bytes
     """CKA_ID of the key."""
     policy: _builtins.bytes
@@ -479,7 +542,15 @@ class SignItem(_message.Message):
     signature_algorithm: _builtins.str
     """Name of the signature algorithm, for example ECDSA_WITH_SHA256."""
     to_be_signed: _builtins.bytes
-    """DER of what is to be signed."""
+    """DER of what is to be signed; empty with an upload_id."""
+    upload_id: _builtins.bytes
+    """Id of what was appended, in place of to_be_signed. It is forgotten, whether it is signed or not."""
+    certified_key_id: _builtins.bytes
+    """CKA_ID of another authority key in the token, which the certificate is for: a cross-certificate of a root's own name. Empty
+    otherwise.
+    """
+    certified_policy: _builtins.bytes
+    """The policy that was sealed with that key."""
     def __init__(
         self,
         *,
@@ -488,14 +559,129 @@ class SignItem(_message.Message):
         kind: Global___SignatureKind.ValueType = ...,
         signature_algorithm: _builtins.str = ...,
         to_be_signed: _builtins.bytes = ...,
+        upload_id: _builtins.bytes = ...,
+        certified_key_id: _builtins.bytes = ...,
+        certified_policy: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certified_key_id", b"certified_key_id", "certified_policy", b"certified_policy", "key_id", b"key_id", "kind", b"kind", "policy", b"policy", "signature_algorithm", b"signature_algorithm", "to_be_signed", b"to_be_signed", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignItem: _TypeAlias = SignItem  # noqa: Y015
+
+@_typing.final
+class AdoptAuthorityKeyRequest(_message.Message):
+    """Request of adopt_authority_key. The key must be sensitive, not extractable and able to sign, and no authority key with another
+    policy yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID, 1 to 64 bytes."""
+    policy: _builtins.bytes
+    """Serialised AuthorityKeyPolicy, sealed with the key for ever."""
+    public_key: _builtins.bytes
+    """DER of the SubjectPublicKeyInfo that the key must have."""
+    validate_only: _builtins.bool
+    """Check, and seal nothing."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        policy: _builtins.bytes = ...,
+        public_key: _builtins.bytes = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "policy", b"policy", "public_key", b"public_key", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptAuthorityKeyRequest: _TypeAlias = AdoptAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class AdoptAuthorityKeyResponse(_message.Message):
+    """Result of adopt_authority_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    NEVER_EXTRACTABLE_FIELD_NUMBER: _builtins.int
+    key_spec: _builtins.str
+    """Name of the key spec."""
+    never_extractable: _builtins.bool
+    """Whether the key has never been outside of a token, as the token says."""
+    def __init__(
+        self,
+        *,
+        key_spec: _builtins.str = ...,
+        never_extractable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "never_extractable", b"never_extractable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptAuthorityKeyResponse: _TypeAlias = AdoptAuthorityKeyResponse  # noqa: Y015
+
+@_typing.final
+class DestroyAuthorityKeyRequest(_message.Message):
+    """Request of destroy_authority_key. Both halves of the key are destroyed, and nothing else: not what is no authority key, nor one
+    that was sealed with another policy, nor one that signs checkpoints.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID."""
+    policy: _builtins.bytes
+    """The policy that was sealed with the key."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        policy: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyAuthorityKeyRequest: _TypeAlias = DestroyAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class DestroyAuthorityKeyResponse(_message.Message):
+    """Result of destroy_authority_key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESTROYED_FIELD_NUMBER: _builtins.int
+    destroyed: _builtins.bool
+    """False when there was no such key."""
+    def __init__(
+        self,
+        *,
+        destroyed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroyed", b"destroyed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DestroyAuthorityKeyResponse: _TypeAlias = DestroyAuthorityKeyResponse  # noqa: Y015
 
 @_typing.final
 class SignResponse(_message.Message):
@@ -558,16 +744,24 @@ class EnsureWrappingKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     key_id: _builtins.bytes
     """CKA_ID, 16 random bytes that a row allocated first."""
+    tenant: _builtins.str
+    """Id of the tenant whose key it is. Needed where wrapping keys are in escrow."""
+    escrow: _builtins.bytes
+    """What an earlier result had as escrow, once it is kept."""
     def __init__(
         self,
         *,
         key_id: _builtins.bytes = ...,
+        tenant: _builtins.str = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["escrow", b"escrow", "key_id", b"key_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,16 +774,22 @@ class EnsureWrappingKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATED_FIELD_NUMBER: _builtins.int
+    ESCROW_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """True when this call made the key."""
+    escrow: _builtins.bytes
+    """Where wrapping keys are in escrow: the key, encrypted to the recovery key (HPKE). The key does not exist yet; it is made
+    by a second call, which says that this is kept.
+    """
     def __init__(
         self,
         *,
         created: _builtins.bool = ...,
+        escrow: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "escrow", b"escrow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1414,3 +1614,194 @@ class OpenSecretResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenSecretResponse: _TypeAlias = OpenSecretResponse  # noqa: Y015
+
+@_typing.final
+class ReadJournalRequest(_message.Message):
+    """Request of read_journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Number of the record after which to begin; 0 is before the first one."""
+    limit: _builtins.int
+    """Most records in the answer, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJournalRequest: _TypeAlias = ReadJournalRequest  # noqa: Y015
+
+@_typing.final
+class ReadJournalResponse(_message.Message):
+    """Result of read_journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHAIN_HASH_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    journal: _builtins.str
+    """Id of the journal, 32 digits of hexadecimal."""
+    number: _builtins.int
+    """Number of the last record on disk."""
+    chain_hash: _builtins.bytes
+    """Chain hash of that record."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Lines of records, as they lie in the file. Fewer than there are when a file ends or many bytes are told."""
+
+    def __init__(
+        self,
+        *,
+        journal: _builtins.str = ...,
+        number: _builtins.int = ...,
+        chain_hash: _builtins.bytes = ...,
+        records: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_hash", b"chain_hash", "journal", b"journal", "number", b"number", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadJournalResponse: _TypeAlias = ReadJournalResponse  # noqa: Y015
+
+@_typing.final
+class AppendRequest(_message.Message):
+    """Request of append."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    upload_id: _builtins.bytes
+    """16 random bytes, the same for all parts."""
+    offset: _builtins.int
+    """How many bytes came before; 0 begins anew."""
+    content: _builtins.bytes
+    """The part, 1 to 1,048,576 bytes."""
+    def __init__(
+        self,
+        *,
+        upload_id: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "offset", b"offset", "upload_id", b"upload_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendRequest: _TypeAlias = AppendRequest  # noqa: Y015
+
+@_typing.final
+class AppendResponse(_message.Message):
+    """Result of append."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendResponse: _TypeAlias = AppendResponse  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    """Request of list_keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.bytes
+    """CKA_ID after which to begin; empty is before all."""
+    limit: _builtins.int
+    """Most keys in the answer, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListedKey(_message.Message):
+    """A key in the token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.bytes
+    """CKA_ID."""
+    label: _builtins.str
+    """CKA_LABEL; empty when it is no text."""
+    secret: _builtins.bool
+    """True for a secret key, false for a private one."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.bytes = ...,
+        label: _builtins.str = ...,
+        secret: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "label", b"label", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedKey: _TypeAlias = ListedKey  # noqa: Y015
+
+@_typing.final
+class ListKeysResponse(_message.Message):
+    """Result of list_keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedKey]:
+        """Private and secret keys by their CKA_IDs; those that share one stand together, so that there may be some more than asked
+        for.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___ListedKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015

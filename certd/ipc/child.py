@@ -110,25 +110,36 @@ class ReceivedCall:
 
 
 class Replies:
-    """Answers on their way out, grouped by connection. For the working thread alone."""
+    """Answers on their way out, grouped by connection. For the working thread alone.
 
-    def __init__(self) -> None:
-        self._frames: dict[Connection, list[Frame]] = {}
+    Args:
+        before_leaving: is called before answers leave, and when none wait as well; what it returns leaves instead of
+            every answer that is not a failure already.
+    """
+
+    def __init__(self, before_leaving: Callable[[], CertdError | None] = lambda: None) -> None:
+        self._before_leaving = before_leaving
+        self._waiting: list[tuple[ReceivedCall, bytes | CertdError]] = []
         self._oldest = 0.0
 
     def add(self, call: ReceivedCall, outcome: bytes | CertdError) -> None:
         """Adds an answer, and sends all when the oldest has waited long enough."""
-        if not self._frames:
+        if not self._waiting:
             self._oldest = time.monotonic()
-        self._frames.setdefault(call.connection, []).append(call.frame(outcome))
+        self._waiting.append((call, outcome))
         if time.monotonic() - self._oldest > _LONGEST_GROUPING:
             self.flush()
 
     def flush(self) -> None:
         """Sends everything."""
-        for connection, frames in self._frames.items():
-            connection.send(frames)
-        self._frames.clear()
+        failure = self._before_leaving()
+        frames: dict[Connection, list[Frame]] = {}
+        for call, outcome in self._waiting:
+            told = outcome if failure is None or isinstance(outcome, CertdError) else failure
+            frames.setdefault(call.connection, []).append(call.frame(told))
+        self._waiting.clear()
+        for connection, together in frames.items():
+            connection.send(together)
 
 
 Step = Callable[[], None]

@@ -17,6 +17,14 @@ class Permission(enum.StrEnum):
     AUTHORITY_UPDATE = "authority.update"
     AUTHORITY_ACTIVATE = "authority.activate"
     AUTHORITY_ENABLE = "authority.enable"
+    AUTHORITY_REISSUE = "authority.reissue"
+    AUTHORITY_ROTATE = "authority.rotate"
+    AUTHORITY_DELETE = "authority.delete"
+    AUTHORITY_CROSS_CERTIFY = "authority.cross-certify"
+    AUTHORITY_ADOPT = "authority.adopt"
+    AUTHORITY_PUBLISH = "authority.publish"
+    AUTHORITY_AUDIT = "authority.audit"
+    CERTIFICATE_IMPORT = "certificate.import"
     CERTIFICATE_ISSUE = "certificate.issue"
     CERTIFICATE_READ = "certificate.read"
     CERTIFICATE_REVOKE = "certificate.revoke"
@@ -96,6 +104,14 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.AUTHORITY_UPDATE,
             Permission.AUTHORITY_ACTIVATE,
             Permission.AUTHORITY_ENABLE,
+            Permission.AUTHORITY_REISSUE,
+            Permission.AUTHORITY_ROTATE,
+            Permission.AUTHORITY_DELETE,
+            Permission.AUTHORITY_CROSS_CERTIFY,
+            Permission.AUTHORITY_ADOPT,
+            Permission.AUTHORITY_PUBLISH,
+            Permission.AUTHORITY_AUDIT,
+            Permission.CERTIFICATE_IMPORT,
             Permission.CERTIFICATE_READ,
             Permission.CERTIFICATE_REVOKE,
             Permission.PROFILE_READ,
@@ -135,6 +151,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.AUDITOR: frozenset(
         {
             Permission.AUTHORITY_READ,
+            Permission.AUTHORITY_AUDIT,
             Permission.CERTIFICATE_READ,
             Permission.MANAGED_CERTIFICATE_READ,
             Permission.PROFILE_READ,

@@ -57,6 +57,8 @@ class Intent:
     """None in what a release wrote that did not record it."""
     names: SubjectAlternativeNames = field(default=SubjectAlternativeNames(), compare=False)
     """To find it by. They stand in rows of their own, which are not read with the rest of an intent."""
+    crl_partition: int | None = None
+    """Whose CRL it names, from 1; None: the complete one's, or none."""
     managed_certificate_uid: str | None = None
     managed_certificate_version: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -91,3 +93,5 @@ class Certificate:
     revocation_reason: RevocationReason | None
     invalidity_time: datetime | None
     """Since when its key is known or thought to be compromised; None when nobody said."""
+    crl_partition: int | None = None
+    """Whose CRL it names, from 1; None: the complete one's, or none."""

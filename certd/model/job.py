@@ -10,6 +10,8 @@ class JobKind(enum.StrEnum):
     """What is to be done."""
 
     ADVANCE_AUTHORITY = "advance-authority"
+    ADVANCE_AUTHORITY_KEY = "advance-authority-key"
+    """The subject is `{uid of the authority}/{number of the key}`, a key that is being prepared."""
     ADVANCE_MANAGED_CERTIFICATE = "advance-managed-certificate"
     """The subject is the uid of a managed certificate; the job lives as long as that, for the next renewal."""
     ADVANCE_RENEWAL_CAMPAIGN = "advance-renewal-campaign"
@@ -23,6 +25,17 @@ class JobKind(enum.StrEnum):
     """The subject is the uid of a subscription."""
     CHECK_DEPLOYMENT = "check-deployment"
     """The subject is the uid of a managed certificate, whose consumers should serve its current version by now."""
+
+    GENERATE_REVOCATION_LIST = "generate-revocation-list"
+    """The subject is `{uid of the authority}/{number of the key}/{partition}`; it lives as long as that CRL."""
+    ADVANCE_OCSP_RESPONDER = "advance-ocsp-responder"
+    """The subject is `{uid of the authority}/{number of the key}`: responder, and answers that are signed ahead."""
+    ADVANCE_REVOCATION_CAMPAIGN = "advance-revocation-campaign"
+    """The subject is the uid of a campaign."""
+    PURGE_AUTHORITY = "purge-authority"
+    """The subject is the uid of an authority that was deleted, when its window has ended."""
+    SIGN_CHECKPOINT = "sign-checkpoint"
+    """The subject is `events`."""
 
 
 APART: Final = frozenset({JobKind.DELIVER_EVENTS})

@@ -16,6 +16,8 @@ class ManagedCertificateFilter:
     type: ManagedCertificateType | None = None
     authority: str = ""
     """Resource name."""
+    authority_key_number: int = 0
+    """With an authority: of the key of it that signed the current version, whoever signs the next; 0: any."""
     profile: str = ""
     """Id."""
     key_spec: KeySpec | None = None

@@ -12,6 +12,7 @@ from certd.errors import field_invalid
 
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _SERIAL = re.compile(r"(?=.*[0-9a-fA-F])[0-9a-fA-F:]{1,128}")
+_OF_PURGED = re.compile(r"purged-[0-9a-f]{32}")
 _GRANT_OF_THE_START = re.compile(r"[0-9a-f]{32}")
 _DOWNLOAD_CODE = re.compile(r"[0-9a-f]{16}")
 _DIGITS = 18
@@ -25,6 +26,18 @@ def check_id(field: str, value: str) -> str:
             field, "must be 1 to 63 lower-case letters, digits and hyphens, begin with a letter and not end in a hyphen"
         )
     return value
+
+
+def purged_id(uid: str) -> str:
+    """Returns the id that an authority has after it is purged, so that another one may have its own."""
+    return f"purged-{uid}"
+
+
+def check_new_authority_id(field: str, value: str) -> str:
+    """As `check_id`, of an authority that is made; raises FIELD_INVALID also for what `purged_id` may return."""
+    if _OF_PURGED.fullmatch(value):
+        raise field_invalid(field, "must not be purged- and 32 digits: so authorities are called that were purged")
+    return check_id(field, value)
 
 
 def is_download_code_id(text: str) -> bool:
@@ -204,6 +217,23 @@ class RenewalCampaignName:
 
     def __str__(self) -> str:
         return f"tenants/{self.tenant}/renewalCampaigns/{self.renewal_campaign}"
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationCampaignName:
+    """`tenants/{tenant}/revocationCampaigns/{revocation_campaign}`."""
+
+    tenant: str
+    revocation_campaign: str
+
+    @classmethod
+    def parse(cls, field: str, text: str) -> Self:
+        """Parses a name; raises FIELD_INVALID."""
+        tenant, campaign = _parts(field, text, "tenants/*/revocationCampaigns/*")
+        return cls(check_id(field, tenant), check_id(field, campaign))
+
+    def __str__(self) -> str:
+        return f"tenants/{self.tenant}/revocationCampaigns/{self.revocation_campaign}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,11 @@ ENDED: Final = 0
 """In place of a number of days: it has ended."""
 AUTHORITY_NOTICE_DAYS: Final = (365, 180, 90, 45, 30, 15, 7, 3, 1)
 """Of authorities, whose successors take longer to bring about, and whom nobody renews but people."""
+ROTATION_NOTICE_DAYS: Final = (14600, 10950, 7300, 5475, 3650, 2555, 1825, 1460, 1095, 730, 545)
+"""Of authorities that issue for long: their next key should sign while what it issues can still live as long."""
+_ALL_OF_AUTHORITIES: Final = (*ROTATION_NOTICE_DAYS, *AUTHORITY_NOTICE_DAYS)
+_ROTATION_SHARE: Final = 1.5
+"""Of the longest lifetime of what an authority issues: when so much is left of its own, its next key is due."""
 _PATIENCE: Final = timedelta(hours=1)
 """A renewal that is due is not said to be missing before that: a daemon that was away has many to make."""
 
@@ -46,6 +51,15 @@ def nearest(days: Iterable[int], not_after: datetime, now: datetime) -> int | No
     if not_after < now:
         return ENDED
     return min((number for number in days if not_after < now + timedelta(days=number)), default=None)
+
+
+def rotation_is_due(days: int, longest: timedelta | None) -> bool:
+    """Returns whether an authority is told of its end at one of ROTATION_NOTICE_DAYS: the next would be too late.
+
+    `longest` is the longest lifetime among what it issued and is alive; None: nothing is.
+    """
+    following = max((number for number in _ALL_OF_AUTHORITIES if number < days), default=ENDED)
+    return longest is not None and _ROTATION_SHARE * longest > timedelta(days=following)
 
 
 def why_not_renewed(managed: ManagedCertificate, now: datetime, *, since: datetime) -> NotRenewed | None:

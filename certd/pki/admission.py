@@ -24,6 +24,7 @@ from certd.pki.profile_rules import (
     normalise_email_address,
     uri_problem,
 )
+from certd.pki.status_locations import LONGEST_SHORT_LIFETIME
 
 _SECOND = timedelta(seconds=1)
 _NAMES_FIELD = "subject_alternative_names"
@@ -280,6 +281,7 @@ def admit_place(issuer: Issuer, request: CertificateRequest, profile: Profile, s
 
     A self-signed profile certifies the issuer's own key under the issuer's own name. Any other one never does: a
     certificate with its issuer's name would be self-issued, which RFC 5280, section 6.1, treats as the issuer's own.
+    It is asked for with `self_issued` then, for another of the issuer's keys.
     """
     if profile.self_signed:
         if issuer.name != subject or issuer.public_key != request.public_key:
@@ -287,6 +289,10 @@ def admit_place(issuer: Issuer, request: CertificateRequest, profile: Profile, s
         return
     if issuer.public_key == request.public_key:
         raise _forbidden(profile, "the key is the authority's own; make one for the subject", field="csr.public_key")
+    if request.self_issued:
+        if issuer.name != subject or not profile.authority:
+            raise _forbidden(profile, "another key of the authority is certified under its own name", field="subject")
+        return
     if subject != distinguished_name.EMPTY and distinguished_name.comparable(
         issuer.name
     ) == distinguished_name.comparable(subject):
@@ -327,6 +333,12 @@ def admit_path_length(issuer: Issuer, request: CertificateRequest, profile: Prof
     path_length = 0 if wanted is None else wanted
     if not 0 <= path_length <= profile.highest_path_length:
         raise _forbidden(profile, f"the path length must be 0 to {profile.highest_path_length}", field="path_length")
+    if request.self_issued:
+        # RFC 5280, section 6.1.4: what is self-issued is not counted.
+        if issuer.path_length is not None and path_length > issuer.path_length:
+            problem = f"the path length must be at most the {issuer.path_length} of the issuing key"
+            raise _forbidden(profile, problem, field="path_length")
+        return path_length
     if not profile.self_signed and issuer.path_length is not None and path_length >= issuer.path_length:
         problem = (
             f"the issuing authority has path length {issuer.path_length}, so that no authority may stand below it"
@@ -350,15 +362,20 @@ def admit_validity(issuer: Issuer, profile: Profile, validity: Validity, now: da
     """Returns the validity. `now` is truncated to the second.
 
     FIELD_INVALID when it is not in whole seconds, or said twice; PROFILE_FORBIDS when it is out of the
-    profile's bounds; LIFETIME_EXCEEDS_AUTHORITY when the certificate would outlive its issuer. A default lifetime is
-    cut instead.
+    profile's bounds; LIFETIME_EXCEEDS_AUTHORITY when the certificate would outlive its issuer, or what an authority may
+    issue that is SHORT_LIVED. A default lifetime is cut instead.
     """
     moment = now.astimezone(UTC).replace(microsecond=0)
     lifetime, is_default = _lifetime(profile, validity, moment)
+    warnings: tuple[Warning, ...] = ()
     if not is_default:
         _check_lifetime(profile, lifetime)
+        _check_short_lifetime(issuer, profile, validity, lifetime)
+    elif lifetime > (longest := default_lifetime(issuer, profile)):
+        lifetime = longest
+        message = f"cut the profile's default to {longest.days} days: the authority is SHORT_LIVED"
+        warnings = (Warning("lifetime", message),)
     not_after = moment + lifetime - _SECOND
-    warnings: tuple[Warning, ...] = ()
     if issuer.not_after is not None and not_after > issuer.not_after:
         if not is_default or issuer.not_after < moment:
             field = "lifetime" if validity.not_after is None else "not_after_time"
@@ -375,6 +392,32 @@ def admit_validity(issuer: Issuer, profile: Profile, validity: Validity, now: da
         message = f"cut the profile's default to the end of the authority, {_text(not_after)}"
         warnings = (Warning("lifetime", message),)
     return AdmittedPeriod(moment - profile.backdate, not_after, warnings)
+
+
+def default_lifetime(issuer: Issuer, profile: Profile) -> timedelta:
+    """Returns how long a certificate lives when nobody says, unless its issuer ends before."""
+    longest = profile.default_lifetime
+    return min(longest, LONGEST_SHORT_LIFETIME) if _is_short_lived(issuer, profile) else longest
+
+
+def _is_short_lived(issuer: Issuer, profile: Profile) -> bool:
+    return issuer.locations.short_lived and not profile.authority
+
+
+def _check_short_lifetime(issuer: Issuer, profile: Profile, validity: Validity, lifetime: timedelta) -> None:
+    """Raises LIFETIME_EXCEEDS_AUTHORITY for what is too long where nobody asks whether a certificate is revoked."""
+    if lifetime <= LONGEST_SHORT_LIFETIME or not _is_short_lived(issuer, profile):
+        return
+    field = "lifetime" if validity.not_after is None else "not_after_time"
+    days = LONGEST_SHORT_LIFETIME.days
+    problem = f"leads to {lifetime}, and the authority is SHORT_LIVED: what it issues lives at most {days} days"
+    remedy = "ask for less, or have a GENERAL_PURPOSE authority issue it"
+    raise CertdError(
+        Reason.LIFETIME_EXCEEDS_AUTHORITY,
+        f"the {field} {problem}; {remedy}",
+        metadata={"longest_lifetime_seconds": str(int(LONGEST_SHORT_LIFETIME.total_seconds()))},
+        violations=(Violation(field, f"{problem}; {remedy}"),),
+    )
 
 
 def _text(time: datetime) -> str:

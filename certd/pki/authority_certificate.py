@@ -91,7 +91,7 @@ def accept(certificate: bytes, chain: bytes, *, awaiting: Awaiting, now: datetim
     would break. The message names the certificate, the check and the remedy.
     """
     own = _own(certificate, awaiting)
-    _check_own_extensions(own)
+    check_own_extensions(own)
     check_algorithms(own, trust_anchor=False)
     bundle = _bundle(chain, awaiting)
     for element in bundle:
@@ -167,7 +167,8 @@ def _own(certificate: bytes, awaiting: Awaiting) -> Element:
     return own
 
 
-def _check_own_extensions(own: Element) -> None:
+def check_own_extensions(own: Element) -> None:
+    """IMPORT_NOT_COMPATIBLE and IMPORT_CHAIN_INVALID for what no authority of ours can sign under."""
     extension = own.find(x509.BasicConstraints)
     if extension is None or not extension.value.ca or not extension.critical:
         raise own.refuse(

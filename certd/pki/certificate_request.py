@@ -11,6 +11,7 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.profile import Profile
+from certd.pki.status_locations import NOWHERE, StatusLocations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class Issuer:
     """End of its certificate; None for a root in the making."""
     path_length: int | None
     """Of its certificate; None when that has no constraint."""
-    authority_information_url: str | None = None
-    """Where its certificate can be fetched; None leaves the extension out."""
+    locations: StatusLocations = NOWHERE
+    """What its certificates say of where their status and their issuer are found."""
     name_constraints: tuple[NameConstraints, ...] = ()
     """Its own and those of every authority above it."""
     reserved_trust_domain: str | None = None
@@ -53,6 +54,10 @@ class CertificateRequest:
     """Of an authority."""
     name_constraints: NameConstraints | None = None
     """Of an authority, in their normal form."""
+    subject_key_identifier: bytes | None = None
+    """As other certificates of the key have it; None: `key_identifier` of the key."""
+    self_issued: bool = False
+    """Whether it is another key of the issuer, under the issuer's own name (RFC 5280, section 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,13 +170,17 @@ def dotted(content: bytes) -> str:
     return ".".join(map(str, numbers))
 
 
+def header(tag: int, length: int) -> bytes:
+    """Returns what precedes a content of so many octets."""
+    if length < _LONG_LENGTH:
+        return bytes((tag, length))
+    octets = length.to_bytes((length.bit_length() + 7) // 8)
+    return bytes((tag, _LONG_LENGTH | len(octets))) + octets
+
+
 def encode(tag: int, content: bytes) -> bytes:
     """Returns an element."""
-    length = len(content)
-    if length < _LONG_LENGTH:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8)
-    return bytes((tag, _LONG_LENGTH | len(octets))) + octets + content
+    return header(tag, len(content)) + content
 
 
 def sequence(*elements: bytes) -> bytes:

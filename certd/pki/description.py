@@ -9,8 +9,15 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from certd.errors import field_invalid
-from certd.pki import der, distinguished_name
-from certd.pki.extensions import AUTHORITY_KEY_IDENTIFIER, SUBJECT_KEY_IDENTIFIER, KeyUsage, key_usages_of
+from certd.pki import der, distinguished_name, information_access
+from certd.pki.extensions import (
+    AUTHORITY_INFORMATION_ACCESS,
+    AUTHORITY_KEY_IDENTIFIER,
+    CRL_DISTRIBUTION_POINTS,
+    SUBJECT_KEY_IDENTIFIER,
+    KeyUsage,
+    key_usages_of,
+)
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm, algorithm_of_identifier, key_spec_of
 from certd.pki.lint import LintCopy, names_of
 from certd.pki.names import SubjectAlternativeNames
@@ -59,6 +66,10 @@ class Description:
     """Empty when there is none."""
     sha256_fingerprint: bytes
     extensions: tuple[DescribedExtension, ...]
+    crl_urls: tuple[str, ...]
+    """Of the CRL distribution points."""
+    ocsp_urls: tuple[str, ...]
+    """Of the responders in authority information access."""
 
 
 def describe(certificate: bytes) -> Description:
@@ -80,6 +91,7 @@ def describe(certificate: bytes) -> Description:
     names = values.get(x509.SubjectAlternativeName)
     subject_key = values.get(x509.SubjectKeyIdentifier)
     authority_key = values.get(x509.AuthorityKeyIdentifier)
+    raw = {extension.oid.dotted_string: value for extension, value in zip(extensions, encoded, strict=True)}
     key_identifier = authority_key.key_identifier if isinstance(authority_key, x509.AuthorityKeyIdentifier) else None
     return Description(
         subject=subject,
@@ -111,6 +123,8 @@ def describe(certificate: bytes) -> Description:
             )
             for extension, value in zip(extensions, encoded, strict=True)
         ),
+        crl_urls=information_access.crl_urls(raw.get(CRL_DISTRIBUTION_POINTS, b"")),
+        ocsp_urls=information_access.responder_urls(raw.get(AUTHORITY_INFORMATION_ACCESS, b"")),
     )
 
 
@@ -143,6 +157,8 @@ def describe_copy(copy: LintCopy, *, key_spec: KeySpec) -> Description:
             DescribedExtension(oid=oid, critical=extension.critical, value=extension.value)
             for oid, extension in tbs.extensions.items()
         ),
+        crl_urls=information_access.crl_urls(values.get(CRL_DISTRIBUTION_POINTS, b"")),
+        ocsp_urls=information_access.responder_urls(values.get(AUTHORITY_INFORMATION_ACCESS, b"")),
     )
 
 

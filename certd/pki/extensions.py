@@ -30,6 +30,9 @@ CERTIFICATE_POLICIES = "2.5.29.32"
 EXTENDED_KEY_USAGE = "2.5.29.37"
 TLS_FEATURE = "1.3.6.1.5.5.7.1.24"
 OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
+AUTHORITY_INFORMATION_ACCESS = "1.3.6.1.5.5.7.1.1"
+CRL_DISTRIBUTION_POINTS = "2.5.29.31"
+NO_REVOCATION_AVAILABLE = "2.5.29.56"
 
 APPLICATION_POLICIES = "1.3.6.1.4.1.311.21.10"
 """Microsoft's extended key usages by another name."""
@@ -50,12 +53,12 @@ _WRITTEN_BY_CERTD: Final = _PREDECESSORS | frozenset(
         SUBJECT_ALTERNATIVE_NAME,
         BASIC_CONSTRAINTS,
         NAME_CONSTRAINTS,
-        "2.5.29.31",
+        CRL_DISTRIBUTION_POINTS,
         CERTIFICATE_POLICIES,
         "2.5.29.35",
         EXTENDED_KEY_USAGE,
         "2.5.29.46",
-        "1.3.6.1.5.5.7.1.1",
+        AUTHORITY_INFORMATION_ACCESS,
         TLS_FEATURE,
         "1.3.6.1.4.1.11129.2.4.2",
         "1.3.6.1.4.1.11129.2.4.3",
@@ -74,7 +77,7 @@ _NEVER_PASSED: Final = (
         # What the issuer says about itself, or promises about revocation (RFC 6960, RFC 9608).
         "2.5.29.18",
         OCSP_NO_CHECK,
-        "2.5.29.56",
+        NO_REVOCATION_AVAILABLE,
         # RFC 3820: who holds the key would issue in its own name.
         "1.3.6.1.5.5.7.1.14",
         APPLICATION_POLICIES,

@@ -13,7 +13,6 @@ from itertools import chain
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.errors import CertdError, Reason, Violation
 from certd.pki import admission, der, distinguished_name, lint, name_constraints
@@ -43,6 +42,7 @@ from certd.pki.name_constraints import NameConstraints
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.passed_extensions import admit_extensions
 from certd.pki.profile import CustomExtension, Profile
+from certd.pki.status_locations import crl_partition, location_extensions, locations_under
 
 __all__ = [
     "CertificateRequest",
@@ -77,6 +77,8 @@ class Prepared:
     warnings: tuple[Warning, ...]
     lint_certificate: bytes
     """DER of the copy, whose signature no key made."""
+    crl_partition: int | None = None
+    """Whose CRL it names; None: the complete one's, or none."""
     description: Description | None = None
     """What it says, without a fingerprint; None where a prepare process has described it."""
 
@@ -117,6 +119,8 @@ def prepare(
     _check_name("issuer", issuer.name)
     _check_name("subject", names.subject)
     algorithm = issuer.signature_algorithm
+    locations = locations_under(issuer.locations, profile)
+    partition = crl_partition(locations, serial)
     tbs = tbs_certificate(
         serial=serial,
         algorithm=algorithm,
@@ -135,8 +139,9 @@ def prepare(
                 tls_features=profile.tls_features,
                 custom=profile.custom_extensions,
             ),
-            extension(SUBJECT_KEY_IDENTIFIER, der.octet_string(key_identifier(request.public_key))),
-            *_issuer_extensions(issuer.subject_key_identifier, issuer.authority_information_url),
+            extension(SUBJECT_KEY_IDENTIFIER, der.octet_string(_subject_key_identifier(request))),
+            _issuer_extension(issuer.subject_key_identifier),
+            *location_extensions(locations, partition),
             *_constraint_extensions(request.name_constraints),
             *_name_extensions(names.names, critical=names.subject == distinguished_name.EMPTY),
             *(extension(one.oid, one.value, critical=one.critical) for one in extensions.passed),
@@ -149,6 +154,7 @@ def prepare(
         issuer_key_identifier=issuer.subject_key_identifier,
         public_key=request.public_key,
         signature_algorithm=algorithm,
+        self_issued=request.self_issued,
     )
     return Prepared(
         tbs=tbs,
@@ -162,6 +168,7 @@ def prepare(
         names=names.names,
         warnings=(*names.warnings, *extensions.warnings, *period.warnings, *unwise),
         lint_certificate=copy,
+        crl_partition=partition,
         description=describe_copy(read, key_spec=key_spec),
     )
 
@@ -226,6 +233,11 @@ def _admit_key(public_key_der: bytes, profile: Profile) -> KeySpec:
     return spec
 
 
+def _subject_key_identifier(request: CertificateRequest) -> bytes:
+    """Returns the one that readers find the key by, also in certificates that others made of it."""
+    return request.subject_key_identifier or key_identifier(request.public_key)
+
+
 @lru_cache(maxsize=256)
 def _check_name(field: str, name: bytes) -> None:
     """Raises NAME_NOT_ALLOWED for a name that the library would not write back byte for byte: others misread it too."""
@@ -279,14 +291,9 @@ def _extension(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _issuer_extensions(identifier: bytes, authority_information_url: str | None) -> tuple[bytes, ...]:
-    """Returns what leads to the issuer: its key identifier alone (RFC 5280, section 4.2.1.1), and where to fetch it."""
-    extensions = [_extension(x509.AuthorityKeyIdentifier(identifier, None, None))]
-    if authority_information_url is not None:
-        location = x509.UniformResourceIdentifier(authority_information_url)
-        description = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
-        extensions.append(_extension(x509.AuthorityInformationAccess([description])))
-    return tuple(extensions)
+def _issuer_extension(identifier: bytes) -> bytes:
+    """Returns what leads to the issuer's key: its identifier alone (RFC 5280, section 4.2.1.1)."""
+    return _extension(x509.AuthorityKeyIdentifier(identifier, None, None))
 
 
 def _constraint_extensions(constraints: NameConstraints | None) -> tuple[bytes, ...]:

@@ -104,14 +104,14 @@ def _parse(tbs: bytes) -> ToBeSignedCertificate:
         raise der.MalformedError("has a signature algorithm that is not known")
     issuer = reader.read_whole(der.SEQUENCE)
     validity = reader.enter(der.SEQUENCE)
-    not_before = _read_time(validity)
-    not_after = _read_time(validity)
+    not_before = read_time(validity)
+    not_after = read_time(validity)
     validity.finish()
     subject = reader.read_whole(der.SEQUENCE)
     public_key = reader.read_whole(der.SEQUENCE)
     explicit = reader.enter(der.context(3))
     reader.finish()
-    extensions = _read_extensions(explicit)
+    extensions = read_extensions(explicit)
     authority, path_length = False, None
     if (constraints := extensions.get(_BASIC_CONSTRAINTS)) is not None:
         authority, path_length = _read_basic_constraints(constraints.value)
@@ -132,7 +132,7 @@ def _parse(tbs: bytes) -> ToBeSignedCertificate:
     )
 
 
-def _read_time(reader: der.Reader) -> datetime:
+def read_time(reader: der.Reader) -> datetime:
     """Reads a Time (RFC 5280, section 4.1.2.5): UTCTime until 2049, GeneralizedTime after, to the second, in UTC."""
     tag, content = reader.read_any()
     digits = content[:-1]
@@ -153,7 +153,7 @@ def _read_time(reader: der.Reader) -> datetime:
         raise der.MalformedError("has a time that does not exist") from error
 
 
-def _read_extensions(explicit: der.Reader) -> dict[str, EncodedExtension]:
+def read_extensions(explicit: der.Reader) -> dict[str, EncodedExtension]:
     """Reads Extensions and returns them by dotted identifier."""
     reader = explicit.enter(der.SEQUENCE)
     explicit.finish()

@@ -44,6 +44,8 @@ def description_message(described: Description) -> x509_pb2.CertificateDescripti
             x509_pb2.Extension(oid=extension.oid, critical=extension.critical, value=extension.value)
             for extension in described.extensions
         ],
+        crl_urls=described.crl_urls,
+        ocsp_urls=described.ocsp_urls,
         unicode_dns_names=[
             unicode_dns_name(name)
             for name in described.subject_alternative_names.dns_names

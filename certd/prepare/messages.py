@@ -23,6 +23,7 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.pki.profile_document import from_document, to_document
 from certd.pki.profiles import BUILT_IN, SYSTEM, Profile
+from certd.pki.status_locations import StatusLocations, crl_partition, locations_under
 from certd.prepare.order import Csr, Item, Terms
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -118,17 +119,17 @@ def result_of(answer: Answer, wanted: Wanted) -> messages.PrepareResult:
 def parse_response(payload: bytes, *, terms: Terms, serials: Sequence[int]) -> list[Answer]:
     """Returns what became of each item."""
     response = messages.PrepareResponse.FromString(payload)
-    return [_answer(result, terms.issuer, serial) for result, serial in zip(response.results, serials, strict=True)]
+    return [_answer(result, terms, serial) for result, serial in zip(response.results, serials, strict=True)]
 
 
-def _answer(result: messages.PrepareResult, issuer: Issuer, serial: int) -> Answer:
+def _answer(result: messages.PrepareResult, terms: Terms, serial: int) -> Answer:
     if result.HasField("failure"):
         return error_of(result.failure)
     message = result.prepared
     prepared = Prepared(
         tbs=message.tbs,
         serial=serial,
-        issuer_name_sha256=hashlib.sha256(issuer.name).digest(),
+        issuer_name_sha256=hashlib.sha256(terms.issuer.name).digest(),
         subject_text=message.subject_text,
         not_before=_EPOCH + message.not_before_seconds * _SECOND,
         not_after=_EPOCH + message.not_after_seconds * _SECOND,
@@ -137,6 +138,8 @@ def _answer(result: messages.PrepareResult, issuer: Issuer, serial: int) -> Answ
         names=_names_of(message.names),
         warnings=tuple(Warning(one.field, one.message) for one in message.warnings),
         lint_certificate=message.lint_certificate,
+        # By the daemon's own reckoning, which `is_as_told` holds the certificate against.
+        crl_partition=crl_partition(locations_under(terms.issuer.locations, terms.profile), serial),
     )
     return Described(prepared, message.description)
 
@@ -165,6 +168,8 @@ def _fill_item(message: messages.PrepareItem, item: Item) -> None:
                     messages.AskedExtension(oid=one.oid, critical=one.critical, value=one.value)
                     for one in source.extensions
                 ],
+                subject_key_identifier=source.subject_key_identifier,
+                self_issued=source.self_issued,
             )
         )
     if item.validity.lifetime is not None:
@@ -186,6 +191,8 @@ def _item_of(message: messages.PrepareItem) -> Item:
             ),
             path_length=asked.path_length if asked.HasField("path_length") else None,
             name_constraints=name_constraints.decode(asked.name_constraints) if asked.name_constraints else None,
+            subject_key_identifier=asked.subject_key_identifier if asked.HasField("subject_key_identifier") else None,
+            self_issued=asked.self_issued,
         )
     else:
         source = Csr(
@@ -235,7 +242,11 @@ def _issuer_bytes(issuer: Issuer) -> bytes:
         signature_algorithm=issuer.signature_algorithm,
         not_after_seconds=None if end is None else (end - _EPOCH) // _SECOND,
         path_length=issuer.path_length,
-        authority_information_url=issuer.authority_information_url or "",
+        issuer_urls=issuer.locations.issuer_urls,
+        responder_urls=issuer.locations.responder_urls,
+        crl_stems=issuer.locations.crl_stems,
+        crl_partition_count=issuer.locations.partition_count,
+        short_lived=issuer.locations.short_lived,
         reserved_trust_domain=issuer.reserved_trust_domain or "",
         name_constraints=[name_constraints.encode(each) for each in issuer.name_constraints],
     ).SerializeToString()
@@ -252,7 +263,13 @@ def _issuer_of(data: bytes) -> Issuer:
         signature_algorithm=SignatureAlgorithm(message.signature_algorithm),
         not_after=(_EPOCH + message.not_after_seconds * _SECOND if message.HasField("not_after_seconds") else None),
         path_length=message.path_length if message.HasField("path_length") else None,
-        authority_information_url=message.authority_information_url or None,
+        locations=StatusLocations(
+            issuer_urls=tuple(message.issuer_urls),
+            responder_urls=tuple(message.responder_urls),
+            crl_stems=tuple(message.crl_stems),
+            partition_count=message.crl_partition_count,
+            short_lived=message.short_lived,
+        ),
         reserved_trust_domain=message.reserved_trust_domain or None,
         name_constraints=tuple(map(name_constraints.decode, message.name_constraints)),
     )

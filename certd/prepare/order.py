@@ -10,6 +10,7 @@ from certd.pki.certificate_request import CertificateRequest, Issuer, Validity, 
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared, prepare
 from certd.pki.profiles import Profile
+from certd.pki.status_locations import LOCATION_EXTENSIONS, location_values, locations_under
 from certd.pki.tbs import parse_tbs_certificate
 
 
@@ -74,13 +75,19 @@ def is_as_told(prepared: Prepared, terms: Terms) -> bool:
     """Returns whether the bytes to be signed are what the books would say of them, and no more than was asked for.
 
     For the daemon, which signs what a prepare process answers: one that a stranger's bytes took over may choose names,
-    but neither a serial number that the books do not know, nor an authority where the profile yields none.
+    but neither a serial number that the books do not know, nor an authority where the profile yields none, nor places
+    of its own where the certificate is said to be revoked.
     """
     try:
         tbs = parse_tbs_certificate(prepared.tbs)
     except CertdError:
         return False
     issuer = terms.issuer
+    locations = locations_under(issuer.locations, terms.profile)
+    told = {
+        **location_values(locations, prepared.crl_partition),
+        **{one.oid: one.value for one in terms.profile.custom_extensions if one.oid in LOCATION_EXTENSIONS},
+    }
     return (
         tbs.serial == prepared.serial
         and tbs.issuer == issuer.name
@@ -88,5 +95,6 @@ def is_as_told(prepared: Prepared, terms: Terms) -> bool:
         and tbs.authority is terms.profile.authority
         and (tbs.not_before, tbs.not_after) == (prepared.not_before, prepared.not_after)
         and (issuer.not_after is None or tbs.not_after <= issuer.not_after)
+        and told == {oid: tbs.extensions[oid].value for oid in LOCATION_EXTENSIONS if oid in tbs.extensions}
         and hashlib.sha256(tbs.public_key).digest() == prepared.public_key_sha256
     )

@@ -41,6 +41,7 @@ from certd.services.issuance import issuance_of, issuer_of, prepare, rehearsal_k
 from certd.services.issuing_loop import IssuingLoop
 from certd.services.issuing_refusals import token_unavailable
 from certd.services.paging import Page, PageRequest, page_of
+from certd.services.status_locations import ensure_lists, location_warnings, locations_of
 from certd.services.steps import StepHook
 from certd.services.system import SYSTEM_AUTHORITY_ID
 from certd.services.tenants import check_quota, existing_tenant
@@ -59,7 +60,9 @@ _SYSTEM_LIFETIME = timedelta(days=20 * 365)
 _REMEDIES = {
     AuthorityState.AWAITING_CERTIFICATE: "install the certificate of its parent first",
     AuthorityState.DISABLED: "enable it, or use another authority",
-    AuthorityState.EXPIRED: "use another authority",
+    AuthorityState.EXPIRED: "have it certified again, or use another authority",
+    AuthorityState.DELETED: "undelete and enable it, or use another authority",
+    AuthorityState.PURGED: "use another authority",
 }
 _TRANSIENT = {Reason.TOKEN_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.SIGNING_QUEUE_FULL, Reason.SHUTTING_DOWN,
               Reason.DEADLINE_EXCEEDED, Reason.OWNERSHIP_LOST, Reason.INTERNAL}  # fmt: skip
@@ -117,7 +120,11 @@ class Authorities:
         if made is not None:
             return self._replayed(made)
         planned = plan_of(new, issuer, now)
-        warnings = (*constraint_warnings(new, issuer), *self._rehearse(planned, issuer, now))
+        warnings = (
+            *constraint_warnings(new, issuer),
+            *location_warnings(planned, self._base_url),
+            *self._rehearse(planned, issuer, now),
+        )
         if validate_only:
             return self._views.of(planned, issuer, now, warnings=warnings)
         if not self._token.ready:
@@ -133,7 +140,7 @@ class Authorities:
         try:
             finished = self.finish(planned.uid, principal=caller.principal)
         except CertdError as error:
-            if _may_pass(error):
+            if may_pass(error):
                 self._hand_over(planned.uid)
             raise
         return self._views.of(finished, issuer, self._clock.now(), warnings=warnings)
@@ -154,7 +161,7 @@ class Authorities:
         with self._store.read("authorities.page") as tx:
             existing_tenant(tx, parent.tenant)
             rows = authorities.page(tx, parent.tenant, after=after[0] if after else None, limit=request.size + 1)
-            views = [self._views.read(tx, authority, now) for authority in rows]
+            views = [self._views.listed(tx, authority, now) for authority in rows]
         return page_of(views, request, query, key=lambda view: [view.authority.authority_id])
 
     def ensure_system(self, trust_domain: str, subject: bytes, *, authority_id: str = SYSTEM_AUTHORITY_ID) -> Authority:
@@ -181,7 +188,7 @@ class Authorities:
         try:
             self.finish(uid, principal=SYSTEM_PRINCIPAL)
         except CertdError as error:
-            if _may_pass(error):
+            if may_pass(error):
                 raise
         self._store.write("authorities.settled", lambda tx: jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, uid))
 
@@ -204,7 +211,7 @@ class Authorities:
             if authority.issuer_uid is not None:
                 self._issue_own_certificate(authority, public_key, issuer, principal)
         except CertdError as error:
-            if not _may_pass(error):
+            if not may_pass(error):
                 self._abandon(authority, error, principal)
             raise
         with self._store.read("authorities.finished") as tx:
@@ -281,6 +288,7 @@ class Authorities:
             )
             if not done:
                 raise CertdError(Reason.STATE_FORBIDS, f"{authority.name} has its certificate already")
+            ensure_lists(tx, authority, self._base_url, now)
             jobs.finish(tx, JobKind.ADVANCE_AUTHORITY, authority.uid)
             tx.configuration_changed()
             tx.event(event_of(EventType.AUTHORITY_CREATED, authority, principal, now))
@@ -320,8 +328,9 @@ class Authorities:
 
     def _issuer_view(self, signer: Authority, public_key: bytes) -> Issuer:
         """A root in the making is its own issuer; every other issuer has its key already."""
-        return issuer_of(signer, public_key=signer.key.public_key or public_key, information_url=None
-                         if signer.certificate is None else information_url(self._base_url, signer))  # fmt: skip
+        return issuer_of(
+            signer, public_key=signer.key.public_key or public_key, locations=locations_of(signer, self._base_url)
+        )
 
     def _issuer(self, tx: Transaction, new: NewAuthority) -> Authority | None:
         if new.type is AuthorityType.ROOT:
@@ -345,7 +354,7 @@ class Authorities:
             return self._views.read(tx, authority, self._clock.now())
 
 
-def _may_pass(error: CertdError) -> bool:
+def may_pass(error: CertdError) -> bool:
     """Returns whether a later attempt may succeed; a token that is there and says no will always say it."""
     return error.reason in _TRANSIENT and (error.retry_after is not None or error.reason != Reason.TOKEN_UNAVAILABLE)
 
@@ -385,11 +394,6 @@ def check_enabled(authority: Authority, now: datetime) -> None:
             metadata={"state": state},
             resource=authority.name,
         )
-
-
-def information_url(base_url: str | None, authority: Authority) -> str | None:
-    """Returns where the authority's certificate is published, or None when this server publishes none."""
-    return None if base_url is None else f"{base_url}/ca/{authority.uid}/{authority.key.number}.cer"
 
 
 def _job(uid: str, due_time: datetime) -> Job:

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from certd.errors import CertdError, Reason, Violation
-from certd.model.authority import HIGHEST_PATH_LENGTH, Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.errors import CertdError, Reason, Violation, field_invalid
+from certd.model.authority import (
+    HIGHEST_PATH_LENGTH,
+    Authority,
+    AuthorityKey,
+    AuthorityState,
+    AuthorityType,
+    UsageMode,
+)
 from certd.model.names import AuthorityName
+from certd.model.revocation_settings import NO_CHANGE, RevocationSettings, SettingsChange, changed_settings
 from certd.pki import distinguished_name, name_constraints
 from certd.pki import key_spec as key_specs
 from certd.pki.authority_certificate import standing_of
@@ -51,6 +59,10 @@ class NewAuthority:
     name_constraints: NameConstraints | None = None
     """In their normal form."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    usage_mode: UsageMode = UsageMode.GENERAL_PURPOSE
+    revocation: SettingsChange | None = None
+    """Of the defaults; None: those are what is wanted."""
+    deletion_protection: bool = False
 
 
 def profile_of(authority: Authority) -> Profile:
@@ -125,6 +137,29 @@ def _forbidden(held: tuple[NameConstraints, ...], dns_name: str) -> bool:
     return bool(name_constraints.check(held, subject=distinguished_name.EMPTY, names=names))
 
 
+def policy_of(subject: bytes, *, path_length: int, lifetime: timedelta, root: bool) -> bytes:
+    """Returns the policy of the key of an authority whose certificate lives so long."""
+    return authority_key_policy(
+        kinds={
+            SignatureKind.CERTIFICATE,
+            SignatureKind.CERTIFICATION_REQUEST,
+            SignatureKind.REVOCATION_LIST,
+            SignatureKind.OCSP_RESPONSE,
+        },
+        issuer_name=subject,
+        path_length=path_length,
+        # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
+        longest_lifetime=lifetime + BACKDATE,
+        self_signed=root,
+    )
+
+
+def check_lifetime(field: str, lifetime: timedelta) -> None:
+    """Raises FIELD_INVALID for what no certificate of an authority may live."""
+    if not _SHORTEST <= lifetime <= _LONGEST:
+        raise field_invalid(field, LIFETIME_RULE)
+
+
 def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Authority:
     """Fills in the defaults, checks the bounds, and allocates uid and CKA_ID."""
     root = new.type is AuthorityType.ROOT
@@ -145,20 +180,14 @@ def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Autho
             "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
             violations=tuple(violations),
         )
-    uid = uuid.uuid4().hex
-    policy = authority_key_policy(
-        kinds={
-            SignatureKind.CERTIFICATE,
-            SignatureKind.CERTIFICATION_REQUEST,
-            SignatureKind.REVOCATION_LIST,
-            SignatureKind.OCSP_RESPONSE,
-        },
-        issuer_name=new.subject,
-        path_length=path_length,
-        # What it signs ends with it at the latest, and may begin as much earlier as the backdate goes.
-        longest_lifetime=lifetime + BACKDATE,
-        self_signed=root,
+    revocation = changed_settings(
+        RevocationSettings(),
+        new.revocation or NO_CHANGE,
+        short_lived=new.usage_mode is UsageMode.SHORT_LIVED,
+        field="authority.revocation",
     )
+    uid = uuid.uuid4().hex
+    policy = policy_of(new.subject, path_length=path_length, lifetime=lifetime, root=root)
     return Authority(
         uid=uid,
         tenant=new.name.tenant,
@@ -174,6 +203,9 @@ def plan_of(new: NewAuthority, issuer: Authority | None, now: datetime) -> Autho
         key=AuthorityKey(number=1, key_id=secrets.token_bytes(16), policy=policy, public_key=None),
         name_constraints=None if new.name_constraints is None else name_constraints.encode(new.name_constraints),
         labels=new.labels,
+        usage_mode=new.usage_mode,
+        revocation=revocation,
+        deletion_protection=new.deletion_protection,
         create_time=now,
         update_time=now,
     )

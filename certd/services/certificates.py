@@ -25,6 +25,7 @@ from certd.pki.profiles import Profile
 from certd.prepare.order import Csr
 from certd.services.access import Access
 from certd.services.authorities import every_authority, existing_authority
+from certd.services.authority_views import authority_with_key
 from certd.services.idempotency import RequestKey, in_progress, record_of, replay
 from certd.services.issuance import Order, told
 from certd.services.issuing import Asked, Issuing, Pending, Record, Rehearsed
@@ -289,7 +290,8 @@ class Certificates:
             row = certificates.get(tx, authority.uid, name.serial)
             if row is None or row.state in _HIDDEN:
                 raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
-            return view_of(row, authority, managed=managed_version(tx, row))
+            signer = authority_with_key(tx, authority, row.key_number)
+            return view_of(row, signer, managed=managed_version(tx, row))
 
     def page(self, caller: Caller, parent: AuthorityName, request: PageRequest) -> Page[CertificateView]:
         """Returns a page of certificates, newest first, without chains. The authority may be the wildcard."""
@@ -324,7 +326,7 @@ class Certificates:
         # What was lost since the record was read has lost its record too: the next call issues afresh.
         if authority is None or row.state in {CertificateState.PENDING, CertificateState.LOST}:
             raise in_progress("the certificate")
-        return view_of(row, authority, managed=managed_version(tx, row))
+        return view_of(row, authority_with_key(tx, authority, row.key_number), managed=managed_version(tx, row))
 
 
 def _profile_name(new: NewCertificate) -> ProfileName:
@@ -396,13 +398,14 @@ def view_of(
     warnings: tuple[Warning, ...] = (),
     description: bytes = b"",
 ) -> CertificateView:
-    """Returns a certificate of an authority as a caller sees it."""
+    """Returns a certificate as a caller sees it, of an authority as it is where the key signs that signed it."""
     tenant = authority.tenant or ""
     return CertificateView(
         name=str(CertificateName(tenant, authority.authority_id, row.serial)),
         certificate=row,
         der=row.der,
-        profile_name=str(ProfileName(tenant, row.profile)),
+        # What another CA issued, and was taken over, has none.
+        profile_name=str(ProfileName(tenant, row.profile)) if row.profile else "",
         managed_certificate_version=managed,
         chain=authority.full_chain if with_chain else (),
         warnings=warnings,
@@ -432,4 +435,5 @@ def _row_of(intent: Intent, der: bytes, state: CertificateState) -> Certificate:
         revoke_time=None,
         revocation_reason=None,
         invalidity_time=None,
+        crl_partition=intent.crl_partition,
     )

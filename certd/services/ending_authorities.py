@@ -1,5 +1,6 @@
 """Authorities that come near their end. All are told of: a new certificate of an authority is for people to make.
 
+Those that issue for long are told of earlier: the next key has to sign while what it issues can live as long as before.
 Not those of the system, which belong to no tenant and are followed by the next one in time by themselves.
 """
 
@@ -9,9 +10,9 @@ from datetime import datetime
 
 from certd.clock import rfc3339
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
-from certd.model.notice import AUTHORITY_NOTICE_DAYS, ENDED, nearest
+from certd.model.notice import AUTHORITY_NOTICE_DAYS, ENDED, ROTATION_NOTICE_DAYS, nearest, rotation_is_due
 from certd.services.notice_pages import Come
-from certd.store import notices
+from certd.store import live_certificates, notices
 from certd.store.notices import EndingAuthority, Mark
 from certd.store.store import Transaction
 
@@ -23,7 +24,7 @@ class EndingAuthorities:
         """Returns a page of what ends before `until`, from behind a mark."""
         page = notices.near_authorities(tx, mark, until, limit=limit)
         return Come(
-            to_tell=[one.uid for one in page if _is_told(one, mark.days, now)],
+            to_tell=[one.uid for one in page if _is_told(one, mark.days, now) and _concerns(tx, one, mark.days, now)],
             last=(page[-1].not_after, page[-1].uid) if len(page) == limit else None,
         )
 
@@ -36,7 +37,15 @@ class EndingAuthorities:
 
 
 def _is_told(one: EndingAuthority, days: int, now: datetime) -> bool:
-    return days not in one.told.days and nearest(AUTHORITY_NOTICE_DAYS, one.not_after, now) == days
+    every = (*ROTATION_NOTICE_DAYS, *AUTHORITY_NOTICE_DAYS)
+    return days not in one.told.days and nearest(every, one.not_after, now) == days
+
+
+def _concerns(tx: Transaction, one: EndingAuthority, days: int, now: datetime) -> bool:
+    """Returns whether it is told so early: if what it issues lives so long that its next key is due."""
+    if days not in ROTATION_NOTICE_DAYS:
+        return True
+    return rotation_is_due(days, live_certificates.longest_lifetime(tx, one.uid, now))
 
 
 def _event(one: EndingAuthority, days: int, now: datetime) -> Event:

@@ -167,7 +167,7 @@ class Identities:
             profile=profile,
             validity=Validity(lifetime=None, not_after=None),
         )
-        issuer = issuer_of(authority, public_key=authority.key.public_key or b"", information_url=None)
+        issuer = issuer_of(authority, public_key=authority.key.public_key or b"")
         prepared = prepare(order, issuer, now=now)
         issuance = issuance_of(prepared, order, authority, principal=principal, now=now, also=also)
         outcome = self._loop.issue(issuance, timeout=timeout)

@@ -18,9 +18,11 @@ from certd.pki.authority_certificate import Standing, standing_of
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity
 from certd.pki.profiles import Profile
+from certd.pki.status_locations import NOWHERE, StatusLocations
 from certd.prepare.order import Csr, Item, Terms, prepare_item
 from certd.store.request_records import RequestRecord
 from certd.store.store import Transaction
+from certd.token.client import CertifiedKey
 
 _SERIAL_TICKS = 256
 """Of a second, in the time with which serial numbers begin."""
@@ -53,6 +55,8 @@ class Issuance:
 
     It may run again, and may raise to refuse the completion; the certificate is then lost."""
     together: Together | None = None
+    certified: CertifiedKey | None = None
+    """The other key of a root that a cross-certificate of its own name is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,11 @@ def rehearsal_key(spec: KeySpec) -> bytes:
 
 
 def issuer_of(
-    authority: Authority, *, public_key: bytes, information_url: str | None, reserved_trust_domain: str | None = None
+    authority: Authority,
+    *,
+    public_key: bytes,
+    locations: StatusLocations = NOWHERE,
+    reserved_trust_domain: str | None = None,
 ) -> Issuer:
     """Returns what a signature needs to know of the authority."""
     certificate = authority.certificate
@@ -112,7 +120,7 @@ def issuer_of(
         signature_algorithm=authority.signature_algorithm,
         not_after=authority.not_after,
         path_length=authority.path_length,
-        authority_information_url=information_url,
+        locations=locations,
         reserved_trust_domain=reserved_trust_domain,
         name_constraints=standing.name_constraints,
     )
@@ -199,6 +207,7 @@ def issuance_of(
             public_key_sha256=prepared.public_key_sha256,
             key_spec=prepared.key_spec,
             names=prepared.names,
+            crl_partition=prepared.crl_partition,
             managed_certificate_uid=version.uid if version else None,
             managed_certificate_version=version.number if version else None,
             labels=order.labels,

@@ -34,6 +34,7 @@ from certd.services.issuing_refusals import (
     not_enabled,
     ownership_lost,
     queue_full,
+    senseless,
     shutting_down,
     token_unavailable,
 )
@@ -410,6 +411,7 @@ class IssuingLoop:
                 kind=SignatureKind.CERTIFICATE,
                 signature_algorithm=item.issuance.signature_algorithm,
                 to_be_signed=item.issuance.intent.tbs,
+                certified=item.issuance.certified,
             )
             for item in items
         ]
@@ -424,7 +426,7 @@ class IssuingLoop:
         try:
             self._token.submit_signatures(frame, timeout=timeout, answered=answered)
         except Exception as error:  # noqa: BLE001  # Whatever it is, it must not end the loop that all others need.
-            answered(error if isinstance(error, CertdError) else _senseless(error))
+            answered(error if isinstance(error, CertdError) else senseless(error))
 
 
 @dataclass(eq=False, slots=True)
@@ -457,7 +459,7 @@ class _Answer:
 def _put_results(items: list[_Item], results: list[bytes | CertdError] | CertdError) -> None:
     """Leaves the certificate or the error in each item."""
     if isinstance(results, list) and len(results) != len(items):
-        results = _senseless(None)
+        results = senseless(None)
     if isinstance(results, CertdError):
         for item in items:
             item.error = results.another()
@@ -468,11 +470,6 @@ def _put_results(items: list[_Item], results: list[bytes | CertdError] | CertdEr
         else:
             # The certificate is made of the very bytes that the books hold.
             item.der = assemble(item.issuance.intent.tbs, item.issuance.signature_algorithm, result)
-
-
-def _senseless(error: Exception | None) -> CertdError:
-    _log.error("the token process answered what makes no sense", exc_info=error)
-    return CertdError(Reason.INTERNAL, "the token process answered what makes no sense")
 
 
 @dataclass(eq=False, slots=True)

@@ -1,6 +1,10 @@
 """Why the issuing loop refuses what it is handed, each told with what to do about it."""
 
+import logging
+
 from certd.errors import CertdError, Reason, Violation
+
+_log = logging.getLogger("certd.issuing")
 
 QUEUE_LENGTH = 1024
 """Certificates that may be on their way at once, unless configured otherwise."""
@@ -74,3 +78,9 @@ def ownership_lost(resource: str) -> CertdError:
 def shutting_down() -> CertdError:
     """Returns the error of a call that comes after the end."""
     return CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again", retry_after=1.0)
+
+
+def senseless(error: Exception | None) -> CertdError:
+    """Returns the error of an answer that is none; the log has why."""
+    _log.error("the token process answered what makes no sense", exc_info=error)
+    return CertdError(Reason.INTERNAL, "the token process answered what makes no sense")

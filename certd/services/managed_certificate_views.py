@@ -8,6 +8,7 @@ from certd.model.association import Association
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState, ManagedCertificateVersion
 from certd.model.names import ManagedCertificateName, ProfileName
 from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
+from certd.services.authority_views import authority_with_key
 from certd.store import associations, authorities, certificates, managed_certificates, managed_versions
 from certd.store.store import Transaction
 
@@ -80,7 +81,7 @@ def material_of(tx: Transaction, version: ManagedCertificateVersion) -> Material
     authority = authorities.get_by_uid(tx, version.authority_uid)
     if row is None or row.der is None or authority is None:
         return None
-    return Material(certificate=row.der, chain=authority.full_chain)
+    return Material(certificate=row.der, chain=authority_with_key(tx, authority, row.key_number).full_chain)
 
 
 def certificate_of(tx: Transaction, version: ManagedCertificateVersion) -> bytes | None:

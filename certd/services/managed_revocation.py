@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certd.clock import Clock, rfc3339
-from certd.errors import CertdError, Reason, field_invalid
+from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.certificate import Certificate, CertificateState, RevocationReason
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateType, ManagedCertificateVersion
@@ -13,6 +13,7 @@ from certd.model.managed_certificate_states import Change, after
 from certd.model.names import ManagedCertificateName
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
+from certd.services.authority_views import authority_with_key
 from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.managed_certificate_views import (
     ManagedCertificateView,
@@ -20,7 +21,15 @@ from certd.services.managed_certificate_views import (
     existing_version,
     view_of,
 )
-from certd.services.revocation_records import Subject, renews, revoked, subject_of, write_revocation
+from certd.services.revocation import check_invalidity
+from certd.services.revocation_records import (
+    Subject,
+    mark_lists,
+    renews,
+    revoked,
+    subject_of,
+    write_one_of_many,
+)
 from certd.services.steps import StepHook
 from certd.store import authorities, certificates, managed_versions
 from certd.store.store import Store, Transaction
@@ -67,21 +76,19 @@ class ManagedRevocation:
         """
         self._access.require(caller, Permission.MANAGED_CERTIFICATE_REVOKE, str(new.name))
         now = self._clock.now()
-        if new.invalidity_time is not None and new.invalidity_time > now:
-            raise field_invalid(
-                "invalidity_time",
-                f"{rfc3339(new.invalidity_time)} is in the future; give the time since when the key is known or"
-                " thought to be compromised, or leave it out",
-            )
+        check_invalidity("invalidity_time", new.invalidity_time, now)
 
         def revoke(tx: Transaction) -> ManagedCertificateView:
             managed = existing_managed(tx, new.name)
             if is_repeated(tx, caller, _METHOD, key, resource=str(new.name), now=now):
                 return view_of(tx, managed, now)
             chosen = _chosen(tx, managed, new, now)
+            rows = []
             for subject in chosen:
                 row = revoked(subject, reason=new.reason, invalidity_time=new.invalidity_time, now=now)
-                write_revocation(tx, caller.principal, subject, row, now)
+                write_one_of_many(tx, caller.principal, subject, row, now)
+                rows.append(row)
+            mark_lists(tx, rows, now)
             view = view_of(tx, existing_managed(tx, new.name), now)
             return replace(view, warnings=tuple(_warnings(managed, chosen, new)))
 
@@ -133,7 +140,7 @@ def _subject(tx: Transaction, managed: ManagedCertificate, version: ManagedCerti
     if issuer is None or row is None:
         name = managed.name.version(version.number)
         raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"the certificate of {name} is not in the books", resource=name)
-    return subject_of(issuer, row)
+    return subject_of(authority_with_key(tx, issuer, row.key_number), row)
 
 
 def _warnings(managed: ManagedCertificate, chosen: list[Subject], new: NewManagedRevocation) -> Iterator[Warning]:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock
-from certd.model.notice import AUTHORITY_NOTICE_DAYS, ENDED, NoticeKind
+from certd.model.notice import AUTHORITY_NOTICE_DAYS, ENDED, ROTATION_NOTICE_DAYS, NoticeKind
 from certd.model.tenant import DEFAULT_EXPIRY_NOTICE_DAYS
 from certd.services.ending_authorities import EndingAuthorities
 from certd.services.ending_managed_certificates import EndingManagedCertificates
@@ -132,7 +132,7 @@ def notice_days(tx: Transaction) -> NoticeDays:
     """Reads the days of all tenants."""
     special: dict[str, tuple[int, ...]] = {}
     wanted = {(NoticeKind.MANAGED_CERTIFICATE, ENDED), (NoticeKind.AUTHORITY, ENDED)}
-    wanted |= {(NoticeKind.AUTHORITY, days) for days in AUTHORITY_NOTICE_DAYS}
+    wanted |= {(NoticeKind.AUTHORITY, days) for days in (*ROTATION_NOTICE_DAYS, *AUTHORITY_NOTICE_DAYS)}
     after = ""
     while found := tenants.page(tx, among=None, after=after, limit=_TENANTS_AT_ONCE):
         for tenant in found:

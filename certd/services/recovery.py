@@ -8,7 +8,7 @@ from certd.clock import Clock
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.services.issuance import row_key
 from certd.services.steps import StepHook
-from certd.store import authorities, certificates, jobs, owners, request_records
+from certd.store import authorities, certificates, jobs, owners, request_records, revocation_lists
 from certd.store.store import Store, Transaction
 
 _log = logging.getLogger("certd.recovery")
@@ -91,6 +91,7 @@ class Recovery:
                 continue
             authority = authorities.get_by_uid(tx, row.authority_uid)
             name = authority.name if authority is not None else row.authority_uid
+            revocation_lists.mark_changed(tx, row.authority_uid, row.key_number, row.crl_partition, now)
             request_records.delete_of_resource(tx, row_key(row.authority_uid, row.serial))
             tx.event(
                 Event(

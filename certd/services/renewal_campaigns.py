@@ -115,15 +115,7 @@ class RenewalCampaigns:
                 if found is not None:
                     return _replayed(tx, same_request(found, key.request_sha256))
             _check(tx, new)
-            if not renewal_campaigns.insert(tx, made):
-                raise _exists(new.name)
-            jobs.put(tx, Job(kind=_KIND, subject=made.uid, due_time=now))
-            details = {
-                "filter": filter_text(made.filter),
-                "renewals_per_minute": str(made.renewals_per_minute),
-                "reason": made.reason,
-            }
-            tx.event(_event(EventType.RENEWAL_CAMPAIGN_CREATED, made, caller.principal, now, details))
+            begin_campaign(tx, made, caller.principal, now)
             return made
 
         created = self._store.write("renewal-campaigns.create", create)
@@ -224,6 +216,19 @@ class RenewalCampaigns:
 
         while self._store.write("renewal-campaigns.forget", forget):
             pass
+
+
+def begin_campaign(tx: Transaction, campaign: RenewalCampaign, principal: str, now: datetime) -> None:
+    """Step 1, in the transaction of whatever wants it; its maker wakes the scheduler. RENEWAL_CAMPAIGN_EXISTS."""
+    if not renewal_campaigns.insert(tx, campaign):
+        raise _exists(campaign.name)
+    jobs.put(tx, Job(kind=_KIND, subject=campaign.uid, due_time=now))
+    details = {
+        "filter": filter_text(campaign.filter),
+        "renewals_per_minute": str(campaign.renewals_per_minute),
+        "reason": campaign.reason,
+    }
+    tx.event(_event(EventType.RENEWAL_CAMPAIGN_CREATED, campaign, principal, now, details))
 
 
 def _check(tx: Transaction, new: NewRenewalCampaign) -> None:

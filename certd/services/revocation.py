@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from certd.clock import Clock, rfc3339
 from certd.errors import CertdError, Reason, field_invalid
@@ -13,6 +14,7 @@ from certd.model.names import AuthorityName, CertificateName
 from certd.pki.certificate_request import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
+from certd.services.authority_views import authority_with_key
 from certd.services.certificates import CertificateView, view_of
 from certd.services.idempotency import RequestKey, is_repeated
 from certd.services.issuance import row_key
@@ -28,7 +30,8 @@ from certd.services.steps import StepHook
 from certd.store import certificates
 from certd.store.store import Store, Transaction
 
-_METHOD = "RevokeCertificate"
+METHOD: Final = "RevokeCertificate"
+"""By which the requests of single revocations and of items of batches are remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,51 +72,58 @@ class Revocation:
         self._access.require(caller, Permission.CERTIFICATE_REVOKE, str(new.name))
         now = self._clock.now()
         with self._store.read("certificates.revoke") as tx:
-            subject = _subject(tx, new.name)
+            subject = existing_subject(tx, new.name)
         if subject.authority:
             # What stops an authority from issuing is for those who may stop it.
             self._access.require(caller, Permission.AUTHORITY_ENABLE, subject.issuer.name)
-        if new.invalidity_time is not None and new.invalidity_time > now:
-            raise field_invalid(
-                "invalidity_time",
-                f"{rfc3339(new.invalidity_time)} is in the future; give the time since when the key is known or"
-                " thought to be compromised, or leave it out",
-            )
+        check_invalidity("invalidity_time", new.invalidity_time, now)
         if validate_only:
             with self._store.read("certificates.revoke") as tx:
-                return _view(tx, _revoked(_subject(tx, new.name), new, now), new)
+                return revocation_view(tx, planned_revocation(existing_subject(tx, new.name), new, now), new)
 
-        def work(tx: Transaction) -> tuple[CertificateView, bool]:
-            subject, renewal_is_due = _subject(tx, new.name), False
+        def work(tx: Transaction) -> CertificateView:
+            subject = existing_subject(tx, new.name)
             resource = row_key(subject.row.authority_uid, subject.row.serial)
-            if not is_repeated(tx, caller, _METHOD, key, resource=resource, now=now):
-                planned = _revoked(subject, new, now)
-                renewal_is_due = write_revocation(tx, caller.principal, subject, planned.row, now)
+            if not is_repeated(tx, caller, METHOD, key, resource=resource, now=now):
+                planned = planned_revocation(subject, new, now)
+                write_revocation(tx, caller.principal, subject, planned.row, now)
                 subject = planned
-            return _view(tx, subject, new), renewal_is_due
+            return revocation_view(tx, subject, new)
 
-        view, renewal_is_due = self._store.write("certificates.revoke", work)
+        view = self._store.write("certificates.revoke", work)
         self._step("revoke.1.committed")
-        if renewal_is_due:
-            self._wake_scheduler()
+        # There is a CRL to sign in seconds, and perhaps a renewal now.
+        self._wake_scheduler()
         return view
 
 
-def _subject(tx: Transaction, name: CertificateName) -> Subject:
+def check_invalidity(field: str, invalidity_time: datetime | None, now: datetime) -> None:
+    """Raises FIELD_INVALID for an invalidity that is in the future (RFC 5280, section 5.3.2)."""
+    if invalidity_time is not None and invalidity_time > now:
+        raise field_invalid(
+            field,
+            f"{rfc3339(invalidity_time)} is in the future; give the time since when the key is known or"
+            " thought to be compromised, or leave it out",
+        )
+
+
+def existing_subject(tx: Transaction, name: CertificateName) -> Subject:
+    """Returns the certificate to revoke; raises AUTHORITY_NOT_FOUND or CERTIFICATE_NOT_FOUND."""
     issuer = existing_authority(tx, AuthorityName(name.tenant, name.authority))
     row = certificates.get(tx, issuer.uid, name.serial)
     if row is None or row.state is CertificateState.PENDING:
         raise CertdError(Reason.CERTIFICATE_NOT_FOUND, f"{name} does not exist", resource=str(name))
-    return subject_of(issuer, row)
+    return subject_of(authority_with_key(tx, issuer, row.key_number), row)
 
 
-def _revoked(subject: Subject, new: NewRevocation, now: datetime) -> Subject:
+def planned_revocation(subject: Subject, new: NewRevocation, now: datetime) -> Subject:
     """Returns the certificate as it is to be; raises STATE_FORBIDS or ALREADY_REVOKED."""
     row = revoked(subject, reason=new.reason, invalidity_time=new.invalidity_time, now=now)
     return replace(subject, row=row)
 
 
-def _view(tx: Transaction, subject: Subject, new: NewRevocation) -> CertificateView:
+def revocation_view(tx: Transaction, subject: Subject, new: NewRevocation) -> CertificateView:
+    """Returns what a caller sees of a certificate that is, or would be, revoked."""
     row = subject.row
     managed = managed_of(tx, row)
     number = row.managed_certificate_version or 0

@@ -5,8 +5,10 @@ no other version lives, and renewed when its key is compromised.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from certd.clock import rfc3339
 from certd.errors import CertdError, Reason
@@ -16,13 +18,27 @@ from certd.model.event import Event, EventType
 from certd.model.managed_certificate import ManagedCertificate
 from certd.model.managed_certificate_states import Change, after
 from certd.model.renewal import RenewalMode
+from certd.model.renewal_campaign import DEFAULT_RENEWALS_PER_MINUTE
 from certd.pki.description import describe
 from certd.services.authorities import every_authority
 from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
 from certd.services.managed_certificate_records import event_of
-from certd.store import authorities, blocked_keys, managed_certificates, managed_versions, revocations, sealed_keys
+from certd.store import (
+    authorities,
+    blocked_keys,
+    managed_certificates,
+    managed_versions,
+    ocsp_responses,
+    revocation_lists,
+    revocations,
+    sealed_keys,
+)
 from certd.store.store import Transaction
 
+TOGETHER: Final = 32
+"""Certificates that are revoked in one transaction: many for a commit, few for those who wait for it."""
+RENEWAL_PAUSE: Final = timedelta(minutes=1) / DEFAULT_RENEWALS_PER_MINUTE
+"""Between the beginnings of renewals that many revocations bring, so that they do not come at once."""
 _COMPROMISED = frozenset({RevocationReason.KEY_COMPROMISE, RevocationReason.CA_COMPROMISE})
 
 
@@ -49,8 +65,16 @@ def subject_of(issuer: Authority, row: Certificate) -> Subject:
 def revoked(
     subject: Subject, *, reason: RevocationReason, invalidity_time: datetime | None, now: datetime
 ) -> Certificate:
-    """Returns the row as it is to be; raises STATE_FORBIDS or ALREADY_REVOKED."""
+    """Returns the row as it is to be; raises STATE_FORBIDS, also when its authority is purged, or ALREADY_REVOKED."""
     row, name = subject.row, subject.name
+    if subject.issuer.state is AuthorityState.PURGED:
+        raise CertdError(
+            Reason.STATE_FORBIDS,
+            f"{subject.issuer.name} is PURGED: its keys are destroyed, and nobody signs a CRL that would say so; take"
+            " its certificate, or that of its root, out of what relying parties trust",
+            metadata={"state": subject.issuer.state},
+            resource=name,
+        )
     own_key = subject.issuer.key.public_key
     if own_key is not None and row.public_key_sha256 == hashlib.sha256(own_key).digest():
         raise CertdError(
@@ -109,6 +133,26 @@ def _upgraded(row: Certificate, reason: RevocationReason, name: str) -> datetime
 
 def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Certificate, now: datetime) -> bool:
     """Writes the row that `revoked` made, with all that follows from it; returns whether a renewal is due now."""
+    forced = write_one_of_many(tx, principal, subject, row, now)
+    mark_lists(tx, [row], now)
+    return forced
+
+
+def write_one_of_many(
+    tx: Transaction,
+    principal: str,
+    subject: Subject,
+    row: Certificate,
+    now: datetime,
+    *,
+    renewal_time: datetime | None = None,
+    **details: str,
+) -> bool:
+    """As `write_revocation`, but for the CRLs: who writes many rows calls `mark_lists` once, at the end.
+
+    `renewal_time` is when the managed certificate that has it is renewed, should it be; None: now. The event of the
+    revocation has the `details` too.
+    """
     reason = _reason_of(row)
     revocations.revoke(
         tx,
@@ -118,6 +162,7 @@ def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Cer
         reason=reason,
         invalidity_time=row.invalidity_time,
     )
+    ocsp_responses.forget(tx, row.authority_uid, row.key_number, row.serial)
     if reason is RevocationReason.KEY_COMPROMISE or (subject.authority and reason in _COMPROMISED):
         blocked_keys.block(
             tx,
@@ -134,13 +179,18 @@ def write_revocation(tx: Transaction, principal: str, subject: Subject, row: Cer
             tenant=subject.issuer.tenant,
             principal=principal,
             resource=subject.name,
-            details=_details(subject.row, row),
+            details={**_details(subject.row, row), **details},
         )
     )
     if subject.authority:
-        _disable(tx, principal, subject, now)
+        _disable(tx, principal, subject, now, compromised=reason in _COMPROMISED)
     managed = managed_of(tx, row)
-    return False if managed is None else _revoke_version(tx, principal, managed, row, now)
+    return False if managed is None else _revoke_version(tx, principal, managed, row, now, renewal_time or now)
+
+
+def mark_lists(tx: Transaction, rows: Iterable[Certificate], now: datetime) -> None:
+    """Has the CRLs signed again on which revoked certificates stand, each marked once, all in one order."""
+    revocation_lists.mark_all_changed(tx, {(row.authority_uid, row.key_number, row.crl_partition) for row in rows}, now)
 
 
 def managed_of(tx: Transaction, row: Certificate) -> ManagedCertificate | None:
@@ -157,7 +207,12 @@ def renews(managed: ManagedCertificate, number: int, reason: RevocationReason) -
 
 
 def _revoke_version(
-    tx: Transaction, principal: str, managed: ManagedCertificate, row: Certificate, now: datetime
+    tx: Transaction,
+    principal: str,
+    managed: ManagedCertificate,
+    row: Certificate,
+    now: datetime,
+    renewal_time: datetime,
 ) -> bool:
     reason, number = _reason_of(row), row.managed_certificate_version or 0
     revoke_time = row.revoke_time or now
@@ -189,14 +244,19 @@ def _revoke_version(
             changed = replace(changed, renewal_window=None, next_attempt_time=None)
     changed = updated(tx, changed, managed)
     if forced:
-        force_renewal(tx, changed, principal=principal, now=now, due_time=now, reason=reason.name)
+        force_renewal(tx, changed, principal=principal, now=now, due_time=renewal_time, reason=reason.name)
     return forced
 
 
-def _disable(tx: Transaction, principal: str, subject: Subject, now: datetime) -> None:
-    """Stops the authority whose certificate this is: nobody who looks would accept what it issues."""
+def _disable(tx: Transaction, principal: str, subject: Subject, now: datetime, *, compromised: bool) -> None:
+    """Stops the authority whose certificate this is: nobody who looks would accept what it issues.
+
+    Of a key that is compromised it may be one of before, see `authority_reissue`: no certificate makes that key good.
+    """
     for authority in every_authority(tx, subject.issuer.tenant or ""):
-        if authority.certificate != subject.row.der or authority.state is not AuthorityState.ENABLED:
+        own_key = authority.key.public_key or b""
+        same_key = compromised and hashlib.sha256(own_key).digest() == subject.row.public_key_sha256
+        if authority.state is not AuthorityState.ENABLED or not (same_key or authority.certificate == subject.row.der):
             continue
         authorities.set_state(tx, authority.uid, AuthorityState.DISABLED, now)
         tx.configuration_changed()

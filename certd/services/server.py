@@ -1,18 +1,20 @@
 """The server itself: what it is, whether it is well, what its clients may trust."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from certd import __version__
 from certd.errors import CertdError
 from certd.model.access import Caller, Permission
+from certd.model.authority import AuthorityKeyState
 from certd.model.names import TenantName
 from certd.prepare.client import Preparer, PreparerState
 from certd.services.access import Access
 from certd.services.authorities import every_authority
 from certd.services.system import SystemAuthority
 from certd.services.tenants import existing_tenant
-from certd.store import associations
+from certd.store import associations, authorities
 from certd.store.store import Store
 from certd.token.client import Isolation, TokenClient
 from certd.token.description import TokenDescription
@@ -34,6 +36,8 @@ class ServerDescription:
     database_engine: str
     start_time: datetime
     trust_domain: str
+    complaints: tuple[str, ...]
+    """A sentence for everything that works, and that somebody should look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Server:
         preparer: Preparer,
         access: Access,
         system_authority: SystemAuthority,
+        health: "Health",
         trust_domain: str,
         start_time: datetime,
     ) -> None:
@@ -63,6 +68,7 @@ class Server:
         self._preparer = preparer
         self._access = access
         self._system_authority = system_authority
+        self._health = health
         self._trust_domain = trust_domain
         self._start_time = start_time
 
@@ -83,6 +89,7 @@ class Server:
             database_engine=self._store.engine_name,
             start_time=self._start_time,
             trust_domain=self._trust_domain,
+            complaints=tuple(self._health.complaints()),
         )
 
     def trust_bundle(self, caller: Caller, tenant: TenantName | None) -> TrustBundle:
@@ -93,13 +100,19 @@ class Server:
         system = self._system_authority.roots()
         roots: list[bytes] = []
         if tenant is not None:
-            authorities = f"{tenant}/authorities"
-            if not (self._access.may(caller, Permission.AUTHORITY_READ, authorities) or self._consumes(caller, tenant)):
-                self._access.require(caller, Permission.AUTHORITY_READ, authorities)
+            among = f"{tenant}/authorities"
+            if not (self._access.may(caller, Permission.AUTHORITY_READ, among) or self._consumes(caller, tenant)):
+                self._access.require(caller, Permission.AUTHORITY_READ, among)
             with self._store.read("server.trust-bundle") as tx:
                 existing_tenant(tx, tenant.tenant)
-                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each.
-                chains = [authority.full_chain for authority in every_authority(tx, tenant.tenant)]
+                # Each chain ends in a root: one of the tenant's own, or that of an outside parent. Once each, and
+                # before a key signs, so that relying parties know its root by then.
+                chains = [
+                    key.full_chain
+                    for authority in every_authority(tx, tenant.tenant)
+                    for key in authorities.keys(tx, authority.uid)
+                    if key.state is not AuthorityKeyState.RETIRED
+                ]
                 roots = list(dict.fromkeys(chain[-1] for chain in chains if chain))
         return TrustBundle(system, tuple(roots))
 
@@ -109,12 +122,27 @@ class Server:
 
 
 class Health:
-    """Whether the daemon can do its work."""
+    """Whether the daemon can do its work.
 
-    def __init__(self, *, store: Store, token: TokenClient, preparer: Preparer) -> None:
+    Args:
+        store: the books.
+        token: the token.
+        preparer: prepares.
+        complaints: tell what else is not as it should be.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        token: TokenClient,
+        preparer: Preparer,
+        complaints: Sequence[Callable[[], list[str]]],
+    ) -> None:
         self._store = store
         self._token = token
         self._preparer = preparer
+        self._complaints = complaints
 
     @property
     def processes_work(self) -> bool:
@@ -135,3 +163,7 @@ class Health:
         except CertdError:
             problems.append("the database does not answer")
         return problems
+
+    def complaints(self) -> list[str]:
+        """Returns a sentence for everything that somebody should look at while the daemon does its work."""
+        return [sentence for complain in self._complaints for sentence in complain()]

@@ -6,9 +6,10 @@ from datetime import datetime
 from certd.model.authority import Authority
 from certd.model.names import AuthorityName
 from certd.pki.certificate_request import Issuer
-from certd.services.authorities import check_enabled, existing_authority, information_url
+from certd.services.authorities import check_enabled, existing_authority
 from certd.services.issuance import issuer_of
 from certd.services.remembered import Remembered
+from certd.services.status_locations import locations_of
 from certd.store.store import Store, Transaction
 
 
@@ -53,8 +54,10 @@ class Signers:
     def of(self, authority: Authority) -> Signer:
         """Returns an authority with what a signature needs to know of it."""
         public_key = authority.key.public_key or b""
-        url = None if authority.certificate is None else information_url(self._base_url, authority)
         issuer = issuer_of(
-            authority, public_key=public_key, information_url=url, reserved_trust_domain=self.trust_domain
+            authority,
+            public_key=public_key,
+            locations=locations_of(authority, self._base_url),
+            reserved_trust_domain=self.trust_domain,
         )
         return Signer(authority, issuer)

@@ -24,7 +24,7 @@ from certd.errors import CertdError, Reason, Violation
 from certd.model.event import SYSTEM_PRINCIPAL
 from certd.model.managed_certificate import ManagedCertificate
 from certd.model.names import AuthorityName, ProfileName
-from certd.pki.admission import admit_validity
+from certd.pki.admission import admit_validity, default_lifetime
 from certd.pki.preparation import CertificateRequest, Validity
 from certd.pki.profiles import Profile
 from certd.services.issuance import ManagedVersion, Order
@@ -127,13 +127,17 @@ class VersionMaking:
         if profile.restricted:
             self._check_asked_for(managed)
         signer = self._signers.enabled(AuthorityName.parse("authority", managed.authority_name), now)
+        if signer.authority.uid != managed.authority_uid:
+            raise _another_authority(managed)
         try:
             period = admit_validity(signer.issuer, profile, Validity(lifetime=managed.lifetime, not_after=None), now)
         except CertdError as error:
-            if error.reason is Reason.LIFETIME_EXCEEDS_AUTHORITY and managed.current_version:
+            # Not what one that is SHORT_LIVED never issues: it ends no sooner for that.
+            if "authority_not_after" in error.metadata and managed.current_version:
                 raise _authority_ends(managed, signer) from error
             raise
-        if _gains_too_little(managed, profile, period.not_after, now):
+        default = default_lifetime(signer.issuer, profile)
+        if _gains_too_little(managed, default, period.not_after, now):
             raise _authority_ends(managed, signer)
         return _Ordered(
             making=making,
@@ -224,7 +228,7 @@ def _groups(ordered: Sequence[_Ordered]) -> list[list[_Ordered]]:
     return list(found.values())
 
 
-def _gains_too_little(managed: ManagedCertificate, profile: Profile, not_after: datetime, now: datetime) -> bool:
+def _gains_too_little(managed: ManagedCertificate, default: timedelta, not_after: datetime, now: datetime) -> bool:
     """Returns whether a certificate would replace one that ends about as late, as its authority ends.
 
     Otherwise those of an authority that ends would be renewed again and again, in ever shorter steps. One that ends
@@ -233,10 +237,20 @@ def _gains_too_little(managed: ManagedCertificate, profile: Profile, not_after: 
     """
     if managed.current_version == 0 or managed.not_after is None or managed.lifetime is not None:
         return False
-    whole = now.astimezone(UTC).replace(microsecond=0) + profile.default_lifetime - _SECOND
+    whole = now.astimezone(UTC).replace(microsecond=0) + default - _SECOND
     left = max(managed.not_after - now, _SECOND)
-    least = timedelta(0) if managed.forced else min(profile.default_lifetime / _LEAST_GAIN, left)
+    least = timedelta(0) if managed.forced else min(default / _LEAST_GAIN, left)
     return not_after < whole and not_after - managed.not_after < least
+
+
+def _another_authority(managed: ManagedCertificate) -> CertdError:
+    """Returns the error of a name that another authority has by now: nobody asked that one."""
+    name = managed.authority_name
+    return CertdError(
+        Reason.AUTHORITY_NOT_FOUND,
+        f"the authority that was asked for was purged, and {name} is another one; request this again",
+        resource=name,
+    )
 
 
 def _authority_ends(managed: ManagedCertificate, signer: Signer) -> CertdError:

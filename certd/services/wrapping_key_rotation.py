@@ -122,12 +122,18 @@ class WrappingKeyRotation:
             return found
         # Before any row says that it seals: a token that cannot make it leaves the old one primary.
         key_id = secrets.token_bytes(16)
-        self._token.ensure_wrapping_key(key_id=key_id)
+        escrows: list[bytes] = []
+        self._token.ensure_wrapping_key(key_id=key_id, tenant=parent.tenant, keep_escrow=escrows.append)
         self._step("rotation.0.made")
+
+        def rotate(tx: Transaction) -> WrappingKeyView:
+            view = _rotate(tx, caller, found, key_id, key=key, now=now)
+            if escrows and view.wrapping_key.key_id == key_id:
+                wrapping_keys.set_escrow(tx, view.wrapping_key, escrows[-1])
+            return view
+
         try:
-            view = self._store.write(
-                "wrapping-keys.rotate", lambda tx: _rotate(tx, caller, found, key_id, key=key, now=now)
-            )
+            view = self._store.write("wrapping-keys.rotate", rotate)
         except CertdError as error:
             if error.reason is not Reason.STORE_UNAVAILABLE:
                 # Where the commit itself failed it may have been done all the same.

@@ -27,9 +27,14 @@ class WrappingKeys:
         """
         key = known or self._store.write("wrapping-keys.claim", lambda tx: self._claim(tx, tenant))
         if key.key_id not in self._ensured:
-            self._token.ensure_wrapping_key(key_id=key.key_id)
+            self._token.ensure_wrapping_key(
+                key_id=key.key_id, tenant=tenant, keep_escrow=lambda escrow: self._keep_escrow(key, escrow)
+            )
             self._ensured.add(key.key_id)
         return key
+
+    def _keep_escrow(self, key: WrappingKey, escrow: bytes) -> None:
+        self._store.write("wrapping-keys.escrow", lambda tx: wrapping_keys.set_escrow(tx, key, escrow))
 
     def doubt(self, key: WrappingKey) -> None:
         """Has `primary` look into the token again: what was to be sealed under the key was not."""

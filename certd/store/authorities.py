@@ -1,18 +1,26 @@
 """Rows of authorities and of their keys."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, and_, bindparam, delete, or_, select, update
-from sqlalchemy import insert as insert_into
 
 from certd.errors import CertdError, Reason
-from certd.model.authority import Authority, AuthorityKey, AuthorityState, AuthorityType
+from certd.model.authority import (
+    Authority,
+    AuthorityKey,
+    AuthorityKeyState,
+    AuthorityState,
+    AuthorityType,
+    UsageMode,
+)
 from certd.model.tenant import Quota
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
-from certd.store import schema, tenant_counts
+from certd.store import authority_keys, schema, tenant_counts
 from certd.store.dialect import insert_if_absent
+from certd.store.revocation_settings import settings_of, settings_text
 from certd.store.transaction import Transaction
 from certd.store.values import (
     duration_microseconds,
@@ -47,6 +55,11 @@ _SELECT: Select[Any] = select(
     _authorities.c.not_after,
     _authorities.c.name_constraints,
     _authorities.c.labels,
+    _authorities.c.usage_mode,
+    _authorities.c.revocation,
+    _authorities.c.deletion_protection,
+    _authorities.c.delete_time,
+    _authorities.c.purge_time,
     _authorities.c.create_time,
     _authorities.c.update_time,
     _authorities.c.revision,
@@ -54,6 +67,8 @@ _SELECT: Select[Any] = select(
     _keys.c.key_id,
     _keys.c.policy,
     _keys.c.public_key,
+    _keys.c.state.label("key_state"),
+    _keys.c.state_time.label("key_state_time"),
 ).join_from(
     _authorities, _keys, and_(_keys.c.authority_uid == _authorities.c.uid, _keys.c.number == _authorities.c.key_number)
 )
@@ -65,29 +80,19 @@ _PAGE = (
     .order_by(_authorities.c.authority_id)
     .limit(bindparam("most"))
 )
+_PAGE_BY_UID = (
+    _SELECT.where(_authorities.c.uid > bindparam("after")).order_by(_authorities.c.uid).limit(bindparam("most"))
+)
+_BELOW = _SELECT.where(
+    _authorities.c.issuer_uid == bindparam("of_issuer"), _authorities.c.uid != bindparam("of_issuer")
+).order_by(_authorities.c.uid)
 _INSERT = insert_if_absent(_authorities)
-_INSERT_KEY = insert_into(_keys)
-_SET_PUBLIC_KEY = update(_keys).where(
-    _keys.c.authority_uid == bindparam("key"), _keys.c.number == bindparam("of_number")
-)
-_TOUCH = (
-    update(_authorities)
-    .where(_authorities.c.uid == bindparam("key"))
-    .values(revision=_authorities.c.revision + 1, update_time=bindparam("now"))
-)
 _ACTIVATE = (
     update(_authorities)
     .where(_authorities.c.uid == bindparam("key"), _authorities.c.state == AuthorityState.AWAITING_CERTIFICATE.value)
-    .values(
-        state=AuthorityState.ENABLED.value,
-        certificate=bindparam("new_certificate"),
-        chain=bindparam("new_chain"),
-        not_after=bindparam("new_not_after"),
-        path_length=bindparam("new_path_length"),
-        update_time=bindparam("now"),
-        revision=_authorities.c.revision + 1,
-    )
+    .values(state=AuthorityState.ENABLED.value)
 )
+_KEY_NUMBER = select(_authorities.c.key_number).where(_authorities.c.uid == bindparam("key"))
 # Not one that has its key and awaits the certificate of an outside parent: its creation is over.
 _UNFINISHED = (
     select(_authorities.c.uid, _authorities.c.tenant)
@@ -110,16 +115,16 @@ _SET_STATE = (
     .where(_authorities.c.uid == bindparam("key"))
     .values(state=bindparam("new_state"), update_time=bindparam("now"), revision=_authorities.c.revision + 1)
 )
-_SET_LABELS = (
+_SET_SETTINGS = (
     update(_authorities)
     .where(_authorities.c.uid == bindparam("key"))
-    .values(labels=bindparam("new_labels"), update_time=bindparam("now"), revision=_authorities.c.revision + 1)
-)
-_GET_CSR = select(_authorities.c.csr).where(_authorities.c.uid == bindparam("key"))
-_SET_CSR = (
-    update(_authorities)
-    .where(_authorities.c.uid == bindparam("key"), _authorities.c.csr.is_(None))
-    .values(csr=bindparam("new_csr"))
+    .values(
+        labels=bindparam("new_labels"),
+        revocation=bindparam("new_revocation"),
+        deletion_protection=bindparam("new_deletion_protection"),
+        update_time=bindparam("now"),
+        revision=_authorities.c.revision + 1,
+    )
 )
 
 
@@ -136,12 +141,24 @@ def _authority(row: Row[Any]) -> Authority:
         lifetime=duration_of(row.lifetime),
         path_length=row.path_length,
         issuer_uid=row.issuer_uid,
-        key=AuthorityKey(number=row.number, key_id=row.key_id, policy=row.policy, public_key=row.public_key),
+        key=AuthorityKey(
+            number=row.number,
+            key_id=row.key_id,
+            policy=row.policy,
+            public_key=row.public_key,
+            state=AuthorityKeyState(row.key_state),
+            state_time=time_of(row.key_state_time) if row.key_state_time else None,
+        ),
         certificate=row.certificate,
         chain=split(row.chain),
         not_after=optional_time_of(row.not_after),
         name_constraints=row.name_constraints,
         labels=labels_of(row.labels),
+        usage_mode=UsageMode(row.usage_mode),
+        revocation=settings_of(row.revocation),
+        deletion_protection=bool(row.deletion_protection),
+        delete_time=optional_time_of(row.delete_time),
+        purge_time=optional_time_of(row.purge_time),
         create_time=time_of(row.create_time),
         update_time=time_of(row.update_time),
         revision=row.revision,
@@ -168,6 +185,9 @@ def insert(tx: Transaction, authority: Authority) -> None:
         "not_after": optional_microseconds(authority.not_after),
         "name_constraints": authority.name_constraints,
         "labels": labels_text(authority.labels),
+        "usage_mode": authority.usage_mode.value,
+        "revocation": settings_text(authority.revocation),
+        "deletion_protection": authority.deletion_protection,
         "create_time": microseconds(authority.create_time),
         "update_time": microseconds(authority.update_time),
         "revision": authority.revision,
@@ -177,16 +197,13 @@ def insert(tx: Transaction, authority: Authority) -> None:
             Reason.AUTHORITY_EXISTS, f"{authority.name} exists already: choose another id", resource=authority.name
         )
     tenant_counts.add(tx, authority.tenant, Quota.AUTHORITIES)
-    tx.execute(
-        _INSERT_KEY,
-        {
-            "authority_uid": authority.uid,
-            "number": authority.key.number,
-            "key_id": authority.key.key_id,
-            "policy": authority.key.policy,
-            "public_key": authority.key.public_key,
-        },
+    key = replace(
+        authority.key,
+        certificate=authority.certificate,
+        chain=tuple(authority.chain),
+        not_after=authority.not_after,
     )
+    authority_keys.insert(tx, authority, key)
 
 
 def get(tx: Transaction, tenant: str | None, authority_id: str) -> Authority | None:
@@ -202,6 +219,11 @@ def get_by_uid(tx: Transaction, uid: str) -> Authority | None:
     return None if row is None else _authority(row)
 
 
+def below(tx: Transaction, uid: str) -> list[Authority]:
+    """Returns the authorities whose certificates another one of ours signs, by uid; a root is not below itself."""
+    return [_authority(row) for row in tx.execute(_BELOW, {"of_issuer": uid})]
+
+
 def enabled(tx: Transaction, uids: Iterable[str]) -> set[str]:
     """Returns those of the authorities that are stored as ENABLED."""
     return {uid for uid in uids if tx.execute(_STATE, {"key": uid}).scalar() == AuthorityState.ENABLED.value}
@@ -213,10 +235,19 @@ def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list
     return [_authority(row) for row in rows]
 
 
+def page_by_uid(tx: Transaction, *, after: str, limit: int) -> list[Authority]:
+    """Returns up to `limit` authorities of all tenants, and of the system, from behind the uid `after`."""
+    return [_authority(row) for row in tx.execute(_PAGE_BY_UID, {"after": after, "most": limit})]
+
+
+def keys(tx: Transaction, uid: str) -> list[AuthorityKey]:
+    """Returns the keys of an authority, the newest first, each with its own certificate and all that belongs to it."""
+    return authority_keys.of_authority(tx, uid)
+
+
 def set_public_key(tx: Transaction, uid: str, key_number: int, public_key: bytes, now: datetime) -> None:
     """Records the public key that the token answered with."""
-    tx.execute(_SET_PUBLIC_KEY, {"key": uid, "of_number": key_number, "public_key": public_key})
-    tx.execute(_TOUCH, {"key": uid, "now": microseconds(now)})
+    authority_keys.set_public_key(tx, uid, key_number, public_key, now)
 
 
 def activate(
@@ -230,15 +261,19 @@ def activate(
     now: datetime,
 ) -> bool:
     """Enables an authority that awaits its certificate; returns False, and changes nothing, for any other."""
-    parameters = {
-        "key": uid,
-        "new_certificate": certificate,
-        "new_chain": joined(chain),
-        "new_not_after": microseconds(not_after),
-        "new_path_length": path_length,
-        "now": microseconds(now),
-    }
-    return tx.execute(_ACTIVATE, parameters).rowcount == 1
+    if tx.execute(_ACTIVATE, {"key": uid}).rowcount != 1:
+        return False
+    authority_keys.set_certificate(
+        tx,
+        uid,
+        tx.execute(_KEY_NUMBER, {"key": uid}).scalar_one(),
+        certificate=certificate,
+        chain=chain,
+        not_after=not_after,
+        path_length=path_length,
+        now=now,
+    )
+    return True
 
 
 def set_state(tx: Transaction, uid: str, state: AuthorityState, now: datetime) -> None:
@@ -246,20 +281,27 @@ def set_state(tx: Transaction, uid: str, state: AuthorityState, now: datetime) -
     tx.execute(_SET_STATE, {"key": uid, "new_state": state.value, "now": microseconds(now)})
 
 
-def set_labels(tx: Transaction, uid: str, labels: Mapping[str, str], now: datetime) -> None:
-    """Replaces the labels."""
-    tx.execute(_SET_LABELS, {"key": uid, "new_labels": labels_text(labels), "now": microseconds(now)})
+def set_settings(tx: Transaction, authority: Authority, now: datetime) -> None:
+    """Stores the labels, the revocation settings and the deletion protection that `authority` has."""
+    parameters = {
+        "key": authority.uid,
+        "new_labels": labels_text(authority.labels),
+        "new_revocation": settings_text(authority.revocation),
+        "new_deletion_protection": authority.deletion_protection,
+        "now": microseconds(now),
+    }
+    tx.execute(_SET_SETTINGS, parameters)
 
 
-def csr(tx: Transaction, uid: str) -> bytes | None:
-    """Returns the DER of the CSR; None when there is none yet, or no such authority."""
-    row = tx.execute(_GET_CSR, {"key": uid}).first()
-    return None if row is None else row.csr
+def csr(tx: Transaction, uid: str, key_number: int | None = None) -> bytes | None:
+    """Returns the DER of the CSR of a key, by default the one that signs; None without a CSR or such a key."""
+    return authority_keys.csr(tx, uid, key_number)
 
 
-def set_csr(tx: Transaction, uid: str, request: bytes) -> bool:
-    """Stores the CSR unless there is one; returns whether it was stored. The resource does not show it."""
-    return tx.execute(_SET_CSR, {"key": uid, "new_csr": request}).rowcount == 1
+def set_csr(tx: Transaction, uid: str, request: bytes, key_number: int | None = None) -> bool:
+    """Stores the CSR of a key, by default the one that signs, unless there is one; returns whether it was stored."""
+    number = tx.execute(_KEY_NUMBER, {"key": uid}).scalar() if key_number is None else key_number
+    return number is not None and authority_keys.set_csr(tx, uid, number, request)
 
 
 def delete_unfinished(tx: Transaction, uid: str) -> bool:

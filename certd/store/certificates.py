@@ -69,6 +69,7 @@ CERTIFICATE_COLUMNS = (
     _certificates.c.revoke_time,
     _certificates.c.revocation_reason,
     _certificates.c.invalidity_time,
+    _certificates.c.crl_partition,
 )
 """What `certificate_of` needs of a row."""
 _SELECT: Select[Any] = select(*CERTIFICATE_COLUMNS)
@@ -120,6 +121,7 @@ _INSERT = Many(
         "labels",
         "owner_epoch",
         "create_time",
+        "crl_partition",
     ),
 )
 _SAME_SERIAL = select(_certificates.c.tbs, _certificates.c.owner_epoch).where(
@@ -168,6 +170,7 @@ _PENDING_OF_ENDED: Select[Any] = (
         _certificates.c.labels,
         _certificates.c.owner_epoch,
         _certificates.c.create_time,
+        _certificates.c.crl_partition,
     )
     .where(_IS_PENDING, _certificates.c.owner_epoch.not_in(LIVE_EPOCHS))
     .order_by(_certificates.c.owner_epoch)
@@ -197,6 +200,7 @@ def certificate_of(row: Row[Any]) -> Certificate:
         revoke_time=optional_time_of(row.revoke_time),
         revocation_reason=None if row.revocation_reason is None else RevocationReason(row.revocation_reason),
         invalidity_time=optional_time_of(row.invalidity_time),
+        crl_partition=row.crl_partition,
     )
 
 
@@ -227,6 +231,7 @@ def insert_intents(tx: Transaction, intents: Sequence[Intent]) -> None:
             "labels": labels_text(intent.labels),
             "owner_epoch": intent.owner_epoch,
             "create_time": microseconds(intent.create_time),
+            "crl_partition": intent.crl_partition,
         }
         for intent in intents
     ]
@@ -300,6 +305,7 @@ def pending_of_ended_owners(tx: Transaction, now: datetime, limit: int) -> list[
             labels=labels_of(row.labels),
             owner_epoch=row.owner_epoch,
             create_time=time_of(row.create_time),
+            crl_partition=row.crl_partition,
         )
         for row in rows
     ]

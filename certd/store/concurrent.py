@@ -11,6 +11,7 @@ from sqlalchemy import Engine, insert, select, update
 from certd.errors import CertdError, Reason
 from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS, STORE_RETRIES
 from certd.store import schema
+from certd.store.answer_listeners import AnswerListeners
 from certd.store.dialect import POSTGRESQL, RETRY_AFTER, lost_connection, mapped, may_run_again
 from certd.store.transaction import Transaction
 
@@ -36,6 +37,7 @@ class ConcurrentWriter:
     def __init__(self, engine: Engine, events_committed: Callable[[], None]) -> None:
         self._engine = engine
         self._events_committed = events_committed
+        self.answers_forgotten = AnswerListeners()
         self._changed = threading.Condition()
         self._running = 0
         self._closing = False
@@ -122,10 +124,12 @@ class ConcurrentWriter:
             except Exception as error:
                 # Whether it was committed is unknown when the connection breaks here, so the work must not run again.
                 error.certd_committing = True  # type: ignore[attr-defined]  # Read in write().
+                self.answers_forgotten.tell([transaction])
                 raise
         STORE_COMMITS.inc()
         if transaction.configuration_is_changed:
             self.forget_version()
+        self.answers_forgotten.tell([transaction])
         if transaction.events:
             self._events_committed()
         return result

@@ -26,6 +26,7 @@ __all__ = [
     "page",
     "page_back",
     "verify_all",
+    "verify_page",
 ]
 
 _events = schema.events
@@ -131,14 +132,28 @@ def verify_all(tx: Transaction) -> list[ChainBreak]:
     """Returns every place at which the events are not what was written, missing last ones included."""
     breaks: list[ChainBreak] = []
     previous = CHAIN_START
-    salted_from = _salted_from(tx)
-    while links := _links(tx, after_seq=previous.seq, limit=_VERIFIED_AT_ONCE):
-        breaks += verify(links, previous, salted_from=salted_from)
-        last_one = links[-1].numbered
-        previous = ChainHead(last_one.seq, last_one.chain_hash)
-    if head(tx) != previous:
-        breaks.append(ChainBreak(previous.seq + 1, f"the record ends at event {previous.seq} and not where it stood"))
-    return breaks
+    while True:
+        found, reached = verify_page(tx, previous, limit=_VERIFIED_AT_ONCE)
+        breaks += found
+        if reached == previous:
+            return breaks
+        previous = reached
+
+
+def verify_page(tx: Transaction, previous: ChainHead, *, limit: int) -> tuple[list[ChainBreak], ChainHead]:
+    """Verifies up to `limit` events behind a place; returns where they are not what was written, and the last place.
+
+    That is `previous` itself when no event follows it; then the breaks tell whether the record should end there.
+    """
+    links = _links(tx, after_seq=previous.seq, limit=limit)
+    if not links:
+        if head(tx) == previous:
+            return [], previous
+        broken = f"the record ends at event {previous.seq} and not where it stood"
+        return [ChainBreak(previous.seq + 1, broken)], previous
+    last_one = links[-1].numbered
+    reached = ChainHead(last_one.seq, last_one.chain_hash)
+    return verify(links, previous, salted_from=_salted_from(tx)), reached
 
 
 def _links(tx: Transaction, *, after_seq: int, limit: int) -> list[ChainLink]:

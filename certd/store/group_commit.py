@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, insert, literal_column, select, updat
 from certd.errors import CertdError, Reason
 from certd.metrics import STORE_COMMITS, STORE_FAILED_COMMITS
 from certd.store import schema
+from certd.store.answer_listeners import AnswerListeners
 from certd.store.dialect import RETRY_AFTER, SQLITE, Many, breaks_batch, mapped, raw_sqlite
 from certd.store.event_chain import ChainHead, next_head
 from certd.store.event_salts import new_salts
@@ -61,6 +62,7 @@ class GroupCommitWriter:
         self._connection: Connection | None = None
         self._head = ChainHead(0, b"")
         self._salted_from = 0
+        self.answers_forgotten = AnswerListeners()
         self.configuration_version = 0
         """Grows after each commit of a work that said that it changes the configuration."""
         self._open_connection()
@@ -135,6 +137,7 @@ class GroupCommitWriter:
                     raw.execute("RELEASE work")
                     transaction.events.clear()
                     transaction.configuration_is_changed = False
+                    transaction.forgotten_answers.clear()
                     results.append((future, None, error))
                 else:
                     if not raw.in_transaction:
@@ -151,12 +154,15 @@ class GroupCommitWriter:
             raw.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  # The thread survives everything, and the callers hear of it.
             self._undo(reopen=committing)
+            # What could not be committed may have been all the same.
+            self.answers_forgotten.tell(transactions)
             self._fail(batch, error)
             return
         brought_events = head != self._head
         self._head = head
         self.configuration_version += grows
         STORE_COMMITS.inc()
+        self.answers_forgotten.tell(transactions)
         self._answer(results)
         if brought_events:
             self._events_numbered()

@@ -32,6 +32,7 @@ def filter_of(text: str) -> ManagedCertificateFilter:
         states=frozenset(ManagedCertificateState(state) for state in read.get("states", ())),
         type=ManagedCertificateType(read["type"]) if "type" in read else None,
         authority=read.get("authority", ""),
+        authority_key_number=read.get("authority_key_number", 0),
         profile=read.get("profile", ""),
         key_spec=KeySpec(read["key_spec"]) if "key_spec" in read else None,
         alternative_name=read.get("alternative_name", ""),

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
 
 from certd.model.managed_certificate import ManagedCertificate, ManagedCertificateState
 from certd.model.managed_certificate_filter import ManagedCertificateFilter
-from certd.store import managed_schema
+from certd.model.names import AuthorityName
+from certd.store import managed_schema, schema
 from certd.store.managed_certificates import MANAGED_CERTIFICATE_COLUMNS, managed_certificate_of
 from certd.store.transaction import Transaction
 from certd.store.values import labels_of, microseconds
@@ -25,6 +26,8 @@ _STRETCH = 500
 """Rows that are fetched at once."""
 
 _managed = managed_schema.managed_certificates
+_versions = managed_schema.managed_certificate_versions
+_certificates, _authorities = schema.certificates, schema.authorities
 _Condition = ColumnElement[bool]
 
 
@@ -102,12 +105,14 @@ def _conditions(wanted: ManagedCertificateFilter, now: datetime) -> Iterator[_Co
         yield or_(*(_in_state(state, now) for state in sorted(wanted.states)))
     for column, value in (
         (columns.type, wanted.type),
-        (columns.authority_name, wanted.authority),
+        (columns.authority_name, "" if wanted.authority_key_number else wanted.authority),
         (columns.profile, wanted.profile),
         (columns.key_spec, wanted.key_spec),
     ):
         if value:
             yield column == str(value)
+    if wanted.authority_key_number:
+        yield _signed_by(AuthorityName.parse("authority", wanted.authority), wanted.authority_key_number)
     if wanted.not_after_before is not None:
         yield columns.not_after < microseconds(wanted.not_after_before)
     if wanted.issued_before is not None:
@@ -118,6 +123,20 @@ def _conditions(wanted: ManagedCertificateFilter, now: datetime) -> Iterator[_Co
         yield or_(columns.association_count > 0, and_(columns.exported_version > 0, _exported()))
     if wanted.used is False:
         yield and_(columns.association_count == 0, or_(columns.exported_version == 0, ~_exported()))
+
+
+def _signed_by(authority: AuthorityName, key_number: int) -> _Condition:
+    """Returns whether a key of an authority signed the current version."""
+    return exists().where(
+        _versions.c.managed_certificate_uid == _managed.c.uid,
+        _versions.c.number == _managed.c.current_version,
+        _certificates.c.authority_uid == _versions.c.authority_uid,
+        _certificates.c.serial == _versions.c.serial,
+        _certificates.c.key_number == key_number,
+        _authorities.c.uid == _certificates.c.authority_uid,
+        _authorities.c.tenant == authority.tenant,
+        _authorities.c.authority_id == authority.authority,
+    )
 
 
 def _exported() -> _Condition:

@@ -30,6 +30,8 @@ wrapping_keys = Table(
     time_column("retire_time", null=True),
     time_column("destroy_time", null=True),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    # The key encrypted to the recovery key, see `pki.escrow`; NULL: it is in the token alone.
+    bytes_column("escrow", null=True),
     PrimaryKeyConstraint("tenant", "number", name="wrapping_keys_key"),
     UniqueConstraint("key_id", name="wrapping_keys_key_id"),
 )

@@ -119,7 +119,7 @@ _AUTHORITY: Select[Any] = select(
     _authorities.c.state,
     _authorities.c.not_after,
     _authorities.c.told,
-).where(_authorities.c.tenant.is_not(None))
+).where(_authorities.c.tenant.is_not(None), _authorities.c.delete_time.is_(None))
 _NEAR_AUTHORITIES = (
     _AUTHORITY.where(
         tuple_(_authorities.c.not_after, _authorities.c.uid) > tuple_(bindparam("after_time"), bindparam("after_uid")),
@@ -274,12 +274,12 @@ def set_told(tx: Transaction, managed: ManagedCertificate, told: Told) -> None:
 
 
 def near_authorities(tx: Transaction, mark: Mark, until: datetime, *, limit: int) -> list[EndingAuthority]:
-    """As `near`, of the authorities of tenants."""
+    """As `near`, of the authorities of tenants that are not deleted."""
     return [_ending_authority(row) for row in tx.execute(_NEAR_AUTHORITIES, _span(mark, until, limit))]
 
 
 def authorities_to_tell(tx: Transaction, uids: Sequence[str]) -> list[EndingAuthority]:
-    """As `to_tell`, of the authorities of tenants."""
+    """As `to_tell`, of the authorities of tenants that are not deleted."""
     return [_ending_authority(row) for row in tx.execute(_AUTHORITIES_TO_TELL, {"keys": list(uids)})] if uids else []
 
 

@@ -31,6 +31,11 @@ def begin(tx: Transaction, now: datetime, lease_until: datetime) -> int:
     return epoch
 
 
+def end_all(tx: Transaction) -> None:
+    """Ends every epoch: those of daemons that served these books before they were put back."""
+    tx.execute(_END_ALL)
+
+
 def renew(tx: Transaction, epoch: int, lease_until: datetime) -> bool:
     """Prolongs the lease of an epoch; returns False when it has ended."""
     return tx.execute(_RENEW, {"of_epoch": epoch, "lease_until": microseconds(lease_until)}).rowcount == 1

@@ -20,10 +20,16 @@ from sqlalchemy import (
 
 from certd.store.columns import COUNTER, MICROSECONDS, bytes_column, metadata, number_column, text_column, time_column
 
-SCHEMA_NUMBER = 6
+SCHEMA_NUMBER = 7
 """Number of the newest migration that this code knows."""
 PENDING = text("state = 'PENDING'")
-"""Condition of the partial index; SQLite uses it only where a query says the same literally."""
+REVOKED = text("state IN ('REVOKED', 'LOST')")
+"""Conditions of partial indexes; SQLite uses them only where a query says the same literally."""
+_CODE_SIGNING = "06082b06010505070303"
+"""The identifier of the purpose in DER. Where it stands for something else, the certificate is kept for nothing."""
+SQLITE_REVOKED_CODE = text(f"{REVOKED.text} AND instr(coalesce(der, tbs), X'{_CODE_SIGNING}') > 0")
+POSTGRESQL_REVOKED_CODE = text(f"{REVOKED.text} AND position('\\x{_CODE_SIGNING}'::bytea IN coalesce(der, tbs)) > 0")
+"""Revoked certificates of code: what they signed and had time-stamped is looked at long after their end."""
 
 
 schema_compatibility = Table(
@@ -93,6 +99,14 @@ authorities = Table(
     bytes_column("name_constraints", null=True),
     # JSON of the notices that were given of its certificate, see `store.notices`; NULL: none.
     text_column("told", null=True),
+    # GENERAL_PURPOSE or SHORT_LIVED.
+    text_column("usage_mode", server_default=text("'GENERAL_PURPOSE'")),
+    # Canonical JSON of what differs from the defaults of `model.revocation_settings`.
+    text_column("revocation", server_default=text("'{}'")),
+    Column("deletion_protection", Boolean, nullable=False, server_default=text("false")),
+    # NULL: not deleted.
+    time_column("delete_time", null=True),
+    time_column("purge_time", null=True),
     UniqueConstraint("tenant", "authority_id", name="authorities_tenant_authority_id"),
 )
 # A unique constraint does not compare NULLs.
@@ -105,6 +119,7 @@ Index(
 )
 # Finds what will end soon.
 Index("authorities_not_after", authorities.c.not_after, authorities.c.uid)
+Index("authorities_purge_time", authorities.c.purge_time)
 
 authority_keys = Table(
     "authority_keys",
@@ -114,6 +129,21 @@ authority_keys = Table(
     bytes_column("key_id"),
     bytes_column("policy"),
     bytes_column("public_key", null=True),
+    # As `model.authority.AuthorityKeyState`.
+    text_column("state", server_default=text("'ACTIVE'")),
+    Column("state_time", MICROSECONDS, nullable=False, server_default=text("0")),
+    text_column("key_spec", null=True),
+    text_column("signature_algorithm", null=True),
+    # Of the key that signs at present, the row of the authority has the same.
+    bytes_column("certificate", null=True),
+    bytes_column("chain", null=True),
+    time_column("not_after", null=True),
+    number_column("path_length", null=True),
+    bytes_column("csr", null=True),
+    # Of the certificate that is asked for; NULL: as the authority says.
+    time_column("lifetime", null=True),
+    # Whether the key that signs and this one are still to certify each other before its preparation is over.
+    Column("cross_certify", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("authority_uid", "number", name="authority_keys_key"),
     UniqueConstraint("key_id", name="authority_keys_key_id"),
 )
@@ -146,6 +176,8 @@ certificates = Table(
     # NULL in rows that a release before this column wrote.
     text_column("key_spec", null=True),
     time_column("invalidity_time", null=True),
+    # The CRL that it names; NULL: the complete one, or none.
+    number_column("crl_partition", null=True),
     PrimaryKeyConstraint("authority_uid", "serial", name="certificates_key"),
     UniqueConstraint("issuer_name_sha256", "serial", name="certificates_issuer_name_serial"),
 )
@@ -157,6 +189,36 @@ Index(
 )
 Index("certificates_public_key", certificates.c.public_key_sha256, certificates.c.authority_uid)
 Index("certificates_pending", certificates.c.owner_epoch, sqlite_where=PENDING, postgresql_where=PENDING)
+# What stands on CRLs, and until when.
+Index(
+    "certificates_revoked",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.crl_partition,
+    certificates.c.not_after,
+    certificates.c.serial,
+    sqlite_where=REVOKED,
+    postgresql_where=REVOKED,
+)
+# What stays on CRLs for ever.
+Index(
+    "certificates_revoked_code",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.crl_partition,
+    certificates.c.not_after,
+    certificates.c.serial,
+    sqlite_where=SQLITE_REVOKED_CODE,
+    postgresql_where=POSTGRESQL_REVOKED_CODE,
+)
+# What of a key is alive, and when the last of it ends.
+Index(
+    "certificates_not_after",
+    certificates.c.authority_uid,
+    certificates.c.key_number,
+    certificates.c.not_after,
+    certificates.c.serial,
+)
 
 # The alternative names of certificates, for searches.
 certificate_names = Table(

@@ -18,8 +18,9 @@ from certd.store.event_listeners import EventListeners, EventPoll
 from certd.store.file_lock import FileLock
 from certd.store.group_commit import GroupCommitWriter
 from certd.store.migration import check_compatible
+from certd.store.reader import Reader
 from certd.store.sequencer import Sequencer
-from certd.store.transaction import Transaction
+from certd.store.transaction import AnswerKey, Transaction
 
 __all__ = ["Store", "Transaction"]
 
@@ -49,7 +50,7 @@ class Store:
     ) -> None:
         self.engine_name = engine_name
         """`sqlite` or `postgresql`."""
-        self._readers = readers
+        self._reader = Reader(engine_name, readers, readers.dispose)
         self._writer = writer
         self._listeners = listeners
         self._poll = poll
@@ -144,17 +145,8 @@ class Store:
             raise CertdError(Reason.SHUTTING_DOWN, "certd is shutting down; try again once it serves")
         start = time.perf_counter()
         try:
-            with dialect.database_errors(), self._readers.connect() as connection:
-                if self.engine_name == dialect.SQLITE:
-                    dialect.raw_sqlite(connection).execute("BEGIN")
-                transaction = Transaction(connection, self.engine_name)
-                try:
-                    yield transaction
-                finally:
-                    transaction.end()
-                    # After an I/O error SQLite has rolled back by itself.
-                    if self.engine_name == dialect.SQLITE and dialect.raw_sqlite(connection).in_transaction:
-                        dialect.raw_sqlite(connection).execute("ROLLBACK")
+            with self._reader.read(name) as transaction:
+                yield transaction
         finally:
             _observe("read", name, start)
 
@@ -186,6 +178,14 @@ class Store:
         if self._poll is not None:
             self._poll.wake()
         return end
+
+    def when_answers_forgotten(self, listener: Callable[[AnswerKey], None]) -> None:
+        """Has `listener` called for each OCSP answer that a commit of this daemon makes wrong, see `ocsp_responses`.
+
+        It is called in a thread that commits, before the caller of the work hears of the commit; also for a commit that
+        failed, which may have been done.
+        """
+        self._writer.answers_forgotten.add(listener)
 
     def close(self) -> None:
         """Commits what waits, refuses what comes, and lets go of the database."""

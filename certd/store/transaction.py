@@ -10,6 +10,9 @@ from certd.store.dialect import SQLITE, Many, PerEngine, Query
 from certd.store.event_chain import canonical
 from certd.store.values import labels_text, microseconds
 
+AnswerKey = tuple[str, int, str]
+"""What an OCSP answer is about: uid of the authority, number of its key, serial of the certificate."""
+
 
 class PendingEvent:
     """An event of a work, encoded while the work runs, so that one which cannot be encoded fails its own work."""
@@ -31,7 +34,7 @@ class PendingEvent:
 class Transaction:
     """The transaction of one work or one read; of no use after its end."""
 
-    __slots__ = ("_connection", "configuration_is_changed", "engine_name", "events")
+    __slots__ = ("_connection", "configuration_is_changed", "engine_name", "events", "forgotten_answers")
 
     def __init__(self, connection: Connection, engine_name: str) -> None:
         self._connection: Connection | None = connection
@@ -41,6 +44,8 @@ class Transaction:
         """What the work recorded, for those who commit."""
         self.configuration_is_changed = False
         """Whether the work said so, for those who commit."""
+        self.forgotten_answers: list[AnswerKey] = []
+        """Of what the work said so, for those who commit."""
 
     def execute(
         self,
@@ -85,6 +90,10 @@ class Transaction:
         With the commit `Store.configuration_version` grows, here at once and in other daemons within a second.
         """
         self.configuration_is_changed = True
+
+    def answer_forgotten(self, key: AnswerKey) -> None:
+        """Says that what is answered about a certificate has changed, for those who keep answers in memory."""
+        self.forgotten_answers.append(key)
 
     def end(self) -> None:
         """Makes the transaction useless, for those who commit."""

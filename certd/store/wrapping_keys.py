@@ -1,7 +1,7 @@
 """Rows of wrapping keys."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -47,6 +47,12 @@ _INSERT = insert_into(_keys)
 _CLAIM = insert_if_absent(_keys)
 _UPDATE = update_of(_keys).where(
     _OF_TENANT, _keys.c.number == bindparam("of_number"), _keys.c.revision == bindparam("expected_revision")
+)
+_SET_ESCROW = (
+    update_of(_keys).where(_OF_TENANT, _keys.c.number == bindparam("of_number")).values(escrow=bindparam("new_escrow"))
+)
+_ESCROWS = select(_keys.c.tenant, _keys.c.number, _keys.c.key_id, _keys.c.state, _keys.c.escrow).order_by(
+    _keys.c.tenant, _keys.c.number
 )
 _ABOVE_ALL = 1 << 62
 
@@ -160,3 +166,34 @@ def update(tx: Transaction, key: WrappingKey, expected_revision: int) -> Wrappin
         "expected_revision": expected_revision,
     }
     return changed if tx.execute(_UPDATE, parameters).rowcount == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscrowedKey:
+    """A wrapping key, and how it is in escrow."""
+
+    tenant: str
+    number: int
+    key_id: bytes
+    state: WrappingKeyState
+    escrow: bytes | None
+    """As `pki.escrow` has it; None: it is in the token alone."""
+
+
+def set_escrow(tx: Transaction, key: WrappingKey, escrow: bytes) -> None:
+    """Keeps how a key is in escrow, in place of what was kept before: a key that was never made."""
+    tx.execute(_SET_ESCROW, {"of_tenant": key.tenant, "of_number": key.number, "new_escrow": escrow})
+
+
+def escrows(tx: Transaction) -> list[EscrowedKey]:
+    """Returns every wrapping key of every tenant."""
+    return [
+        EscrowedKey(
+            tenant=row.tenant,
+            number=row.number,
+            key_id=row.key_id,
+            state=WrappingKeyState(row.state),
+            escrow=row.escrow,
+        )
+        for row in tx.execute(_ESCROWS)
+    ]

@@ -31,6 +31,8 @@ def main(make_module: Callable[[TokenSettings], Module] = Module, clock: Clock |
     parser.add_argument("--leases-per-minute", type=int, default=6000, help="keys that consumers may get in a minute")
     parser.add_argument("--imports-per-minute", type=int, default=6000, help="keys that may be imported in a minute")
     parser.add_argument("--queue-length", type=int, default=1024, help="calls that may wait")
+    parser.add_argument("--journal", type=Path, help="folder of the journal, of this process's user alone")
+    parser.add_argument("--recovery-public-key", type=Path, help="PEM of the key to which wrapping keys are in escrow")
     parser.add_argument("--log-level", choices=get_args(log.Level), default="info", help="events below it are dropped")
     parser.add_argument("--log-format", choices=get_args(log.Format), default="text", help="of the lines of the log")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
@@ -47,6 +49,8 @@ def main(make_module: Callable[[TokenSettings], Module] = Module, clock: Clock |
         leases_per_minute=arguments.leases_per_minute,
         imports_per_minute=arguments.imports_per_minute,
         queue_length=arguments.queue_length,
+        journal_folder=arguments.journal,
+        recovery_public_key_file=arguments.recovery_public_key,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
     )

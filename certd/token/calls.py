@@ -1,5 +1,6 @@
 """What the daemon asks the token process for, and what it is answered."""
 
+import enum
 from dataclasses import dataclass
 
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
@@ -19,6 +20,27 @@ class SignItem:
     signature_algorithm: SignatureAlgorithm
     to_be_signed: bytes
     """DER."""
+    certified: "CertifiedKey | None" = None
+    """The other key of a root that a cross-certificate of its own name is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedKey:
+    """An authority key in the token that another one certifies."""
+
+    key_id: bytes
+    """CKA_ID."""
+    policy: bytes
+    """The policy that was sealed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptedKey:
+    """What the token process found of a key that it took over."""
+
+    key_spec: KeySpec
+    never_extractable: bool
+    """Whether the token says that the key was never outside of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +111,29 @@ class ImportedKey:
 
     sealed_key: bytes
     key_spec: KeySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedKey:
+    """A private or secret key in the token."""
+
+    key_id: bytes
+    """CKA_ID."""
+    label: str
+    """CKA_LABEL."""
+    secret: bool
+    """False: a private one."""
+
+
+class Isolation(enum.StrEnum):
+    """Whose process the token process is. The same names as the proto's `Isolation`."""
+
+    SAME_USER = "SAME_USER"
+    SEPARATE_USER = "SEPARATE_USER"
+
+
+class PinUser(enum.StrEnum):
+    """Whose PIN. The same names as the proto's `User`."""
+
+    NORMAL = "NORMAL"
+    SECURITY_OFFICER = "SECURITY_OFFICER"

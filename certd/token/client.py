@@ -1,40 +1,52 @@
 """The daemon's side of the token process. Every call raises TOKEN_UNAVAILABLE, with `retry_after`, while it is away."""
 
-import enum
 import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from certd.errors import CertdError
+from certd.errors import CertdError, Reason
 from certd.internal import token_pb2 as messages
-from certd.ipc.channel import Channel, SpawnedChild, UnixSocket
+from certd.ipc.channel import Channel, Endpoint, SpawnedChild, UnixSocket
 from certd.ipc.frames import error_of
+from certd.pki.checkpoint import JournalHead
 from certd.pki.export_form import ExportForm
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.lease import microseconds_of
 from certd.pki.sealing import SealContext, SecretContext
+from certd.token import conversions
 from certd.token.calls import (
+    AdoptedKey,
+    CertifiedKey,
     GeneratedImportKey,
     GeneratedKey,
     ImportedKey,
+    Isolation,
     KeyOrder,
+    ListedKey,
+    PinUser,
     ResealItem,
     SealedImport,
     SignItem,
 )
 from certd.token.description import TokenDescription
 from certd.token.settings import TokenSettings
+from certd.token.uploads import ID_BYTES, PART_BYTES
 
 __all__ = [
+    "AdoptedKey",
+    "CertifiedKey",
     "GeneratedImportKey",
     "GeneratedKey",
     "ImportedKey",
     "Isolation",
     "KeyOrder",
+    "ListedKey",
     "PinUser",
     "ResealItem",
     "SealedImport",
@@ -44,24 +56,11 @@ __all__ = [
     "start_child",
 ]
 
-_NAME = "token process"
 _TIMEOUT = 30.0
+_ESCROW_ATTEMPTS = 4
+_KEYS_AT_ONCE = 500
 # Hardware takes its time for the primes of an RSA key.
 _KEY_GENERATION_TIMEOUT = 120.0
-
-
-class Isolation(enum.StrEnum):
-    """Whose process the token process is. The same names as the proto's `Isolation`."""
-
-    SAME_USER = "SAME_USER"
-    SEPARATE_USER = "SEPARATE_USER"
-
-
-class PinUser(enum.StrEnum):
-    """Whose PIN. The same names as the proto's `User`."""
-
-    NORMAL = "NORMAL"
-    SECURITY_OFFICER = "SECURITY_OFFICER"
 
 
 class TokenClient:
@@ -111,16 +110,7 @@ class TokenClient:
     def describe(self) -> TokenDescription:
         """Describes module and token."""
         response = self._call(messages.TokenRequest(describe=messages.DescribeRequest()), _TIMEOUT).describe
-        return TokenDescription(
-            module=response.module,
-            label=response.label,
-            serial_number=response.serial_number,
-            manufacturer=response.manufacturer,
-            model=response.model,
-            mechanisms=tuple(response.mechanisms),
-            missing=tuple(response.missing),
-            authority_key_specs=tuple(KeySpec(name) for name in response.authority_key_specs),
-        )
+        return conversions.description_of(response)
 
     def create_authority_key(self, *, key_id: bytes, key_spec: KeySpec, policy: bytes) -> bytes:
         """Generates an authority's key in the token, or finds it; returns the DER of its SubjectPublicKeyInfo.
@@ -138,9 +128,58 @@ class TokenClient:
         response = self._call(messages.TokenRequest(create_authority_key=request), _KEY_GENERATION_TIMEOUT)
         return response.create_authority_key.public_key
 
+    def adopt_authority_key(
+        self, *, key_id: bytes, policy: bytes, public_key: bytes, validate_only: bool = False
+    ) -> AdoptedKey:
+        """Makes an authority key of a private key that is in the token already; a second time changes nothing.
+
+        Args:
+            key_id: its CKA_ID.
+            policy: of `token.policy.authority_key_policy`; sealed with the key for ever.
+            public_key: DER of the SubjectPublicKeyInfo that it must have.
+            validate_only: whether nothing is sealed.
+
+        Raises:
+            CertdError: FIELD_INVALID when there is no such key, or one that authorities cannot have;
+                IMPORT_KEY_MISMATCH when it has another public key; TOKEN_POLICY_FORBIDS when it is an authority key
+                with another policy.
+        """
+        request = messages.AdoptAuthorityKeyRequest(
+            key_id=key_id, policy=policy, public_key=public_key, validate_only=validate_only
+        )
+        response = self._call(messages.TokenRequest(adopt_authority_key=request), _TIMEOUT).adopt_authority_key
+        return AdoptedKey(KeySpec(response.key_spec), response.never_extractable)
+
+    def destroy_authority_key(self, *, key_id: bytes, policy: bytes) -> bool:
+        """Destroys an authority key in the token, for ever; returns False when there was no such key.
+
+        TOKEN_POLICY_FORBIDS for a key with which another policy was sealed, and for what is no authority key.
+        """
+        request = messages.DestroyAuthorityKeyRequest(key_id=key_id, policy=policy)
+        response = self._call(messages.TokenRequest(destroy_authority_key=request), _TIMEOUT)
+        return response.destroy_authority_key.destroyed
+
     def sign(self, items: Sequence[SignItem], *, timeout: float) -> list[bytes | CertdError]:
         """Signs; returns a signature or a failure for each item, in order. Raises when the whole frame failed."""
-        return _signatures(self._call(_sign_request(items), timeout))
+        return conversions.signatures_of(self._call(conversions.request_to_sign(items), timeout))
+
+    def sign_large(self, item: SignItem, *, timeout: float) -> bytes:
+        """Signs something of any size up to `token.uploads.MOST_BYTES`, sent in parts; returns the signature.
+
+        Others' calls go in between. `timeout` is that of each part, and of the signature, in seconds.
+        """
+        data, upload_id = item.to_be_signed, secrets.token_bytes(ID_BYTES)
+        for offset in range(0, len(data), PART_BYTES):
+            part = messages.AppendRequest(
+                upload_id=upload_id, offset=offset, content=data[offset : offset + PART_BYTES]
+            )
+            self._call(messages.TokenRequest(append=part), timeout)
+        request = conversions.request_to_sign([replace(item, to_be_signed=b"")])
+        request.sign.items[0].upload_id = upload_id
+        (signature,) = conversions.signatures_of(self._call(request, timeout))
+        if isinstance(signature, CertdError):
+            raise signature
+        return signature
 
     def submit_signatures(
         self,
@@ -160,17 +199,47 @@ class TokenClient:
                 answered(outcome)
                 return
             try:
-                results = _signatures(messages.TokenResponse.FromString(outcome))
+                results = conversions.signatures_of(messages.TokenResponse.FromString(outcome))
             except DecodeError:
                 results = []
             answered(results)
 
-        self._channel.submit(_sign_request(items).SerializeToString(), timeout=timeout, answered=heard)
+        self._channel.submit(conversions.request_to_sign(items).SerializeToString(), timeout=timeout, answered=heard)
 
-    def ensure_wrapping_key(self, *, key_id: bytes) -> bool:
-        """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it."""
-        request = messages.EnsureWrappingKeyRequest(key_id=key_id)
-        return self._call(messages.TokenRequest(ensure_wrapping_key=request), _TIMEOUT).ensure_wrapping_key.created
+    def ensure_wrapping_key(
+        self, *, key_id: bytes, tenant: str = "", keep_escrow: Callable[[bytes], object] | None = None
+    ) -> bool:
+        """Makes sure that a tenant's wrapping key exists in the token; returns whether this call made it.
+
+        Args:
+            key_id: its CKA_ID.
+            tenant: id of the tenant.
+            keep_escrow: keeps the key as it is in escrow, where it is: before the key is made, and again once it is,
+                for another daemon may have begun as well.
+        """
+        request = messages.EnsureWrappingKeyRequest(key_id=key_id, tenant=tenant)
+        for _ in range(_ESCROW_ATTEMPTS):
+            answer = self._call(messages.TokenRequest(ensure_wrapping_key=request), _TIMEOUT).ensure_wrapping_key
+            if not answer.escrow:
+                if answer.created and request.escrow and keep_escrow is not None:
+                    keep_escrow(request.escrow)
+                return answer.created
+            if keep_escrow is None:
+                break
+            keep_escrow(answer.escrow)
+            # A token process that was started anew has drawn another key, and says so.
+            request.escrow = answer.escrow
+        raise CertdError(Reason.TOKEN_UNAVAILABLE, f"The wrapping key {key_id.hex()} is in escrow, and was not made.")
+
+    def list_keys(self) -> list[ListedKey]:
+        """Returns the private and secret keys in the token, by their CKA_IDs."""
+        found: list[ListedKey] = []
+        while True:
+            request = messages.ListKeysRequest(after=found[-1].key_id if found else b"", limit=_KEYS_AT_ONCE)
+            keys = self._call(messages.TokenRequest(list_keys=request), _TIMEOUT).list_keys.keys
+            if not keys:
+                return found
+            found += [ListedKey(key_id=one.key_id, label=one.label, secret=one.secret) for one in keys]
 
     def generate_subscriber_key(
         self, *, wrapping_key_id: bytes, key_spec: KeySpec, context: SealContext
@@ -195,13 +264,13 @@ class TokenClient:
                 generate_subscriber_key=messages.GenerateSubscriberKeyRequest(
                     wrapping_key_id=order.wrapping_key_id,
                     key_spec=order.key_spec.value,
-                    context=_context(order.context),
+                    context=conversions.context_of(order.context),
                 )
             ).SerializeToString()
             for order in orders
         ]
         answers = self._channel.call_all(payloads, timeout=_KEY_GENERATION_TIMEOUT)
-        return [answer if isinstance(answer, CertdError) else _generated(answer) for answer in answers]
+        return [answer if isinstance(answer, CertdError) else conversions.generated_of(answer) for answer in answers]
 
     def export_under_passphrase(
         self,
@@ -233,7 +302,7 @@ class TokenClient:
         request = messages.ExportRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             passphrase=passphrase,
             format=form.value,
             certificates=certificates,
@@ -248,7 +317,7 @@ class TokenClient:
         request = messages.ExportRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             recipient_public_key=recipient_public_key,
         )
         return self._call(messages.TokenRequest(export=request), _TIMEOUT).export.encrypted_key
@@ -259,18 +328,7 @@ class TokenClient:
         An item fails alone: TOKEN_POLICY_FORBIDS when the new context is wider than the old one, or the sealed key does
         not open in the old one. Raises when the whole frame failed.
         """
-        request = messages.ResealRequest(
-            items=[
-                messages.ResealItem(
-                    wrapping_key_id=item.wrapping_key_id,
-                    sealed_key=item.sealed_key,
-                    context=_context(item.context),
-                    new_wrapping_key_id=item.new_wrapping_key_id,
-                    new_context=_context(item.new_context),
-                )
-                for item in items
-            ]
-        )
+        request = conversions.request_to_reseal(items)
         response = self._call(messages.TokenRequest(reseal=request), _TIMEOUT).reseal
         return [
             error_of(result.failure) if result.HasField("failure") else result.sealed_key for result in response.results
@@ -301,19 +359,14 @@ class TokenClient:
         """
         request = messages.GenerateImportKeyRequest(
             wrapping_key_id=wrapping_key_id,
-            context=_context(context),
+            context=conversions.context_of(context),
             expire_time=microseconds_of(expire_time),
             authority_key_id=authority_key_id,
             authority_policy=authority_policy,
             signature_algorithm=signature_algorithm.value,
         )
-        generated = self._call(messages.TokenRequest(generate_import_key=request), _TIMEOUT).generate_import_key
-        return GeneratedImportKey(
-            public_key=generated.public_key,
-            sealed_key=generated.sealed_key,
-            statement=generated.statement,
-            signature=generated.signature,
-        )
+        response = self._call(messages.TokenRequest(generate_import_key=request), _TIMEOUT)
+        return conversions.import_key_of(response.generate_import_key)
 
     def import_key(
         self, *, wrapping_key_id: bytes, context: SealContext, public_key: bytes, private_key: bytes | SealedImport
@@ -333,18 +386,10 @@ class TokenClient:
                 be; RATE_LIMITED.
         """
         request = messages.ImportKeyRequest(
-            wrapping_key_id=wrapping_key_id, context=_context(context), public_key=public_key
+            wrapping_key_id=wrapping_key_id, context=conversions.context_of(context), public_key=public_key
         )
         if isinstance(private_key, SealedImport):
-            request.sealed.CopyFrom(
-                messages.SealedImport(
-                    wrapping_key_id=private_key.wrapping_key_id,
-                    sealed_import_key=private_key.sealed_import_key,
-                    context=_context(private_key.context),
-                    statement=private_key.statement,
-                    ciphertext=private_key.ciphertext,
-                )
-            )
+            request.sealed.CopyFrom(conversions.sealed_import_of(private_key))
         else:
             request.plain = private_key
         imported = self._call(messages.TokenRequest(import_key=request), _TIMEOUT).import_key
@@ -379,7 +424,7 @@ class TokenClient:
         request = messages.LeaseRequest(
             wrapping_key_id=wrapping_key_id,
             sealed_key=sealed_key,
-            context=_context(context),
+            context=conversions.context_of(context),
             certificate=certificate,
             recipient_public_key=recipient_public_key,
             sign_time=microseconds_of(sign_time),
@@ -400,16 +445,26 @@ class TokenClient:
     def seal_secret(self, secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
         """Seals a secret of 1 to `pki.sealing.LONGEST_SECRET` bytes, bound to `context`; returns the blob."""
         request = messages.SealSecretRequest(
-            wrapping_key_id=wrapping_key_id, secret=secret, context=_secret_context(context)
+            wrapping_key_id=wrapping_key_id, secret=secret, context=conversions.secret_context_of(context)
         )
         return self._call(messages.TokenRequest(seal_secret=request), _TIMEOUT).seal_secret.sealed_secret
 
     def open_secret(self, sealed_secret: bytes, *, wrapping_key_id: bytes, context: SecretContext) -> bytes:
         """Opens what `seal_secret` made, and nothing else; TOKEN_POLICY_FORBIDS when it does not open."""
         request = messages.OpenSecretRequest(
-            wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=_secret_context(context)
+            wrapping_key_id=wrapping_key_id, sealed_secret=sealed_secret, context=conversions.secret_context_of(context)
         )
         return self._call(messages.TokenRequest(open_secret=request), _TIMEOUT).open_secret.secret
+
+    def read_journal(self, *, position: int, limit: int) -> tuple[JournalHead, list[bytes]]:
+        """Returns how far the journal goes, and up to `limit` lines of the records after number `position`.
+
+        Fewer lines come than there are when a file ends; `token.journal_records` tells what they say and verifies them.
+        """
+        request = messages.ReadJournalRequest(position=position, limit=limit)
+        read = self._call(messages.TokenRequest(read_journal=request), _TIMEOUT).read_journal
+        head = JournalHead(journal=read.journal, number=read.number, chain_hash=read.chain_hash)
+        return head, list(read.records)
 
     def set_pin(self, *, user: PinUser, old_pin: bytes, new_pin: bytes) -> None:
         """Changes the PIN of the user or of the security officer; FIELD_INVALID when the token refuses one of them.
@@ -429,57 +484,15 @@ def start_child(settings: TokenSettings) -> TokenClient:
     """Spawns a token process and returns its client at once; `wait_ready` waits for the token."""
     # -I: neither the working directory nor the environment chooses what the holder of the PIN imports.
     argv = (sys.executable, "-I", "-m", "certd.token", *settings.arguments())
-    return _start(Channel(SpawnedChild(argv), name=_NAME))
+    return _start(SpawnedChild(argv))
 
 
 def connect(socket_path: Path) -> TokenClient:
     """Connects to a token process behind a unix socket, and reconnects; returns the client at once."""
-    return _start(Channel(UnixSocket(socket_path), name=_NAME))
+    return _start(UnixSocket(socket_path))
 
 
-def _start(channel: Channel) -> TokenClient:
+def _start(endpoint: Endpoint) -> TokenClient:
+    channel = Channel(endpoint, name="token process")
     channel.start()
     return TokenClient(channel)
-
-
-def _sign_request(items: Sequence[SignItem]) -> messages.TokenRequest:
-    request = messages.SignRequest(
-        items=[
-            messages.SignItem(
-                key_id=item.key_id,
-                policy=item.policy,
-                kind=messages.SignatureKind.Value(item.kind.name),
-                signature_algorithm=item.signature_algorithm.value,
-                to_be_signed=item.to_be_signed,
-            )
-            for item in items
-        ]
-    )
-    return messages.TokenRequest(sign=request)
-
-
-def _signatures(response: messages.TokenResponse) -> list[bytes | CertdError]:
-    return [
-        error_of(result.failure) if result.HasField("failure") else result.signature for result in response.sign.results
-    ]
-
-
-def _generated(answer: bytes) -> GeneratedKey:
-    generated = messages.TokenResponse.FromString(answer).generate_subscriber_key
-    return GeneratedKey(generated.public_key, generated.sealed_key)
-
-
-def _context(context: SealContext) -> messages.SealContext:
-    return messages.SealContext(
-        tenant=context.tenant,
-        certificate=context.certificate,
-        version=context.version,
-        purpose=context.purpose.value,
-        consumer=context.consumer,
-        exportable=context.exportable,
-        public_key_sha256=context.public_key_sha256,
-    )
-
-
-def _secret_context(context: SecretContext) -> messages.SecretContext:
-    return messages.SecretContext(tenant=context.tenant, subscription=context.subscription, number=context.number)

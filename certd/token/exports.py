@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import logging
 import time
 
 from certd.errors import CertdError, Reason, field_invalid
@@ -12,14 +11,13 @@ from certd.pki.export_form import ExportForm, check_passphrase, protect
 from certd.pki.pkcs12 import public_key_of
 from certd.pki.sealing import Purpose, SealContext
 from certd.token.handed_on import InHelper
+from certd.token.journal import Journal
 from certd.token.module import Module
 from certd.token.pin import wipe
 from certd.token.rate import TokenBucket
-from certd.token.requests import check_key_id, context_of, whose
+from certd.token.requests import check_key_id, context_of, in_journal, whose
 from certd.token.seal import unseal
 from certd.token.settings import TokenSettings
-
-_journal = logging.getLogger("certd.token.journal")
 
 # A helper that computes without the library holds the interpreter, for which the thread of the module waits: for 5 ms
 # each time, unless it is let go before.
@@ -29,8 +27,9 @@ _let_others_go_on = functools.partial(time.sleep, 0)
 class Exports:
     """Exports keys. For the thread of the module, but for what it hands on."""
 
-    def __init__(self, module: Module, settings: TokenSettings) -> None:
+    def __init__(self, module: Module, settings: TokenSettings, journal: Journal) -> None:
         self._module = module
+        self._journal = journal
         self._rate = TokenBucket(settings.exports_per_minute)
 
     def export(self, request: messages.ExportRequest) -> messages.TokenResponse | InHelper:
@@ -49,8 +48,8 @@ class Exports:
             sealing.check_recipient(request.recipient_public_key, "recipient_public_key")
         self._allow(context)
         private_key = unseal(self._module, request.sealed_key, wrapping_key_id=request.wrapping_key_id, context=context)
-        how = "to a recipient's key" if form is None else f"under a passphrase as {form}"
-        _journal.info("exported the key of %s %s", whose(context), how)
+        how = {"form": form.value} if form is not None else {"recipient_sha256": _sha256(request.recipient_public_key)}
+        self._journal.record("export", key=request.wrapping_key_id.hex(), **in_journal(context), **how)
 
         def encrypted() -> messages.TokenResponse:
             try:
@@ -87,6 +86,10 @@ class Exports:
         if retry_after:
             message = f"The token process has exported as many keys as it may; try again in {retry_after:.1f} s."
             raise CertdError(Reason.RATE_LIMITED, message, retry_after=retry_after)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _form_named(name: str) -> ExportForm:

@@ -20,23 +20,25 @@ from certd.pki.lease import time_of
 from certd.pki.private_key import private_key_info
 from certd.pki.sealing import Purpose, SealContext
 from certd.token.handed_on import InHelper, InModule
+from certd.token.journal import Journal
 from certd.token.module import Module
 from certd.token.pin import wipe
-from certd.token.policy import parse_policy
+from certd.token.policy import SignatureKind, parse_policy
 from certd.token.rate import TokenBucket
-from certd.token.requests import check_key_id, context_of, signature_algorithm_named, whose
+from certd.token.requests import check_key_id, context_of, in_journal, signature_algorithm_named, whose
 from certd.token.seal import seal, unseal
 from certd.token.settings import TokenSettings
 from certd.token.signatures import key_with_policy, verified_signature
 
-_journal = logging.getLogger("certd.token.journal")
+_logger = logging.getLogger(__name__)
 
 
 class Imports:
     """Imports keys. For the thread of the module, but for what it hands on."""
 
-    def __init__(self, module: Module, settings: TokenSettings, clock: Clock) -> None:
+    def __init__(self, module: Module, settings: TokenSettings, clock: Clock, journal: Journal) -> None:
         self._module = module
+        self._journal = journal
         self._clock = clock
         self._rate = TokenBucket(settings.imports_per_minute)
 
@@ -56,7 +58,11 @@ class Imports:
         if expire_time is None:
             raise field_invalid("expire_time", "is a time that no calendar has")
         algorithm = signature_algorithm_named(request.signature_algorithm)
-        authority = key_with_policy(self._module, request.authority_key_id, parse_policy(request.authority_policy))
+        policy = parse_policy(request.authority_policy)
+        if SignatureKind.CERTIFICATE not in policy.kinds:
+            message = "The token process refuses to sign: import keys are vouched for by keys of authorities alone."
+            raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+        authority = key_with_policy(self._module, request.authority_key_id, policy)
         if not fits(algorithm, authority.spec):
             message = f"The token process refuses to sign: {algorithm} does not fit a key of kind {authority.spec}."
             raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
@@ -72,10 +78,12 @@ class Imports:
             tenant=context.tenant, import_key_id=context.certificate, public_key=public_key, expire_time=expire_time
         )
         signature = verified_signature(self._module, authority, algorithm, statement)
-        _journal.info(
-            "import key %s of tenant %s until %s, signed with %s: sha256=%s",
-            *(context.certificate, context.tenant, expire_time.isoformat(), request.authority_key_id.hex()),
-            hashlib.sha256(statement).hexdigest(),
+        self._journal.record(
+            "generate-import-key",
+            key=request.wrapping_key_id.hex(),
+            **in_journal(context),
+            signer=request.authority_key_id.hex(),
+            sha256=hashlib.sha256(statement).hexdigest(),
         )
         return messages.GenerateImportKeyResponse(
             public_key=public_key, sealed_key=sealed_key, statement=statement, signature=signature
@@ -105,11 +113,11 @@ class Imports:
             try:
                 info, found, spec = _read(opening())
             except CertdError as error:
-                _journal.warning("not imported the key of %s: %s", whose(context), error)
+                _logger.warning("not imported the key of %s: %s", whose(context), error)
                 raise
             if found != public_key:
                 wipe(info)
-                _journal.warning("not imported the key of %s: it is that of another certificate", whose(context))
+                _logger.warning("not imported the key of %s: it is that of another certificate", whose(context))
                 raise _mismatch()
             return InModule(lambda: keep(info, spec))
 
@@ -117,8 +125,8 @@ class Imports:
             sealed_key = seal(
                 self._module, info, wrapping_key_id=wrapping_key_id, context=context, public_key=public_key
             )
-            origin = "that was sealed to an import key" if how == "sealed" else "that was plain"
-            _journal.info("imported a key of kind %s %s for %s", spec, origin, whose(context))
+            bound = {"key_spec": spec, "public_key_sha256": hashlib.sha256(public_key).hexdigest(), "form": how}
+            self._journal.record("import", key=wrapping_key_id.hex(), **in_journal(context), **bound)
             return messages.TokenResponse(import_key=messages.ImportKeyResponse(sealed_key=sealed_key, key_spec=spec))
 
         return InHelper(verify)

@@ -15,15 +15,16 @@ from certd.internal import token_pb2 as messages
 from certd.pki.consumer_certificate import check_consumer_certificate, refuse
 from certd.pki.lease import LONGEST_DEVIATION, lease_statement, time_of, verify_lease_signature
 from certd.pki.sealing import Purpose, SealContext, check_recipient, hpke_encrypt
+from certd.token.journal import Journal
 from certd.token.module import Module
 from certd.token.pin import wipe
 from certd.token.rate import BucketOfEach, TokenBucket
-from certd.token.requests import check_key_id, context_of, whose
+from certd.token.requests import check_key_id, context_of, in_journal, whose
 from certd.token.seal import unseal
 from certd.token.settings import LEASES_OF_ONE_CONSUMER, MOST_CONSUMERS, TokenSettings
 from certd.token.system_roots import SystemRoots
 
-_journal = logging.getLogger("certd.token.journal")
+_logger = logging.getLogger(__name__)
 
 _STATEMENTS = 250_000
 """How many statements are remembered, for at most ten minutes each."""
@@ -78,8 +79,9 @@ class _Verified:
 class Leases:
     """Leases keys. For the thread of the module."""
 
-    def __init__(self, module: Module, settings: TokenSettings, clock: Clock) -> None:
+    def __init__(self, module: Module, settings: TokenSettings, clock: Clock, journal: Journal) -> None:
         self._module = module
+        self._journal = journal
         self._clock = clock
         self._roots = SystemRoots(settings.system_roots)
         self._seen = SeenStatements(_STATEMENTS)
@@ -97,11 +99,15 @@ class Leases:
             verified = self._verify(request, context, self._clock.now())
             encrypted_key = self._open(request, context, verified)
         except CertdError as error:
-            _journal.warning("not leased the key of %s to %s: %s", whose(context), context.consumer, error)
+            _logger.warning("not leased the key of %s to %s: %s", whose(context), context.consumer, error)
             raise
-        _journal.info(
-            "leased the key of %s to %s: certificate serial=%x statement sha256=%s",
-            *(whose(context), context.consumer, verified.serial, verified.digest.hex()),
+        self._journal.record(
+            "lease",
+            key=request.wrapping_key_id.hex(),
+            **in_journal(context),
+            consumer_serial=f"{verified.serial:x}",
+            sha256=verified.digest.hex(),
+            recipient_sha256=hashlib.sha256(request.recipient_public_key).hexdigest(),
         )
         self._seen.add(verified.digest, sign_time=verified.sign_time)
         return messages.LeaseResponse(encrypted_key=encrypted_key)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import pkcs11
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, Mechanism, ObjectClass
 from pkcs11.mechanisms import GCMParams
 
 from certd.errors import CertdError, Reason, field_invalid
@@ -33,7 +33,6 @@ _logger = logging.getLogger(__name__)
 AUTHORITY_LABEL = "certd authority policy sha256:"
 """What the CKA_LABEL of an authority key begins with; the hash of its policy in hexadecimal follows."""
 WRAPPING_LABEL = "certd wrapping key"
-_WRAPPING_KEY_BITS = 256
 _RETRY_AFTER = 1.0
 
 _T = TypeVar("_T")
@@ -161,6 +160,55 @@ class Module:
             sync_softhsm(self._settings.softhsm_conf)
             return self.authority_key(key_id)
 
+    def destroy_authority_key(self, key_id: bytes, *, label: str) -> bool:
+        """Destroys both halves of an authority key; returns False when there is no private one.
+
+        TOKEN_POLICY_FORBIDS, with nothing destroyed, when the key has another CKA_LABEL.
+        """
+        with self._speaking(), lock.held(self._settings.lock):
+            session = self._session()
+            private, public = (
+                objects.search(session, {Attribute.CLASS: half, Attribute.ID: key_id})
+                for half in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+            )
+            if any(objects.label_of(handle) != label for handle in private):
+                message = f"The key {key_id.hex()} is no authority key of certd, or one with another policy."
+                raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
+            self._authority_keys.pop(key_id, None)
+            self._unfit.pop(key_id, None)
+            # The private half first: what a process leaves that dies in between signs nothing.
+            for handle in private:
+                handle.destroy()
+            for handle in public:
+                # That of a key which was adopted has the label that it came with.
+                if private or objects.label_of(handle) == label:
+                    handle.destroy()
+            sync_softhsm(self._settings.softhsm_conf)
+            return bool(private)
+
+    def foreign_key(self, key_id: bytes) -> objects.ForeignKey:
+        """Returns a private key that another program made or imported; FIELD_INVALID when there is none."""
+        with self._speaking():
+            session = self._session()
+            handle = objects.only(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            if handle is None:
+                problem = f"is the CKA_ID of no private key in the token {self._settings.label}"
+                raise field_invalid("key_id", f"{problem}; list its objects with the token's own tool")
+            if objects.only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id}) is None:
+                raise field_invalid("key_id", "names a private key without a public one; write that beside it first")
+            return objects.foreign_key(session, handle, key_id)
+
+    def label_key(self, key_id: bytes, label: str) -> objects.AuthorityKey:
+        """Gives a private key another CKA_LABEL, and returns it as the authority key that it is from now on."""
+        with self._speaking(), lock.held(self._settings.lock):
+            handle = objects.only(self._session(), {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
+            if handle is None:
+                raise self._no_key("private", key_id)
+            handle[Attribute.LABEL] = label
+            sync_softhsm(self._settings.softhsm_conf)
+            self._authority_keys.pop(key_id, None)
+            return self.authority_key(key_id)
+
     def sign(self, key_id: bytes, algorithm: SignatureAlgorithm, data: bytes) -> bytes:
         """Hashes and signs `data`; the signature is as X.509 wants it, DER for ECDSA (RFC 3279, section 2.2.3)."""
         with self._speaking():
@@ -170,26 +218,27 @@ class Module:
                 self._authority_keys.pop(key_id, None)
                 return objects.sign(self.authority_key(key_id).handle, algorithm, data)
 
-    def ensure_wrapping_key(self, key_id: bytes) -> bool:
-        """Makes sure that an AES-256 key with this CKA_ID exists; returns whether this call made it."""
+    def has_wrapping_key(self, key_id: bytes) -> bool:
+        """Returns whether there is a wrapping key with this CKA_ID that can be used."""
+        with self._speaking():
+            found = self._find_wrapping_key(key_id)
+            return found is not None and not _is_unfinished(found)
+
+    def ensure_wrapping_key(self, key_id: bytes, *, value: bytes | None = None) -> bool:
+        """Makes sure that an AES-256 key with this CKA_ID exists; returns whether this call made it.
+
+        The token generates it, unless its value is given, 32 random bytes that somebody else keeps as well.
+        """
         with self._speaking(), lock.held(self._settings.lock):
             existing = self._find_wrapping_key(key_id)
             if existing is not None:
-                if not (objects.was_left_unfinished(existing) and objects.failure_of_wrapping(existing)):
+                if not _is_unfinished(existing):
                     return False
                 self.probe()
                 _logger.warning("the wrapping key %s was left unfinished, and is made anew", key_id.hex())
                 self._wrapping_keys.pop(key_id, None)
                 existing.destroy()
-            self._session().generate_key(
-                KeyType.AES,
-                _WRAPPING_KEY_BITS,
-                id=key_id,
-                label=WRAPPING_LABEL,
-                store=True,
-                capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
-                template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False},
-            )
+            objects.make_wrapping_key(self._session(), key_id=key_id, label=WRAPPING_LABEL, value=value)
             sync_softhsm(self._settings.softhsm_conf)
             return True
 
@@ -218,6 +267,18 @@ class Module:
         return self._with_wrapping_key(
             key_id, lambda key: objects.decrypt(key, ciphertext, GCMParams(nonce, associated_data))
         )
+
+    def list_keys(self, *, after: bytes, limit: int) -> list[objects.ListedKey]:
+        """Returns `limit` private and secret keys behind a CKA_ID, by their CKA_IDs, and more with the last id."""
+        with self._speaking():
+            session = self._session()
+            found = [
+                objects.ListedKey(bytes(handle[Attribute.ID]), objects.label_of(handle), kind is ObjectClass.SECRET_KEY)
+                for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.SECRET_KEY)
+                for handle in objects.search(session, {Attribute.CLASS: kind})
+            ]
+        behind = sorted((one for one in found if one.key_id > after), key=lambda one: one.key_id)
+        return [one for one in behind if one.key_id <= behind[:limit][-1].key_id] if behind else []
 
     def set_pin(self, *, security_officer: bool, old_pin: str, new_pin: str) -> None:
         """Changes a PIN; FIELD_INVALID when the token refuses the old or the new one. Tries once.
@@ -362,3 +423,7 @@ class Module:
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
         return unavailable(message)
+
+
+def _is_unfinished(key: objects.Handle) -> bool:
+    return objects.was_left_unfinished(key) and bool(objects.failure_of_wrapping(key))

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import GCMParams
 
+from certd.errors import field_invalid
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
@@ -29,6 +30,7 @@ from certd.token.advice import code_of, explain, unavailable
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 
 _SELF_TEST = b"certd self-test"
+_WRAPPING_KEY_BITS = 256
 _RSA_BITS = {KeySpec.RSA_2048: 2048, KeySpec.RSA_3072: 3072, KeySpec.RSA_4096: 4096}
 _KEY_BITS = {**_RSA_BITS, KeySpec.EC_P256: 256, KeySpec.EC_P384: 384, KeySpec.EC_P521: 521}
 _RSA_MECHANISMS = {
@@ -54,6 +56,8 @@ class Handle(Protocol):
 
     def __getitem__(self, attribute: Attribute) -> Any: ...  # noqa: ANN401  # Each attribute has a type of its own.
 
+    def __setitem__(self, attribute: Attribute, value: Any) -> None: ...  # noqa: ANN401  # As above.
+
 
 @dataclass(frozen=True, slots=True)
 class AuthorityKey:
@@ -67,6 +71,31 @@ class AuthorityKey:
     """Its CKA_LABEL, which names the policy that was sealed with it."""
     handle: Handle = field(repr=False)
     """The private key, as the binding has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A private or secret key in the token."""
+
+    key_id: bytes
+    label: str
+    """Its CKA_LABEL."""
+    secret: bool
+    """False: a private one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A private key that certd did not make."""
+
+    pair: AuthorityKey
+    sensitive: bool
+    extractable: bool
+    never_extractable: bool
+    """Whether it was never outside of a token, as the token says."""
+    signs: bool
+    failure: str
+    """What is wrong when it signs, in a sentence, or nothing."""
 
 
 def supports(slot: pkcs11.Slot, spec: KeySpec, available: set[Mechanism]) -> bool:
@@ -121,6 +150,28 @@ def read_pair(session: pkcs11.Session, handle: Handle, key_id: bytes) -> Authori
     return AuthorityKey(key_id, spec, encoded, label_of(handle), handle)
 
 
+def foreign_key(session: pkcs11.Session, handle: Handle, key_id: bytes) -> ForeignKey:
+    """Returns a private key that certd did not make, with what its token says of it."""
+    pair = read_pair(session, handle, key_id)
+    signs = _says(handle, Attribute.SIGN)
+    return ForeignKey(
+        pair=pair,
+        sensitive=_says(handle, Attribute.SENSITIVE),
+        # Who does not say is taken to mean the worse.
+        extractable=_says(handle, Attribute.EXTRACTABLE, unsaid=True),
+        never_extractable=_says(handle, Attribute.NEVER_EXTRACTABLE),
+        signs=signs,
+        failure=failure_of(pair) if signs else "",
+    )
+
+
+def _says(handle: Handle, attribute: Attribute, *, unsaid: bool = False) -> bool:
+    try:
+        return bool(handle[attribute])
+    except pkcs11.AttributeTypeInvalid:
+        return unsaid
+
+
 def _load_public_key(public: Handle) -> LoadedKey:
     if public.key_type is KeyType.RSA:
         return from_modulus(public[Attribute.MODULUS], public[Attribute.PUBLIC_EXPONENT])
@@ -128,10 +179,11 @@ def _load_public_key(public: Handle) -> LoadedKey:
 
 
 def was_left_unfinished(key: Handle) -> bool:
-    """Returns whether nobody can say that the token generated the key, though certd has it generate every one.
+    """Returns whether nobody can say that the token generated the key; then a trial tells whether it is one.
 
-    A module sets CKA_LOCAL (PKCS#11 3.1, section 4.7) together with the value of the key. A process that is killed
-    before that leaves an object with the id and label of the key, and nothing in it.
+    A module sets CKA_LOCAL (PKCS#11 3.1, section 4.7) together with the value of a key that it generates. A process
+    that is killed before that leaves an object with the id and label of the key, and nothing in it. A key whose value
+    was given, because it is in escrow or was recovered, never has it, and passes its trial.
     """
     return not key[Attribute.LOCAL]
 
@@ -176,6 +228,38 @@ def generate_pair(session: pkcs11.Session, spec: KeySpec, *, key_id: bytes, labe
     parameters = {Attribute.EC_PARAMS: CURVE_PARAMETERS[spec]}
     domain = session.create_domain_parameters(key_type, parameters, local=True)
     domain.generate_keypair(mechanism=mechanism, **common)
+
+
+def make_wrapping_key(session: pkcs11.Session, *, key_id: bytes, label: str, value: bytes | None) -> None:
+    """Makes an AES-256 key that never leaves the token: generates it, or takes its value."""
+    secret = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.MODIFIABLE: False}
+    if value is None:
+        session.generate_key(
+            KeyType.AES,
+            _WRAPPING_KEY_BITS,
+            id=key_id,
+            label=label,
+            store=True,
+            capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
+            template=secret,
+        )
+        return
+    if len(value) * 8 != _WRAPPING_KEY_BITS:
+        raise field_invalid("value", f"must be {_WRAPPING_KEY_BITS // 8} bytes")
+    session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: KeyType.AES,
+            Attribute.ID: key_id,
+            Attribute.LABEL: label,
+            Attribute.TOKEN: True,
+            Attribute.PRIVATE: True,
+            Attribute.ENCRYPT: True,
+            Attribute.DECRYPT: True,
+            Attribute.VALUE: value,
+            **secret,
+        }
+    )
 
 
 def sign(key: Handle, algorithm: SignatureAlgorithm, data: bytes) -> bytes:

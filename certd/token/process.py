@@ -18,6 +18,7 @@ from certd.ipc.garbage import spare_what_lives
 from certd.ipc.hardening import harden
 from certd.ipc.processor import interrupt_nobody
 from certd.token.handed_on import InHelper, InModule
+from certd.token.journal import Journal
 from certd.token.module import Module
 from certd.token.operations import Operations
 from certd.token.settings import TokenSettings
@@ -89,8 +90,10 @@ class _TokenProcess:
     def __init__(self, child: Child, module: Module, settings: TokenSettings, clock: Clock) -> None:
         self._child = child
         self._module = module
-        self._operations = Operations(module, settings, clock)
-        self._replies = Replies()
+        self._journal = Journal(settings.journal, clock)
+        self._operations = Operations(module, settings, clock, self._journal)
+        # One writing to the disk for all that is answered together.
+        self._replies = Replies(before_leaving=self._journal.commit)
         self._helpers = ThreadPoolExecutor(_HELPERS, thread_name_prefix="helper")
         self._helper_places = threading.BoundedSemaphore(_HELPED_CALLS)
         self._problem = "It is starting."
@@ -106,15 +109,20 @@ class _TokenProcess:
                 else:
                     item()
             self._replies.flush()
+            if not self._journal.is_open and not self._problem:
+                self._lose(self._journal.problem)
             self._look_after_token()
         self._helpers.shutdown(cancel_futures=True)
         self._module.close()
+        self._journal.close()
 
     def _look_after_token(self) -> None:
         """Opens the token when it is due, and asks an open one from time to time whether it is still there."""
         if time.monotonic() < self._next_look:
             return
         try:
+            if not self._journal.is_open:
+                self._journal.open()
             if self._module.is_open:
                 self._module.probe()
             else:
@@ -185,7 +193,9 @@ class _TokenProcess:
                 if isinstance(result, InModule):
                     self._child.post(lambda: self._work(call, result.work))
                 elif result is not None:
-                    call.answer(result.SerializeToString())
+                    # By way of the thread that writes the journal, which has this use of a key before it is answered.
+                    answer = result.SerializeToString()
+                    self._child.post(lambda: self._replies.add(call, answer))
             finally:
                 self._helper_places.release()
 

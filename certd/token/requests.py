@@ -8,6 +8,7 @@ from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.sealing import Purpose, SealContext, SecretContext
 
 _KEY_ID_BYTES: Final = 16
+_LONGEST_KEY_ID: Final = 64
 _LONGEST_NAME: Final = 2048
 """The longest SPIFFE id, and more than any uid has."""
 
@@ -16,6 +17,12 @@ def check_key_id(field: str, key_id: bytes) -> None:
     """FIELD_INVALID for what is no CKA_ID of certd."""
     if len(key_id) != _KEY_ID_BYTES:
         raise field_invalid(field, f"must be {_KEY_ID_BYTES} bytes")
+
+
+def check_authority_key_id(field: str, key_id: bytes) -> None:
+    """FIELD_INVALID for what is no CKA_ID: another program chose that of a key that was adopted."""
+    if not 1 <= len(key_id) <= _LONGEST_KEY_ID:
+        raise field_invalid(field, f"must be 1 to {_LONGEST_KEY_ID} bytes")
 
 
 def key_spec_named(name: str) -> KeySpec:
@@ -64,6 +71,22 @@ def _check_name(field: str, name: str) -> None:
     # It stands in the journal, in which nobody but the token process begins a line.
     if len(name) > _LONGEST_NAME or not name.isprintable():
         raise field_invalid(field, f"must be at most {_LONGEST_NAME} printable characters")
+
+
+def in_journal(context: SealContext) -> dict[str, str | int | bool]:
+    """Returns what the journal tells of a key that is sealed."""
+    told: dict[str, str | int | bool] = {
+        "tenant": context.tenant,
+        "certificate": context.certificate,
+        "version": context.version,
+        "purpose": context.purpose.value,
+        "exportable": context.exportable,
+    }
+    if context.consumer:
+        told["consumer"] = context.consumer
+    if context.public_key_sha256:
+        told["public_key_sha256"] = context.public_key_sha256.hex()
+    return told
 
 
 def whose(context: SealContext) -> str:

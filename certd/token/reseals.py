@@ -6,45 +6,41 @@ from certd.errors import CertdError, Reason, field_invalid
 from certd.internal import token_pb2 as messages
 from certd.ipc.frames import failure_of
 from certd.pki.sealing import Purpose, SealContext
+from certd.token.journal import Journal
 from certd.token.module import Module
-from certd.token.requests import check_key_id, context_of, whose
+from certd.token.requests import check_key_id, context_of, in_journal, whose
 from certd.token.seal import seal_bound, unseal
 from certd.token.settings import RESEALS_AT_ONCE
 
-_journal = logging.getLogger("certd.token.journal")
-
-_RESEALED_IN_A_LINE = 20
+_logger = logging.getLogger(__name__)
 
 
-def reseal(module: Module, request: messages.ResealRequest) -> messages.ResealResponse:
+def reseal(module: Module, request: messages.ResealRequest, journal: Journal) -> messages.ResealResponse:
     """Seals each item anew, or says why not. FIELD_INVALID for too many items."""
     if len(request.items) > RESEALS_AT_ONCE:
         raise field_invalid("items", f"must be at most {RESEALS_AT_ONCE}")
-    results, done = [], []
+    results = []
     for item in request.items:
         try:
-            sealed_key, what = _reseal_item(module, item)
+            sealed_key = _reseal_item(module, item, journal)
         except CertdError as error:
-            _journal.warning("not resealed with %s: %s", item.new_wrapping_key_id.hex(), error)
+            _logger.warning("not resealed with %s: %s", item.new_wrapping_key_id.hex(), error)
             results.append(messages.ResealResult(failure=failure_of(error)))
         else:
             results.append(messages.ResealResult(sealed_key=sealed_key))
-            done.append(what)
-    for start in range(0, len(done), _RESEALED_IN_A_LINE):
-        _journal.info("resealed %s", "; ".join(done[start : start + _RESEALED_IN_A_LINE]))
     return messages.ResealResponse(results=results)
 
 
-def _reseal_item(module: Module, item: messages.ResealItem) -> tuple[bytes, str]:
-    """Returns the blob, and what was done, for the journal."""
+def _reseal_item(module: Module, item: messages.ResealItem, journal: Journal) -> bytes:
     check_key_id("wrapping_key_id", item.wrapping_key_id)
     check_key_id("new_wrapping_key_id", item.new_wrapping_key_id)
     old, new = context_of(item.context), context_of(item.new_context, field="new_context")
     _check_not_wider(old, new)
     private_key = unseal(module, item.sealed_key, wrapping_key_id=item.wrapping_key_id, context=old)
     sealed_key = seal_bound(module, private_key, wrapping_key_id=item.new_wrapping_key_id, context=new)
-    purpose = f"{new.purpose} of {new.consumer}" if new.consumer else str(new.purpose)
-    return sealed_key, f"{whose(new)} in {purpose} with {item.new_wrapping_key_id.hex()}"
+    keys = {"key": item.wrapping_key_id.hex(), "new_key": item.new_wrapping_key_id.hex()}
+    journal.record("reseal", **keys, **in_journal(new))
+    return sealed_key
 
 
 def _check_not_wider(old: SealContext, new: SealContext) -> None:

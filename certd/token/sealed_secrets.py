@@ -17,13 +17,14 @@ from certd.pki.sealing import (
     encode_blob,
     secret_associated_data,
 )
+from certd.token.journal import Journal
 from certd.token.module import Module
 from certd.token.requests import check_key_id, secret_context_of
 
-_journal = logging.getLogger("certd.token.journal")
+_logger = logging.getLogger(__name__)
 
 
-def seal_secret(module: Module, request: messages.SealSecretRequest) -> messages.SealSecretResponse:
+def seal_secret(module: Module, request: messages.SealSecretRequest, journal: Journal) -> messages.SealSecretResponse:
     """Seals a secret under a wrapping key, bound to its context. FIELD_INVALID for one that is empty or too long."""
     check_key_id("wrapping_key_id", request.wrapping_key_id)
     context = secret_context_of(request.context)
@@ -37,11 +38,11 @@ def seal_secret(module: Module, request: messages.SealSecretRequest) -> messages
         associated_data=secret_associated_data(context, request.wrapping_key_id),
     )
     blob = encode_blob(wrapping_key_id=request.wrapping_key_id, nonce=nonce, ciphertext_and_tag=ciphertext)
-    _journal.info("sealed %s with %s", _which(context), request.wrapping_key_id.hex())
+    journal.record("seal-secret", key=request.wrapping_key_id.hex(), **_in_journal(context))
     return messages.SealSecretResponse(sealed_secret=blob)
 
 
-def open_secret(module: Module, request: messages.OpenSecretRequest) -> messages.OpenSecretResponse:
+def open_secret(module: Module, request: messages.OpenSecretRequest, journal: Journal) -> messages.OpenSecretResponse:
     """Opens a secret.
 
     TOKEN_POLICY_FORBIDS when it was sealed for another tenant, subscription or number, is no secret but a key, or has
@@ -59,14 +60,18 @@ def open_secret(module: Module, request: messages.OpenSecretRequest) -> messages
         associated_data=secret_associated_data(context, request.wrapping_key_id),
     )
     if opened is None:
-        _journal.warning("not opened: %s", _which(context))
+        _logger.warning("not opened: %s", _which(context))
         message = (
             "The sealed secret does not open: it was sealed for another tenant, subscription or number, or it was "
             "altered. Rotate the secret of the subscription (RotateSubscriptionSecret)."
         )
         raise CertdError(Reason.TOKEN_POLICY_FORBIDS, message)
-    _journal.info("opened %s", _which(context))
+    journal.record("open-secret", key=request.wrapping_key_id.hex(), **_in_journal(context))
     return messages.OpenSecretResponse(secret=opened)
+
+
+def _in_journal(context: SecretContext) -> dict[str, str | int]:
+    return {"tenant": context.tenant, "subscription": context.subscription, "secret": context.number}
 
 
 def _which(context: SecretContext) -> str:

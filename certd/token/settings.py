@@ -38,6 +38,10 @@ class TokenSettings:
     """How many private keys may be imported in a minute; a minute's worth may come at once."""
     queue_length: int = 1024
     """How many calls may wait."""
+    journal_folder: Path | None = None
+    """Folder of the journal, of the token process's user alone; `token-journal` beside the PIN if None."""
+    recovery_public_key_file: Path | None = None
+    """PEM of the X25519 key to which wrapping keys are encrypted as they are made; None: they are only in the token."""
     log_level: log.Level = "info"
     """Events below it are not logged by a token process that the daemon starts."""
     log_format: log.Format = "text"
@@ -47,12 +51,15 @@ class TokenSettings:
     """The lock file in effect."""
     system_roots: Path = field(init=False)
     """The file of roots in effect."""
+    journal: Path = field(init=False)
+    """The folder of the journal in effect."""
 
     def __post_init__(self) -> None:
         name = self.pin_file.name
         object.__setattr__(self, "refused_marker", self.pin_file.with_name(f"{name}.refused"))
         object.__setattr__(self, "lock", self.lock_file or self.pin_file.with_name(f"{name}.lock"))
         object.__setattr__(self, "system_roots", self.system_roots_file or self.pin_file.with_name("system-roots.pem"))
+        object.__setattr__(self, "journal", self.journal_folder or self.pin_file.with_name("token-journal"))
 
     def arguments(self) -> tuple[str, ...]:
         """Returns the command line of the token process that stands for these settings."""
@@ -66,9 +73,12 @@ class TokenSettings:
             *("--leases-per-minute", str(self.leases_per_minute)),
             *("--imports-per-minute", str(self.imports_per_minute)),
             *("--queue-length", str(self.queue_length)),
+            *("--journal", str(self.journal)),
             *("--log-level", self.log_level),
             *("--log-format", self.log_format),
         ]
+        if self.recovery_public_key_file is not None:
+            arguments += ["--recovery-public-key", str(self.recovery_public_key_file)]
         if self.softhsm_conf is not None:
             arguments += ["--softhsm-conf", str(self.softhsm_conf)]
         return tuple(arguments)

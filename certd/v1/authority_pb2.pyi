@@ -67,6 +67,13 @@ class Authority(_message.Message):
         """It issues nothing new. What it issued stays valid and can be revoked."""
         EXPIRED: Authority._State.ValueType  # 4
         """Computed: the validity of its certificate has ended. It issues nothing and chains through it are invalid."""
+        DELETED: Authority._State.ValueType  # 5
+        """Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted."""
+        PURGED: Authority._State.ValueType  # 6
+        """Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+        `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+        and certificates go on being served under the URLs of its uid, and what it issued can be read.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What the authority may do at the moment."""
@@ -81,18 +88,234 @@ class Authority(_message.Message):
     """It issues nothing new. What it issued stays valid and can be revoked."""
     EXPIRED: Authority.State.ValueType  # 4
     """Computed: the validity of its certificate has ended. It issues nothing and chains through it are invalid."""
+    DELETED: Authority.State.ValueType  # 5
+    """Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted."""
+    PURGED: Authority.State.ValueType  # 6
+    """Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+    `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+    and certificates go on being served under the URLs of its uid, and what it issued can be read.
+    """
+
+    class _UsageMode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _UsageModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Authority._UsageMode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        USAGE_MODE_UNSPECIFIED: Authority._UsageMode.ValueType  # 0
+        """Not used."""
+        GENERAL_PURPOSE: Authority._UsageMode.ValueType  # 1
+        """Certificates of any lifetime, which can be revoked."""
+        SHORT_LIVED: Authority._UsageMode.ValueType  # 2
+        """Certificates of at most 7 days that nobody asks the state of: they say noRevAvail (RFC 9608) and have neither CRL
+        distribution points nor an OCSP URL.
+        """
+
+    class UsageMode(_UsageMode, metaclass=_UsageModeEnumTypeWrapper):
+        """What the authority is for."""
+
+    USAGE_MODE_UNSPECIFIED: Authority.UsageMode.ValueType  # 0
+    """Not used."""
+    GENERAL_PURPOSE: Authority.UsageMode.ValueType  # 1
+    """Certificates of any lifetime, which can be revoked."""
+    SHORT_LIVED: Authority.UsageMode.ValueType  # 2
+    """Certificates of at most 7 days that nobody asks the state of: they say noRevAvail (RFC 9608) and have neither CRL
+    distribution points nor an OCSP URL.
+    """
+
+    @_typing.final
+    class RevocationSettings(_message.Message):
+        """Where relying parties learn what they need. New settings touch new certificates only: those that exist keep their URLs, and
+        CRLs and answers go on being served there.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Crl(_message.Message):
+            """The CRLs."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ENABLED_FIELD_NUMBER: _builtins.int
+            PARTITIONED_FIELD_NUMBER: _builtins.int
+            PARTITION_COUNT_FIELD_NUMBER: _builtins.int
+            LIFETIME_FIELD_NUMBER: _builtins.int
+            BASE_URLS_FIELD_NUMBER: _builtins.int
+            OMIT_EXTENSION_FIELD_NUMBER: _builtins.int
+            enabled: _builtins.bool
+            """Optional. Whether certificates name a CRL and CRLs are signed. Default true."""
+            partitioned: _builtins.bool
+            """Optional. Whether each certificate names the CRL of its partition instead of the complete one, which is signed all the
+            same. Default false.
+            """
+            partition_count: _builtins.int
+            """Optional. How many partitions new certificates are spread over, 2 to 4,096. Default 16. Partitions that were written stay."""
+            omit_extension: _builtins.bool
+            """Optional. Certificates name no CRL, though there is one."""
+            @_builtins.property
+            def lifetime(self) -> _duration_pb2.Duration:
+                """Optional. From this_update to next_update, from 1 hour to 366 days. Default 7 days. A CRL is replaced when two thirds of
+                it have passed.
+                """
+
+            @_builtins.property
+            def base_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+                """Optional. `http://` URLs of hosts that serve the CRLs in place of this server, at most 4, without a trailing slash: the
+                path `/crl/{uid}/{key}.crl` or `/crl/{uid}/{key}/{partition}.crl` is appended. Default `[web] base_url`.
+                """
+
+            def __init__(
+                self,
+                *,
+                enabled: _builtins.bool | None = ...,
+                partitioned: _builtins.bool | None = ...,
+                partition_count: _builtins.int = ...,
+                lifetime: _duration_pb2.Duration | None = ...,
+                base_urls: _abc.Iterable[_builtins.str] | None = ...,
+                omit_extension: _builtins.bool = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_partitioned", b"_partitioned", "enabled", b"enabled", "lifetime", b"lifetime", "partitioned", b"partitioned"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "_partitioned", b"_partitioned", "base_urls", b"base_urls", "enabled", b"enabled", "lifetime", b"lifetime", "omit_extension", b"omit_extension", "partition_count", b"partition_count", "partitioned", b"partitioned"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+            _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+            _WhichOneofReturnType__partitioned: _TypeAlias = _typing.Literal["partitioned"]  # noqa: Y015
+            _WhichOneofArgType__partitioned: _TypeAlias = _typing.Literal["_partitioned", b"_partitioned"]  # noqa: Y015
+            @_typing.overload
+            def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+            @_typing.overload
+            def WhichOneof(self, oneof_group: _WhichOneofArgType__partitioned) -> _WhichOneofReturnType__partitioned | None: ...
+
+        @_typing.final
+        class Ocsp(_message.Message):
+            """The answers of RFC 6960."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            ENABLED_FIELD_NUMBER: _builtins.int
+            LIFETIME_FIELD_NUMBER: _builtins.int
+            BASE_URLS_FIELD_NUMBER: _builtins.int
+            OMIT_EXTENSION_FIELD_NUMBER: _builtins.int
+            enabled: _builtins.bool
+            """Optional. Whether certificates name a responder and requests are answered. Default true."""
+            omit_extension: _builtins.bool
+            """Optional. Certificates name no responder, though there is one."""
+            @_builtins.property
+            def lifetime(self) -> _duration_pb2.Duration:
+                """Optional. From this_update to next_update of an answer, from 1 hour to 30 days. Default 2 days."""
+
+            @_builtins.property
+            def base_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+                """Optional. `http://` URLs of hosts that forward to this server, at most 4, without a trailing slash: the path
+                `/ocsp/{uid}/{key}` is appended. Default `[web] base_url`.
+                """
+
+            def __init__(
+                self,
+                *,
+                enabled: _builtins.bool | None = ...,
+                lifetime: _duration_pb2.Duration | None = ...,
+                base_urls: _abc.Iterable[_builtins.str] | None = ...,
+                omit_extension: _builtins.bool = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "lifetime", b"lifetime"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "base_urls", b"base_urls", "enabled", b"enabled", "lifetime", b"lifetime", "omit_extension", b"omit_extension"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+            _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+            def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+
+        CRL_FIELD_NUMBER: _builtins.int
+        OCSP_FIELD_NUMBER: _builtins.int
+        OMIT_ISSUER_URL_FIELD_NUMBER: _builtins.int
+        ISSUER_BASE_URLS_FIELD_NUMBER: _builtins.int
+        omit_issuer_url: _builtins.bool
+        """Optional. Certificates do not say where the certificate of their issuer is."""
+        @_builtins.property
+        def crl(self) -> Global___Authority.RevocationSettings.Crl:
+            """Optional. The CRLs."""
+
+        @_builtins.property
+        def ocsp(self) -> Global___Authority.RevocationSettings.Ocsp:
+            """Optional. The OCSP answers."""
+
+        @_builtins.property
+        def issuer_base_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Optional. `http://` URLs in place of `[web] base_url`, at most 4, without a trailing slash: the path
+            `/ca/{uid}/{key}.cer` is appended.
+            """
+
+        def __init__(
+            self,
+            *,
+            crl: Global___Authority.RevocationSettings.Crl | None = ...,
+            ocsp: Global___Authority.RevocationSettings.Ocsp | None = ...,
+            omit_issuer_url: _builtins.bool = ...,
+            issuer_base_urls: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "ocsp", b"ocsp"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "issuer_base_urls", b"issuer_base_urls", "ocsp", b"ocsp", "omit_issuer_url", b"omit_issuer_url"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class Key(_message.Message):
-        """The key of an authority, as it can be found in the token."""
+        """A key of an authority, as it can be found in the token. An authority has one key that signs certificates; those before and
+        after it sign CRLs and OCSP answers of what they issued.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
+
+        class _State:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Authority.Key._State.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            STATE_UNSPECIFIED: Authority.Key._State.ValueType  # 0
+            """Not used."""
+            PREPARED: Authority.Key._State.ValueType  # 1
+            """It has a certificate, which is published for relying parties to fetch, and signs no certificates yet."""
+            ACTIVE: Authority.Key._State.ValueType  # 2
+            """It signs certificates."""
+            SUPERSEDED: Authority.Key._State.ValueType  # 3
+            """Another key took its place. What it signed stays valid, and it signs the CRLs and OCSP answers of that."""
+            TAINTED: Authority.Key._State.ValueType  # 4
+            """As SUPERSEDED, and what it signed is to be replaced: managed certificates are renewed now."""
+            RETIRED: Authority.Key._State.ValueType  # 5
+            """Its last certificate has expired or is revoked, and it signs nothing any more but what a last CRL needs."""
+
+        class State(_State, metaclass=_StateEnumTypeWrapper):
+            """Where the key stands in a rotation."""
+
+        STATE_UNSPECIFIED: Authority.Key.State.ValueType  # 0
+        """Not used."""
+        PREPARED: Authority.Key.State.ValueType  # 1
+        """It has a certificate, which is published for relying parties to fetch, and signs no certificates yet."""
+        ACTIVE: Authority.Key.State.ValueType  # 2
+        """It signs certificates."""
+        SUPERSEDED: Authority.Key.State.ValueType  # 3
+        """Another key took its place. What it signed stays valid, and it signs the CRLs and OCSP answers of that."""
+        TAINTED: Authority.Key.State.ValueType  # 4
+        """As SUPERSEDED, and what it signed is to be replaced: managed certificates are renewed now."""
+        RETIRED: Authority.Key.State.ValueType  # 5
+        """Its last certificate has expired or is revoked, and it signs nothing any more but what a last CRL needs."""
 
         NUMBER_FIELD_NUMBER: _builtins.int
         TOKEN_LABEL_FIELD_NUMBER: _builtins.int
         KEY_ID_FIELD_NUMBER: _builtins.int
         MECHANISM_FIELD_NUMBER: _builtins.int
         PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        CERTIFICATE_FIELD_NUMBER: _builtins.int
+        CROSS_CERTIFICATES_FIELD_NUMBER: _builtins.int
+        NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
+        STATE_TIME_FIELD_NUMBER: _builtins.int
+        KEY_SPEC_FIELD_NUMBER: _builtins.int
         number: _builtins.int
         """Output only. Number of the key within the authority, from 1. Public URLs contain it."""
         token_label: _builtins.str
@@ -103,6 +326,28 @@ class Authority(_message.Message):
         """Output only. PKCS#11 mechanism by which it signs, for example CKM_ECDSA."""
         public_key: _builtins.bytes
         """Output only. DER of the SubjectPublicKeyInfo."""
+        state: Global___Authority.Key.State.ValueType
+        """Output only. The state."""
+        key_spec: _x509_pb2.KeySpec.ValueType
+        """Output only. Kind and size of the key."""
+        @_builtins.property
+        def certificate(self) -> _x509_pb2.EncodedCertificate:
+            """Output only. The certificate of the authority for this key; absent while it awaits one."""
+
+        @_builtins.property
+        def cross_certificates(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.EncodedCertificate]:
+            """Output only. Certificates for this key that other keys of the authority, or its former issuers, signed: with them chains to
+            trust anchors of before stay valid (RFC 4210, section 4.4).
+            """
+
+        @_builtins.property
+        def not_after_time(self) -> _timestamp_pb2.Timestamp:
+            """Output only. End of its certificate; absent while it has none."""
+
+        @_builtins.property
+        def state_time(self) -> _timestamp_pb2.Timestamp:
+            """Output only. When it came to its state."""
+
         def __init__(
             self,
             *,
@@ -111,10 +356,16 @@ class Authority(_message.Message):
             key_id: _builtins.str = ...,
             mechanism: _builtins.str = ...,
             public_key: _builtins.bytes = ...,
+            state: Global___Authority.Key.State.ValueType = ...,
+            certificate: _x509_pb2.EncodedCertificate | None = ...,
+            cross_certificates: _abc.Iterable[_x509_pb2.EncodedCertificate] | None = ...,
+            not_after_time: _timestamp_pb2.Timestamp | None = ...,
+            state_time: _timestamp_pb2.Timestamp | None = ...,
+            key_spec: _x509_pb2.KeySpec.ValueType = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "not_after_time", b"not_after_time", "state_time", b"state_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "mechanism", b"mechanism", "number", b"number", "public_key", b"public_key", "token_label", b"token_label"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "cross_certificates", b"cross_certificates", "key_id", b"key_id", "key_spec", b"key_spec", "mechanism", b"mechanism", "not_after_time", b"not_after_time", "number", b"number", "public_key", b"public_key", "state", b"state", "state_time", b"state_time", "token_label", b"token_label"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +408,12 @@ class Authority(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NAME_CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    USAGE_MODE_FIELD_NUMBER: _builtins.int
+    DELETION_PROTECTION_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/authorities/{authority}`."""
@@ -180,6 +437,10 @@ class Authority(_message.Message):
     """
     etag: _builtins.str
     """Output only. Changes with every change of the resource."""
+    usage_mode: Global___Authority.UsageMode.ValueType
+    """Optional. Immutable. What the authority is for. Default GENERAL_PURPOSE."""
+    deletion_protection: _builtins.bool
+    """Optional. Whether it cannot be deleted."""
     @_builtins.property
     def subject(self) -> _x509_pb2.DistinguishedName:
         """Required. Immutable. Subject of its certificate, copied byte for byte into the issuer field of what it signs."""
@@ -192,7 +453,7 @@ class Authority(_message.Message):
 
     @_builtins.property
     def key(self) -> Global___Authority.Key:
-        """Output only. The key."""
+        """Output only. The key that signs certificates, or is to sign them."""
 
     @_builtins.property
     def certificate(self) -> _x509_pb2.EncodedCertificate:
@@ -225,6 +486,22 @@ class Authority(_message.Message):
         """
 
     @_builtins.property
+    def revocation(self) -> Global___Authority.RevocationSettings:
+        """Optional. Where relying parties learn what they need."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was deleted; absent when it was not."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it will be, or was, purged, for ever, its keys destroyed; absent when it is not deleted."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Authority.Key]:
+        """Output only. All of its keys, the newest first. Empty in lists."""
+
+    @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
         """Output only. What the call that returned this dropped, overrode or truncated; empty on reads."""
 
@@ -250,11 +527,17 @@ class Authority(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         name_constraints: _x509_pb2.NameConstraints | None = ...,
+        revocation: Global___Authority.RevocationSettings | None = ...,
+        usage_mode: Global___Authority.UsageMode.ValueType = ...,
+        deletion_protection: _builtins.bool = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
+        keys: _abc.Iterable[Global___Authority.Key] | None = ...,
         warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "create_time", b"create_time", "description", b"description", "key", b"key", "lifetime", b"lifetime", "name_constraints", b"name_constraints", "path_length", b"path_length", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "create_time", b"create_time", "delete_time", b"delete_time", "description", b"description", "key", b"key", "lifetime", b"lifetime", "name_constraints", b"name_constraints", "path_length", b"path_length", "purge_time", b"purge_time", "revocation", b"revocation", "subject", b"subject", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "description", b"description", "etag", b"etag", "issuer", b"issuer", "key", b"key", "key_spec", b"key_spec", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "name_constraints", b"name_constraints", "path_length", b"path_length", "signature_algorithm", b"signature_algorithm", "state", b"state", "subject", b"subject", "type", b"type", "uid", b"uid", "update_time", b"update_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "certificate", b"certificate", "chain", b"chain", "create_time", b"create_time", "delete_time", b"delete_time", "deletion_protection", b"deletion_protection", "description", b"description", "etag", b"etag", "issuer", b"issuer", "key", b"key", "key_spec", b"key_spec", "keys", b"keys", "labels", b"labels", "lifetime", b"lifetime", "name", b"name", "name_constraints", b"name_constraints", "path_length", b"path_length", "purge_time", b"purge_time", "revocation", b"revocation", "signature_algorithm", b"signature_algorithm", "state", b"state", "subject", b"subject", "type", b"type", "uid", b"uid", "update_time", b"update_time", "usage_mode", b"usage_mode", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015

@@ -23,10 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from certd.v1 import authority_pb2 as certd_dot_v1_dot_authority__pb2
+from certd.v1 import certificate_pb2 as certd_dot_v1_dot_certificate__pb2
+from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n certd/v1/authority_service.proto\x12\x08\x63\x65rtd.v1\x1a\x18\x63\x65rtd/v1/authority.proto\x1a google/protobuf/field_mask.proto\"\x91\x01\n\x16\x43reateAuthorityRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x02 \x01(\t\x12&\n\tauthority\x18\x03 \x01(\x0b\x32\x13.certd.v1.Authority\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAuthoritiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x17ListAuthoritiesResponse\x12(\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x13.certd.v1.Authority\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x01\n\x16UpdateAuthorityRequest\x12&\n\tauthority\x18\x01 \x01(\x0b\x32\x13.certd.v1.Authority\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"&\n\x16GetAuthorityCsrRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x0c\x41uthorityCsr\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\x12\x0b\n\x03pem\x18\x02 \x01(\t\"\x85\x01\n\x18\x41\x63tivateAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"_\n\x16\x45nableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"`\n\x17\x44isableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x32\xf3\x04\n\x10\x41uthorityService\x12H\n\x0f\x43reateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12\x42\n\x0cGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponse\x12H\n\x0fUpdateAuthority\x12 .certd.v1.UpdateAuthorityRequest\x1a\x13.certd.v1.Authority\x12K\n\x0fGetAuthorityCsr\x12 .certd.v1.GetAuthorityCsrRequest\x1a\x16.certd.v1.AuthorityCsr\x12L\n\x11\x41\x63tivateAuthority\x12\".certd.v1.ActivateAuthorityRequest\x1a\x13.certd.v1.Authority\x12H\n\x0f\x45nableAuthority\x12 .certd.v1.EnableAuthorityRequest\x1a\x13.certd.v1.Authority\x12J\n\x10\x44isableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.AuthorityB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n certd/v1/authority_service.proto\x12\x08\x63\x65rtd.v1\x1a\x18\x63\x65rtd/v1/authority.proto\x1a\x1a\x63\x65rtd/v1/certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x01\n\x16\x43reateAuthorityRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x02 \x01(\t\x12&\n\tauthority\x18\x03 \x01(\x0b\x32\x13.certd.v1.Authority\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"#\n\x13GetAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListAuthoritiesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x17ListAuthoritiesResponse\x12(\n\x0b\x61uthorities\x18\x01 \x03(\x0b\x32\x13.certd.v1.Authority\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9c\x01\n\x16UpdateAuthorityRequest\x12&\n\tauthority\x18\x01 \x01(\x0b\x32\x13.certd.v1.Authority\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\":\n\x16GetAuthorityCsrRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\"(\n\x0c\x41uthorityCsr\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\x12\x0b\n\x03pem\x18\x02 \x01(\t\"\xbc\x01\n\x18\x41\x63tivateAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x01(\x0c\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12\x12\n\nkey_number\x18\x07 \x01(\x05\x12!\n\x19\x61llow_broken_certificates\x18\x08 \x01(\x08\"_\n\x16\x45nableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"`\n\x17\x44isableAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xbb\x01\n\"ReissueAuthorityCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12!\n\x19\x61llow_broken_certificates\x18\x06 \x01(\x08\"\xab\x01\n\x16\x44\x65leteAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x17\x61llow_live_certificates\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"a\n\x18UndeleteAuthorityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x87\x02\n\x1aPrepareAuthorityKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x08key_spec\x18\x02 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x39\n\x13signature_algorithm\x18\x03 \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12+\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rcross_certify\x18\x05 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\"x\n\x1b\x41\x63tivateAuthorityKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"u\n\x18TaintAuthorityKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x97\x01\n\x19RetireAuthorityKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x1f\n\x17\x61llow_live_certificates\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"\x9c\x01\n\x1d\x43reateCrossCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x92\x01\n\x1e\x43reateCrossCertificateResponse\x12\x18\n\x10\x63\x65rtificate_name\x18\x01 \x01(\t\x12\x31\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12#\n\x08warnings\x18\x03 \x03(\x0b\x32\x11.certd.v1.Warning\"\xc4\x02\n\x15\x41\x64optAuthorityRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0c\x61uthority_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12;\n\x06labels\x18\x06 \x03(\x0b\x32+.certd.v1.AdoptAuthorityRequest.LabelsEntry\x12:\n\nrevocation\x18\x07 \x01(\x0b\x32&.certd.v1.Authority.RevocationSettings\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa8\x01\n\x1fImportIssuedCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x31\n\x0c\x63\x65rtificates\x18\x02 \x03(\x0b\x32\x1b.certd.v1.IssuedCertificate\x12\x12\n\nkey_number\x18\x03 \x01(\x05\x12\x17\n\x0fnext_crl_number\x18\x04 \x01(\x03\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\xa1\x02\n\x11IssuedCertificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x15\n\rserial_number\x18\x02 \x01(\t\x12\x32\n\x0enot_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12/\n\x0brevoke_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11revocation_reason\x18\x06 \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x33\n\x0finvalidity_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x01\n ImportIssuedCertificatesResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x05\x12\x15\n\rrevoked_count\x18\x02 \x01(\x05\x12\x17\n\x0funchanged_count\x18\x03 \x01(\x05\x12#\n\x08warnings\x18\x04 \x03(\x0b\x32\x11.certd.v1.Warning\"O\n\x18GetRevocationListRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x11\n\tpartition\x18\x03 \x01(\x05\"T\n\x1dGenerateRevocationListRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x11\n\tpartition\x18\x03 \x01(\x05\"\xba\x02\n\x0eRevocationList\x12\x11\n\tauthority\x18\x01 \x01(\t\x12\x12\n\nkey_number\x18\x02 \x01(\x05\x12\x11\n\tpartition\x18\x03 \x01(\x05\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x34\n\x10this_update_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10next_update_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65ntry_count\x18\x07 \x01(\x03\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x1a\n\x12sha256_fingerprint\x18\t \x01(\x0c\x12\x0c\n\x04urls\x18\n \x03(\t\x12\x0b\n\x03\x64\x65r\x18\x0b \x01(\x0c\x12\x12\n\nlast_error\x18\x0c \x01(\t\"\xf6\x01\n\x18\x43reateAuditReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x06\x66ormat\x18\x02 \x01(\x0e\x32).certd.v1.CreateAuditReportRequest.Format\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x08\n\x04JSON\x10\x01\x12\x07\n\x03\x43SV\x10\x02\"B\n\x19\x43reateAuditReportResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x14\n\x0crecord_count\x18\x02 \x01(\x03\x32\xe9\r\n\x10\x41uthorityService\x12H\n\x0f\x43reateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12\x42\n\x0cGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n\x0fListAuthorities\x12 .certd.v1.ListAuthoritiesRequest\x1a!.certd.v1.ListAuthoritiesResponse\x12H\n\x0fUpdateAuthority\x12 .certd.v1.UpdateAuthorityRequest\x1a\x13.certd.v1.Authority\x12K\n\x0fGetAuthorityCsr\x12 .certd.v1.GetAuthorityCsrRequest\x1a\x16.certd.v1.AuthorityCsr\x12L\n\x11\x41\x63tivateAuthority\x12\".certd.v1.ActivateAuthorityRequest\x1a\x13.certd.v1.Authority\x12H\n\x0f\x45nableAuthority\x12 .certd.v1.EnableAuthorityRequest\x1a\x13.certd.v1.Authority\x12J\n\x10\x44isableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.Authority\x12`\n\x1bReissueAuthorityCertificate\x12,.certd.v1.ReissueAuthorityCertificateRequest\x1a\x13.certd.v1.Authority\x12H\n\x0f\x44\x65leteAuthority\x12 .certd.v1.DeleteAuthorityRequest\x1a\x13.certd.v1.Authority\x12L\n\x11UndeleteAuthority\x12\".certd.v1.UndeleteAuthorityRequest\x1a\x13.certd.v1.Authority\x12P\n\x13PrepareAuthorityKey\x12$.certd.v1.PrepareAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12R\n\x14\x41\x63tivateAuthorityKey\x12%.certd.v1.ActivateAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12L\n\x11TaintAuthorityKey\x12\".certd.v1.TaintAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12N\n\x12RetireAuthorityKey\x12#.certd.v1.RetireAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12k\n\x16\x43reateCrossCertificate\x12\'.certd.v1.CreateCrossCertificateRequest\x1a(.certd.v1.CreateCrossCertificateResponse\x12\x46\n\x0e\x41\x64optAuthority\x12\x1f.certd.v1.AdoptAuthorityRequest\x1a\x13.certd.v1.Authority\x12q\n\x18ImportIssuedCertificates\x12).certd.v1.ImportIssuedCertificatesRequest\x1a*.certd.v1.ImportIssuedCertificatesResponse\x12Q\n\x11GetRevocationList\x12\".certd.v1.GetRevocationListRequest\x1a\x18.certd.v1.RevocationList\x12[\n\x16GenerateRevocationList\x12\'.certd.v1.GenerateRevocationListRequest\x1a\x18.certd.v1.RevocationList\x12^\n\x11\x43reateAuditReport\x12\".certd.v1.CreateAuditReportRequest\x1a#.certd.v1.CreateAuditReportResponse0\x01\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +38,68 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.v1.authority_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
-  _globals['_CREATEAUTHORITYREQUEST']._serialized_start=107
-  _globals['_CREATEAUTHORITYREQUEST']._serialized_end=252
-  _globals['_GETAUTHORITYREQUEST']._serialized_start=254
-  _globals['_GETAUTHORITYREQUEST']._serialized_end=289
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=291
-  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=370
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=372
-  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=464
-  _globals['_UPDATEAUTHORITYREQUEST']._serialized_start=467
-  _globals['_UPDATEAUTHORITYREQUEST']._serialized_end=623
-  _globals['_GETAUTHORITYCSRREQUEST']._serialized_start=625
-  _globals['_GETAUTHORITYCSRREQUEST']._serialized_end=663
-  _globals['_AUTHORITYCSR']._serialized_start=665
-  _globals['_AUTHORITYCSR']._serialized_end=705
-  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_start=708
-  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_end=841
-  _globals['_ENABLEAUTHORITYREQUEST']._serialized_start=843
-  _globals['_ENABLEAUTHORITYREQUEST']._serialized_end=938
-  _globals['_DISABLEAUTHORITYREQUEST']._serialized_start=940
-  _globals['_DISABLEAUTHORITYREQUEST']._serialized_end=1036
-  _globals['_AUTHORITYSERVICE']._serialized_start=1039
-  _globals['_AUTHORITYSERVICE']._serialized_end=1666
+  _globals['_ADOPTAUTHORITYREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_ADOPTAUTHORITYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEAUTHORITYREQUEST']._serialized_start=221
+  _globals['_CREATEAUTHORITYREQUEST']._serialized_end=366
+  _globals['_GETAUTHORITYREQUEST']._serialized_start=368
+  _globals['_GETAUTHORITYREQUEST']._serialized_end=403
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_start=405
+  _globals['_LISTAUTHORITIESREQUEST']._serialized_end=484
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_start=486
+  _globals['_LISTAUTHORITIESRESPONSE']._serialized_end=578
+  _globals['_UPDATEAUTHORITYREQUEST']._serialized_start=581
+  _globals['_UPDATEAUTHORITYREQUEST']._serialized_end=737
+  _globals['_GETAUTHORITYCSRREQUEST']._serialized_start=739
+  _globals['_GETAUTHORITYCSRREQUEST']._serialized_end=797
+  _globals['_AUTHORITYCSR']._serialized_start=799
+  _globals['_AUTHORITYCSR']._serialized_end=839
+  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_start=842
+  _globals['_ACTIVATEAUTHORITYREQUEST']._serialized_end=1030
+  _globals['_ENABLEAUTHORITYREQUEST']._serialized_start=1032
+  _globals['_ENABLEAUTHORITYREQUEST']._serialized_end=1127
+  _globals['_DISABLEAUTHORITYREQUEST']._serialized_start=1129
+  _globals['_DISABLEAUTHORITYREQUEST']._serialized_end=1225
+  _globals['_REISSUEAUTHORITYCERTIFICATEREQUEST']._serialized_start=1228
+  _globals['_REISSUEAUTHORITYCERTIFICATEREQUEST']._serialized_end=1415
+  _globals['_DELETEAUTHORITYREQUEST']._serialized_start=1418
+  _globals['_DELETEAUTHORITYREQUEST']._serialized_end=1589
+  _globals['_UNDELETEAUTHORITYREQUEST']._serialized_start=1591
+  _globals['_UNDELETEAUTHORITYREQUEST']._serialized_end=1688
+  _globals['_PREPAREAUTHORITYKEYREQUEST']._serialized_start=1691
+  _globals['_PREPAREAUTHORITYKEYREQUEST']._serialized_end=1954
+  _globals['_ACTIVATEAUTHORITYKEYREQUEST']._serialized_start=1956
+  _globals['_ACTIVATEAUTHORITYKEYREQUEST']._serialized_end=2076
+  _globals['_TAINTAUTHORITYKEYREQUEST']._serialized_start=2078
+  _globals['_TAINTAUTHORITYKEYREQUEST']._serialized_end=2195
+  _globals['_RETIREAUTHORITYKEYREQUEST']._serialized_start=2198
+  _globals['_RETIREAUTHORITYKEYREQUEST']._serialized_end=2349
+  _globals['_CREATECROSSCERTIFICATEREQUEST']._serialized_start=2352
+  _globals['_CREATECROSSCERTIFICATEREQUEST']._serialized_end=2508
+  _globals['_CREATECROSSCERTIFICATERESPONSE']._serialized_start=2511
+  _globals['_CREATECROSSCERTIFICATERESPONSE']._serialized_end=2657
+  _globals['_ADOPTAUTHORITYREQUEST']._serialized_start=2660
+  _globals['_ADOPTAUTHORITYREQUEST']._serialized_end=2984
+  _globals['_ADOPTAUTHORITYREQUEST_LABELSENTRY']._serialized_start=2939
+  _globals['_ADOPTAUTHORITYREQUEST_LABELSENTRY']._serialized_end=2984
+  _globals['_IMPORTISSUEDCERTIFICATESREQUEST']._serialized_start=2987
+  _globals['_IMPORTISSUEDCERTIFICATESREQUEST']._serialized_end=3155
+  _globals['_ISSUEDCERTIFICATE']._serialized_start=3158
+  _globals['_ISSUEDCERTIFICATE']._serialized_end=3447
+  _globals['_IMPORTISSUEDCERTIFICATESRESPONSE']._serialized_start=3450
+  _globals['_IMPORTISSUEDCERTIFICATESRESPONSE']._serialized_end=3593
+  _globals['_GETREVOCATIONLISTREQUEST']._serialized_start=3595
+  _globals['_GETREVOCATIONLISTREQUEST']._serialized_end=3674
+  _globals['_GENERATEREVOCATIONLISTREQUEST']._serialized_start=3676
+  _globals['_GENERATEREVOCATIONLISTREQUEST']._serialized_end=3760
+  _globals['_REVOCATIONLIST']._serialized_start=3763
+  _globals['_REVOCATIONLIST']._serialized_end=4077
+  _globals['_CREATEAUDITREPORTREQUEST']._serialized_start=4080
+  _globals['_CREATEAUDITREPORTREQUEST']._serialized_end=4326
+  _globals['_CREATEAUDITREPORTREQUEST_FORMAT']._serialized_start=4275
+  _globals['_CREATEAUDITREPORTREQUEST_FORMAT']._serialized_end=4326
+  _globals['_CREATEAUDITREPORTRESPONSE']._serialized_start=4328
+  _globals['_CREATEAUDITREPORTRESPONSE']._serialized_end=4394
+  _globals['_AUTHORITYSERVICE']._serialized_start=4397
+  _globals['_AUTHORITYSERVICE']._serialized_end=6166
 # @@protoc_insertion_point(module_scope)

@@ -4,11 +4,16 @@ isort:skip_file
 The service of the authority resource."""
 
 from certd.v1 import authority_pb2 as _authority_pb2
+from certd.v1 import certificate_pb2 as _certificate_pb2
+from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -160,7 +165,9 @@ class UpdateAuthorityRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Optional. Fields to change (AIP-134): `labels`. Default every field that is set and can change."""
+        """Optional. Fields to change (AIP-134): `labels`, `revocation` and the fields below it, `deletion_protection`. Default every field
+        that is set and can change.
+        """
 
     def __init__(
         self,
@@ -185,16 +192,20 @@ class GetAuthorityCsrRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Optional. Number of the key. Default the one that signs certificates."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_number", b"key_number", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,8 +249,12 @@ class ActivateAuthorityRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    ALLOW_BROKEN_CERTIFICATES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `tenants/{tenant}/authorities/{authority}`, in the state AWAITING_CERTIFICATE."""
+    """Required. `tenants/{tenant}/authorities/{authority}`. One that has a certificate gets another for the same key: of the same
+    subject and subject key identifier, byte for byte.
+    """
     certificate: _builtins.bytes
     """Required. The certificate of the authority as PEM or DER, at most 32 KiB."""
     chain: _builtins.bytes
@@ -252,6 +267,12 @@ class ActivateAuthorityRequest(_message.Message):
     """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
     validate_only: _builtins.bool
     """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    key_number: _builtins.int
+    """Optional. Number of the key that the certificate is for. Default the one that signs certificates."""
+    allow_broken_certificates: _builtins.bool
+    """Optional. Replaces a certificate although certificates that are alive would outlive the new one, or would no longer be within its
+    path length or name constraints; without it CERTIFICATE_IN_USE names some of them.
+    """
     def __init__(
         self,
         *,
@@ -261,10 +282,12 @@ class ActivateAuthorityRequest(_message.Message):
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        key_number: _builtins.int = ...,
+        allow_broken_certificates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "chain", b"chain", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_broken_certificates", b"allow_broken_certificates", "certificate", b"certificate", "chain", b"chain", "etag", b"etag", "key_number", b"key_number", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,3 +360,800 @@ class DisableAuthorityRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DisableAuthorityRequest: _TypeAlias = DisableAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class ReissueAuthorityCertificateRequest(_message.Message):
+    """Request of ReissueAuthorityCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ALLOW_BROKEN_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    allow_broken_certificates: _builtins.bool
+    """Optional. As in ActivateAuthorityRequest."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """Optional. Lifetime of the new certificate from now, as in Authority. Default that of the authority, cut to the end of its issuer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        allow_broken_certificates: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_broken_certificates", b"allow_broken_certificates", "etag", b"etag", "lifetime", b"lifetime", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReissueAuthorityCertificateRequest: _TypeAlias = ReissueAuthorityCertificateRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAuthorityRequest(_message.Message):
+    """Request of DeleteAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    ALLOW_LIVE_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    allow_live_certificates: _builtins.bool
+    """Optional. Deletes it although certificates that it issued are alive."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Optional. How long it can be undeleted, 7 to 30 days. Default 30."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+        allow_live_certificates: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_live_certificates", b"allow_live_certificates", "etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAuthorityRequest: _TypeAlias = DeleteAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteAuthorityRequest(_message.Message):
+    """Request of UndeleteAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`, in the state DELETED."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteAuthorityRequest: _TypeAlias = UndeleteAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class PrepareAuthorityKeyRequest(_message.Message):
+    """Request of PrepareAuthorityKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_SPEC_FIELD_NUMBER: _builtins.int
+    SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    CROSS_CERTIFY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_spec: _x509_pb2.KeySpec.ValueType
+    """Optional. Kind and size of the new key. Default that of the key in use."""
+    signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType
+    """Optional. Algorithm of its signatures. Default by key."""
+    cross_certify: _builtins.bool
+    """Optional. For a ROOT: have the old key certify the new one and the new key the old one, so that both kinds of relying parties
+    find a chain (RFC 4210, section 4.4).
+    """
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """Optional. Lifetime of its certificate. Default that of the authority, cut to the end of its issuer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_spec: _x509_pb2.KeySpec.ValueType = ...,
+        signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        cross_certify: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_certify", b"cross_certify", "etag", b"etag", "key_spec", b"key_spec", "lifetime", b"lifetime", "name", b"name", "request_id", b"request_id", "signature_algorithm", b"signature_algorithm", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareAuthorityKeyRequest: _TypeAlias = PrepareAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class ActivateAuthorityKeyRequest(_message.Message):
+    """Request of ActivateAuthorityKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Required. Number of a PREPARED or SUPERSEDED key."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "key_number", b"key_number", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateAuthorityKeyRequest: _TypeAlias = ActivateAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class TaintAuthorityKeyRequest(_message.Message):
+    """Request of TaintAuthorityKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Required. Number of a SUPERSEDED key."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "key_number", b"key_number", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaintAuthorityKeyRequest: _TypeAlias = TaintAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class RetireAuthorityKeyRequest(_message.Message):
+    """Request of RetireAuthorityKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    ALLOW_LIVE_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Required. Number of a PREPARED, SUPERSEDED or TAINTED key."""
+    allow_live_certificates: _builtins.bool
+    """Optional. Retires it although certificates that it signed are alive."""
+    etag: _builtins.str
+    """Optional. When set, it must be the current one."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be, changes nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        allow_live_certificates: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_live_certificates", b"allow_live_certificates", "etag", b"etag", "key_number", b"key_number", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireAuthorityKeyRequest: _TypeAlias = RetireAuthorityKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateCrossCertificateRequest(_message.Message):
+    """Request of CreateCrossCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}` that signs."""
+    certificate: _builtins.bytes
+    """Required. Certificate of the authority that is to be certified, as PEM or DER: subject, key, subject key identifier, path length
+    and name constraints are taken from it, narrowed to what the signing authority may grant.
+    """
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be made, changes nothing (AIP-163)."""
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """Optional. Lifetime from now. Default to the end of the earlier of the two."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        certificate: _builtins.bytes = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "lifetime", b"lifetime", "parent", b"parent", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCrossCertificateRequest: _TypeAlias = CreateCrossCertificateRequest  # noqa: Y015
+
+@_typing.final
+class CreateCrossCertificateResponse(_message.Message):
+    """Answer of CreateCrossCertificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_NAME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    certificate_name: _builtins.str
+    """`tenants/{tenant}/authorities/{authority}/certificates/{serial}`."""
+    @_builtins.property
+    def certificate(self) -> _x509_pb2.EncodedCertificate:
+        """The cross-certificate."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
+        """What was narrowed."""
+
+    def __init__(
+        self,
+        *,
+        certificate_name: _builtins.str = ...,
+        certificate: _x509_pb2.EncodedCertificate | None = ...,
+        warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "certificate_name", b"certificate_name", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCrossCertificateResponse: _TypeAlias = CreateCrossCertificateResponse  # noqa: Y015
+
+@_typing.final
+class AdoptAuthorityRequest(_message.Message):
+    """Request of AdoptAuthority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    AUTHORITY_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    authority_id: _builtins.str
+    """Required. Last part of the name, as in CreateAuthorityRequest."""
+    key_id: _builtins.str
+    """Required. CKA_ID of the private key in the token, in hexadecimal. It is given the policy of an authority key for ever; the
+    token process refuses a key that is extractable or not sensitive.
+    """
+    certificate: _builtins.bytes
+    """Required. The certificate of the authority as PEM or DER, at most 32 KiB."""
+    chain: _builtins.bytes
+    """Optional. As in ActivateAuthorityRequest; empty for a root."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be made, changes nothing (AIP-163)."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Optional. As in Authority."""
+
+    @_builtins.property
+    def revocation(self) -> _authority_pb2.Authority.RevocationSettings:
+        """Optional. As in Authority."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        authority_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        certificate: _builtins.bytes = ...,
+        chain: _builtins.bytes = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        revocation: _authority_pb2.Authority.RevocationSettings | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revocation", b"revocation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_id", b"authority_id", "certificate", b"certificate", "chain", b"chain", "key_id", b"key_id", "labels", b"labels", "parent", b"parent", "request_id", b"request_id", "revocation", b"revocation", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptAuthorityRequest: _TypeAlias = AdoptAuthorityRequest  # noqa: Y015
+
+@_typing.final
+class ImportIssuedCertificatesRequest(_message.Message):
+    """Request of ImportIssuedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    NEXT_CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Optional. Number of the key that signed them. Default the one that signs certificates."""
+    next_crl_number: _builtins.int
+    """Optional. The lowest number that the next complete CRL may have; that of the old CA's last one and one more."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, changes nothing (AIP-163)."""
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssuedCertificate]:
+        """Required. 1 to 1,000, together at most 2,500,000 bytes."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        certificates: _abc.Iterable[Global___IssuedCertificate] | None = ...,
+        key_number: _builtins.int = ...,
+        next_crl_number: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "key_number", b"key_number", "next_crl_number", b"next_crl_number", "parent", b"parent", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportIssuedCertificatesRequest: _TypeAlias = ImportIssuedCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class IssuedCertificate(_message.Message):
+    """What another CA knew of a certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    REVOCATION_REASON_FIELD_NUMBER: _builtins.int
+    INVALIDITY_TIME_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """Optional. The certificate as PEM or DER. Its signature must be by the key of the authority."""
+    serial_number: _builtins.str
+    """Required without a certificate. Serial number in hexadecimal."""
+    subject: _builtins.str
+    """Optional. Subject for people, where there is no certificate."""
+    revocation_reason: _certificate_pb2.RevocationReason.ValueType
+    """Optional. Why."""
+    @_builtins.property
+    def not_after_time(self) -> _timestamp_pb2.Timestamp:
+        """Required without a certificate. End of its validity."""
+
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. When it was revoked; absent when it was not."""
+
+    @_builtins.property
+    def invalidity_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Since when its key is known or thought to be compromised."""
+
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        serial_number: _builtins.str = ...,
+        not_after_time: _timestamp_pb2.Timestamp | None = ...,
+        subject: _builtins.str = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        revocation_reason: _certificate_pb2.RevocationReason.ValueType = ...,
+        invalidity_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invalidity_time", b"invalidity_time", "not_after_time", b"not_after_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "invalidity_time", b"invalidity_time", "not_after_time", b"not_after_time", "revocation_reason", b"revocation_reason", "revoke_time", b"revoke_time", "serial_number", b"serial_number", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuedCertificate: _TypeAlias = IssuedCertificate  # noqa: Y015
+
+@_typing.final
+class ImportIssuedCertificatesResponse(_message.Message):
+    """Answer of ImportIssuedCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    imported_count: _builtins.int
+    """How many are new in the books."""
+    revoked_count: _builtins.int
+    """How many were in the books and are now revoked."""
+    unchanged_count: _builtins.int
+    """How many were in the books and stay as they were."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[_x509_pb2.Warning]:
+        """What was passed over, and why."""
+
+    def __init__(
+        self,
+        *,
+        imported_count: _builtins.int = ...,
+        revoked_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "revoked_count", b"revoked_count", "unchanged_count", b"unchanged_count", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportIssuedCertificatesResponse: _TypeAlias = ImportIssuedCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class GetRevocationListRequest(_message.Message):
+    """Request of GetRevocationList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Optional. Number of the key. Default the one that signs certificates."""
+    partition: _builtins.int
+    """Optional. Number of the partition, from 1. Default the complete CRL."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        partition: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_number", b"key_number", "name", b"name", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevocationListRequest: _TypeAlias = GetRevocationListRequest  # noqa: Y015
+
+@_typing.final
+class GenerateRevocationListRequest(_message.Message):
+    """Request of GenerateRevocationList."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Optional. Number of the key. Default the one that signs certificates."""
+    partition: _builtins.int
+    """Optional. Number of the partition, from 1. Default the complete CRL."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        partition: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_number", b"key_number", "name", b"name", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateRevocationListRequest: _TypeAlias = GenerateRevocationListRequest  # noqa: Y015
+
+@_typing.final
+class RevocationList(_message.Message):
+    """A CRL (RFC 5280, section 5)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    KEY_NUMBER_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    THIS_UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    URLS_FIELD_NUMBER: _builtins.int
+    DER_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    authority: _builtins.str
+    """`tenants/{tenant}/authorities/{authority}`."""
+    key_number: _builtins.int
+    """Number of the key that signed it."""
+    partition: _builtins.int
+    """Number of the partition; 0: the complete CRL."""
+    number: _builtins.int
+    """Its CRL number."""
+    entry_count: _builtins.int
+    """How many certificates stand on it."""
+    size_bytes: _builtins.int
+    """Bytes of its DER."""
+    sha256_fingerprint: _builtins.bytes
+    """SHA-256 of its DER."""
+    der: _builtins.bytes
+    """Its DER; empty when it is larger than 3,000,000 bytes: fetch it where it is published."""
+    last_error: _builtins.str
+    """Why the last attempt to sign a newer one failed; empty when it did not."""
+    @_builtins.property
+    def this_update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def next_update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next one will have been made."""
+
+    @_builtins.property
+    def urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it is published."""
+
+    def __init__(
+        self,
+        *,
+        authority: _builtins.str = ...,
+        key_number: _builtins.int = ...,
+        partition: _builtins.int = ...,
+        number: _builtins.int = ...,
+        this_update_time: _timestamp_pb2.Timestamp | None = ...,
+        next_update_time: _timestamp_pb2.Timestamp | None = ...,
+        entry_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        sha256_fingerprint: _builtins.bytes = ...,
+        urls: _abc.Iterable[_builtins.str] | None = ...,
+        der: _builtins.bytes = ...,
+        last_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_update_time", b"next_update_time", "this_update_time", b"this_update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "der", b"der", "entry_count", b"entry_count", "key_number", b"key_number", "last_error", b"last_error", "next_update_time", b"next_update_time", "number", b"number", "partition", b"partition", "sha256_fingerprint", b"sha256_fingerprint", "size_bytes", b"size_bytes", "this_update_time", b"this_update_time", "urls", b"urls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationList: _TypeAlias = RevocationList  # noqa: Y015
+
+@_typing.final
+class CreateAuditReportRequest(_message.Message):
+    """Request of CreateAuditReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Format:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CreateAuditReportRequest._Format.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FORMAT_UNSPECIFIED: CreateAuditReportRequest._Format.ValueType  # 0
+        """Default JSON."""
+        JSON: CreateAuditReportRequest._Format.ValueType  # 1
+        """One JSON object a line, without empty members."""
+        CSV: CreateAuditReportRequest._Format.ValueType  # 2
+        """A line of column names, then one line each (RFC 4180)."""
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper):
+        """How records are written."""
+
+    FORMAT_UNSPECIFIED: CreateAuditReportRequest.Format.ValueType  # 0
+    """Default JSON."""
+    JSON: CreateAuditReportRequest.Format.ValueType  # 1
+    """One JSON object a line, without empty members."""
+    CSV: CreateAuditReportRequest.Format.ValueType  # 2
+    """A line of column names, then one line each (RFC 4180)."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}`."""
+    format: Global___CreateAuditReportRequest.Format.ValueType
+    """Optional. How records are written."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Issued at this moment or later."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Issued before this moment."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        format: Global___CreateAuditReportRequest.Format.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "format", b"format", "name", b"name", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAuditReportRequest: _TypeAlias = CreateAuditReportRequest  # noqa: Y015
+
+@_typing.final
+class CreateAuditReportResponse(_message.Message):
+    """A part of an audit report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """Whole lines; the parts in their order are the report."""
+    record_count: _builtins.int
+    """How many records were written so far."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        record_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "record_count", b"record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAuditReportResponse: _TypeAlias = CreateAuditReportResponse  # noqa: Y015

@@ -76,6 +76,71 @@ class AuthorityServiceStub:
                 request_serializer=certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
                 _registered_method=True)
+        self.ReissueAuthorityCertificate = channel.unary_unary(
+                '/certd.v1.AuthorityService/ReissueAuthorityCertificate',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.ReissueAuthorityCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.DeleteAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/DeleteAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.DeleteAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.UndeleteAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/UndeleteAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.UndeleteAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.PrepareAuthorityKey = channel.unary_unary(
+                '/certd.v1.AuthorityService/PrepareAuthorityKey',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.PrepareAuthorityKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.ActivateAuthorityKey = channel.unary_unary(
+                '/certd.v1.AuthorityService/ActivateAuthorityKey',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.TaintAuthorityKey = channel.unary_unary(
+                '/certd.v1.AuthorityService/TaintAuthorityKey',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.TaintAuthorityKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.RetireAuthorityKey = channel.unary_unary(
+                '/certd.v1.AuthorityService/RetireAuthorityKey',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.RetireAuthorityKeyRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.CreateCrossCertificate = channel.unary_unary(
+                '/certd.v1.AuthorityService/CreateCrossCertificate',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateResponse.FromString,
+                _registered_method=True)
+        self.AdoptAuthority = channel.unary_unary(
+                '/certd.v1.AuthorityService/AdoptAuthority',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.AdoptAuthorityRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__pb2.Authority.FromString,
+                _registered_method=True)
+        self.ImportIssuedCertificates = channel.unary_unary(
+                '/certd.v1.AuthorityService/ImportIssuedCertificates',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesResponse.FromString,
+                _registered_method=True)
+        self.GetRevocationList = channel.unary_unary(
+                '/certd.v1.AuthorityService/GetRevocationList',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.GetRevocationListRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.RevocationList.FromString,
+                _registered_method=True)
+        self.GenerateRevocationList = channel.unary_unary(
+                '/certd.v1.AuthorityService/GenerateRevocationList',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.GenerateRevocationListRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.RevocationList.FromString,
+                _registered_method=True)
+        self.CreateAuditReport = channel.unary_stream(
+                '/certd.v1.AuthorityService/CreateAuditReport',
+                request_serializer=certd_dot_v1_dot_authority__service__pb2.CreateAuditReportRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_authority__service__pb2.CreateAuditReportResponse.FromString,
+                _registered_method=True)
 
 
 class AuthorityServiceServicer:
@@ -105,7 +170,7 @@ class AuthorityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAuthority(self, request, context):
-        """Changes the labels of an authority.
+        """Changes labels, revocation settings and deletion protection of an authority.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +201,104 @@ class AuthorityServiceServicer:
 
     def DisableAuthority(self, request, context):
         """Stops an authority from issuing. What it issued stays valid and can be revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReissueAuthorityCertificate(self, request, context):
+        """Makes a new certificate for the key that an authority has, of the same subject, signed by its issuer; a root signs its own.
+        What it issued stays valid. An authority with an outside parent gets its new certificate by ActivateAuthority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAuthority(self, request, context):
+        """Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
+        revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+        its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+        below it among them, unless `allow_live_certificates` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteAuthority(self, request, context):
+        """Brings a DELETED authority back, DISABLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareAuthorityKey(self, request, context):
+        """First step of a key rotation: makes a new key and a certificate for it, published beside the one in use, and signing
+        nothing. With an outside parent the key awaits its certificate: see GetAuthorityCsr and ActivateAuthority, which name it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateAuthorityKey(self, request, context):
+        """Second step: the PREPARED key signs from now on. The one before signs CRLs and OCSP answers of what it issued.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TaintAuthorityKey(self, request, context):
+        """Third step, where the key before is not to be relied on: managed certificates that it signed are renewed now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireAuthorityKey(self, request, context):
+        """Last step: nothing that the key signed is alive; a last CRL is signed. CERTIFICATE_IN_USE while something is alive, unless
+        `allow_live_certificates` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCrossCertificate(self, request, context):
+        """Has one key of an authority certify another of its keys, or an authority of another tenant or outside: a cross-certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptAuthority(self, request, context):
+        """Makes an authority of a key that is in the token already, with the certificate that it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportIssuedCertificates(self, request, context):
+        """Takes over what another CA issued under the key of an authority, up to 1,000 records a call, so that CRLs and OCSP answers of
+        it go on being right. What is in the books already is left as it is, but for a revocation that they lack.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevocationList(self, request, context):
+        """Returns the CRL that is published at the moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateRevocationList(self, request, context):
+        """Signs a new CRL now and returns it. What was revoked is published within seconds without it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateAuditReport(self, request, context):
+        """Streams a record of everything that an authority ever signed, the oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +346,71 @@ def add_AuthorityServiceServicer_to_server(servicer, server):
                     servicer.DisableAuthority,
                     request_deserializer=certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.FromString,
                     response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'ReissueAuthorityCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReissueAuthorityCertificate,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.ReissueAuthorityCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'DeleteAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.DeleteAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'UndeleteAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.UndeleteAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'PrepareAuthorityKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareAuthorityKey,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.PrepareAuthorityKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'ActivateAuthorityKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateAuthorityKey,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'TaintAuthorityKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.TaintAuthorityKey,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.TaintAuthorityKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'RetireAuthorityKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireAuthorityKey,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.RetireAuthorityKeyRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'CreateCrossCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCrossCertificate,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateResponse.SerializeToString,
+            ),
+            'AdoptAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptAuthority,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.AdoptAuthorityRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__pb2.Authority.SerializeToString,
+            ),
+            'ImportIssuedCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportIssuedCertificates,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesResponse.SerializeToString,
+            ),
+            'GetRevocationList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevocationList,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.GetRevocationListRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.RevocationList.SerializeToString,
+            ),
+            'GenerateRevocationList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateRevocationList,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.GenerateRevocationListRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.RevocationList.SerializeToString,
+            ),
+            'CreateAuditReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.CreateAuditReport,
+                    request_deserializer=certd_dot_v1_dot_authority__service__pb2.CreateAuditReportRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_authority__service__pb2.CreateAuditReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -402,6 +630,357 @@ class AuthorityService:
             '/certd.v1.AuthorityService/DisableAuthority',
             certd_dot_v1_dot_authority__service__pb2.DisableAuthorityRequest.SerializeToString,
             certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReissueAuthorityCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/ReissueAuthorityCertificate',
+            certd_dot_v1_dot_authority__service__pb2.ReissueAuthorityCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/DeleteAuthority',
+            certd_dot_v1_dot_authority__service__pb2.DeleteAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/UndeleteAuthority',
+            certd_dot_v1_dot_authority__service__pb2.UndeleteAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareAuthorityKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/PrepareAuthorityKey',
+            certd_dot_v1_dot_authority__service__pb2.PrepareAuthorityKeyRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateAuthorityKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/ActivateAuthorityKey',
+            certd_dot_v1_dot_authority__service__pb2.ActivateAuthorityKeyRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaintAuthorityKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/TaintAuthorityKey',
+            certd_dot_v1_dot_authority__service__pb2.TaintAuthorityKeyRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireAuthorityKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/RetireAuthorityKey',
+            certd_dot_v1_dot_authority__service__pb2.RetireAuthorityKeyRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCrossCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/CreateCrossCertificate',
+            certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.CreateCrossCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/AdoptAuthority',
+            certd_dot_v1_dot_authority__service__pb2.AdoptAuthorityRequest.SerializeToString,
+            certd_dot_v1_dot_authority__pb2.Authority.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportIssuedCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/ImportIssuedCertificates',
+            certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.ImportIssuedCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevocationList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/GetRevocationList',
+            certd_dot_v1_dot_authority__service__pb2.GetRevocationListRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.RevocationList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateRevocationList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.AuthorityService/GenerateRevocationList',
+            certd_dot_v1_dot_authority__service__pb2.GenerateRevocationListRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.RevocationList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAuditReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/certd.v1.AuthorityService/CreateAuditReport',
+            certd_dot_v1_dot_authority__service__pb2.CreateAuditReportRequest.SerializeToString,
+            certd_dot_v1_dot_authority__service__pb2.CreateAuditReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,12 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from certd.v1 import certificate_pb2 as certd_dot_v1_dot_certificate__pb2
+from certd.v1 import certificate_filter_pb2 as certd_dot_v1_dot_certificate__filter__pb2
+from certd.v1 import revocation_campaign_pb2 as certd_dot_v1_dot_revocation__campaign__pb2
 from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"certd/v1/certificate_service.proto\x12\x08\x63\x65rtd.v1\x1a\x1a\x63\x65rtd/v1/certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x03\n\x17IssueCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12-\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x34\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12=\n\x06labels\x18\x06 \x03(\x0b\x32-.certd.v1.IssueCertificateRequest.LabelsEntry\x12,\n\x07subject\x18\t \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x44\n\x19subject_alternative_names\x18\n \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08validity\"%\n\x15GetCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x18ListCertificatesResponse\x12+\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x15.certd.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x1d\x42\x61tchIssueCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x33\n\x08requests\x18\x02 \x03(\x0b\x32!.certd.v1.IssueCertificateRequest\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x19\n\x11\x63\x65rtificates_only\x18\x05 \x01(\x08\"\xf8\x01\n\x1e\x42\x61tchIssueCertificatesResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32/.certd.v1.BatchIssueCertificatesResponse.Result\x12+\n\x05\x63hain\x18\x02 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x1ag\n\x06Result\x12,\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x15.certd.v1.CertificateH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.certd.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\xbe\x02\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x08metadata\x18\x04 \x03(\x0b\x32!.certd.v1.ItemError.MetadataEntry\x12\x36\n\nviolations\x18\x05 \x03(\x0b\x32\".certd.v1.ItemError.FieldViolation\x12.\n\x0bretry_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x34\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x7f\n\x19SearchCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.certd.v1.CertificateFilter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"b\n\x1aSearchCertificatesResponse\x12+\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x15.certd.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa4\x06\n\x11\x43\x65rtificateFilter\x12:\n\x0b\x61nd_filters\x18\x01 \x01(\x0b\x32#.certd.v1.CertificateFilter.FiltersH\x00\x12\x39\n\nor_filters\x18\x02 \x01(\x0b\x32#.certd.v1.CertificateFilter.FiltersH\x00\x12\x31\n\nnot_filter\x18\x03 \x01(\x0b\x32\x1b.certd.v1.CertificateFilterH\x00\x12\x0e\n\x04name\x18\x04 \x01(\tH\x00\x12\x10\n\x06\x64omain\x18\x05 \x01(\tH\x00\x12\x17\n\rserial_number\x18\x06 \x01(\tH\x00\x12,\n\x05state\x18\x07 \x01(\x0e\x32\x1b.certd.v1.Certificate.StateH\x00\x12\x11\n\x07profile\x18\x08 \x01(\tH\x00\x12%\n\x08key_spec\x18\t \x01(\x0e\x32\x11.certd.v1.KeySpecH\x00\x12\x1b\n\x11public_key_sha256\x18\n \x01(\x0cH\x00\x12:\n\tnot_after\x18\x0b \x01(\x0b\x32%.certd.v1.CertificateFilter.TimeRangeH\x00\x12<\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32%.certd.v1.CertificateFilter.TimeRangeH\x00\x12\x32\n\x05label\x18\r \x01(\x0b\x32!.certd.v1.CertificateFilter.LabelH\x00\x12\x11\n\x07managed\x18\x0e \x01(\x08H\x00\x1a\x37\n\x07\x46ilters\x12,\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x1b.certd.v1.CertificateFilter\x1aj\n\tTimeRange\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x32\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_valueB\x0b\n\tcondition\"\xb4\x01\n\x18RevokeCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x33\n\x0finvalidity_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x32\xa5\x04\n\x12\x43\x65rtificateService\x12L\n\x10IssueCertificate\x12!.certd.v1.IssueCertificateRequest\x1a\x15.certd.v1.Certificate\x12k\n\x16\x42\x61tchIssueCertificates\x12\'.certd.v1.BatchIssueCertificatesRequest\x1a(.certd.v1.BatchIssueCertificatesResponse\x12H\n\x0eGetCertificate\x12\x1f.certd.v1.GetCertificateRequest\x1a\x15.certd.v1.Certificate\x12Y\n\x10ListCertificates\x12!.certd.v1.ListCertificatesRequest\x1a\".certd.v1.ListCertificatesResponse\x12_\n\x12SearchCertificates\x12#.certd.v1.SearchCertificatesRequest\x1a$.certd.v1.SearchCertificatesResponse\x12N\n\x11RevokeCertificate\x12\".certd.v1.RevokeCertificateRequest\x1a\x15.certd.v1.CertificateB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"certd/v1/certificate_service.proto\x12\x08\x63\x65rtd.v1\x1a\x1a\x63\x65rtd/v1/certificate.proto\x1a!certd/v1/certificate_filter.proto\x1a\"certd/v1/revocation_campaign.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x03\n\x17IssueCertificateRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12-\n\x08lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x34\n\x0enot_after_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12=\n\x06labels\x18\x06 \x03(\x0b\x32-.certd.v1.IssueCertificateRequest.LabelsEntry\x12,\n\x07subject\x18\t \x01(\x0b\x32\x1b.certd.v1.DistinguishedName\x12\x44\n\x19subject_alternative_names\x18\n \x01(\x0b\x32!.certd.v1.SubjectAlternativeNames\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08validity\"%\n\x15GetCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x18ListCertificatesResponse\x12+\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x15.certd.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x1d\x42\x61tchIssueCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x33\n\x08requests\x18\x02 \x03(\x0b\x32!.certd.v1.IssueCertificateRequest\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x19\n\x11\x63\x65rtificates_only\x18\x05 \x01(\x08\"\xf8\x01\n\x1e\x42\x61tchIssueCertificatesResponse\x12@\n\x07results\x18\x01 \x03(\x0b\x32/.certd.v1.BatchIssueCertificatesResponse.Result\x12+\n\x05\x63hain\x18\x02 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x1ag\n\x06Result\x12,\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x15.certd.v1.CertificateH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.certd.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\xbe\x02\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x33\n\x08metadata\x18\x04 \x03(\x0b\x32!.certd.v1.ItemError.MetadataEntry\x12\x36\n\nviolations\x18\x05 \x03(\x0b\x32\".certd.v1.ItemError.FieldViolation\x12.\n\x0bretry_delay\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x34\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x7f\n\x19SearchCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.certd.v1.CertificateFilter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"b\n\x1aSearchCertificatesResponse\x12+\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x15.certd.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb4\x01\n\x18RevokeCertificateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.certd.v1.RevocationReason\x12\x33\n\x0finvalidity_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"\x91\x01\n\x1e\x42\x61tchRevokeCertificatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x34\n\x08requests\x18\x02 \x03(\x0b\x32\".certd.v1.RevokeCertificateRequest\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xcd\x01\n\x1f\x42\x61tchRevokeCertificatesResponse\x12\x41\n\x07results\x18\x01 \x03(\x0b\x32\x30.certd.v1.BatchRevokeCertificatesResponse.Result\x1ag\n\x06Result\x12,\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x15.certd.v1.CertificateH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.certd.v1.ItemErrorH\x00\x42\t\n\x07outcome\"\xb7\x01\n\x1f\x43reateRevocationCampaignRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1e\n\x16revocation_campaign_id\x18\x02 \x01(\t\x12\x39\n\x13revocation_campaign\x18\x03 \x01(\x0b\x32\x1c.certd.v1.RevocationCampaign\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\",\n\x1cGetRevocationCampaignRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x1eListRevocationCampaignsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x1fListRevocationCampaignsResponse\x12:\n\x14revocation_campaigns\x18\x01 \x03(\x0b\x32\x1c.certd.v1.RevocationCampaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"C\n\x1f\x43\x61ncelRevocationCampaignRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xae\x08\n\x12\x43\x65rtificateService\x12L\n\x10IssueCertificate\x12!.certd.v1.IssueCertificateRequest\x1a\x15.certd.v1.Certificate\x12k\n\x16\x42\x61tchIssueCertificates\x12\'.certd.v1.BatchIssueCertificatesRequest\x1a(.certd.v1.BatchIssueCertificatesResponse\x12H\n\x0eGetCertificate\x12\x1f.certd.v1.GetCertificateRequest\x1a\x15.certd.v1.Certificate\x12Y\n\x10ListCertificates\x12!.certd.v1.ListCertificatesRequest\x1a\".certd.v1.ListCertificatesResponse\x12_\n\x12SearchCertificates\x12#.certd.v1.SearchCertificatesRequest\x1a$.certd.v1.SearchCertificatesResponse\x12N\n\x11RevokeCertificate\x12\".certd.v1.RevokeCertificateRequest\x1a\x15.certd.v1.Certificate\x12n\n\x17\x42\x61tchRevokeCertificates\x12(.certd.v1.BatchRevokeCertificatesRequest\x1a).certd.v1.BatchRevokeCertificatesResponse\x12\x63\n\x18\x43reateRevocationCampaign\x12).certd.v1.CreateRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaign\x12]\n\x15GetRevocationCampaign\x12&.certd.v1.GetRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaign\x12n\n\x17ListRevocationCampaigns\x12(.certd.v1.ListRevocationCampaignsRequest\x1a).certd.v1.ListRevocationCampaignsResponse\x12\x63\n\x18\x43\x61ncelRevocationCampaign\x12).certd.v1.CancelRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaignB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,42 +42,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_ITEMERROR_METADATAENTRY']._loaded_options = None
   _globals['_ITEMERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=163
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=616
-  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_start=559
-  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_end=604
-  _globals['_GETCERTIFICATEREQUEST']._serialized_start=618
-  _globals['_GETCERTIFICATEREQUEST']._serialized_end=655
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=657
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=737
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=739
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=835
-  _globals['_BATCHISSUECERTIFICATESREQUEST']._serialized_start=838
-  _globals['_BATCHISSUECERTIFICATESREQUEST']._serialized_end=1008
-  _globals['_BATCHISSUECERTIFICATESRESPONSE']._serialized_start=1011
-  _globals['_BATCHISSUECERTIFICATESRESPONSE']._serialized_end=1259
-  _globals['_BATCHISSUECERTIFICATESRESPONSE_RESULT']._serialized_start=1156
-  _globals['_BATCHISSUECERTIFICATESRESPONSE_RESULT']._serialized_end=1259
-  _globals['_ITEMERROR']._serialized_start=1262
-  _globals['_ITEMERROR']._serialized_end=1580
-  _globals['_ITEMERROR_FIELDVIOLATION']._serialized_start=1479
-  _globals['_ITEMERROR_FIELDVIOLATION']._serialized_end=1531
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=1533
-  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=1580
-  _globals['_SEARCHCERTIFICATESREQUEST']._serialized_start=1582
-  _globals['_SEARCHCERTIFICATESREQUEST']._serialized_end=1709
-  _globals['_SEARCHCERTIFICATESRESPONSE']._serialized_start=1711
-  _globals['_SEARCHCERTIFICATESRESPONSE']._serialized_end=1809
-  _globals['_CERTIFICATEFILTER']._serialized_start=1812
-  _globals['_CERTIFICATEFILTER']._serialized_end=2616
-  _globals['_CERTIFICATEFILTER_FILTERS']._serialized_start=2388
-  _globals['_CERTIFICATEFILTER_FILTERS']._serialized_end=2443
-  _globals['_CERTIFICATEFILTER_TIMERANGE']._serialized_start=2445
-  _globals['_CERTIFICATEFILTER_TIMERANGE']._serialized_end=2551
-  _globals['_CERTIFICATEFILTER_LABEL']._serialized_start=2553
-  _globals['_CERTIFICATEFILTER_LABEL']._serialized_end=2603
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=2619
-  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=2799
-  _globals['_CERTIFICATESERVICE']._serialized_start=2802
-  _globals['_CERTIFICATESERVICE']._serialized_end=3351
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=234
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=687
+  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_start=630
+  _globals['_ISSUECERTIFICATEREQUEST_LABELSENTRY']._serialized_end=675
+  _globals['_GETCERTIFICATEREQUEST']._serialized_start=689
+  _globals['_GETCERTIFICATEREQUEST']._serialized_end=726
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=728
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=808
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=810
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=906
+  _globals['_BATCHISSUECERTIFICATESREQUEST']._serialized_start=909
+  _globals['_BATCHISSUECERTIFICATESREQUEST']._serialized_end=1079
+  _globals['_BATCHISSUECERTIFICATESRESPONSE']._serialized_start=1082
+  _globals['_BATCHISSUECERTIFICATESRESPONSE']._serialized_end=1330
+  _globals['_BATCHISSUECERTIFICATESRESPONSE_RESULT']._serialized_start=1227
+  _globals['_BATCHISSUECERTIFICATESRESPONSE_RESULT']._serialized_end=1330
+  _globals['_ITEMERROR']._serialized_start=1333
+  _globals['_ITEMERROR']._serialized_end=1651
+  _globals['_ITEMERROR_FIELDVIOLATION']._serialized_start=1550
+  _globals['_ITEMERROR_FIELDVIOLATION']._serialized_end=1602
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_start=1604
+  _globals['_ITEMERROR_METADATAENTRY']._serialized_end=1651
+  _globals['_SEARCHCERTIFICATESREQUEST']._serialized_start=1653
+  _globals['_SEARCHCERTIFICATESREQUEST']._serialized_end=1780
+  _globals['_SEARCHCERTIFICATESRESPONSE']._serialized_start=1782
+  _globals['_SEARCHCERTIFICATESRESPONSE']._serialized_end=1880
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_start=1883
+  _globals['_REVOKECERTIFICATEREQUEST']._serialized_end=2063
+  _globals['_BATCHREVOKECERTIFICATESREQUEST']._serialized_start=2066
+  _globals['_BATCHREVOKECERTIFICATESREQUEST']._serialized_end=2211
+  _globals['_BATCHREVOKECERTIFICATESRESPONSE']._serialized_start=2214
+  _globals['_BATCHREVOKECERTIFICATESRESPONSE']._serialized_end=2419
+  _globals['_BATCHREVOKECERTIFICATESRESPONSE_RESULT']._serialized_start=1227
+  _globals['_BATCHREVOKECERTIFICATESRESPONSE_RESULT']._serialized_end=1330
+  _globals['_CREATEREVOCATIONCAMPAIGNREQUEST']._serialized_start=2422
+  _globals['_CREATEREVOCATIONCAMPAIGNREQUEST']._serialized_end=2605
+  _globals['_GETREVOCATIONCAMPAIGNREQUEST']._serialized_start=2607
+  _globals['_GETREVOCATIONCAMPAIGNREQUEST']._serialized_end=2651
+  _globals['_LISTREVOCATIONCAMPAIGNSREQUEST']._serialized_start=2653
+  _globals['_LISTREVOCATIONCAMPAIGNSREQUEST']._serialized_end=2740
+  _globals['_LISTREVOCATIONCAMPAIGNSRESPONSE']._serialized_start=2742
+  _globals['_LISTREVOCATIONCAMPAIGNSRESPONSE']._serialized_end=2860
+  _globals['_CANCELREVOCATIONCAMPAIGNREQUEST']._serialized_start=2862
+  _globals['_CANCELREVOCATIONCAMPAIGNREQUEST']._serialized_end=2929
+  _globals['_CERTIFICATESERVICE']._serialized_start=2932
+  _globals['_CERTIFICATESERVICE']._serialized_end=4002
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,9 @@
 isort:skip_file
 The service of the certificate resource."""
 
+from certd.v1 import certificate_filter_pb2 as _certificate_filter_pb2
 from certd.v1 import certificate_pb2 as _certificate_pb2
+from certd.v1 import revocation_campaign_pb2 as _revocation_campaign_pb2
 from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -409,14 +411,14 @@ class SearchCertificatesRequest(_message.Message):
     page_token: _builtins.str
     """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
     @_builtins.property
-    def filter(self) -> Global___CertificateFilter:
+    def filter(self) -> _certificate_filter_pb2.CertificateFilter:
         """Optional. What to find. Default everything."""
 
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
-        filter: Global___CertificateFilter | None = ...,
+        filter: _certificate_filter_pb2.CertificateFilter | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
@@ -455,170 +457,6 @@ class SearchCertificatesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchCertificatesResponse: _TypeAlias = SearchCertificatesResponse  # noqa: Y015
-
-@_typing.final
-class CertificateFilter(_message.Message):
-    """A condition on certificates: a tree of at most 32 nodes and 8 levels."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class Filters(_message.Message):
-        """Filters that are taken together."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        FILTERS_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateFilter]:
-            """Required. At least one."""
-
-        def __init__(
-            self,
-            *,
-            filters: _abc.Iterable[Global___CertificateFilter] | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class TimeRange(_message.Message):
-        """A span of time; at least one end."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        FROM_TIME_FIELD_NUMBER: _builtins.int
-        UNTIL_TIME_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def from_time(self) -> _timestamp_pb2.Timestamp:
-            """Optional. At this moment or later."""
-
-        @_builtins.property
-        def until_time(self) -> _timestamp_pb2.Timestamp:
-            """Optional. Before this moment."""
-
-        def __init__(
-            self,
-            *,
-            from_time: _timestamp_pb2.Timestamp | None = ...,
-            until_time: _timestamp_pb2.Timestamp | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "until_time", b"until_time"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "until_time", b"until_time"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
-    class Label(_message.Message):
-        """A label that must be there."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        """Required. Its key."""
-        value: _builtins.str
-        """Optional. Its value; absent: any."""
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
-        _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
-        def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
-
-    AND_FILTERS_FIELD_NUMBER: _builtins.int
-    OR_FILTERS_FIELD_NUMBER: _builtins.int
-    NOT_FILTER_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    DOMAIN_FIELD_NUMBER: _builtins.int
-    SERIAL_NUMBER_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    PROFILE_FIELD_NUMBER: _builtins.int
-    KEY_SPEC_FIELD_NUMBER: _builtins.int
-    PUBLIC_KEY_SHA256_FIELD_NUMBER: _builtins.int
-    NOT_AFTER_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    LABEL_FIELD_NUMBER: _builtins.int
-    MANAGED_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """It has exactly this alternative name: a DNS name, IP address, URI or e-mail address."""
-    domain: _builtins.str
-    """It has a DNS name that is this domain or lies below it."""
-    serial_number: _builtins.str
-    """Its serial number; any case, with or without colons."""
-    state: _certificate_pb2.Certificate.State.ValueType
-    """Its state."""
-    profile: _builtins.str
-    """`tenants/{tenant}/profiles/{profile}` under which it was issued."""
-    key_spec: _x509_pb2.KeySpec.ValueType
-    """Kind and size of its key."""
-    public_key_sha256: _builtins.bytes
-    """SHA-256 of the SubjectPublicKeyInfo of its key."""
-    managed: _builtins.bool
-    """Whether it belongs to a managed certificate."""
-    @_builtins.property
-    def and_filters(self) -> Global___CertificateFilter.Filters:
-        """All of them hold."""
-
-    @_builtins.property
-    def or_filters(self) -> Global___CertificateFilter.Filters:
-        """At least one of them holds."""
-
-    @_builtins.property
-    def not_filter(self) -> Global___CertificateFilter:
-        """It does not hold."""
-
-    @_builtins.property
-    def not_after(self) -> Global___CertificateFilter.TimeRange:
-        """When its validity ends."""
-
-    @_builtins.property
-    def create_time(self) -> Global___CertificateFilter.TimeRange:
-        """When it was issued."""
-
-    @_builtins.property
-    def label(self) -> Global___CertificateFilter.Label:
-        """A label."""
-
-    def __init__(
-        self,
-        *,
-        and_filters: Global___CertificateFilter.Filters | None = ...,
-        or_filters: Global___CertificateFilter.Filters | None = ...,
-        not_filter: Global___CertificateFilter | None = ...,
-        name: _builtins.str = ...,
-        domain: _builtins.str = ...,
-        serial_number: _builtins.str = ...,
-        state: _certificate_pb2.Certificate.State.ValueType = ...,
-        profile: _builtins.str = ...,
-        key_spec: _x509_pb2.KeySpec.ValueType = ...,
-        public_key_sha256: _builtins.bytes = ...,
-        not_after: Global___CertificateFilter.TimeRange | None = ...,
-        create_time: Global___CertificateFilter.TimeRange | None = ...,
-        label: Global___CertificateFilter.Label | None = ...,
-        managed: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["and_filters", b"and_filters", "condition", b"condition", "create_time", b"create_time", "domain", b"domain", "key_spec", b"key_spec", "label", b"label", "managed", b"managed", "name", b"name", "not_after", b"not_after", "not_filter", b"not_filter", "or_filters", b"or_filters", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "serial_number", b"serial_number", "state", b"state"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["and_filters", b"and_filters", "condition", b"condition", "create_time", b"create_time", "domain", b"domain", "key_spec", b"key_spec", "label", b"label", "managed", b"managed", "name", b"name", "not_after", b"not_after", "not_filter", b"not_filter", "or_filters", b"or_filters", "profile", b"profile", "public_key_sha256", b"public_key_sha256", "serial_number", b"serial_number", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["and_filters", "or_filters", "not_filter", "name", "domain", "serial_number", "state", "profile", "key_spec", "public_key_sha256", "not_after", "create_time", "label", "managed"]  # noqa: Y015
-    _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_condition) -> _WhichOneofReturnType_condition | None: ...
-
-Global___CertificateFilter: _TypeAlias = CertificateFilter  # noqa: Y015
 
 @_typing.final
 class RevokeCertificateRequest(_message.Message):
@@ -661,3 +499,243 @@ class RevokeCertificateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeCertificateRequest: _TypeAlias = RevokeCertificateRequest  # noqa: Y015
+
+@_typing.final
+class BatchRevokeCertificatesRequest(_message.Message):
+    """Request of BatchRevokeCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}/authorities/{authority}` that issued them, or `tenants/{tenant}/authorities/-` where their names say it."""
+    request_id: _builtins.str
+    """Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item n
+    of the first one did, for 24 hours (AIP-155).
+    """
+    validate_only: _builtins.bool
+    """Optional. Runs every check of every item, returns what would be, changes nothing (AIP-163)."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokeCertificateRequest]:
+        """Required. What to revoke, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        requests: _abc.Iterable[Global___RevokeCertificateRequest] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "requests", b"requests", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRevokeCertificatesRequest: _TypeAlias = BatchRevokeCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class BatchRevokeCertificatesResponse(_message.Message):
+    """Answer of BatchRevokeCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        """What became of one item."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CERTIFICATE_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def certificate(self) -> _certificate_pb2.Certificate:
+            """The certificate, without its encoding, chain, description and labels."""
+
+        @_builtins.property
+        def error(self) -> Global___ItemError:
+            """Why it is not revoked by this; ALREADY_REVOKED is among the reasons."""
+
+        def __init__(
+            self,
+            *,
+            certificate: _certificate_pb2.Certificate | None = ...,
+            error: Global___ItemError | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["certificate", "error"]  # noqa: Y015
+        _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchRevokeCertificatesResponse.Result]:
+        """One result for each request, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___BatchRevokeCertificatesResponse.Result] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRevokeCertificatesResponse: _TypeAlias = BatchRevokeCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class CreateRevocationCampaignRequest(_message.Message):
+    """Request of CreateRevocationCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REVOCATION_CAMPAIGN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    revocation_campaign_id: _builtins.str
+    """Required. Last part of the name."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    validate_only: _builtins.bool
+    """Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000 or as a
+    search of bounded length finds them, changes nothing (AIP-163).
+    """
+    @_builtins.property
+    def revocation_campaign(self) -> _revocation_campaign_pb2.RevocationCampaign:
+        """Required. The campaign to make."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        revocation_campaign_id: _builtins.str = ...,
+        revocation_campaign: _revocation_campaign_pb2.RevocationCampaign | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revocation_campaign", b"revocation_campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "revocation_campaign", b"revocation_campaign", "revocation_campaign_id", b"revocation_campaign_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRevocationCampaignRequest: _TypeAlias = CreateRevocationCampaignRequest  # noqa: Y015
+
+@_typing.final
+class GetRevocationCampaignRequest(_message.Message):
+    """Request of GetRevocationCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRevocationCampaignRequest: _TypeAlias = GetRevocationCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ListRevocationCampaignsRequest(_message.Message):
+    """Request of ListRevocationCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Required. `tenants/{tenant}`."""
+    page_size: _builtins.int
+    """Optional. Most entries in the answer, 1 to 1,000. Default 100."""
+    page_token: _builtins.str
+    """Optional. `next_page_token` of the previous answer; the other fields must be the same."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevocationCampaignsRequest: _TypeAlias = ListRevocationCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevocationCampaignsResponse(_message.Message):
+    """Answer of ListRevocationCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATION_CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def revocation_campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_revocation_campaign_pb2.RevocationCampaign]:
+        """The campaigns, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        revocation_campaigns: _abc.Iterable[_revocation_campaign_pb2.RevocationCampaign] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revocation_campaigns", b"revocation_campaigns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevocationCampaignsResponse: _TypeAlias = ListRevocationCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class CancelRevocationCampaignRequest(_message.Message):
+    """Request of CancelRevocationCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Required. `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`."""
+    request_id: _builtins.str
+    """Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRevocationCampaignRequest: _TypeAlias = CancelRevocationCampaignRequest  # noqa: Y015

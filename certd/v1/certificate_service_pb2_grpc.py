@@ -5,6 +5,7 @@ import warnings
 
 from certd.v1 import certificate_pb2 as certd_dot_v1_dot_certificate__pb2
 from certd.v1 import certificate_service_pb2 as certd_dot_v1_dot_certificate__service__pb2
+from certd.v1 import revocation_campaign_pb2 as certd_dot_v1_dot_revocation__campaign__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -66,6 +67,31 @@ class CertificateServiceStub:
                 request_serializer=certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
                 _registered_method=True)
+        self.BatchRevokeCertificates = channel.unary_unary(
+                '/certd.v1.CertificateService/BatchRevokeCertificates',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesResponse.FromString,
+                _registered_method=True)
+        self.CreateRevocationCampaign = channel.unary_unary(
+                '/certd.v1.CertificateService/CreateRevocationCampaign',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.CreateRevocationCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
+                _registered_method=True)
+        self.GetRevocationCampaign = channel.unary_unary(
+                '/certd.v1.CertificateService/GetRevocationCampaign',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.GetRevocationCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
+                _registered_method=True)
+        self.ListRevocationCampaigns = channel.unary_unary(
+                '/certd.v1.CertificateService/ListRevocationCampaigns',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsResponse.FromString,
+                _registered_method=True)
+        self.CancelRevocationCampaign = channel.unary_unary(
+                '/certd.v1.CertificateService/CancelRevocationCampaign',
+                request_serializer=certd_dot_v1_dot_certificate__service__pb2.CancelRevocationCampaignRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
+                _registered_method=True)
 
 
 class CertificateServiceServicer:
@@ -118,6 +144,42 @@ class CertificateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchRevokeCertificates(self, request, context):
+        """Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+        is refused as a whole to who may revoke none of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRevocationCampaign(self, request, context):
+        """Begins to revoke a set of certificates: all of a profile, of a key, of a consumer, or what a filter finds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRevocationCampaign(self, request, context):
+        """Returns a revocation campaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocationCampaigns(self, request, context):
+        """Lists revocation campaigns, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRevocationCampaign(self, request, context):
+        """Ends a revocation campaign; what it has revoked stays revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CertificateServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +212,31 @@ def add_CertificateServiceServicer_to_server(servicer, server):
                     servicer.RevokeCertificate,
                     request_deserializer=certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.FromString,
                     response_serializer=certd_dot_v1_dot_certificate__pb2.Certificate.SerializeToString,
+            ),
+            'BatchRevokeCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchRevokeCertificates,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesResponse.SerializeToString,
+            ),
+            'CreateRevocationCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRevocationCampaign,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.CreateRevocationCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.SerializeToString,
+            ),
+            'GetRevocationCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRevocationCampaign,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.GetRevocationCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.SerializeToString,
+            ),
+            'ListRevocationCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocationCampaigns,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsResponse.SerializeToString,
+            ),
+            'CancelRevocationCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRevocationCampaign,
+                    request_deserializer=certd_dot_v1_dot_certificate__service__pb2.CancelRevocationCampaignRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +402,141 @@ class CertificateService:
             '/certd.v1.CertificateService/RevokeCertificate',
             certd_dot_v1_dot_certificate__service__pb2.RevokeCertificateRequest.SerializeToString,
             certd_dot_v1_dot_certificate__pb2.Certificate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchRevokeCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/BatchRevokeCertificates',
+            certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesRequest.SerializeToString,
+            certd_dot_v1_dot_certificate__service__pb2.BatchRevokeCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRevocationCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/CreateRevocationCampaign',
+            certd_dot_v1_dot_certificate__service__pb2.CreateRevocationCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRevocationCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/GetRevocationCampaign',
+            certd_dot_v1_dot_certificate__service__pb2.GetRevocationCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocationCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/ListRevocationCampaigns',
+            certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsRequest.SerializeToString,
+            certd_dot_v1_dot_certificate__service__pb2.ListRevocationCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRevocationCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.CertificateService/CancelRevocationCampaign',
+            certd_dot_v1_dot_certificate__service__pb2.CancelRevocationCampaignRequest.SerializeToString,
+            certd_dot_v1_dot_revocation__campaign__pb2.RevocationCampaign.FromString,
             options,
             channel_credentials,
             insecure,

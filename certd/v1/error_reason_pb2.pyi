@@ -137,7 +137,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     LAST_ADMINISTRATOR: _ErrorReason.ValueType  # 53
     """The call would leave the server without an administrator. FAILED_PRECONDITION."""
     CERTIFICATE_IN_USE: _ErrorReason.ValueType  # 54
-    """Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+    """Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+    of them. FAILED_PRECONDITION.
+    """
     NOT_RENEWABLE: _ErrorReason.ValueType  # 55
     """It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
     ASSOCIATION_NOT_FOUND: _ErrorReason.ValueType  # 56
@@ -168,6 +170,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
     DOWNLOAD_CODE_NOT_FOUND: _ErrorReason.ValueType  # 68
     """No such download code, or it has ended. NOT_FOUND."""
+    REVOCATION_CAMPAIGN_NOT_FOUND: _ErrorReason.ValueType  # 69
+    """No such revocation campaign. NOT_FOUND."""
+    REVOCATION_CAMPAIGN_EXISTS: _ErrorReason.ValueType  # 70
+    """The id is taken. ALREADY_EXISTS."""
+    REVOCATION_LIST_NOT_FOUND: _ErrorReason.ValueType  # 71
+    """There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND."""
+    AUTHORITY_KEY_NOT_FOUND: _ErrorReason.ValueType  # 72
+    """The authority has no key of this number. NOT_FOUND."""
+    AUTHORITY_ENABLED: _ErrorReason.ValueType  # 73
+    """The authority issues certificates; disable it first. FAILED_PRECONDITION."""
+    DELETION_PROTECTED: _ErrorReason.ValueType  # 74
+    """The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the google.rpc.ErrorInfo (domain `certd`) that every failed call carries."""
@@ -287,7 +301,9 @@ TENANT_EXISTS: ErrorReason.ValueType  # 52
 LAST_ADMINISTRATOR: ErrorReason.ValueType  # 53
 """The call would leave the server without an administrator. FAILED_PRECONDITION."""
 CERTIFICATE_IN_USE: ErrorReason.ValueType  # 54
-"""Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION."""
+"""Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+of them. FAILED_PRECONDITION.
+"""
 NOT_RENEWABLE: ErrorReason.ValueType  # 55
 """It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION."""
 ASSOCIATION_NOT_FOUND: ErrorReason.ValueType  # 56
@@ -318,4 +334,16 @@ DOWNLOAD_CODE_INVALID: ErrorReason.ValueType  # 67
 """The code for a download is unknown, used, expired, or not for this network or this certificate. UNAUTHENTICATED."""
 DOWNLOAD_CODE_NOT_FOUND: ErrorReason.ValueType  # 68
 """No such download code, or it has ended. NOT_FOUND."""
+REVOCATION_CAMPAIGN_NOT_FOUND: ErrorReason.ValueType  # 69
+"""No such revocation campaign. NOT_FOUND."""
+REVOCATION_CAMPAIGN_EXISTS: ErrorReason.ValueType  # 70
+"""The id is taken. ALREADY_EXISTS."""
+REVOCATION_LIST_NOT_FOUND: ErrorReason.ValueType  # 71
+"""There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND."""
+AUTHORITY_KEY_NOT_FOUND: ErrorReason.ValueType  # 72
+"""The authority has no key of this number. NOT_FOUND."""
+AUTHORITY_ENABLED: ErrorReason.ValueType  # 73
+"""The authority issues certificates; disable it first. FAILED_PRECONDITION."""
+DELETION_PROTECTED: ErrorReason.ValueType  # 74
+"""The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

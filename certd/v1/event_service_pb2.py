@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from certd.v1 import event_pb2 as certd_dot_v1_dot_event__pb2
 from certd.v1 import subscription_pb2 as certd_dot_v1_dot_subscription__pb2
+from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65rtd/v1/event_service.proto\x12\x08\x63\x65rtd.v1\x1a\x14\x63\x65rtd/v1/event.proto\x1a\x1b\x63\x65rtd/v1/subscription.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\x0b\x45ventFilter\x12\r\n\x05types\x18\x01 \x03(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12%\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.certd.v1.EventFilter\x12\x12\n\ndescending\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"N\n\x12ListEventsResponse\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.certd.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x12WatchEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12%\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.certd.v1.EventFilter\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x16\n\x0e\x66rom_beginning\x18\x04 \x01(\x08\"E\n\x13WatchEventsResponse\x12\x1e\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0f.certd.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x9c\x01\n\x19\x43reateSubscriptionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12,\n\x0csubscription\x18\x03 \x01(\x0b\x32\x16.certd.v1.Subscription\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\"Z\n\x1a\x43reateSubscriptionResponse\x12,\n\x0csubscription\x18\x01 \x01(\x0b\x32\x16.certd.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListSubscriptionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x19ListSubscriptionsResponse\x12-\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x16.certd.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa5\x01\n\x19UpdateSubscriptionRequest\x12,\n\x0csubscription\x18\x01 \x01(\x0b\x32\x16.certd.v1.Subscription\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"K\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"/\n\x1fRotateSubscriptionSecretRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n RotateSubscriptionSecretResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12:\n\x16old_secret_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x17TestSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x18TestSubscriptionResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"T\n\x1bListFailedDeliveriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x1cListFailedDeliveriesResponse\x12\x33\n\x11\x66\x61iled_deliveries\x18\x01 \x03(\x0b\x32\x18.certd.v1.FailedDelivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x1cRetryFailedDeliveriesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seqs\x18\x02 \x03(\x03\"6\n\x1dRetryFailedDeliveriesResponse\x12\x15\n\rretried_count\x18\x01 \x01(\x05\x32\x84\x08\n\x0c\x45ventService\x12G\n\nListEvents\x12\x1b.certd.v1.ListEventsRequest\x1a\x1c.certd.v1.ListEventsResponse\x12L\n\x0bWatchEvents\x12\x1c.certd.v1.WatchEventsRequest\x1a\x1d.certd.v1.WatchEventsResponse0\x01\x12_\n\x12\x43reateSubscription\x12#.certd.v1.CreateSubscriptionRequest\x1a$.certd.v1.CreateSubscriptionResponse\x12K\n\x0fGetSubscription\x12 .certd.v1.GetSubscriptionRequest\x1a\x16.certd.v1.Subscription\x12\\\n\x11ListSubscriptions\x12\".certd.v1.ListSubscriptionsRequest\x1a#.certd.v1.ListSubscriptionsResponse\x12Q\n\x12UpdateSubscription\x12#.certd.v1.UpdateSubscriptionRequest\x1a\x16.certd.v1.Subscription\x12_\n\x12\x44\x65leteSubscription\x12#.certd.v1.DeleteSubscriptionRequest\x1a$.certd.v1.DeleteSubscriptionResponse\x12q\n\x18RotateSubscriptionSecret\x12).certd.v1.RotateSubscriptionSecretRequest\x1a*.certd.v1.RotateSubscriptionSecretResponse\x12Y\n\x10TestSubscription\x12!.certd.v1.TestSubscriptionRequest\x1a\".certd.v1.TestSubscriptionResponse\x12\x65\n\x14ListFailedDeliveries\x12%.certd.v1.ListFailedDeliveriesRequest\x1a&.certd.v1.ListFailedDeliveriesResponse\x12h\n\x15RetryFailedDeliveries\x12&.certd.v1.RetryFailedDeliveriesRequest\x1a\'.certd.v1.RetryFailedDeliveriesResponseB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65rtd/v1/event_service.proto\x12\x08\x63\x65rtd.v1\x1a\x14\x63\x65rtd/v1/event.proto\x1a\x1b\x63\x65rtd/v1/subscription.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\x0b\x45ventFilter\x12\r\n\x05types\x18\x01 \x03(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12%\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.certd.v1.EventFilter\x12\x12\n\ndescending\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"N\n\x12ListEventsResponse\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.certd.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x12WatchEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12%\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x15.certd.v1.EventFilter\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x16\n\x0e\x66rom_beginning\x18\x04 \x01(\x08\"E\n\x13WatchEventsResponse\x12\x1e\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x0f.certd.v1.Event\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x9c\x01\n\x19\x43reateSubscriptionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12,\n\x0csubscription\x18\x03 \x01(\x0b\x32\x16.certd.v1.Subscription\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x11\n\tafter_seq\x18\x05 \x01(\x03\"Z\n\x1a\x43reateSubscriptionResponse\x12,\n\x0csubscription\x18\x01 \x01(\x0b\x32\x16.certd.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x18ListSubscriptionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x19ListSubscriptionsResponse\x12-\n\rsubscriptions\x18\x01 \x03(\x0b\x32\x16.certd.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa5\x01\n\x19UpdateSubscriptionRequest\x12,\n\x0csubscription\x18\x01 \x01(\x0b\x32\x16.certd.v1.Subscription\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"K\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"/\n\x1fRotateSubscriptionSecretRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n RotateSubscriptionSecretResponse\x12\x0e\n\x06secret\x18\x01 \x01(\t\x12:\n\x16old_secret_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\'\n\x17TestSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x18TestSubscriptionResponse\x12\x11\n\tdelivered\x18\x01 \x01(\x08\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"T\n\x1bListFailedDeliveriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x1cListFailedDeliveriesResponse\x12\x33\n\x11\x66\x61iled_deliveries\x18\x01 \x03(\x0b\x32\x18.certd.v1.FailedDelivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x1cRetryFailedDeliveriesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seqs\x18\x02 \x03(\x03\"6\n\x1dRetryFailedDeliveriesResponse\x12\x15\n\rretried_count\x18\x01 \x01(\x05\"\x16\n\x14GetCheckpointRequest\"\xcc\x01\n\nCheckpoint\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12\x39\n\x13signature_algorithm\x18\x04 \x01(\x0e\x32\x1c.certd.v1.SignatureAlgorithm\x12\x0b\n\x03seq\x18\x05 \x01(\x03\x12\x12\n\nchain_hash\x18\x06 \x01(\x0c\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xcb\x08\n\x0c\x45ventService\x12G\n\nListEvents\x12\x1b.certd.v1.ListEventsRequest\x1a\x1c.certd.v1.ListEventsResponse\x12L\n\x0bWatchEvents\x12\x1c.certd.v1.WatchEventsRequest\x1a\x1d.certd.v1.WatchEventsResponse0\x01\x12\x45\n\rGetCheckpoint\x12\x1e.certd.v1.GetCheckpointRequest\x1a\x14.certd.v1.Checkpoint\x12_\n\x12\x43reateSubscription\x12#.certd.v1.CreateSubscriptionRequest\x1a$.certd.v1.CreateSubscriptionResponse\x12K\n\x0fGetSubscription\x12 .certd.v1.GetSubscriptionRequest\x1a\x16.certd.v1.Subscription\x12\\\n\x11ListSubscriptions\x12\".certd.v1.ListSubscriptionsRequest\x1a#.certd.v1.ListSubscriptionsResponse\x12Q\n\x12UpdateSubscription\x12#.certd.v1.UpdateSubscriptionRequest\x1a\x16.certd.v1.Subscription\x12_\n\x12\x44\x65leteSubscription\x12#.certd.v1.DeleteSubscriptionRequest\x1a$.certd.v1.DeleteSubscriptionResponse\x12q\n\x18RotateSubscriptionSecret\x12).certd.v1.RotateSubscriptionSecretRequest\x1a*.certd.v1.RotateSubscriptionSecretResponse\x12Y\n\x10TestSubscription\x12!.certd.v1.TestSubscriptionRequest\x1a\".certd.v1.TestSubscriptionResponse\x12\x65\n\x14ListFailedDeliveries\x12%.certd.v1.ListFailedDeliveriesRequest\x1a&.certd.v1.ListFailedDeliveriesResponse\x12h\n\x15RetryFailedDeliveries\x12&.certd.v1.RetryFailedDeliveriesRequest\x1a\'.certd.v1.RetryFailedDeliveriesResponseB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,48 +37,52 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'certd.v1.event_service_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
-  _globals['_EVENTFILTER']._serialized_start=161
-  _globals['_EVENTFILTER']._serialized_end=320
-  _globals['_LISTEVENTSREQUEST']._serialized_start=323
-  _globals['_LISTEVENTSREQUEST']._serialized_end=456
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=458
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=536
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=538
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=653
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=655
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=724
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=727
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=883
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=885
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=975
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=977
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1015
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1017
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1098
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1100
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1199
-  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_start=1202
-  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_end=1367
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=1369
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=1444
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=1446
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=1474
-  _globals['_ROTATESUBSCRIPTIONSECRETREQUEST']._serialized_start=1476
-  _globals['_ROTATESUBSCRIPTIONSECRETREQUEST']._serialized_end=1523
-  _globals['_ROTATESUBSCRIPTIONSECRETRESPONSE']._serialized_start=1525
-  _globals['_ROTATESUBSCRIPTIONSECRETRESPONSE']._serialized_end=1635
-  _globals['_TESTSUBSCRIPTIONREQUEST']._serialized_start=1637
-  _globals['_TESTSUBSCRIPTIONREQUEST']._serialized_end=1676
-  _globals['_TESTSUBSCRIPTIONRESPONSE']._serialized_start=1678
-  _globals['_TESTSUBSCRIPTIONRESPONSE']._serialized_end=1738
-  _globals['_LISTFAILEDDELIVERIESREQUEST']._serialized_start=1740
-  _globals['_LISTFAILEDDELIVERIESREQUEST']._serialized_end=1824
-  _globals['_LISTFAILEDDELIVERIESRESPONSE']._serialized_start=1826
-  _globals['_LISTFAILEDDELIVERIESRESPONSE']._serialized_end=1934
-  _globals['_RETRYFAILEDDELIVERIESREQUEST']._serialized_start=1936
-  _globals['_RETRYFAILEDDELIVERIESREQUEST']._serialized_end=1994
-  _globals['_RETRYFAILEDDELIVERIESRESPONSE']._serialized_start=1996
-  _globals['_RETRYFAILEDDELIVERIESRESPONSE']._serialized_end=2050
-  _globals['_EVENTSERVICE']._serialized_start=2053
-  _globals['_EVENTSERVICE']._serialized_end=3081
+  _globals['_EVENTFILTER']._serialized_start=182
+  _globals['_EVENTFILTER']._serialized_end=341
+  _globals['_LISTEVENTSREQUEST']._serialized_start=344
+  _globals['_LISTEVENTSREQUEST']._serialized_end=477
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=479
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=557
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=559
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=674
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=676
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=745
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=748
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=904
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=906
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=996
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=998
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1036
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=1038
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1119
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1121
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1220
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_start=1223
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_end=1388
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=1390
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=1465
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=1467
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=1495
+  _globals['_ROTATESUBSCRIPTIONSECRETREQUEST']._serialized_start=1497
+  _globals['_ROTATESUBSCRIPTIONSECRETREQUEST']._serialized_end=1544
+  _globals['_ROTATESUBSCRIPTIONSECRETRESPONSE']._serialized_start=1546
+  _globals['_ROTATESUBSCRIPTIONSECRETRESPONSE']._serialized_end=1656
+  _globals['_TESTSUBSCRIPTIONREQUEST']._serialized_start=1658
+  _globals['_TESTSUBSCRIPTIONREQUEST']._serialized_end=1697
+  _globals['_TESTSUBSCRIPTIONRESPONSE']._serialized_start=1699
+  _globals['_TESTSUBSCRIPTIONRESPONSE']._serialized_end=1759
+  _globals['_LISTFAILEDDELIVERIESREQUEST']._serialized_start=1761
+  _globals['_LISTFAILEDDELIVERIESREQUEST']._serialized_end=1845
+  _globals['_LISTFAILEDDELIVERIESRESPONSE']._serialized_start=1847
+  _globals['_LISTFAILEDDELIVERIESRESPONSE']._serialized_end=1955
+  _globals['_RETRYFAILEDDELIVERIESREQUEST']._serialized_start=1957
+  _globals['_RETRYFAILEDDELIVERIESREQUEST']._serialized_end=2015
+  _globals['_RETRYFAILEDDELIVERIESRESPONSE']._serialized_start=2017
+  _globals['_RETRYFAILEDDELIVERIESRESPONSE']._serialized_end=2071
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2073
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2095
+  _globals['_CHECKPOINT']._serialized_start=2098
+  _globals['_CHECKPOINT']._serialized_end=2302
+  _globals['_EVENTSERVICE']._serialized_start=2305
+  _globals['_EVENTSERVICE']._serialized_end=3404
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ The service of the event and subscription resources."""
 
 from certd.v1 import event_pb2 as _event_pb2
 from certd.v1 import subscription_pb2 as _subscription_pb2
+from certd.v1 import x509_pb2 as _x509_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
@@ -642,3 +643,68 @@ class RetryFailedDeliveriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryFailedDeliveriesResponse: _TypeAlias = RetryFailedDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class GetCheckpointRequest(_message.Message):
+    """Request of GetCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """A signed statement of how far the record of events goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_ALGORITHM_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    CHAIN_HASH_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """What is signed: the text that `certd audit verify` documents, with sequence number, chain hash, time and installation."""
+    signature: _builtins.bytes
+    """Signature over the statement."""
+    public_key: _builtins.bytes
+    """DER of the SubjectPublicKeyInfo of the key that made it."""
+    signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType
+    """Algorithm of the signature."""
+    seq: _builtins.int
+    """Number of the last event that it covers."""
+    chain_hash: _builtins.bytes
+    """Chain hash of that event."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was signed."""
+
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        public_key: _builtins.bytes = ...,
+        signature_algorithm: _x509_pb2.SignatureAlgorithm.ValueType = ...,
+        seq: _builtins.int = ...,
+        chain_hash: _builtins.bytes = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_hash", b"chain_hash", "public_key", b"public_key", "seq", b"seq", "signature", b"signature", "signature_algorithm", b"signature_algorithm", "statement", b"statement", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015

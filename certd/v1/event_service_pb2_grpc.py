@@ -46,6 +46,11 @@ class EventServiceStub:
                 request_serializer=certd_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=certd_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/certd.v1.EventService/GetCheckpoint',
+                request_serializer=certd_dot_v1_dot_event__service__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=certd_dot_v1_dot_event__service__pb2.Checkpoint.FromString,
+                _registered_method=True)
         self.CreateSubscription = channel.unary_unary(
                 '/certd.v1.EventService/CreateSubscription',
                 request_serializer=certd_dot_v1_dot_event__service__pb2.CreateSubscriptionRequest.SerializeToString,
@@ -107,6 +112,14 @@ class EventServiceServicer:
     def WatchEvents(self, request, context):
         """Streams events in their order as they happen, each once, from a cursor on: nothing is missed or repeated across connections
         and restarts. A reader that falls behind is told WATCHER_TOO_SLOW and goes on from its cursor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """Returns a statement, signed by a key in the token, of how far the record goes: kept elsewhere, it shows later whether the record
+        was cut or changed. The token signs none of an earlier sequence number than the last one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +200,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=certd_dot_v1_dot_event__service__pb2.WatchEventsRequest.FromString,
                     response_serializer=certd_dot_v1_dot_event__service__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=certd_dot_v1_dot_event__service__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=certd_dot_v1_dot_event__service__pb2.Checkpoint.SerializeToString,
             ),
             'CreateSubscription': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSubscription,
@@ -289,6 +307,33 @@ class EventService:
             '/certd.v1.EventService/WatchEvents',
             certd_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
             certd_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/certd.v1.EventService/GetCheckpoint',
+            certd_dot_v1_dot_event__service__pb2.GetCheckpointRequest.SerializeToString,
+            certd_dot_v1_dot_event__service__pb2.Checkpoint.FromString,
             options,
             channel_credentials,
             insecure,

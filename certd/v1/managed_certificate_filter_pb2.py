@@ -27,7 +27,7 @@ from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)certd/v1/managed_certificate_filter.proto\x12\x08\x63\x65rtd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x04\n\x18ManagedCertificateFilter\x12\x32\n\x06states\x18\x01 \x03(\x0e\x32\".certd.v1.ManagedCertificate.State\x12/\n\x04type\x18\x02 \x01(\x0e\x32!.certd.v1.ManagedCertificate.Type\x12\x11\n\tauthority\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12#\n\x08key_spec\x18\x05 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x18\n\x10\x61lternative_name\x18\x06 \x01(\t\x12\x0e\n\x06\x64omain\x18\x07 \x01(\t\x12>\n\x06labels\x18\x08 \x03(\x0b\x32..certd.v1.ManagedCertificateFilter.LabelsEntry\x12\x34\n\x10not_after_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x0frenewal_blocked\x18\x0b \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04used\x18\x0c \x01(\x08H\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x12\n\x10_renewal_blockedB\x07\n\x05_usedB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)certd/v1/managed_certificate_filter.proto\x12\x08\x63\x65rtd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x04\n\x18ManagedCertificateFilter\x12\x32\n\x06states\x18\x01 \x03(\x0e\x32\".certd.v1.ManagedCertificate.State\x12/\n\x04type\x18\x02 \x01(\x0e\x32!.certd.v1.ManagedCertificate.Type\x12\x11\n\tauthority\x18\x03 \x01(\t\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12#\n\x08key_spec\x18\x05 \x01(\x0e\x32\x11.certd.v1.KeySpec\x12\x18\n\x10\x61lternative_name\x18\x06 \x01(\t\x12\x0e\n\x06\x64omain\x18\x07 \x01(\t\x12>\n\x06labels\x18\x08 \x03(\x0b\x32..certd.v1.ManagedCertificateFilter.LabelsEntry\x12\x34\n\x10not_after_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rissued_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x0frenewal_blocked\x18\x0b \x01(\x08H\x00\x88\x01\x01\x12\x11\n\x04used\x18\x0c \x01(\x08H\x01\x88\x01\x01\x12\x1c\n\x14\x61uthority_key_number\x18\r \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x12\n\x10_renewal_blockedB\x07\n\x05_usedB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._loaded_options = None
   _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_MANAGEDCERTIFICATEFILTER']._serialized_start=146
-  _globals['_MANAGEDCERTIFICATEFILTER']._serialized_end=682
-  _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._serialized_start=608
-  _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._serialized_end=653
+  _globals['_MANAGEDCERTIFICATEFILTER']._serialized_end=712
+  _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._serialized_start=638
+  _globals['_MANAGEDCERTIFICATEFILTER_LABELSENTRY']._serialized_end=683
 # @@protoc_insertion_point(module_scope)

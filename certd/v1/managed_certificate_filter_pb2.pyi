@@ -59,6 +59,7 @@ class ManagedCertificateFilter(_message.Message):
     ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
     RENEWAL_BLOCKED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
+    AUTHORITY_KEY_NUMBER_FIELD_NUMBER: _builtins.int
     type: _managed_certificate_pb2.ManagedCertificate.Type.ValueType
     """Optional. Of this type."""
     authority: _builtins.str
@@ -75,6 +76,8 @@ class ManagedCertificateFilter(_message.Message):
     """Optional. Whether its renewal is blocked."""
     used: _builtins.bool
     """Optional. Whether it is used: associated, or exported since its last renewal."""
+    authority_key_number: _builtins.int
+    """Optional. With an authority: whose current version the key of it with this number signed, whichever authority signs the next."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_managed_certificate_pb2.ManagedCertificate.State.ValueType]:
         """Optional. In one of these states."""
@@ -106,10 +109,11 @@ class ManagedCertificateFilter(_message.Message):
         issued_before: _timestamp_pb2.Timestamp | None = ...,
         renewal_blocked: _builtins.bool | None = ...,
         used: _builtins.bool | None = ...,
+        authority_key_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_renewal_blocked", b"_renewal_blocked", "_used", b"_used", "issued_before", b"issued_before", "not_after_before", b"not_after_before", "renewal_blocked", b"renewal_blocked", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_renewal_blocked", b"_renewal_blocked", "_used", b"_used", "alternative_name", b"alternative_name", "authority", b"authority", "domain", b"domain", "issued_before", b"issued_before", "key_spec", b"key_spec", "labels", b"labels", "not_after_before", b"not_after_before", "profile", b"profile", "renewal_blocked", b"renewal_blocked", "states", b"states", "type", b"type", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_renewal_blocked", b"_renewal_blocked", "_used", b"_used", "alternative_name", b"alternative_name", "authority", b"authority", "authority_key_number", b"authority_key_number", "domain", b"domain", "issued_before", b"issued_before", "key_spec", b"key_spec", "labels", b"labels", "not_after_before", b"not_after_before", "profile", b"profile", "renewal_blocked", b"renewal_blocked", "states", b"states", "type", b"type", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__renewal_blocked: _TypeAlias = _typing.Literal["renewal_blocked"]  # noqa: Y015
     _WhichOneofArgType__renewal_blocked: _TypeAlias = _typing.Literal["_renewal_blocked", b"_renewal_blocked"]  # noqa: Y015

@@ -26,7 +26,7 @@ from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x65rtd/v1/server_service.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xcd\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.certd.v1.TokenInfo\x12\x31\n\tisolation\x18\x03 \x01(\x0e\x32\x1e.certd.v1.ServerInfo.Isolation\x12\x17\n\x0f\x64\x61tabase_engine\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrust_domain\x18\x06 \x01(\t\x12.\n\x0bpreparation\x18\x07 \x01(\x0b\x32\x19.certd.v1.PreparationInfo\"H\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\r\n\tSAME_USER\x10\x01\x12\x11\n\rSEPARATE_USER\x10\x02\"Y\n\x0fPreparationInfo\x12\x1c\n\x14\x63onfigured_processes\x18\x01 \x01(\x05\x12\x17\n\x0fready_processes\x18\x02 \x01(\x05\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xab\x01\n\tTokenInfo\x12\x0e\n\x06module\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rserial_number\x18\x03 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nmechanisms\x18\x06 \x03(\t\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x0f\n\x07problem\x18\t \x01(\t\"\'\n\x15GetTrustBundleRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"u\n\x0bTrustBundle\x12\x32\n\x0csystem_roots\x18\x01 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x32\n\x0ctenant_roots\x18\x02 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate2\xa0\x01\n\rServerService\x12\x45\n\rGetServerInfo\x12\x1e.certd.v1.GetServerInfoRequest\x1a\x14.certd.v1.ServerInfo\x12H\n\x0eGetTrustBundle\x12\x1f.certd.v1.GetTrustBundleRequest\x1a\x15.certd.v1.TrustBundleB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x65rtd/v1/server_service.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xdf\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.certd.v1.TokenInfo\x12\x31\n\tisolation\x18\x03 \x01(\x0e\x32\x1e.certd.v1.ServerInfo.Isolation\x12\x17\n\x0f\x64\x61tabase_engine\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrust_domain\x18\x06 \x01(\t\x12.\n\x0bpreparation\x18\x07 \x01(\x0b\x32\x19.certd.v1.PreparationInfo\x12\x10\n\x08problems\x18\x08 \x03(\t\"H\n\tIsolation\x12\x19\n\x15ISOLATION_UNSPECIFIED\x10\x00\x12\r\n\tSAME_USER\x10\x01\x12\x11\n\rSEPARATE_USER\x10\x02\"Y\n\x0fPreparationInfo\x12\x1c\n\x14\x63onfigured_processes\x18\x01 \x01(\x05\x12\x17\n\x0fready_processes\x18\x02 \x01(\x05\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xab\x01\n\tTokenInfo\x12\x0e\n\x06module\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x15\n\rserial_number\x18\x03 \x01(\t\x12\x14\n\x0cmanufacturer\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nmechanisms\x18\x06 \x03(\t\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\r\n\x05ready\x18\x08 \x01(\x08\x12\x0f\n\x07problem\x18\t \x01(\t\"\'\n\x15GetTrustBundleRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"u\n\x0bTrustBundle\x12\x32\n\x0csystem_roots\x18\x01 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate\x12\x32\n\x0ctenant_roots\x18\x02 \x03(\x0b\x32\x1c.certd.v1.EncodedCertificate2\xa0\x01\n\rServerService\x12\x45\n\rGetServerInfo\x12\x1e.certd.v1.GetServerInfoRequest\x1a\x14.certd.v1.ServerInfo\x12H\n\x0eGetTrustBundle\x12\x1f.certd.v1.GetTrustBundleRequest\x1a\x15.certd.v1.TrustBundleB/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=97
   _globals['_GETSERVERINFOREQUEST']._serialized_end=119
   _globals['_SERVERINFO']._serialized_start=122
-  _globals['_SERVERINFO']._serialized_end=455
-  _globals['_SERVERINFO_ISOLATION']._serialized_start=383
-  _globals['_SERVERINFO_ISOLATION']._serialized_end=455
-  _globals['_PREPARATIONINFO']._serialized_start=457
-  _globals['_PREPARATIONINFO']._serialized_end=546
-  _globals['_TOKENINFO']._serialized_start=549
-  _globals['_TOKENINFO']._serialized_end=720
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=722
-  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=761
-  _globals['_TRUSTBUNDLE']._serialized_start=763
-  _globals['_TRUSTBUNDLE']._serialized_end=880
-  _globals['_SERVERSERVICE']._serialized_start=883
-  _globals['_SERVERSERVICE']._serialized_end=1043
+  _globals['_SERVERINFO']._serialized_end=473
+  _globals['_SERVERINFO_ISOLATION']._serialized_start=401
+  _globals['_SERVERINFO_ISOLATION']._serialized_end=473
+  _globals['_PREPARATIONINFO']._serialized_start=475
+  _globals['_PREPARATIONINFO']._serialized_end=564
+  _globals['_TOKENINFO']._serialized_start=567
+  _globals['_TOKENINFO']._serialized_end=738
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_start=740
+  _globals['_GETTRUSTBUNDLEREQUEST']._serialized_end=779
+  _globals['_TRUSTBUNDLE']._serialized_start=781
+  _globals['_TRUSTBUNDLE']._serialized_end=898
+  _globals['_SERVERSERVICE']._serialized_start=901
+  _globals['_SERVERSERVICE']._serialized_end=1061
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,7 @@ class ServerInfo(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     PREPARATION_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Output only. Version of certd."""
     isolation: Global___ServerInfo.Isolation.ValueType
@@ -94,6 +95,12 @@ class ServerInfo(_message.Message):
     def preparation(self) -> Global___PreparationInfo:
         """Output only. The prepare processes."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. What somebody should look at while the server works, a sentence each: CRLs that could not be signed, or are past
+        their next update.
+        """
+
     def __init__(
         self,
         *,
@@ -104,10 +111,11 @@ class ServerInfo(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         trust_domain: _builtins.str = ...,
         preparation: Global___PreparationInfo | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["preparation", b"preparation", "start_time", b"start_time", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_engine", b"database_engine", "isolation", b"isolation", "preparation", b"preparation", "start_time", b"start_time", "token", b"token", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_engine", b"database_engine", "isolation", b"isolation", "preparation", b"preparation", "problems", b"problems", "start_time", b"start_time", "token", b"token", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

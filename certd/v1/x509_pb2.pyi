@@ -411,6 +411,8 @@ class CertificateDescription(_message.Message):
     SHA256_FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
     UNICODE_DNS_NAMES_FIELD_NUMBER: _builtins.int
+    CRL_URLS_FIELD_NUMBER: _builtins.int
+    OCSP_URLS_FIELD_NUMBER: _builtins.int
     subject_text: _builtins.str
     """Output only. The subject in the text form of RFC 4514."""
     issuer_text: _builtins.str
@@ -467,6 +469,14 @@ class CertificateDescription(_message.Message):
         (U-labels of IDNA 2008). For display alone.
         """
 
+    @_builtins.property
+    def crl_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. Where the CRL that it stands on, should it be revoked, is found: URLs of the CRL distribution points."""
+
+    @_builtins.property
+    def ocsp_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. Where OCSP requests are answered: URLs of the authority information access."""
+
     def __init__(
         self,
         *,
@@ -489,10 +499,12 @@ class CertificateDescription(_message.Message):
         sha256_fingerprint: _builtins.bytes = ...,
         extensions: _abc.Iterable[Global___Extension] | None = ...,
         unicode_dns_names: _abc.Iterable[_builtins.str] | None = ...,
+        crl_urls: _abc.Iterable[_builtins.str] | None = ...,
+        ocsp_urls: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "path_length", b"path_length", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "authority", b"authority", "authority_key_identifier", b"authority_key_identifier", "extended_key_usages", b"extended_key_usages", "extensions", b"extensions", "issuer_text", b"issuer_text", "key_spec", b"key_spec", "key_usages", b"key_usages", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "path_length", b"path_length", "public_key", b"public_key", "serial_number", b"serial_number", "sha256_fingerprint", b"sha256_fingerprint", "signature_algorithm", b"signature_algorithm", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "subject_key_identifier", b"subject_key_identifier", "subject_text", b"subject_text", "unicode_dns_names", b"unicode_dns_names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_path_length", b"_path_length", "authority", b"authority", "authority_key_identifier", b"authority_key_identifier", "crl_urls", b"crl_urls", "extended_key_usages", b"extended_key_usages", "extensions", b"extensions", "issuer_text", b"issuer_text", "key_spec", b"key_spec", "key_usages", b"key_usages", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "ocsp_urls", b"ocsp_urls", "path_length", b"path_length", "public_key", b"public_key", "serial_number", b"serial_number", "sha256_fingerprint", b"sha256_fingerprint", "signature_algorithm", b"signature_algorithm", "subject", b"subject", "subject_alternative_names", b"subject_alternative_names", "subject_key_identifier", b"subject_key_identifier", "subject_text", b"subject_text", "unicode_dns_names", b"unicode_dns_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__path_length: _TypeAlias = _typing.Literal["path_length"]  # noqa: Y015
     _WhichOneofArgType__path_length: _TypeAlias = _typing.Literal["_path_length", b"_path_length"]  # noqa: Y015

@@ -12,9 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from certd.clock import Clock
 from certd.errors import CertdError, Reason
-from certd.web import authority_certificates, status
-from certd.web.authority_certificates import AuthorityChains, Endpoint
+from certd.web import authority_certificates, ocsp, revocation_lists, status
+from certd.web.authority_certificates import AuthorityChains
+from certd.web.conditional import Endpoint
+from certd.web.ocsp import Answers
+from certd.web.revocation_lists import Lists
 
 LONGEST_PATH: Final = 2048
 LARGEST_HEADERS: Final = 16 * 1024
@@ -30,17 +34,24 @@ class Healthy(Protocol):
     def problems(self) -> list[str]:
         """Returns a sentence for everything that keeps the daemon from its work."""
 
+    def complaints(self) -> list[str]:
+        """Returns a sentence for everything else that somebody should look at, and that another daemon has too."""
 
-def application(*, chains: AuthorityChains, health: Healthy) -> Starlette:
-    """Returns the application: `/ca/…`, `/healthz` and `/readyz`."""
+
+def application(*, chains: AuthorityChains, lists: Lists, answers: Answers, health: Healthy, clock: Clock) -> Starlette:
+    """Returns the application: `/ca/…`, `/crl/…`, `/ocsp/…`, `/healthz` and `/readyz`."""
     endpoints: dict[str, Endpoint] = {
         **authority_certificates.endpoints(chains),
+        **revocation_lists.endpoints(lists, clock),
         "/healthz": _alive,
         "/readyz": _ready(health),
     }
     app = Starlette(
         # Starlette adds HEAD to GET, and answers every other method with 405.
-        routes=[Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()],
+        routes=[
+            *(Route(path, guarded(endpoint), methods=["GET"]) for path, endpoint in endpoints.items()),
+            *ocsp.routes(answers, clock, out_of_bounds),
+        ],
         exception_handlers={HTTPException: refused},
     )
     # A redirect would repeat the Host that the client made up.
@@ -57,7 +68,7 @@ def _ready(health: Healthy) -> Endpoint:
     def ready(_request: Request) -> Response:
         problems = health.problems()
         return JSONResponse(
-            {"status": "not ready" if problems else "ready", "problems": problems},
+            {"status": "not ready" if problems else "ready", "problems": [*problems, *health.complaints()]},
             status_code=HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK,
             headers={"Cache-Control": "no-store"},
         )
@@ -70,16 +81,7 @@ def guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
 
     def guarded(request: Request) -> Response:
         try:
-            if len(request.url.path) > LONGEST_PATH:
-                return status.problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"a path has at most {LONGEST_PATH} characters")
-            headers = request.headers.raw
-            if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
-                # The parser of HTTP limits only what it waits for, not what comes in one piece.
-                return status.problem(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"a request has at most {MOST_HEADERS} headers, of at most {LARGEST_HEADERS} bytes",
-                )
-            return endpoint(request)
+            return out_of_bounds(request) or endpoint(request)
         except CertdError as error:
             if error.reason is Reason.INTERNAL:
                 return _defect(request, error)
@@ -88,6 +90,20 @@ def guarded(endpoint: Endpoint) -> Callable[[Request], Response]:
             return _defect(request, error)
 
     return guarded
+
+
+def out_of_bounds(request: Request) -> Response | None:
+    """Returns the refusal of a request whose head is larger than any that means well; None for any other."""
+    if len(request.url.path) > LONGEST_PATH:
+        return status.problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"a path has at most {LONGEST_PATH} characters")
+    headers = request.headers.raw
+    if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
+        # The parser of HTTP limits only what it waits for, not what comes in one piece.
+        return status.problem(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"a request has at most {MOST_HEADERS} headers, of at most {LARGEST_HEADERS} bytes",
+        )
+    return None
 
 
 def _defect(request: Request, error: Exception) -> Response:
@@ -103,6 +119,6 @@ def refused(_request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code)
     detail = {
         HTTPStatus.NOT_FOUND: "there is nothing under this path",
-        HTTPStatus.METHOD_NOT_ALLOWED: "only GET and HEAD are served here",
+        HTTPStatus.METHOD_NOT_ALLOWED: "only GET and HEAD are served here, and POST for OCSP",
     }.get(code, code.phrase)
     return status.problem(code, detail, headers=error.headers)

@@ -5,11 +5,9 @@ Plain, cacheable, without authentication; the uid and the number of the key are 
 
 import functools
 import hashlib
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from datetime import datetime
+from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -19,14 +17,10 @@ from starlette.responses import Response
 from certd.errors import CertdError, Reason
 from certd.pki.description import describe
 from certd.pki.encoding import certificate_pem
+from certd.web.conditional import KEY_NUMBER, UID, Endpoint, is_fresh
 
-_UID: Final = re.compile(r"[0-9a-z-]{1,64}")
-_KEY_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
-_ENTITY_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 # An authority may get a new certificate for the same key, which should not take a day to be seen.
 _CACHE_CONTROL: Final = "public, max-age=3600"
-
-Endpoint = Callable[[Request], Response]
 
 
 class AuthorityChains(Protocol):
@@ -61,7 +55,7 @@ def endpoints(chains: AuthorityChains) -> dict[str, Endpoint]:
 
 def _chain(chains: AuthorityChains, request: Request) -> tuple[bytes, ...]:
     uid, key_number = request.path_params["uid"], request.path_params["key"]
-    if not _UID.fullmatch(uid) or not _KEY_NUMBER.fullmatch(key_number):
+    if not UID.fullmatch(uid) or not KEY_NUMBER.fullmatch(key_number):
         raise CertdError(Reason.AUTHORITY_NOT_FOUND, "no authority has this uid and key number")
     return chains.authority_chain(uid, int(key_number))
 
@@ -88,21 +82,6 @@ def _conditional(request: Request, document: _Document) -> Response:
         "Last-Modified": format_datetime(document.modified, usegmt=True),
         "X-Content-Type-Options": "nosniff",
     }
-    if _is_fresh(request, document):
+    if is_fresh(request, document.entity_tag, document.modified):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(document.body, media_type=document.media_type, headers=headers)
-
-
-def _is_fresh(request: Request, document: _Document) -> bool:
-    none_match = request.headers.get("if-none-match")
-    if none_match is not None:
-        # The tags win over the date.
-        return none_match.strip() == "*" or document.entity_tag in _ENTITY_TAG.findall(none_match)
-    since = request.headers.get("if-modified-since")
-    if since is None:
-        return False
-    try:
-        moment = parsedate_to_datetime(since)
-    except (ValueError, OverflowError):
-        return False
-    return document.modified <= (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))

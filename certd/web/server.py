@@ -19,15 +19,25 @@ HEAD_BYTES: Final = 16 * 1024
 """Most of a request's head that is waited for."""
 CONNECTIONS: Final = 512
 _HEAD_SECONDS: Final = 10.0
+_READ_SECONDS: Final = 10.0
+"""In this time a client reads some fifty kilobytes of what it is sent."""
 _KEEP_ALIVE_SECONDS: Final = 5
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 10
 
 
+Shortcut = Callable[[bytes], bytes | None]
+"""Returns the whole response to what is one whole request, or None when it has to go the long way."""
+
+
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes connections whose request does not come in time; uvicorn lets them stand for ever."""
+    """HTTP/1.1 that closes connections whose request does not come in time, and those that do not read what they get.
+
+    uvicorn lets them stand for ever, and a CRL is large enough to be left lying.
+    """
 
     _head_timer: asyncio.TimerHandle | None = None
+    _read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # As uvicorn has it.
         """As asyncio has it."""
@@ -43,9 +53,28 @@ class ImpatientProtocol(H11Protocol):
         elif not waiting:
             self._forget_timer()
 
+    def answer_at_once(self, response: bytes) -> None:
+        """Sends a whole response to what the parser has not seen, and waits for the next request."""
+        self._forget_timer()
+        self._unset_keepalive_if_required()
+        self.server_state.total_requests += 1
+        self.transport.write(response)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def pause_writing(self) -> None:
+        """As asyncio has it: some of the answer waits to be read."""
+        super().pause_writing()
+        self._read_timer = self.loop.call_later(_READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """As asyncio has it."""
+        self._forget_read_timer()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio has it."""
         self._forget_timer()
+        self._forget_read_timer()
         super().connection_lost(exc)
 
     def _forget_timer(self) -> None:
@@ -53,10 +82,36 @@ class ImpatientProtocol(H11Protocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _forget_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
     def _close(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def protocol_with(shortcut: Shortcut) -> type[ImpatientProtocol]:
+    """Returns the protocol in which what comes in one piece, to a connection that waits for it, may go a short way."""
+
+    class Protocol(ImpatientProtocol):
+        def data_received(self, data: bytes) -> None:
+            """As asyncio has it."""
+            if (
+                self.conn.their_state is h11.IDLE
+                and self.conn.our_state is h11.IDLE
+                and not self.flow.write_paused
+                and not self.transport.is_closing()
+                and not self.conn.trailing_data[0]
+                and (response := shortcut(data)) is not None
+            ):
+                self.answer_at_once(response)
+            else:
+                super().data_received(data)
+
+    return Protocol
 
 
 class Server(uvicorn.Server):
@@ -81,10 +136,11 @@ class WebServer:
     """Answers what has begun, at most ten seconds long, and ends."""
 
 
-def serve(app: Starlette, *, host: str, port: int) -> WebServer:
+def serve(app: Starlette, *, host: str, port: int, shortcut: Shortcut | None = None) -> WebServer:
     """Binds and starts a listener for the application; port 0 takes a free one. Raises FIELD_INVALID."""
     listener = bound("listen.http", host, port)
-    server = Server(configuration(app, http=ImpatientProtocol, limit_concurrency=CONNECTIONS))
+    protocol = ImpatientProtocol if shortcut is None else protocol_with(shortcut)
+    server = Server(configuration(app, http=protocol, limit_concurrency=CONNECTIONS))
     return started(server, listener, name="http")
 
 

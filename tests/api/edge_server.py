@@ -2,7 +2,7 @@
 
 import contextlib
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,8 +26,10 @@ from certd.pki.preparation import Warning as PreparationWarning
 from certd.services.access import Access
 from certd.services.authorities import Authorities
 from certd.services.authority_activation import Activation, AuthorityActivation
-from certd.services.authority_changes import AuthorityChanges, Change
+from certd.services.authority_changes import AuthorityChanges, Change, NewSettings
+from certd.services.authority_deletion import AuthorityDeletion, Deletion
 from certd.services.authority_plan import NewAuthority
+from certd.services.authority_reissue import AuthorityReissue, Reissue
 from certd.services.authority_views import AuthorityView
 from certd.services.certificates import BatchItem, Certificates, CertificateView, NewCertificate
 from certd.services.idempotency import RequestKey
@@ -72,6 +74,20 @@ REVOKED_CLIENT = identity_of("spiffe://certd.test/identities/bob", SYSTEM_ROOT)
 FOREIGN_CLIENT = identity_of(ALICE, FOREIGN_ROOT)
 TENANT_ROOT = issue("Example Root")
 LEAF = issue("", names=(x509.DNSName("www.example.internal"),), issuer=TENANT_ROOT)
+
+_TRIED_ELSEWHERE = (
+    "authority_keys",
+    "authority_key_changes",
+    "cross_certifier",
+    "adoption",
+    "issued_import",
+    "revocation_lists",
+    "batch_revocation",
+    "revocation_campaigns",
+    "checkpoints",
+    "audit_reports",
+)
+"""Use cases that are not here: what becomes of their calls is tried on a whole daemon."""
 
 CREDENTIALS = Credentials(certificate_chain=SERVER.pem, private_key=SERVER.key_pem, client_roots=SYSTEM_ROOT.pem)
 
@@ -219,8 +235,8 @@ class FakeAuthorityActivation(AuthorityActivation):
         self._told = told
         self._authorities = authorities
 
-    def csr(self, caller: Caller, name: AuthorityName) -> bytes:
-        self._told.take(caller, name)
+    def csr(self, caller: Caller, name: AuthorityName, key_number: int | None = None) -> bytes:
+        self._told.take(caller, name, key_number)
         return b"csr"
 
     def activate(self, caller: Caller, change: Change, given: Activation) -> AuthorityView:
@@ -233,8 +249,8 @@ class FakeAuthorityChanges(AuthorityChanges):
         self._told = told
         self._authorities = authorities
 
-    def update(self, caller: Caller, change: Change, *, labels: Mapping[str, str] | None) -> AuthorityView:
-        self._told.take(caller, change, labels)
+    def update(self, caller: Caller, change: Change, new: NewSettings) -> AuthorityView:
+        self._told.take(caller, change, new)
         return self._authorities.view
 
     def enable(self, caller: Caller, change: Change) -> AuthorityView:
@@ -243,6 +259,30 @@ class FakeAuthorityChanges(AuthorityChanges):
 
     def disable(self, caller: Caller, change: Change) -> AuthorityView:
         self._told.take("disable", caller, change)
+        return self._authorities.view
+
+
+class FakeAuthorityReissue(AuthorityReissue):
+    def __init__(self, told: Told, authorities: FakeAuthorities) -> None:
+        self._told = told
+        self._authorities = authorities
+
+    def reissue(self, caller: Caller, change: Change, wanted: Reissue) -> AuthorityView:
+        self._told.take(caller, change, wanted)
+        return self._authorities.view
+
+
+class FakeAuthorityDeletion(AuthorityDeletion):
+    def __init__(self, told: Told, authorities: FakeAuthorities) -> None:
+        self._told = told
+        self._authorities = authorities
+
+    def delete(self, caller: Caller, change: Change, deletion: Deletion) -> AuthorityView:
+        self._told.take(caller, change, deletion)
+        return self._authorities.view
+
+    def undelete(self, caller: Caller, change: Change) -> AuthorityView:
+        self._told.take("undelete", caller, change)
         return self._authorities.view
 
 
@@ -402,6 +442,9 @@ def running_edge(
         authorities=authorities,
         authority_activation=FakeAuthorityActivation(told, authorities),
         authority_changes=FakeAuthorityChanges(told, authorities),
+        authority_reissue=FakeAuthorityReissue(told, authorities),
+        authority_deletion=FakeAuthorityDeletion(told, authorities),
+        **dict.fromkeys(_TRIED_ELSEWHERE, None),  # type: ignore[arg-type]  # Nobody calls them.
         certificates=certificates,
         certificate_searches=FakeCertificateSearches(told, certificates.view),
         revocation=FakeRevocation(told, certificates.view),

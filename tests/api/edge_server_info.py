@@ -38,6 +38,7 @@ class FakeServer(Server):
             database_engine="sqlite",
             start_time=start_time,
             trust_domain="certd.test",
+            complaints=("the CRL of an authority is late",),
         )
 
     def describe(self, caller: Caller) -> ServerDescription:

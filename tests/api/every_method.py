@@ -29,6 +29,7 @@ from certd.v1 import (
     profile_pb2,
     profile_service_pb2,
     renewal_campaign_pb2,
+    revocation_campaign_pb2,
     server_service_pb2,
     subscription_pb2,
     tenant_pb2,
@@ -124,6 +125,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
     )
     profile = f"{tenant}/profiles/{to.profile}"
     campaign = f"{tenant}/renewalCampaigns/{to.campaign}"
+    revocation_campaign = f"{tenant}/revocationCampaigns/{to.campaign}"
     wrapping_key = f"{tenant}/wrappingKeys/{to.wrapping_key}"
     identity, grant = f"{tenant}/identities/{to.identity}", f"{tenant}/grants/{to.grant}"
     association = f"{managed}/associations/{to.association}"
@@ -147,6 +149,37 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "EnableAuthority": authority_service_pb2.EnableAuthorityRequest(name=authority),
         "DisableAuthority": authority_service_pb2.DisableAuthorityRequest(name=authority, validate_only=True),
+        "ReissueAuthorityCertificate": authority_service_pb2.ReissueAuthorityCertificateRequest(
+            name=authority, validate_only=True
+        ),
+        "DeleteAuthority": authority_service_pb2.DeleteAuthorityRequest(name=authority, validate_only=True),
+        "UndeleteAuthority": authority_service_pb2.UndeleteAuthorityRequest(name=authority),
+        "PrepareAuthorityKey": authority_service_pb2.PrepareAuthorityKeyRequest(name=authority, validate_only=True),
+        "ActivateAuthorityKey": authority_service_pb2.ActivateAuthorityKeyRequest(name=authority, key_number=1),
+        "TaintAuthorityKey": authority_service_pb2.TaintAuthorityKeyRequest(name=authority, key_number=1),
+        "RetireAuthorityKey": authority_service_pb2.RetireAuthorityKeyRequest(name=authority, key_number=1),
+        "CreateCrossCertificate": authority_service_pb2.CreateCrossCertificateRequest(
+            parent=authority, certificate=MADE_ELSEWHERE.pem, validate_only=True
+        ),
+        "AdoptAuthority": authority_service_pb2.AdoptAuthorityRequest(
+            parent=tenant,
+            authority_id=f"{to.authority}-old",
+            key_id="a1b2",
+            certificate=MADE_ELSEWHERE.pem,
+            validate_only=True,
+        ),
+        "ImportIssuedCertificates": authority_service_pb2.ImportIssuedCertificatesRequest(
+            parent=authority,
+            certificates=[
+                authority_service_pb2.IssuedCertificate(
+                    serial_number="0a1b", not_after_time=Timestamp(seconds=4_000_000_000)
+                )
+            ],
+            validate_only=True,
+        ),
+        "GetRevocationList": authority_service_pb2.GetRevocationListRequest(name=authority),
+        "GenerateRevocationList": authority_service_pb2.GenerateRevocationListRequest(name=authority),
+        "CreateAuditReport": authority_service_pb2.CreateAuditReportRequest(name=authority),
         "IssueCertificate": certificate_service_pb2.IssueCertificateRequest(
             parent=authority, csr=CSR, request_id=request_id_of(to.tenant)
         ),
@@ -159,6 +192,20 @@ def requests_to(to: Resources) -> dict[str, Message]:
         "RevokeCertificate": certificate_service_pb2.RevokeCertificateRequest(
             name=f"{authority}/certificates/{to.serial}", validate_only=True
         ),
+        "BatchRevokeCertificates": certificate_service_pb2.BatchRevokeCertificatesRequest(
+            parent=authority,
+            requests=[certificate_service_pb2.RevokeCertificateRequest(name=f"{authority}/certificates/{to.serial}")],
+            validate_only=True,
+        ),
+        "CreateRevocationCampaign": certificate_service_pb2.CreateRevocationCampaignRequest(
+            parent=tenant,
+            revocation_campaign_id=to.campaign,
+            revocation_campaign=revocation_campaign_pb2.RevocationCampaign(public_key=bytes(32)),
+            request_id=request_id_of(to.tenant),
+        ),
+        "GetRevocationCampaign": certificate_service_pb2.GetRevocationCampaignRequest(name=revocation_campaign),
+        "ListRevocationCampaigns": certificate_service_pb2.ListRevocationCampaignsRequest(parent=tenant),
+        "CancelRevocationCampaign": certificate_service_pb2.CancelRevocationCampaignRequest(name=revocation_campaign),
         "RequestManagedCertificate": managed_certificate_service_pb2.RequestManagedCertificateRequest(
             parent=tenant,
             managed_certificate_id=to.managed,
@@ -262,6 +309,7 @@ def requests_to(to: Resources) -> dict[str, Message]:
         ),
         "ListEvents": event_service_pb2.ListEventsRequest(parent=tenant),
         "WatchEvents": event_service_pb2.WatchEventsRequest(parent=tenant, from_beginning=True),
+        "GetCheckpoint": event_service_pb2.GetCheckpointRequest(),
         "CreateSubscription": event_service_pb2.CreateSubscriptionRequest(
             parent=tenant, subscription_id=to.subscription, subscription=SUBSCRIPTION
         ),

@@ -32,7 +32,7 @@ from certd.pki.key_spec import KeySpec
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.revocation import NewRevocation
 from certd.v1 import certificate_pb2, x509_pb2
-from certd.v1.certificate_service_pb2 import CertificateFilter as Filter
+from certd.v1.certificate_filter_pb2 import CertificateFilter as Filter
 from certd.v1.certificate_service_pb2 import RevokeCertificateRequest, SearchCertificatesRequest
 from certd.v1.certificate_service_pb2_grpc import CertificateServiceStub
 from tests.api.edge_failure import Failure, failure_of

@@ -114,6 +114,9 @@ def test_activation_sends_both_files_and_tells_the_warnings(
     ended = certctl(*arguments, "--chain", tmp_path / "chain.pem", "--validate-only")
     assert "nothing was changed" in ended.err
     assert fake.requests("ActivateAuthority")[-1].validate_only
+    assert not fake.requests("ActivateAuthority")[-1].allow_broken_certificates
+    certctl(*arguments, "--chain", tmp_path / "chain.pem", "--allow-broken-certificates")
+    assert fake.requests("ActivateAuthority")[-1].allow_broken_certificates
 
 
 def test_a_file_that_is_absent_or_too_long_asks_nothing(fake: FakeServer, certctl: Certctl, tmp_path: Path) -> None:

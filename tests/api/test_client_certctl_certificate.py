@@ -11,8 +11,9 @@ import grpc
 import pytest
 
 from certd.client.messages import timestamp
+from certd.v1.certificate_filter_pb2 import CertificateFilter
 from certd.v1.certificate_pb2 import CESSATION_OF_OPERATION, KEY_COMPROMISE, SUPERSEDED, Certificate
-from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesResponse
+from certd.v1.certificate_service_pb2 import SearchCertificatesResponse
 from certd.v1.x509_pb2 import AttributeTypeAndValue, CertificateDescription, Extension, KeySpec, SubjectAlternativeNames
 from certd.v1.x509_pb2 import Warning as ApiWarning
 from tests.certctl import CA, Certctl, described, encoded
@@ -127,6 +128,28 @@ def test_a_place_of_the_issuer_that_does_not_decode_is_not_shown(fake: FakeServe
     fake.answer("GetCertificate", Certificate(name=LEAF, description=description))
     ended = certctl("certificate", "get", LEAF)
     assert (ended.code, "Issuer at" in ended.out) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "hours_left", "told", "code"),
+    [
+        (Certificate.ISSUED, 1, "GOOD", 0),
+        (Certificate.ISSUED, -1, "EXPIRED", 1),
+        (Certificate.REVOKED, 1, "REVOKED", 1),
+        (Certificate.LOST, 1, "LOST", 1),
+    ],
+)
+def test_status_says_whether_a_certificate_is_good(
+    fake: FakeServer, certctl: Certctl, state: Certificate.State.ValueType, hours_left: int, told: str, code: int
+) -> None:
+    end = timestamp(datetime.now(UTC) + timedelta(hours=hours_left))
+    fake.answer(
+        "GetCertificate",
+        Certificate(name=LEAF, state=state, description=CertificateDescription(not_after_time=end)),
+    )
+    ended = certctl("certificate", "status", LEAF)
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert (ended.code, ["Status", told] in lines) == (code, True), ended.out
 
 
 def test_search_joins_its_flags(fake: FakeServer, certctl: Certctl) -> None:

@@ -38,7 +38,7 @@ from tests.api.whole_daemon import Installed, call, failure_to, grant_of, whole_
 _GUARDED = [method for method in METHODS_OF_SERVICES if isinstance(METHODS[full_name(method)], Permission)]
 _ABOUT_SOMETHING = [method for method in _GUARDED if method.name != "ListTenants"]
 """It answers everybody, with what they may read."""
-_OF_THE_SERVER = {"GetServerInfo", "CreateTenant", "ListTenants"}
+_OF_THE_SERVER = {"GetServerInfo", "CreateTenant", "ListTenants", "GetCheckpoint"}
 """Methods that are about no tenant."""
 _LET_IN_TOO = {"GetAssociation": Permission.KEY_LEASE}
 """Permissions beside that of the table: consumers may ask for what is their own, and are told of nothing else."""
@@ -141,6 +141,13 @@ def test_the_first_administrator_may_do_everything(installed: Installed) -> None
 
 _STATES = {
     "ActivateAuthority": "STATE_FORBIDS",
+    # It is no authority's, and the only key of an authority signs.
+    "AdoptAuthority": "IMPORT_NOT_COMPATIBLE",
+    "CreateCrossCertificate": "IMPORT_CHAIN_INVALID",
+    "DeleteAuthority": "AUTHORITY_ENABLED",
+    "RetireAuthorityKey": "STATE_FORBIDS",
+    "TaintAuthorityKey": "STATE_FORBIDS",
+    "UndeleteAuthority": "STATE_FORBIDS",
     "CreateSubscription": "SUBSCRIPTION_EXISTS",
     "CreateTenant": "TENANT_EXISTS",
     "DeleteAssociation": "ASSOCIATION_NOT_FOUND",

@@ -109,6 +109,14 @@ def test_an_authority_goes_out_whole(edge: Edge) -> None:
     assert edge.told.last[1] == AuthorityName("default", "web-ca")
     description = answer.description
     answer.ClearField("description")
+    assert answer.revocation.crl.lifetime == Duration(seconds=7 * 86400)
+    answer.ClearField("revocation")
+    key = answer.key
+    assert (key.number, key.token_label, key.mechanism) == (1, "certd", "CKM_ECDSA")
+    assert key.key_id == "000102030405060708090a0b0c0d0e0f"
+    assert key.public_key == AUTHORITY.key.public_key
+    assert (key.state, key.certificate) == (authority_pb2.Authority.Key.ACTIVE, answer.certificate)
+    answer.ClearField("key")
     assert answer == authority_pb2.Authority(
         name=AUTHORITY_NAME,
         uid="5f0c",
@@ -132,18 +140,12 @@ def test_an_authority_goes_out_whole(edge: Edge) -> None:
         ),
         lifetime=Duration(seconds=3650 * 86400),
         path_length=0,
-        key=authority_pb2.Authority.Key(
-            number=1,
-            token_label="certd",
-            key_id="000102030405060708090a0b0c0d0e0f",
-            mechanism="CKM_ECDSA",
-            public_key=AUTHORITY.key.public_key or b"",
-        ),
         certificate=encoded(TENANT_ROOT),
         labels={"team": "web"},
         create_time=moment_of(NOW),
         update_time=moment_of(NOW),
         etag="5f0c-3",
+        usage_mode=authority_pb2.Authority.GENERAL_PURPOSE,
         warnings=[x509_pb2.Warning(field="csr.extensions", message="1.2.3 was dropped")],
     )
     assert answer.HasField("path_length")
@@ -446,6 +448,7 @@ def test_server_info(edge: Edge) -> None:
         preparation=server_service_pb2.PreparationInfo(
             configured_processes=2, ready_processes=1, problem="The prepare process is starting."
         ),
+        problems=["the CRL of an authority is late"],
     )
     edge.description.description = replace(edge.description.description, token=None, isolation=None)
     answer = call(edge, server_service_pb2.GetServerInfoRequest())

@@ -11,7 +11,7 @@ from certd.model.names import AuthorityName
 from certd.pki import distinguished_name, name_constraints
 from certd.pki.name_constraints import NameConstraints, Subtrees
 from certd.services.authority_activation import Activation
-from certd.services.authority_changes import Change
+from certd.services.authority_changes import Change, NewSettings
 from certd.v1 import authority_pb2, authority_service_pb2, x509_pb2
 from tests.api.edge_messages import AUTHORITY_NAME, REQUEST_ID, call, create_authority, distinguished_name_of, refused
 from tests.api.edge_server import AUTHORITY, Edge
@@ -112,19 +112,20 @@ def test_enable_and_disable_come_in_whole(edge: Edge, message: type[Message], wo
 
 
 @pytest.mark.parametrize(
-    ("request_", "labels"),
+    ("request_", "new"),
     [
-        (update("labels", labels={"team": "web"}), {"team": "web"}),
-        (update("labels"), {}),
-        (update("*"), {}),
-        (update(labels={"team": "web"}), {"team": "web"}),
+        (update("labels", labels={"team": "web"}), NewSettings(labels={"team": "web"})),
+        (update("labels", deletion_protection=True), NewSettings(labels={})),
+        (update("deletion_protection"), NewSettings(deletion_protection=False)),
+        (update(labels={"team": "web"}), NewSettings(labels={"team": "web"})),
+        (update(deletion_protection=True), NewSettings(deletion_protection=True)),
         # Without a mask what is not set does not change.
-        (update(), None),
+        (update(), NewSettings()),
     ],
 )
-def test_an_update_changes_what_the_mask_says(edge: Edge, request_: Message, labels: dict[str, str] | None) -> None:
+def test_an_update_changes_what_the_mask_says(edge: Edge, request_: Message, new: NewSettings) -> None:
     call(edge, request_)
-    assert edge.told.last[1:] == (Change(name=CA), labels)
+    assert edge.told.last[1:] == (Change(name=CA), new)
 
 
 def test_an_update_has_its_etag_in_the_resource(edge: Edge) -> None:

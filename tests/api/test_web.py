@@ -7,9 +7,11 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 import structlog
@@ -18,10 +20,14 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 
 from certd.errors import CertdError, Reason
+from certd.model.revocation_list import RevocationList
+from certd.pki.ocsp_request import OcspRequest
+from certd.services.ocsp_memory import AnswerMemory
 from certd.web import server, status
 from certd.web.app import LONGEST_PATH, application
 from certd.web.server import WebServer, serve, serve_metrics
 from tests.api.edge_server import LEAF, TENANT_ROOT
+from tests.fakes import FakeClock
 
 _UID = "0f5c6d7e8a9b0c1d2e3f405162738495"
 
@@ -32,6 +38,7 @@ class Books:
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.found: list[str] = []
+        self.troubles: list[str] = []
 
     def authority_chain(self, uid: str, key_number: int) -> tuple[bytes, ...]:
         if self.error is not None:
@@ -44,6 +51,24 @@ class Books:
         if self.error is not None:
             raise self.error
         return self.found
+
+    def complaints(self) -> list[str]:
+        return self.troubles
+
+    def find(self, uid: str, key_number: int, partition: int) -> RevocationList:
+        raise CertdError(Reason.REVOCATION_LIST_NOT_FOUND, f"no CRL {partition} of {uid} and {key_number}")
+
+    def content(self, found: RevocationList) -> bytes:
+        raise CertdError(Reason.REVOCATION_LIST_NOT_FOUND, f"no CRL {found.key}")
+
+
+class Unanswering:
+    """Answers about the status of no certificate."""
+
+    memory = AnswerMemory()
+
+    def submit(self, authority_uid: str, key_number: int, request: OcspRequest, asked: bytes) -> Future[Any]:
+        raise CertdError(Reason.AUTHORITY_NOT_FOUND, f"no {request} of {authority_uid}, {key_number}: {asked!r}")
 
 
 @dataclass
@@ -76,10 +101,14 @@ class Web:
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
+def _application(books: Books) -> Starlette:
+    return application(chains=books, lists=books, answers=Unanswering(), health=books, clock=FakeClock())
+
+
 @contextlib.contextmanager
 def _running() -> Iterator[Web]:
     books = Books()
-    running = Web(serve(application(chains=books, health=books), host="127.0.0.1", port=0), books)
+    running = Web(serve(_application(books), host="127.0.0.1", port=0), books)
     try:
         yield running
     finally:
@@ -191,7 +220,7 @@ def test_other_methods_are_not_allowed(web: Web, method: str) -> None:
     answer = web.get(f"/ca/{_UID}/1.cer", method)
     assert answer.status == 405
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert answer.json["detail"] == "only GET and HEAD are served here"
+    assert answer.json["detail"] == "only GET and HEAD are served here, and POST for OCSP"
 
 
 def test_every_reason_has_a_status() -> None:
@@ -234,6 +263,11 @@ def test_health(web: Web) -> None:
     assert (web.get("/healthz").status, web.get("/healthz").json) == (200, {"status": "alive"})
     answer = web.get("/readyz")
     assert (answer.status, answer.json) == (200, {"status": "ready", "problems": []})
+    # What another daemon does no better keeps none from being asked.
+    web.books.troubles = ["1 CRLs could not be signed again"]
+    answer = web.get("/readyz")
+    assert (answer.status, answer.json) == (200, {"status": "ready", "problems": web.books.troubles})
+    web.books.troubles = []
     web.books.found = ["the token does not answer: PIN locked"]
     answer = web.get("/readyz")
     assert answer.status == 503
@@ -346,7 +380,7 @@ def test_ipv6() -> None:
     if not _has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     books = Books()
-    listener = serve(application(chains=books, health=books), host="::1", port=0)
+    listener = serve(_application(books), host="::1", port=0)
     try:
         connection = http.client.HTTPConnection("::1", listener.port, timeout=20)
         connection.request("GET", "/healthz")

@@ -16,6 +16,7 @@ from certd import daemon as serving
 from certd.clock import Clock, SystemClock
 from certd.config import Config, Database, Listen, Tls, Token
 from certd.config_notify import Notify
+from certd.core import Core
 from certd.model.access import EVERYTHING, Grant, Role
 from certd.model.identity import IdentityState
 from certd.model.names import IdentityName
@@ -35,7 +36,7 @@ from tests.waiting import eventually
 class Installed:
     """A daemon that serves two tenants."""
 
-    core: main.Core
+    core: Core
     ready: serving.Ready
     system_root: bytes
     administrator: grpc.Channel
@@ -122,6 +123,7 @@ def _fill(administrator: grpc.Channel, wanted: Resources) -> Resources:
         "CreateAuthority",
         "RequestManagedCertificate",
         "CreateRenewalCampaign",
+        "CreateRevocationCampaign",
         "CreateProfile",
         "CreateEnrollmentCode",
         "CreateAssociation",

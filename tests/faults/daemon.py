@@ -12,12 +12,16 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # grpc reads it at its import.
 
 from certd import config, log, main
 from certd import daemon as serving
 from certd.clock import SystemClock
+
+if TYPE_CHECKING:
+    from certd.core import Core
 
 
 class Killer:
@@ -28,7 +32,7 @@ class Killer:
         self._step = ""
         self._left = 0
         self._victim = ""
-        self.core: main.Core | None = None
+        self.core: Core | None = None
 
     def listen(self) -> None:
         for line in sys.stdin:

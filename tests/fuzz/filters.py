@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from certd.v1.certificate_service_pb2 import CertificateFilter
+from certd.v1.certificate_filter_pb2 import CertificateFilter
 from tests.fuzz import names
 from tests.fuzz.world import World
 

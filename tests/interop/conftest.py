@@ -7,6 +7,7 @@ import pytest
 
 from certd import main
 from certd.clock import SystemClock
+from certd.core import Core
 from certd.pki.credential_request import new_credential_request
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.pki.names import SubjectAlternativeNames
@@ -30,7 +31,7 @@ KINDS: tuple[tuple[KeySpec, SignatureAlgorithm | None], ...] = (
 class System:
     """The server without listeners, on the clock that other programs look at, and its own certificates."""
 
-    core: main.Core
+    core: Core
     bootstrapped: Bootstrapped
 
 

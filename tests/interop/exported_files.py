@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from certd import main
+from certd.core import Core
 from certd.model.authority import AuthorityType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, ManagedCertificateName
@@ -63,7 +63,7 @@ def pem_blocks(text: str, label: str) -> list[str]:
     return re.findall(f"-----BEGIN {label}-----[^-]*-----END {label}-----", text)
 
 
-def make_authority(core: main.Core) -> None:
+def make_authority(core: Core) -> None:
     """Makes the authority that issues the certificates, below a root of its own."""
     root = AuthorityName("default", "files-root")
     for name, kind, issuer in ((root, AuthorityType.ROOT, None), (AUTHORITY, AuthorityType.SUBORDINATE, root)):
@@ -77,7 +77,7 @@ def make_authority(core: main.Core) -> None:
         core.authorities.create(ADMINISTRATOR, new, key=None, validate_only=False)
 
 
-def make_files(core: main.Core, folder: Path, spec: KeySpec) -> ExportedFiles:
+def make_files(core: Core, folder: Path, spec: KeySpec) -> ExportedFiles:
     """Requests a managed certificate and exports it in every form."""
     name = ManagedCertificateName("default", f"{ALIAS}-{spec.lower().replace('_', '-')}")
     new = NewManagedCertificate(

@@ -25,7 +25,8 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import prepare
 from certd.pki.profile import CustomExtension, Profile
 from certd.pki.profiles import BUILT_IN
-from tests.unit.memory_authority import NOW, MemoryAuthority, root, subordinate
+from certd.pki.status_locations import NOWHERE, StatusLocations
+from tests.unit.memory_authority import LOCATIONS, NOW, MemoryAuthority, root, subordinate
 
 _Value = TypeVar("_Value")
 _ISSUER_SPECS = (KeySpec.EC_P256, KeySpec.EC_P384, KeySpec.RSA_2048, KeySpec.ED25519)
@@ -122,7 +123,20 @@ def generated_certificates(
 
 def _authorities() -> tuple[MemoryAuthority, ...]:
     roots = [root(spec, text=f"CN=Root {spec},O=Example") for spec in _ISSUER_SPECS]
-    return (*roots, *(subordinate(parent, spec) for parent, spec in zip(roots, reversed(_ISSUER_SPECS), strict=True)))
+    below = [subordinate(parent, spec) for parent, spec in zip(roots, reversed(_ISSUER_SPECS), strict=True)]
+    # Of each kind some spread what they issue over CRLs, or issue what nobody asks the state of, or say nothing.
+    return (
+        *roots[:2],
+        _saying(roots[2], replace(LOCATIONS, partition_count=4096)),
+        _saying(roots[3], NOWHERE),
+        *below[:2],
+        _saying(below[2], replace(LOCATIONS, responder_urls=(), partition_count=2)),
+        _saying(below[3], StatusLocations(issuer_urls=LOCATIONS.issuer_urls, short_lived=True)),
+    )
+
+
+def _saying(authority: MemoryAuthority, locations: StatusLocations) -> MemoryAuthority:
+    return replace(authority, issuer=replace(authority.issuer, locations=locations))
 
 
 def _drawn(draw: random.Random, authority: MemoryAuthority, profile: Profile, key: bytes) -> Drawn:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from certd import main
+from certd.core import Core
 from certd.model.authority import AuthorityType
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, ManagedCertificateName
@@ -94,7 +94,7 @@ def make_request(folder: Path, spec: KeySpec) -> bytes:
 
 
 def make_hierarchy(
-    core: main.Core,
+    core: Core,
     folder: Path,
     *,
     key_spec: KeySpec,
@@ -139,7 +139,7 @@ def make_hierarchy(
     )
 
 
-def _export(core: main.Core, folder: Path, *, name: ManagedCertificateName, authority: AuthorityName) -> Exported:
+def _export(core: Core, folder: Path, *, name: ManagedCertificateName, authority: AuthorityName) -> Exported:
     key_spec = core.authorities.get(ADMINISTRATOR, authority).authority.key_spec
     new = NewManagedCertificate(
         name=name, authority=authority, key_spec=key_spec, subject=distinguished_name.EMPTY, names=NAMES

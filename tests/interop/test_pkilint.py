@@ -25,7 +25,13 @@ def test_generated_certificates() -> None:
     # What is refused is refused before it comes to the lints, save what no profile ought to say: of a profile for
     # responders whose purposes were changed, OCSP no check is left.
     reasons = {error.reason for error in comparison.refused}
-    assert reasons <= {Reason.NAME_NOT_ALLOWED, Reason.PROFILE_FORBIDS, Reason.FIELD_INVALID, Reason.LINT_FAILED}
+    assert reasons <= {
+        Reason.NAME_NOT_ALLOWED,
+        Reason.PROFILE_FORBIDS,
+        Reason.FIELD_INVALID,
+        Reason.LINT_FAILED,
+        Reason.LIFETIME_EXCEEDS_AUTHORITY,
+    }
     lints = {error.metadata["lint"] for error in comparison.refused if error.reason is Reason.LINT_FAILED}
     assert lints <= {"rfc6960_4_2_2_2_1_no_check"}
 

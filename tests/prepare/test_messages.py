@@ -24,6 +24,7 @@ from certd.pki.name_constraints import NameConstraints, Subtrees
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.pki.profiles import BUILT_IN, SYSTEM
+from certd.pki.status_locations import StatusLocations, crl_partition, locations_under
 from certd.prepare.messages import (
     Described,
     Wanted,
@@ -61,6 +62,14 @@ _CONSTRAINTS = (
     .filter(lambda one: len(one.permitted) + len(one.excluded) > 0)
     .map(lambda one: name_constraints.normalise(one, field="f"))
 )
+_LOCATIONS = st.builds(
+    StatusLocations,
+    issuer_urls=_LISTS,
+    responder_urls=_LISTS,
+    crl_stems=_LISTS,
+    partition_count=st.integers(0, 4096),
+    short_lived=st.booleans(),
+)
 _ISSUERS = st.builds(
     Issuer,
     name=_BYTES,
@@ -70,7 +79,7 @@ _ISSUERS = st.builds(
     signature_algorithm=st.sampled_from(SignatureAlgorithm),
     not_after=st.none() | _MOMENTS,
     path_length=st.none() | st.integers(0, 9),
-    authority_information_url=st.none() | _FILLED,
+    locations=_LOCATIONS,
     name_constraints=st.lists(_CONSTRAINTS, max_size=3).map(tuple),
     reserved_trust_domain=st.none() | _FILLED,
 )
@@ -85,6 +94,8 @@ _SOURCES = st.builds(Csr, data=_BYTES, subject=st.none() | _BYTES, names=st.none
     ).map(tuple),
     path_length=st.none() | st.integers(0, 9),
     name_constraints=st.none() | _CONSTRAINTS,
+    subject_key_identifier=st.none() | _BYTES,
+    self_issued=st.booleans(),
 )
 _LIFETIMES = st.timedeltas(-timedelta(days=1), timedelta(days=3_650_000))
 _ITEMS = st.builds(
@@ -113,8 +124,9 @@ def test_every_field_of_an_order_is_drawn_above() -> None:
     assert [field.name for field in fields(Terms)] == ["issuer", "profile"]
     assert [field.name for field in fields(Item)] == ["serial", "source", "validity", "now"]
     assert [field.name for field in fields(Csr)] == ["data", "subject", "names"]
-    assert len(fields(CertificateRequest)) == 6
+    assert len(fields(CertificateRequest)) == 8
     assert len(fields(Issuer)) == 10
+    assert len(fields(StatusLocations)) == 5
     assert len(fields(Validity)) == 2
     assert len(fields(Wanted)) == 2
 
@@ -144,7 +156,12 @@ def test_what_was_prepared_arrives_as_it_was_sent(
     assert isinstance(answer, Described)
     assert answer.description == description
     arrived = answer.prepared
-    for name in {field.name for field in fields(Prepared)} - {"issuer_name_sha256", "lint_certificate"}:
+    # The daemon reckons these two itself.
+    assert arrived.crl_partition == crl_partition(
+        locations_under(terms.issuer.locations, terms.profile), prepared.serial
+    )
+    reckoned = {"issuer_name_sha256", "crl_partition"}
+    for name in {field.name for field in fields(Prepared)} - reckoned - {"lint_certificate"}:
         assert getattr(arrived, name) == getattr(prepared, name), name
     assert arrived.lint_certificate == (prepared.lint_certificate if wanted.lint_certificates else b"")
 

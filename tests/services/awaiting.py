@@ -60,10 +60,11 @@ def activate(
     etag: str = "",
     key: RequestKey | None = None,
     validate_only: bool = False,
+    broken: bool = False,
 ) -> AuthorityView:
     """Installs a certificate."""
     change = Change(name=name, etag=etag, key=key, validate_only=validate_only)
-    given = Activation(certificate=pem_of(certificate), chain=pem_of(*chain))
+    given = Activation(certificate=pem_of(certificate), chain=pem_of(*chain), allow_broken_certificates=broken)
     return world.core.authority_activation.activate(caller, change, given)
 
 

@@ -20,12 +20,12 @@ from certd.model.managed_certificate import (
 )
 from certd.model.renewal import RenewalMode, RenewalPolicy, renewal_window
 from certd.services.notices import Notices
-from certd.store import authorities, events, managed_certificates, managed_versions, schema, tenants
+from certd.store import authorities, certificates, events, managed_certificates, managed_versions, schema, tenants
 from certd.store.store import Store, Transaction
 from tests.databases import migrated
 from tests.fakes import FakeClock
 from tests.services.conftest import Steps
-from tests.store.samples import add_tenant, authority, managed, tenant, version
+from tests.store.samples import add_tenant, authority, completion, intent, managed, tenant, version
 from tests.waiting import eventually
 
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
@@ -139,6 +139,13 @@ class Daemon:
         one = authority(authority_id, **({"not_after": ends, "state": AuthorityState.ENABLED} | changes))
         self.store.write("test.authority", lambda tx: authorities.insert(tx, one))
         return one.uid
+
+    def certify(self, authority_uid: str, *, lifetime: timedelta) -> None:
+        """Has an authority issue a certificate."""
+        now = self.clock.now()
+        one = intent(authority_uid=authority_uid, not_before=now, not_after=now + lifetime)
+        self.store.write("test.intent", lambda tx: certificates.insert_intents(tx, [one]))
+        self.store.write("test.completion", lambda tx: certificates.complete(tx, [completion(one)]))
 
     def set_days(self, *days: int, tenant_id: str = "default") -> None:
         def work(tx: Transaction) -> None:

@@ -158,8 +158,8 @@ def running_books(folder: Path, token: TokenSettings, *, database_url: str = "")
 
 def send_nothing(world: World) -> None:
     """Ends deliveries, so that nothing is sent to targets that are nobody's."""
-    world.core.delivery_wakes.stop()
-    world.core.delivery_scheduler.stop()
+    world.core.delivering.wakes.stop()
+    world.core.delivering.scheduler.stop()
 
 
 def cleared(books: Books) -> Books:

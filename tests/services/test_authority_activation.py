@@ -196,17 +196,8 @@ def test_validate_only_tells_what_would_be_and_changes_nothing(world: World) -> 
     assert world.core.authorities.get(ADMINISTRATOR, SUB) == created
 
 
-def test_only_one_that_awaits_is_activated(world: World) -> None:
+def test_one_that_does_not_exist_is_not_found(world: World) -> None:
     parent = parents(world)
-    view = create_active(world, parent)
-    again = refused(
-        Reason.STATE_FORBIDS,
-        lambda: activate(world, certified(world, parent), parent.chain),
-        says="create another one",
-    )
-    assert again.metadata == {"state": "ENABLED"}
-    assert again.resource == str(SUB)
-    assert world.core.authorities.get(ADMINISTRATOR, SUB) == view
     refused(
         Reason.AUTHORITY_NOT_FOUND,
         lambda: activate(world, parent.der, parent.chain, name=AuthorityName("default", "absent")),
@@ -282,7 +273,7 @@ def test_of_two_activations_at_once_one_is_refused(world: World) -> None:
     create_awaiting(world)
     mine, theirs = certified(world, first), certified(world, second)
     world.steps.at["activation.2.checked"] = lambda: activate(world, theirs, second.chain)
-    refused(Reason.STATE_FORBIDS, lambda: activate(world, mine, first.chain), says="has its certificate already")
+    refused(Reason.ETAG_MISMATCH, lambda: activate(world, mine, first.chain), says="another certificate meanwhile")
     view = world.core.authorities.get(ADMINISTRATOR, SUB)
     assert (view.authority.certificate, view.authority.chain) == (theirs, second.chain)
 

@@ -10,7 +10,7 @@ from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityState
 from certd.model.event import EventType
 from certd.model.names import AuthorityName
-from certd.services.authority_changes import Change
+from certd.services.authority_changes import Change, NewSettings
 from certd.services.authority_views import AuthorityView
 from certd.services.idempotency import RequestKey
 from tests.services.awaiting import SUB, create_awaiting
@@ -33,7 +33,7 @@ def disable(world: World, change: Change | None = None) -> AuthorityView:
 
 
 def update(world: World, labels: dict[str, str] | None, change: Change | None = None) -> AuthorityView:
-    return world.core.authority_changes.update(ADMINISTRATOR, change or Change(name=ROOT), labels=labels)
+    return world.core.authority_changes.update(ADMINISTRATOR, change or Change(name=ROOT), NewSettings(labels=labels))
 
 
 def changes(world: World) -> list[EventType]:
@@ -81,11 +81,11 @@ def test_one_that_awaits_its_certificate_is_neither(world: World, change: Callab
 def test_an_expired_one_is_not_enabled_and_remembers_that_it_was_disabled(world: World) -> None:
     world.create_root(lifetime=timedelta(hours=2))
     world.clock.advance(timedelta(hours=3))
-    error = refused(Reason.STATE_FORBIDS, lambda: enable(world), says="create another authority")
+    error = refused(Reason.STATE_FORBIDS, lambda: enable(world), says="ReissueAuthorityCertificate")
     assert error.metadata == {"state": "EXPIRED"}
     view = disable(world)
     assert (view.state, view.authority.state) == (AuthorityState.EXPIRED, AuthorityState.DISABLED)
-    refused(Reason.STATE_FORBIDS, lambda: enable(world), says="create another authority")
+    refused(Reason.STATE_FORBIDS, lambda: enable(world), says="ReissueAuthorityCertificate")
 
 
 def test_labels_are_replaced_as_a_whole(world: World) -> None:
@@ -170,7 +170,7 @@ def test_a_stranger_learns_nothing(world: World, method: str) -> None:
     world.create_root()
     services = world.core.authority_changes
     calls: dict[str, Callable[[Change], AuthorityView]] = {
-        "UpdateAuthority": lambda change: services.update(STRANGER, change, labels={}),
+        "UpdateAuthority": lambda change: services.update(STRANGER, change, NewSettings(labels={})),
         "EnableAuthority": lambda change: services.enable(STRANGER, change),
         "DisableAuthority": lambda change: services.disable(STRANGER, change),
     }

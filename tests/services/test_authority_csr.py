@@ -13,6 +13,7 @@ from sqlalchemy import select
 from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityState, AuthorityType
 from certd.model.event import EventType
+from certd.model.job import JobKind
 from certd.model.names import AuthorityName
 from certd.pki import distinguished_name
 from certd.pki.key_spec import KeySpec, key_identifier
@@ -38,7 +39,7 @@ def new_awaiting(**changes: Any) -> NewAuthority:
 
 def jobs(world: World) -> list[Any]:
     with world.core.store.read("test.jobs") as tx:
-        return list(tx.execute(select(schema.jobs.c.subject)))
+        return list(tx.execute(select(schema.jobs.c.subject).where(schema.jobs.c.kind == JobKind.ADVANCE_AUTHORITY)))
 
 
 def test_without_an_issuer_it_awaits_its_certificate(world: World) -> None:

@@ -45,9 +45,11 @@ def test_a_certificate_is_issued_in_five_steps(ca: World) -> None:
     leaf.verify_directly_issued_by(issuer)
     assert len(view.chain) == 2
     assert leaf.not_valid_after_utc == ca.clock.now() + timedelta(days=90, seconds=-1)
-    url = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value[0].access_location.value
-    assert url.startswith("http://pki.example.internal/ca/")
-    assert url.endswith("/1.cer")
+    access = leaf.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    responder, certificate = (one.access_location.value for one in access)
+    assert responder.startswith("http://pki.example.internal/ocsp/")
+    assert certificate.startswith("http://pki.example.internal/ca/")
+    assert (responder[-2:], certificate[-6:]) == ("/1", "/1.cer")
 
 
 def test_what_was_issued_can_be_read(ca: World) -> None:

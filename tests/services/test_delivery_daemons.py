@@ -45,7 +45,7 @@ def _subscribe(world: World, receiver: Receiver, id_: str = "hook") -> bytes:
     """Makes a subscription to every event; returns its secret."""
     target = WebhookTarget(url=f"https://127.0.0.1:{receiver.port}/", trusted_roots=receiver.roots)
     new = NewSubscription(name=SubscriptionName("default", id_), target=target)
-    made = world.core.subscriptions.create(ADMINISTRATOR, new, validate_only=False)
+    made = world.core.delivering.subscriptions.create(ADMINISTRATOR, new, validate_only=False)
     return base64.b64decode(made.secret.removeprefix("whsec_"))
 
 
@@ -68,12 +68,12 @@ def test_events_are_delivered_as_they_happen_signed_by_the_secret_that_was_told(
         eventually(lambda: _all_came(world, receiver, 3))
         assert all(one.signed_by(first) for one in receiver.taken)
         name = SubscriptionName("default", "hook")
-        rotated = world.core.subscriptions.rotate_secret(ADMINISTRATOR, name)
+        rotated = world.core.delivering.subscriptions.rotate_secret(ADMINISTRATOR, name)
         assert "whsec_" in rotated.secret
         eventually(lambda: _all_came(world, receiver, 4))
         assert len(receiver.taken[-1].headers["webhook-signature"].split(" ")) == 2
         assert receiver.taken[-1].signed_by(first)
-        assert world.core.subscriptions.test(ADMINISTRATOR, name) == ""
+        assert world.core.delivering.subscriptions.test(ADMINISTRATOR, name) == ""
         assert receiver.taken[-1].event["type"] == "subscription.test"
         assert "seq" not in receiver.taken[-1].event
         counted = REGISTRY.get_sample_value("certd_deliveries_total", {"kind": "webhook", "outcome": "taken"})

@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Grant, Role
 from certd.model.event import EventType
+from certd.model.job import JobKind
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import AuthorityName, ManagedCertificateName, ProfileName, TenantName
 from certd.pki import distinguished_name, sealing
@@ -171,7 +172,8 @@ def test_what_can_never_be_issued_fails_with_the_reason(world: World) -> None:
     assert view.managed_certificate.conditions[0].reason == Reason.LIFETIME_EXCEEDS_AUTHORITY
     assert world.events()[-1].type is EventType.MANAGED_CERTIFICATE_FAILED
     with world.core.store.read("test.jobs") as tx:
-        assert tx.execute(select(schema.jobs.c.subject)).all() == []
+        of_certificates = schema.jobs.c.kind == JobKind.ADVANCE_MANAGED_CERTIFICATE
+        assert tx.execute(select(schema.jobs.c.subject).where(of_certificates)).all() == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from certd.model.authority import AuthorityState, AuthorityType
 from certd.model.certificate import RevocationReason
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.managed_certificate import ManagedCertificateState
-from certd.model.notice import AUTHORITY_NOTICE_DAYS
+from certd.model.notice import AUTHORITY_NOTICE_DAYS, rotation_is_due
 from certd.store import managed_versions
 from certd.store.store import Transaction
 from tests.fakes import FakeClock
@@ -328,3 +328,33 @@ def test_authorities_that_are_disabled_end_too_and_others_do_not(quick: Daemon) 
     quick.live(2 * DAY)
     assert [event.details["uid"] for event in quick.events()] == [disabled]
     assert quick.told() == [7]
+
+
+def test_authorities_that_issue_for_long_are_told_while_a_next_key_still_helps(daemon: Daemon) -> None:
+    """What it issues lives 824 days: at 1.5 times as much before its end, and not later, another key is due."""
+    uid = daemon.put_authority(left=4000 * DAY, type=AuthorityType.ROOT)
+    idle = daemon.put_authority("idle", left=4000 * DAY)
+    daemon.live(10 * DAY)
+    daemon.certify(uid, lifetime=824 * DAY)
+    daemon.live(2000 * DAY, step=200 * DAY)
+    # All that it issued has ended meanwhile.
+    assert daemon.told() == []
+    daemon.certify(uid, lifetime=824 * DAY)
+    daemon.live(1000 * DAY, step=50 * DAY)
+    assert daemon.told(uid) == [1460]
+    assert daemon.told(idle) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "longest", "due"),
+    [
+        (1460, 824, True),
+        (1460, 729, False),
+        (1095, 729, True),
+        (545, 243, False),
+        (545, 244, True),
+        (1460, None, False),
+    ],
+)
+def test_when_a_next_key_is_due(days: int, longest: int | None, due: bool) -> None:  # noqa: FBT001  # Of a table.
+    assert rotation_is_due(days, None if longest is None else longest * DAY) is due

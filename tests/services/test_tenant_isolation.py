@@ -28,8 +28,10 @@ from certd.model.names import (
 from certd.model.tenant import Quotas
 from certd.pki import distinguished_name
 from certd.pki.names import SubjectAlternativeNames
-from certd.services.authority_changes import Change
+from certd.services.authority_changes import Change, NewSettings
+from certd.services.authority_deletion import Deletion
 from certd.services.authority_plan import NewAuthority
+from certd.services.authority_reissue import Reissue
 from certd.services.certificates import CertificateView, NewCertificate
 from certd.services.grants import GivenGrant
 from certd.services.managed_certificate_changes import LABELS, ManagedCertificateChange
@@ -151,9 +153,12 @@ def calls_on(world: World, caller: Caller, at: Place) -> dict[str, Callable[[], 
         "authorities.page": lambda: core.authorities.page(caller, tenant, FIRST),
         "authorities.create": lambda: core.authorities.create(caller, _root(at), **made),
         "authorities.csr": lambda: core.authority_activation.csr(caller, at.authority),
-        "authorities.update": lambda: core.authority_changes.update(caller, change, labels={}),
+        "authorities.update": lambda: core.authority_changes.update(caller, change, NewSettings(labels={})),
         "authorities.enable": lambda: core.authority_changes.enable(caller, change),
         "authorities.disable": lambda: core.authority_changes.disable(caller, change),
+        "authorities.reissue": lambda: core.authority_life.reissue.reissue(caller, change, Reissue()),
+        "authorities.delete": lambda: core.authority_life.deletion.delete(caller, change, Deletion()),
+        "authorities.undelete": lambda: core.authority_life.deletion.undelete(caller, change),
         "certificates.get": lambda: core.certificates.get(caller, at.certificate),
         "certificates.page": lambda: core.certificates.page(caller, at.authority, FIRST),
         "certificates.page of all": lambda: core.certificates.page(caller, every, FIRST),

@@ -201,7 +201,7 @@ def test_a_new_key_that_no_row_knows_changes_nothing(ca: World) -> None:
 def test_a_token_that_makes_no_key_leaves_the_old_one_primary(ca: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(ca, certificates=1)
 
-    def full(_token: TokenClient, *, key_id: bytes) -> bool:
+    def full(_token: TokenClient, *, key_id: bytes, **_asked: object) -> bool:
         raise CertdError(Reason.TOKEN_UNAVAILABLE, f"no room for the key {key_id.hex()}")
 
     with monkeypatch.context() as patched:

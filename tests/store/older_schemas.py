@@ -14,7 +14,42 @@ def _new_columns(table: str, *names: str) -> tuple[str, ...]:
     return tuple(f"ALTER TABLE {table} DROP COLUMN {name}" for name in names)
 
 
+BACK_TO_6 = (
+    "DROP TABLE journal_positions",
+    *_new_columns("wrapping_keys", "escrow"),
+    "DROP TABLE checkpoints",
+    "DROP TABLE checkpoint_keys",
+    "DROP TABLE revocation_campaigns",
+    "DROP TABLE ocsp_responses",
+    "DROP TABLE ocsp_responders",
+    "DROP TABLE revocation_list_contents",
+    "DROP TABLE revocation_lists",
+    "DROP TABLE cross_certificates",
+    "DROP INDEX certificates_not_after",
+    "DROP INDEX certificates_revoked",
+    "DROP INDEX certificates_revoked_code",
+    *_new_columns("certificates", "crl_partition"),
+    *_new_columns(
+        "authority_keys",
+        "state",
+        "state_time",
+        "key_spec",
+        "signature_algorithm",
+        "certificate",
+        "chain",
+        "not_after",
+        "path_length",
+        "csr",
+        "lifetime",
+        "cross_certify",
+    ),
+    "DROP INDEX authorities_purge_time",
+    *_new_columns("authorities", "usage_mode", "revocation", "deletion_protection", "delete_time", "purge_time"),
+    "UPDATE alembic_version SET version_num = '0006'",
+    "UPDATE schema_compatibility SET schema_number = 6, oldest_code = 6",
+)
 BACK_TO_5 = (
+    *BACK_TO_6,
     *_new_columns("events", "salt"),
     *_new_columns("event_sequence", "salted_from"),
     "ALTER TABLE event_sequence RENAME COLUMN numberer TO holder",

@@ -293,7 +293,8 @@ def test_a_record_of_schema_5_without_events_begins_with_a_salt(
 def test_code_that_knows_no_salts_numbers_nothing(old_database: str, engine: Engine) -> None:
     migrate(old_database)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT oldest_code FROM schema_compatibility")).scalar_one() == 6
+        # Code of schema 5 is refused, whatever later schemas ask for beyond that.
+        assert connection.execute(text("SELECT oldest_code FROM schema_compatibility")).scalar_one() >= 6
         # What the sequencer of schema 5 asks before all else, also one that ran already.
         with pytest.raises(DBAPIError, match="holder"):
             connection.execute(text("SELECT last_seq, last_hash, holder, lease_until FROM event_sequence"))

@@ -22,6 +22,7 @@ from certd.store import (
     managed_versions,
     notification_schema,
     profiles,
+    revocation_schema,
     revocations,
     schema,
     tenant_counts,
@@ -85,7 +86,12 @@ def test_the_migrations_make_what_the_schema_says(database_url: str, engine: Eng
         metadata.drop_all(connection)
         connection.commit()
     assert len(from_schema) == len(metadata.tables) + 1
-    assert {managed_schema.associations.name, notification_schema.notice_marks.name} <= from_schema.keys()
+    of_each_module = {
+        managed_schema.associations.name,
+        notification_schema.notice_marks.name,
+        revocation_schema.revocation_lists.name,
+    }
+    assert of_each_module <= from_schema.keys()
     migrate(database_url)
     with engine.connect() as connection:
         migrated = shape(connection)

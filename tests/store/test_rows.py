@@ -153,7 +153,7 @@ def test_state_and_labels_of_an_authority_change(store: Store) -> None:
     insert_authority(store, one)
     insert_authority(store, other)
     store.write("test", lambda tx: authorities.set_state(tx, one.uid, AuthorityState.DISABLED, LATER))
-    store.write("test", lambda tx: authorities.set_labels(tx, one.uid, {"ü": "x"}, LATER))
+    store.write("test", lambda tx: authorities.set_settings(tx, replace(one, labels={"ü": "x"}), LATER))
     with store.read("test") as tx:
         assert authorities.get_by_uid(tx, one.uid) == replace(
             one, state=AuthorityState.DISABLED, labels={"ü": "x"}, update_time=LATER, revision=3

@@ -24,6 +24,9 @@ _TABLES = (
     "events",
 )
 
+_WITHOUT = {"jobs": "kind != 'sign-checkpoint'", "events": "type != 'checkpoint.signed'"}
+"""Checkpoints are signed from time to time, whoever does what."""
+
 
 def rows(database: Path, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Returns what a query finds in the database of a daemon, which may run."""
@@ -41,7 +44,7 @@ def books(database: Path) -> dict[str, tuple[int, str]]:
     found = {}
     for table in _TABLES:
         # In the order of all columns: tables without a row number have no other that is sure.
-        content = sorted(map(repr, rows(database, f"SELECT * FROM {table}")))
+        content = sorted(map(repr, rows(database, f"SELECT * FROM {table} WHERE {_WITHOUT.get(table, 'true')}")))
         found[table] = (len(content), hashlib.sha256("\n".join(content).encode()).hexdigest())
     return found
 

@@ -19,6 +19,7 @@ from certd import main
 from certd.client.failure import CallFailed, decode
 from certd.clock import SystemClock
 from certd.config import Config, Limits, load
+from certd.core import Core
 from certd.errors import CertdError
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import (
@@ -84,7 +85,7 @@ class Server:
     """The daemon, and its first administrator."""
 
     installation: Installation
-    core: main.Core
+    core: Core
     daemon: daemons.Daemon
     hold: Hold
     address: str

@@ -82,7 +82,9 @@ def server(daemon: RunningDaemon) -> Iterator[Server]:
     )
     must(daemon, "managed", "request", "bad-web", "--authority", "bad-ca", "--dns", NAME, "--lifetime", "1d")
     # What other tests left to the scheduler is done before the books are watched, and nothing is due while they are.
-    eventually(lambda: not at_work(database_of(daemon.installation), within=timedelta(hours=1)))
+    database = database_of(daemon.installation)
+    # An authority has its responder a minute after it came to be.
+    eventually(lambda: not at_work(database, within=timedelta(minutes=30)), within=180, pause=0.2)
     with calling(administrator(daemon)) as caller:
         yield Server(daemon, caller)
     assert not defects(daemon.installation.log.read_text()[already:])

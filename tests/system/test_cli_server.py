@@ -94,6 +94,7 @@ def _serving(home: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
     [
         *((), ("init",), ("serve",), ("token",), ("token", "serve"), ("check-config",), ("migrate",), ("completion",)),
         *(("recover-admin",), ("rotate-system-authority",), ("install-units",)),
+        *(("doctor",), ("backup",), ("restore",), ("recover-wrapping-key",)),
     ],
 )
 def test_every_command_has_help_with_an_example(tmp_path: Path, command: tuple[str, ...]) -> None:

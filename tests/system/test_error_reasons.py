@@ -69,7 +69,9 @@ from tests.system.reason_server import (
     serving,
     told_by,
 )
+from tests.system.reasons_of_authorities import RAISED_OF_AUTHORITIES
 from tests.system.reasons_of_managed import RAISED_OF_MANAGED
+from tests.system.reasons_of_revocations import RAISED_OF_REVOCATIONS
 from tests.system.reasons_of_subscriptions import RAISED_OF_SUBSCRIPTIONS
 from tests.waiting import eventually
 
@@ -425,7 +427,9 @@ RAISED: dict[Reason, Raised] = {
     Reason.CREDENTIAL_REVOKED: Raised(by=_revoked_credential, remedy="enroll again", alone=True),
     Reason.PERMISSION_MISSING: Raised(by=_no_grant, remedy="an administrator can grant it", alone=True),
     Reason.QUOTA_EXCEEDED: Raised(by=_too_many_profiles, remedy="delete one that is not used", alone=True),
+    **RAISED_OF_AUTHORITIES,
     **RAISED_OF_MANAGED,
+    **RAISED_OF_REVOCATIONS,
     **RAISED_OF_SUBSCRIPTIONS,
 }
 """One entry for each reason."""

@@ -20,6 +20,7 @@ from certd.pki.key_spec import KeySpec, key_spec_of
 from certd.pki.sealing import Purpose, SealContext, export_info, hpke_decrypt
 from certd.token.client import GeneratedKey, TokenClient, start_child
 from tests.softhsm import make_token
+from tests.token.journal_files import uses
 from tests.token.material import make_context, openssl
 
 PASSPHRASE = b"correct horse"
@@ -181,7 +182,7 @@ def test_a_passphrase_has_bounds(custody: Custody, length: int, *, allowed: bool
     assert "\x01" not in caught.value.message
 
 
-def test_the_journal_tells_how_a_key_left(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_journal_tells_how_a_key_left(tmp_path: Path) -> None:
     client = start_child(make_token(tmp_path))
     try:
         assert client.wait_ready(20), client.problem
@@ -189,13 +190,14 @@ def test_the_journal_tells_how_a_key_left(tmp_path: Path, capfd: pytest.CaptureF
         client.ensure_wrapping_key(key_id=key_id)
         own = Custody(client, key_id, KeySpec.EC_P256, make_context())
         own.export()
-        own.export_to(X25519PrivateKey.generate().public_key().public_bytes_raw())
+        recipient = X25519PrivateKey.generate().public_key().public_bytes_raw()
+        own.export_to(recipient)
     finally:
         client.stop()
-    lines = [line for line in capfd.readouterr().err.splitlines() if "exported the key of " in line]
-    assert len(lines) == 2
-    assert " under a passphrase" in lines[0]
-    assert " to a recipient's key" in lines[1]
+    first, second = uses(tmp_path, "export")
+    assert all(one.text("key") == key_id.hex() and one.count("version") == 1 for one in (first, second))
+    assert first.text("form") == "PKCS8"
+    assert second.text("recipient_sha256") == hashlib.sha256(recipient).hexdigest()
 
 
 @pytest.mark.parametrize("recipient", [b"", bytes(31), bytes(32), bytes(33)], ids=["0", "31", "low order", "33"])

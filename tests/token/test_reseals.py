@@ -21,6 +21,7 @@ from certd.pki.sealing import Purpose, SealContext, decode_blob, export_info, hp
 from certd.token.client import ResealItem
 from certd.token.settings import RESEALS_AT_ONCE
 from tests.token.consumers import CONSUMER, DAY, NOW, OTHER_CONSUMER
+from tests.token.journal_files import uses
 from tests.token.leasing import Custodian, Leaser, custodian
 from tests.token.material import make_authority
 
@@ -262,18 +263,17 @@ def test_a_frame_has_a_bound(kept: Custodian) -> None:
     assert kept.client.reseal([]) == []
 
 
-def test_the_journal_has_every_key_that_was_sealed_anew_in_few_lines(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_journal_has_every_key_that_was_sealed_anew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with custodian(tmp_path) as found:
         context = _association(found)
         items = [found.item(replace(context, consumer=f"{CONSUMER}-{number}")) for number in range(45)]
         found.client.reseal([*items, found.item(replace(context, version=9))])
-    lines = [line for line in capfd.readouterr().err.splitlines() if "resealed" in line]
-    done = [line for line in lines if "not resealed" not in line]
-    assert [line.count("tenant tenant-1 certificate certificate-1 version 1") for line in done] == [20, 20, 5]
-    assert all(any(f"association of {CONSUMER}-{number} " in line for line in done) for number in range(45))
-    (refused,) = [line for line in lines if line not in done]
+    done = uses(tmp_path, "reseal")
+    assert [one.text("consumer") for one in done] == [f"{CONSUMER}-{number}" for number in range(45)]
+    assert {(one.text("tenant"), one.text("purpose"), one.count("version")) for one in done} == {
+        ("tenant-1", "association", 1)
+    }
+    (refused,) = [line for line in capfd.readouterr().err.splitlines() if "not resealed" in line]
     assert "TOKEN_POLICY_FORBIDS" in refused
 
 

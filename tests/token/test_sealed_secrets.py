@@ -16,6 +16,7 @@ from certd.pki.key_spec import KeySpec
 from certd.pki.sealing import LONGEST_SECRET, Purpose, SealContext, SecretContext, decode_blob
 from certd.token.client import ResealItem, TokenClient, start_child
 from tests.softhsm import make_token
+from tests.token.journal_files import uses
 from tests.token.leasing import Custodian, custodian
 from tests.token.material import make_context
 
@@ -221,8 +222,9 @@ def test_the_journal_names_what_was_opened_and_never_says_it(tmp_path: Path, cap
             found.client.open_secret(
                 blob, wrapping_key_id=found.wrapping_key_id, context=replace(CONTEXT, subscription="subscription-2")
             )
-    journal = capfd.readouterr().err
-    which = "secret 1 of tenant tenant-1 subscription subscription"
-    for line in (f"sealed {which}-1", f"opened {which}-1", f"not opened: {which}-2"):
-        assert line in journal
-    assert "s3cret" not in journal
+    logged = capfd.readouterr().err
+    assert "not opened: secret 1 of tenant tenant-1 subscription subscription-2" in logged
+    sealed, opened = uses(tmp_path, "seal-secret", "open-secret")
+    assert (sealed.kind, opened.kind) == ("seal-secret", "open-secret")
+    assert all((one.text("subscription"), one.count("secret")) == ("subscription-1", 1) for one in (sealed, opened))
+    assert "s3cret" not in logged + str([one.line for one in uses(tmp_path)])

@@ -137,8 +137,8 @@ def test_what_it_logs_holds_no_secret(settings: TokenSettings, capfd: pytest.Cap
     finally:
         client.stop()
     logged = capfd.readouterr().err
-    (line,) = [line for line in logged.splitlines() if "[certd.token.journal]" in line]
-    assert "authority key" in line
+    (line,) = [line for line in logged.splitlines() if "authority key" in line]
+    assert USER_PIN not in line
     assert USER_PIN not in logged
 
 
@@ -150,7 +150,7 @@ def test_it_logs_in_the_format_it_is_told(settings: TokenSettings, capfd: pytest
     finally:
         client.stop()
     events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    (event,) = [event for event in events if event["logger"] == "certd.token.journal"]
+    (event,) = [event for event in events if event["logger"] == "certd.token.operations"]
     assert event["level"] == "info"
     assert event["event"].startswith("authority key ")
 

@@ -121,13 +121,14 @@ def test_the_longest_lifetime_is_still_allowed(shared: TokenClient, leaf_authori
     assert verifies(leaf_authority, item, shared.sign([item], timeout=20)[0])
 
 
-@pytest.mark.parametrize("kind", [SignatureKind.REVOCATION_LIST, SignatureKind.OCSP_RESPONSE, SignatureKind.CHECKPOINT])
-def test_a_kind_that_is_not_implemented_is_refused_whatever_the_policy(
-    shared: TokenClient, kind: SignatureKind
-) -> None:
-    authority = make_authority(shared, policy=make_policy(kinds=tuple(SignatureKind)))
-    error = refusal(shared, authority, make_certificate(), kind=kind)
-    assert (error.reason, "unknown kind" in error.message) == (Reason.TOKEN_POLICY_FORBIDS, True)
+def test_a_key_of_checkpoints_is_for_nothing_else(shared: TokenClient) -> None:
+    with pytest.raises(CertdError) as caught:
+        make_authority(shared, policy=make_policy(kinds=(SignatureKind.CERTIFICATE, SignatureKind.CHECKPOINT)))
+    assert (caught.value.reason, "checkpoints alone" in caught.value.message) == (Reason.FIELD_INVALID, True)
+    authority = make_authority(shared, policy=make_policy(kinds=(SignatureKind.CHECKPOINT,)))
+    assert refusal(shared, authority, make_certificate()).reason is Reason.TOKEN_POLICY_FORBIDS
+    error = refusal(shared, authority, make_certificate(), kind=SignatureKind.CHECKPOINT)
+    assert error.reason is Reason.FIELD_INVALID
 
 
 def test_a_kind_that_the_policy_does_not_name_is_refused(shared: TokenClient) -> None:

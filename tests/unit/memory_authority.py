@@ -25,9 +25,15 @@ from certd.pki.key_spec import (
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity, assemble, prepare
 from certd.pki.profiles import END_ENTITY, ROOT_CA, SUBORDINATE_CA, Profile
+from certd.pki.status_locations import StatusLocations
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 890_123, tzinfo=UTC)
 SERIAL = (1 << 126) | 0x1234
+LOCATIONS = StatusLocations(
+    issuer_urls=("http://pki.example.internal/ca/u1/1.cer",),
+    responder_urls=("http://pki.example.internal/ocsp/u1/1",),
+    crl_stems=("http://pki.example.internal/crl/u1/1", "http://crl.example.com/crl/u1/1"),
+)
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
@@ -96,7 +102,7 @@ def _authority(
         signature_algorithm=own.signature_algorithm,
         not_after=prepared.not_after,
         path_length=path_length,
-        authority_information_url="http://pki.example.internal/ca/u1/1.cer",
+        locations=LOCATIONS,
     )
     return MemoryAuthority(issuer=finished, private_key=private_key, certificate=(parent or self_signed).sign(prepared))
 

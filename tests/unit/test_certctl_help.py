@@ -33,7 +33,7 @@ def _calls(line: str) -> Iterator[list[str]]:
     parsed.whitespace_split = True
     words: list[str] = []
     for word in [*parsed, ";"]:
-        if word in {"|", ";", ">", "(", ")"}:
+        if word in {"|", ";", ">", ">>", "(", ")"}:
             if words[:1] == ["certctl"]:
                 yield words[1:]
             words = []

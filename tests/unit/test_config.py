@@ -92,6 +92,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     exports_per_minute = 5
     system_roots = "roots.pem"
     leases_per_minute = 7
+    journal = "uses"
+    recovery_public_key = "recovery.pem"
     [prepare]
     processes = 3
     known_weak_keys = "blocklist.dat"
@@ -130,6 +132,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     maximum_batch_items = 2
     maximum_page_size = 3
     maximum_passphrase_bytes = 8
+    [audit]
+    checkpoint_interval = 60
+    checkpoint_file = "checkpoints.jsonl"
     [log]
     level = "debug"
     format = "json"
@@ -145,6 +150,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert config.token.exports_per_minute == 5
     token = token_settings(config)
     assert (token.system_roots, token.leases_per_minute) == (tmp_path / "roots.pem", 7)
+    assert (token.journal, token.recovery_public_key_file) == (tmp_path / "uses", tmp_path / "recovery.pem")
     assert (config.prepare.processes, config.prepare.known_weak_keys) == (3, tmp_path / "blocklist.dat")
     assert config.web.base_url == "http://pki.example.org"
     assert oidc_providers(config) == (
@@ -170,6 +176,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert request_limits(config) == RequestLimits(
         csr_bytes=1024, names=1, labels=0, batch_items=2, page_size=3, passphrase_bytes=8
     )
+    assert (config.audit.checkpoint_interval, config.audit.checkpoint_file) == (60, tmp_path / "checkpoints.jsonl")
     assert (config.log.level, config.log.format) == ("debug", "json")
     assert (token.log_level, token.log_format) == ("debug", "json")
     # The text above names every key that there is.

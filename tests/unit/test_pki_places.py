@@ -10,6 +10,7 @@ from certd.pki.description import describe
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import CertificateRequest, Issuer, Prepared, Validity, prepare
 from certd.pki.profiles import ROOT_CA, SUBORDINATE_CA, Profile
+from certd.pki.status_locations import StatusLocations
 from tests.unit.memory_authority import NOW, SERIAL, MemoryAuthority, prepare_leaf, public_key, refused_with, root
 
 _SECOND = NOW.replace(microsecond=0)
@@ -87,7 +88,7 @@ def test_serial_out_of_bounds(authority: MemoryAuthority, serial: int) -> None:
 
 def test_url_that_is_not_http_does_not_pass_the_lint(authority: MemoryAuthority) -> None:
     secure = MemoryAuthority(
-        issuer=replace(authority.issuer, authority_information_url="https://pki.example/ca.cer"),
+        issuer=replace(authority.issuer, locations=StatusLocations(issuer_urls=("https://pki.example/ca.cer",))),
         private_key=authority.private_key,
         certificate=authority.certificate,
     )

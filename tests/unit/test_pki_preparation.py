@@ -16,6 +16,7 @@ from certd.pki.key_spec import KeySpec, key_identifier, public_key_der
 from certd.pki.names import SubjectAlternativeNames
 from certd.pki.preparation import Prepared, assemble
 from certd.pki.profiles import BUILT_IN, END_ENTITY, IDENTITY, LISTENER, ROOT_CA, SYSTEM, Profile
+from certd.pki.status_locations import NOWHERE
 from tests.unit.memory_authority import (
     NOW,
     SERIAL,
@@ -63,7 +64,7 @@ def test_leaf_has_what_the_profile_says(authority: MemoryAuthority, spec: KeySpe
     critical = {extension.oid: extension.critical for extension in described.extensions}
     assert critical == {
         "2.5.29.19": True, "2.5.29.15": True, "2.5.29.37": False, "2.5.29.14": False, "2.5.29.35": False,
-        "1.3.6.1.5.5.7.1.1": False, "2.5.29.17": False,
+        "1.3.6.1.5.5.7.1.1": False, "2.5.29.31": False, "2.5.29.17": False,
     }  # fmt: skip
     assert prepared.warnings == ()
 
@@ -87,12 +88,12 @@ def test_alternative_names_are_critical_without_a_subject(authority: MemoryAutho
 def test_no_url_no_extension() -> None:
     authority = root()
     without = MemoryAuthority(
-        issuer=replace(authority.issuer, authority_information_url=None),
+        issuer=replace(authority.issuer, locations=NOWHERE),
         private_key=authority.private_key,
         certificate=authority.certificate,
     )
     oids = {extension.oid for extension in _described(prepare_leaf(without)).extensions}
-    assert "1.3.6.1.5.5.7.1.1" not in oids
+    assert oids.isdisjoint({"1.3.6.1.5.5.7.1.1", "2.5.29.31", "2.5.29.56"})
 
 
 def test_authorities_have_path_length_and_sign() -> None:

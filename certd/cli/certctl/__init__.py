@@ -12,16 +12,18 @@ from click.shell_completion import get_completion_class
 from certd import __version__
 from certd.cli.certctl import (
     association,
-    authority_changes,
+    audit_report,
+    authority_import,
     campaign,
     enrollment,
-    event,
     grant,
     identity,
     issue_batch,
     managed_watch,
     output,
     profile,
+    revocation_campaign,
+    revocation_list,
     server,
     subscription_deliveries,
     tenant,
@@ -60,17 +62,20 @@ def cli() -> None:
 
 
 cli.add_command(association.association)
-cli.add_command(authority_changes.authority)
+cli.add_command(audit_report.authority)
+cli.add_command(authority_import.authority)
+cli.add_command(revocation_list.authority)
 cli.add_command(issue_batch.certificate)
 cli.add_command(enrollment.enrollment)
 cli.add_command(enrollment.enroll)
-cli.add_command(event.event)
+cli.add_command(audit_report.event)
 cli.add_command(grant.grant)
 cli.add_command(grant.whoami)
 cli.add_command(identity.identity)
 cli.add_command(campaign.campaign)
 cli.add_command(managed_watch.managed)
 cli.add_command(profile.profile)
+cli.add_command(revocation_campaign.revocation_campaign)
 cli.add_command(server.server)
 cli.add_command(subscription_deliveries.subscription)
 cli.add_command(tenant.tenant)

@@ -20,6 +20,7 @@ from certd.cli.certctl.parameters import (
     SUBJECT,
     distinguished_name_text,
 )
+from certd.cli.certctl.revocation_options import revocation_options, revocation_rows, settings_of
 from certd.client.messages import duration, enum_text
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import CreateAuthorityRequest, GetAuthorityRequest, ListAuthoritiesRequest
@@ -42,6 +43,8 @@ def authority() -> None:
     certctl authority create web-ca --type subordinate --issuer web-root --subject "CN=Example Issuing CA" --lifetime 5y
     certctl authority create lab-ca --type subordinate --issuer web-root --subject "CN=Lab CA" --permit-dns lab.internal
     certctl authority create own-ca --type subordinate --subject "CN=Ours,O=Example"    (its parent is an outside one)
+    certctl authority create big-ca --type subordinate --issuer web-root --subject "CN=Big CA" --crl-partitions 64
+    certctl authority create job-ca --type subordinate --issuer web-root --subject "CN=Job CA" --usage-mode short-lived
     """,
 )
 @click.argument("name", metavar="ID")
@@ -68,6 +71,15 @@ def authority() -> None:
 @click.option("--lifetime", type=DURATION, help="Lifetime of its certificate.  [default: 10y for a root, 5y else]")
 @click.option("--path-length", type=click.IntRange(0, 4), help="How many authorities may stand below it in a chain.")
 @constraint_options
+@click.option(
+    "--usage-mode",
+    type=click.Choice(["general-purpose", "short-lived"]),
+    default="general-purpose",
+    help="short-lived: certificates of at most 7 days, which say that nobody need ask whether they are revoked.",
+    show_default=True,
+)
+@revocation_options
+@click.option("--deletion-protection", is_flag=True, help="Refuse to delete it until this is taken back.")
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="File for its certificate (PEM).")
 @mutation_options(validate_only=True)
@@ -82,11 +94,13 @@ def create(
     signature_algorithm: str | None,
     lifetime: timedelta | None,
     path_length: int | None,
+    usage_mode: str,
+    deletion_protection: bool,
     labels: Sequence[tuple[str, str]],
     out: Path | None,
     request_id: UUID,
     validate_only: bool,
-    **constraints: Any,  # noqa: ANN401  # The options of `constraint_options`.
+    **others: Any,  # noqa: ANN401  # The options of `constraint_options` and `revocation_options`.
 ) -> None:
     """Make a working authority: its key in the token, and its certificate."""
     if kind == "subordinate" and issuer is None and out is not None:
@@ -96,6 +110,7 @@ def create(
         message = "a root signs its own certificate; leave out --issuer, or make it --type subordinate"
         raise click.UsageError(message)
     parent, authority_id = names.parent_and_id(names.authority_name(name, run.tenant))
+    revocation, settings = settings_of(others)
     request = CreateAuthorityRequest(
         parent=parent,
         authority_id=authority_id,
@@ -107,7 +122,10 @@ def create(
             signature_algorithm=SignatureAlgorithm.Value(signature_algorithm or "SIGNATURE_ALGORITHM_UNSPECIFIED"),
             lifetime=None if lifetime is None else duration(lifetime),
             path_length=path_length,
-            name_constraints=constraints_of(constraints),
+            name_constraints=constraints_of(others),
+            usage_mode=Authority.UsageMode.Value(usage_mode.upper().replace("-", "_")),
+            revocation=revocation if settings else None,
+            deletion_protection=deletion_protection,
             labels=dict(labels),
         ),
         request_id=str(request_id),
@@ -180,18 +198,37 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         *constraint_rows(item.name_constraints),
         ("Key", _key_text(item) if exists else enum_text(item, "key_spec")),
         ("Signs with", enum_text(item, "signature_algorithm")),
+        ("Keys", "\n".join(map(_key_row, item.keys)) if len(item.keys) > 1 and exists else ""),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
-        ("Issuer at", output.issuer_urls_text(item.description)),
+        *output.location_rows(item.description),
         (
             "Served at",
             f"/ca/{item.uid}/{item.key.number}.cer (.pem with its chain)" if item.certificate.der and exists else "",
         ),
         ("Uid", item.uid if exists else ""),
+        *revocation_rows(item),
+        ("Deletion", "protected" if item.deletion_protection else ""),
+        ("Deleted", output.time_text(item.delete_time) if item.HasField("delete_time") else ""),
+        ("Purged" if item.state == Authority.PURGED else "Purged from", _purge_text(item)),
         ("Labels", "\n".join(f"{key}={value}" for key, value in sorted(item.labels.items()))),
         ("Created", output.time_text(item.create_time) if exists else ""),
         ("Etag", item.etag if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _purge_text(item: Authority) -> str:
+    return output.time_text(item.purge_time) if item.HasField("purge_time") else ""
+
+
+def _key_row(key: Authority.Key) -> str:
+    """Returns a line about one of several keys."""
+    state = enum_text(key, "state")
+    if not key.certificate.der:
+        return f"{key.number}  {state}, without a certificate"
+    crossed = len(key.cross_certificates)
+    more = f", {crossed} cross-certificate{'s' if crossed > 1 else ''}" if crossed else ""
+    return f"{key.number}  {state} until {output.time_text(key.not_after_time)}{more}"
 
 
 def _key_text(item: Authority) -> str:

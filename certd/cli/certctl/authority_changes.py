@@ -1,4 +1,4 @@
-"""`certctl authority`, what becomes of one: CSR, activation, enable, disable, labels."""
+"""`certctl authority`, what becomes of one: CSR, activation, enable, disable, labels and settings."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.authority import authority, print_authority
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import LABEL
+from certd.cli.certctl.revocation_options import revocation_options, settings_of
 from certd.client.messages import to_json
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import (
@@ -30,10 +31,30 @@ _CHAIN_BYTES: Final = 2 << 20
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-def _change_options(command: CommandT) -> CommandT:
+def change_options(command: CommandT) -> CommandT:
     """Adds what every change has: `--etag`, `--request-id`, `--validate-only`."""
     changed = mutation_options(validate_only=True)(command)
     return click.option("--etag", default="", help="Change it only while this is its etag.")(changed)
+
+
+def key_number_option(command: CommandT) -> CommandT:
+    """Adds `--key-number`; 0 is the one that signs."""
+    return click.option(
+        "--key-number",
+        type=click.IntRange(1),
+        default=None,
+        callback=lambda _context, _parameter, value: value or 0,
+        help="Number of the key.  [default: the one that signs]",
+    )(command)
+
+
+def allow_broken_option(command: CommandT) -> CommandT:
+    """Adds `--allow-broken-certificates`."""
+    return click.option(
+        "--allow-broken-certificates",
+        is_flag=True,
+        help="Even if what is alive would outlive the new certificate, or be outside of its bounds.",
+    )(command)
 
 
 @verb(
@@ -45,11 +66,12 @@ def _change_options(command: CommandT) -> CommandT:
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
+@key_number_option
 @click.option("--out", type=click.Path(path_type=Path), help="File for the CSR (PEM), instead of standard output.")
-def csr(run: Invocation, *, name: str, out: Path | None) -> None:
+def csr(run: Invocation, *, name: str, key_number: int, out: Path | None) -> None:
     """Print the CSR of an authority, for an outside parent to certify; it is signed once and stays the same."""
     files.check_writable([] if out is None else [out])
-    request = GetAuthorityCsrRequest(name=names.authority_name(name, run.tenant))
+    request = GetAuthorityCsrRequest(name=names.authority_name(name, run.tenant), key_number=key_number)
     with run.connect() as client, run.progress("getting the CSR"):
         found = client.call(client.stubs.get_authority_csr, request)
     if out is not None:
@@ -77,18 +99,25 @@ def csr(run: Invocation, *, name: str, out: Path | None) -> None:
     metavar="FILE",
     help="Certificates from the parent up to its root, PEM, or DER of one; - reads standard input.",
 )
-@_change_options
+@key_number_option
+@allow_broken_option
+@change_options
 def activate(
     run: Invocation,
     *,
     name: str,
+    key_number: int,
     certificate: str,
     chain: str,
+    allow_broken_certificates: bool,
     etag: str,
     request_id: UUID,
     validate_only: bool,
 ) -> None:
-    """Install the certificate of an outside parent; the authority issues from then on."""
+    """Install the certificate of an outside parent; the authority issues from then on.
+
+    One that has a certificate gets another for the same key, and what it issued stays valid.
+    """
     if certificate == chain == files.STANDARD_STREAM:
         message = "--certificate and --chain cannot both be read from standard input"
         raise click.UsageError(message)
@@ -96,13 +125,15 @@ def activate(
         name=names.authority_name(name, run.tenant),
         certificate=files.read_certificates(certificate, longest=_CERTIFICATE_BYTES, what="certificate"),
         chain=files.read_certificates(chain, longest=_CHAIN_BYTES, what="chain"),
+        key_number=key_number,
+        allow_broken_certificates=allow_broken_certificates,
         etag=etag,
         request_id=str(request_id),
         validate_only=validate_only,
     )
     with run.connect() as client, run.progress("activating the authority"):
         changed = client.call(client.stubs.activate_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -114,7 +145,7 @@ def activate(
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
-@_change_options
+@change_options
 def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Let a disabled authority issue again."""
     request = EnableAuthorityRequest(
@@ -122,7 +153,7 @@ def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     )
     with run.connect() as client, run.progress("enabling the authority"):
         changed = client.call(client.stubs.enable_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -134,7 +165,7 @@ def enable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
-@_change_options
+@change_options
 def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate_only: bool) -> None:
     """Stop an authority from issuing; what it issued stays valid and can be revoked."""
     request = DisableAuthorityRequest(
@@ -142,7 +173,7 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
     )
     with run.connect() as client, run.progress("disabling the authority"):
         changed = client.call(client.stubs.disable_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
 @verb(
@@ -151,38 +182,62 @@ def disable(run: Invocation, *, name: str, etag: str, request_id: UUID, validate
     examples="""
     certctl authority update web-ca --label team=web --label stage=production
     certctl authority update web-ca --no-labels
+    certctl authority update web-ca --crl-lifetime 1d --crl-url http://crl.example.com --no-ocsp
+    certctl authority update web-ca --crl-url server --deletion-protection
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--label", "labels", type=LABEL, multiple=True, help="A label; all together replace those it had.")
 @click.option("--no-labels", is_flag=True, help="Take all labels away.")
-@_change_options
+@revocation_options
+@click.option("--deletion-protection/--no-deletion-protection", default=None, help="Whether it cannot be deleted.")
+@change_options
 def update(
     run: Invocation,
     *,
     name: str,
     labels: Sequence[tuple[str, str]],
     no_labels: bool,
+    deletion_protection: bool | None,
     etag: str,
     request_id: UUID,
     validate_only: bool,
+    **options: Any,  # noqa: ANN401  # Those of `revocation_options`.
 ) -> None:
-    """Replace the labels of an authority."""
-    if bool(labels) is no_labels:
-        message = "say which labels it shall have with --label, or --no-labels"
+    """Change labels, deletion protection and revocation settings of an authority; what is not said stays as it is.
+
+    New revocation settings touch new certificates only: those that exist keep their URLs.
+    """
+    if labels and no_labels:
+        message = "--label says which labels it shall have, and --no-labels that it shall have none; say one of them"
+        raise click.UsageError(message)
+    revocation, paths = settings_of(options)
+    if labels or no_labels:
+        paths.append("labels")
+    if deletion_protection is not None:
+        paths.append("deletion_protection")
+    if not paths:
+        message = "say what to change, for example with --label, --crl-lifetime or --deletion-protection"
         raise click.UsageError(message)
     request = UpdateAuthorityRequest(
-        authority=Authority(name=names.authority_name(name, run.tenant), labels=dict(labels), etag=etag),
-        update_mask=FieldMask(paths=["labels"]),
+        authority=Authority(
+            name=names.authority_name(name, run.tenant),
+            labels=dict(labels),
+            revocation=revocation,
+            deletion_protection=bool(deletion_protection),
+            etag=etag,
+        ),
+        update_mask=FieldMask(paths=paths),
         request_id=str(request_id),
         validate_only=validate_only,
     )
     with run.connect() as client, run.progress("changing the authority"):
         changed = client.call(client.stubs.update_authority, request)
-    _print_changed(run, changed, validate_only=validate_only)
+    print_changed(run, changed, validate_only=validate_only)
 
 
-def _print_changed(run: Invocation, changed: Authority, *, validate_only: bool) -> None:
+def print_changed(run: Invocation, changed: Authority, *, validate_only: bool) -> None:
+    """Prints an authority after a change, with what was dropped or overridden by it."""
     output.print_warnings(changed.warnings, run.output)
     if validate_only:
         run.tell("every check passed; nothing was changed")

@@ -1,7 +1,7 @@
 """`certctl certificate`: certificates issued from CSRs."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -145,6 +145,45 @@ def get(run: Invocation, *, name: str, authority: str | None, out: Path | None, 
 
 @verb(
     certificate,
+    "status",
+    examples="""
+    certctl certificate status 4f1d02 --authority web-ca
+    certctl certificate status tenants/default/authorities/web-ca/certificates/4f1d02 -o json
+    """,
+)
+@click.argument("name", metavar="NAME|SERIAL")
+@click.option(
+    "--authority",
+    shell_complete=completion.authorities,
+    help="Authority that issued it, when a serial number is given.",
+)
+def status(run: Invocation, *, name: str, authority: str | None) -> None:
+    """Say whether a certificate is good, as the books have it; the exit code is 1 for one that is not.
+
+    Relying parties learn the same by OCSP at once, and from the next CRL.
+    """
+    try:
+        full_name = names.certificate_name(name, run.tenant, authority)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with run.connect() as client, run.progress("getting the certificate"):
+        found = client.call(client.stubs.get_certificate, GetCertificateRequest(name=full_name))
+    expired = found.description.not_after_time.ToDatetime(UTC) < datetime.now(UTC)
+    good = found.state == Certificate.ISSUED and not expired
+    card = [
+        ("Name", found.name),
+        ("Status", "GOOD" if good else enum_text(found, "state") if found.state != Certificate.ISSUED else "EXPIRED"),
+        ("Revoked", _revocation_text(found)),
+        ("Invalid since", output.time_text(found.invalidity_time)),
+        *output.validity_rows(found.description),
+    ]
+    output.print_resource(found, run.output, card=card, pem=found.certificate.pem)
+    if not good:
+        click.get_current_context().exit(1)
+
+
+@verb(
+    certificate,
     "list",
     examples="""
     certctl certificate list --authority web-ca
@@ -226,7 +265,7 @@ def print_certificate(item: Certificate, run: Invocation, *, pem: str, exists: b
         ("Subject", described.subject_text),
         ("Names", output.described_names_text(described)),
         ("Issuer", described.issuer_text),
-        ("Issuer at", output.issuer_urls_text(described)),
+        *output.location_rows(described),
         *output.validity_rows(described),
         # Without a certificate these are made up, and would be looked for in vain.
         ("Serial number", described.serial_number if exists else ""),

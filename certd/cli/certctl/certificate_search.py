@@ -11,8 +11,9 @@ from certd.cli.certctl.certificate import PAGE, certificate, print_pages
 from certd.cli.certctl.invocation import Invocation, verb
 from certd.cli.certctl.parameters import KEY_SPEC, LABEL, TIME, EnumType
 from certd.client.messages import timestamp
+from certd.v1.certificate_filter_pb2 import CertificateFilter
 from certd.v1.certificate_pb2 import Certificate
-from certd.v1.certificate_service_pb2 import CertificateFilter, SearchCertificatesRequest
+from certd.v1.certificate_service_pb2 import SearchCertificatesRequest
 from certd.v1.x509_pb2 import KeySpec
 
 __all__ = ["certificate"]
@@ -82,17 +83,18 @@ def search(
         conditions.append(CertificateFilter(not_after=span))
     conditions += [CertificateFilter(label=CertificateFilter.Label(key=key, value=value)) for key, value in labels]
     if written is not None:
-        conditions.append(_written(written))
+        conditions.append(written_filter(written))
     request = SearchCertificatesRequest(
         parent=names.authority_name(authority, run.tenant),
-        filter=_together(conditions),
+        filter=together(conditions),
         page_size=PAGE if limit is None else min(limit, PAGE),
     )
     with run.connect() as client, run.progress("searching certificates"):
         print_pages(client.pages(client.stubs.search_certificates, request), run, limit)
 
 
-def _written(text: str) -> CertificateFilter:
+def written_filter(text: str) -> CertificateFilter:
+    """Returns the condition that `--filter` has in JSON."""
     try:
         return json_format.Parse(text, CertificateFilter())
     except json_format.ParseError as error:
@@ -100,7 +102,7 @@ def _written(text: str) -> CertificateFilter:
         raise click.UsageError(message) from error
 
 
-def _together(conditions: Sequence[CertificateFilter]) -> CertificateFilter | None:
+def together(conditions: Sequence[CertificateFilter]) -> CertificateFilter | None:
     """Returns one condition for all; None for none, which fits everything."""
     if len(conditions) > 1:
         return CertificateFilter(and_filters=CertificateFilter.Filters(filters=conditions))

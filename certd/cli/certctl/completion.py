@@ -12,6 +12,7 @@ from certd.cli.certctl.output import Format
 from certd.client.failure import CallFailed
 from certd.errors import CertdError
 from certd.v1.authority_service_pb2 import ListAuthoritiesRequest
+from certd.v1.certificate_service_pb2 import ListRevocationCampaignsRequest
 from certd.v1.event_service_pb2 import ListSubscriptionsRequest
 from certd.v1.managed_certificate_service_pb2 import ListManagedCertificatesRequest, ListRenewalCampaignsRequest
 from certd.v1.profile_service_pb2 import ListProfilesRequest
@@ -61,6 +62,16 @@ def campaigns(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
     def listed(client: "Client", tenant: str) -> Iterable[str]:
         request = ListRenewalCampaignsRequest(parent=tenant, page_size=_MOST)
         return (one.name for one in client.call(client.stubs.list_renewal_campaigns, request).renewal_campaigns)
+
+    return _beginning(ctx, incomplete, listed)
+
+
+def revocation_campaigns(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the ids of revocation campaigns that begin so."""
+
+    def listed(client: "Client", tenant: str) -> Iterable[str]:
+        request = ListRevocationCampaignsRequest(parent=tenant, page_size=_MOST)
+        return (one.name for one in client.call(client.stubs.list_revocation_campaigns, request).revocation_campaigns)
 
     return _beginning(ctx, incomplete, listed)
 

@@ -29,6 +29,11 @@ def campaign_name(text: str, tenant: str) -> str:
     return _long(text, tenant, "renewalCampaigns")
 
 
+def revocation_campaign_name(text: str, tenant: str) -> str:
+    """Returns `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`."""
+    return _long(text, tenant, "revocationCampaigns")
+
+
 def subscription_name(text: str, tenant: str) -> str:
     """Returns `tenants/{tenant}/subscriptions/{subscription}`."""
     return _long(text, tenant, "subscriptions")

@@ -206,6 +206,15 @@ def issuer_urls_text(description: x509_pb2.CertificateDescription) -> str:
     )
 
 
+def location_rows(description: x509_pb2.CertificateDescription) -> list[Row]:
+    """Returns the rows of a card about where a certificate says that its issuer and its status are found."""
+    return [
+        ("Issuer at", issuer_urls_text(description)),
+        ("CRL at", "\n".join(description.crl_urls)),
+        ("OCSP at", "\n".join(description.ocsp_urls)),
+    ]
+
+
 def chain_pem(chain: Iterable[x509_pb2.EncodedCertificate]) -> str:
     """Returns the PEM of certificates, one after the other."""
     return "".join(certificate.pem for certificate in chain)

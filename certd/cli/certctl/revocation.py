@@ -1,12 +1,13 @@
-"""`certctl certificate revoke`: a certificate is revoked for ever."""
+"""`certctl certificate revoke`: certificates are revoked for ever."""
 
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 import click
 
-from certd.cli.certctl import completion, names, output
+from certd.cli.certctl import completion, names, output, revocation_batch
 from certd.cli.certctl.certificate import print_certificate
 from certd.cli.certctl.certificate_search import certificate
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
@@ -47,9 +48,14 @@ def _bare(word: str) -> str:
     certctl certificate revoke 4f1d02 --authority web-ca --reason superseded
     certctl certificate revoke 4f1d02 --authority web-ca --reason key-compromise --invalid-since 2026-11-03T07:00:00Z
     certctl certificate revoke tenants/default/authorities/web-ca/certificates/4f1d02 --yes -o json
+    certctl certificate revoke 4f1d02 5a2e03 web-ca-2/certificates/6b3f04 --authority web-ca --reason superseded
+    certctl certificate revoke --from stolen.txt --reason key-compromise --yes
     """,
 )
-@click.argument("name", metavar="NAME|SERIAL")
+@click.argument("given", metavar="NAME|SERIAL...", nargs=-1)
+@click.option(
+    "--from", "file", metavar="FILE", help="More of them, a name or serial number a line; - reads standard input."
+)
 @click.option(
     "--authority",
     shell_complete=completion.authorities,
@@ -68,7 +74,8 @@ def _bare(word: str) -> str:
 def revoke(
     run: Invocation,
     *,
-    name: str,
+    given: Sequence[str],
+    file: str | None,
     authority: str | None,
     reason: str,
     invalid_since: datetime | None,
@@ -76,23 +83,35 @@ def revoke(
     request_id: UUID,
     validate_only: bool,
 ) -> None:
-    """Revoke a certificate for ever; the serial in any case, with or without colons."""
+    """Revoke certificates for ever; serials in any case, with or without colons.
+
+    Of several each is revoked or fails alone, and has a line of its own; what is revoked already is UNCHANGED. The exit
+    code is 1 when any failed.
+    """
+    wanted = [*given, *(revocation_batch.names_in(file) if file is not None else ())]
+    if not wanted:
+        message = "Missing argument 'NAME|SERIAL...'; name certificates, or a file of their names with --from."
+        raise click.UsageError(message)
     try:
-        full_name = names.certificate_name(name, run.tenant, authority)
+        full_names = [names.certificate_name(one, run.tenant, authority) for one in wanted]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # A program that calls certctl has nobody to ask.
     asks = sys.stdin.isatty() and not yes and not validate_only
-    if asks and not click.confirm(f"Revoke {output.printable(full_name)} for ever?", err=True):
+    alone = len(full_names) == 1 and file is None
+    what = output.printable(full_names[0]) if alone else f"{len(full_names):,} certificates"
+    if asks and not click.confirm(f"Revoke {what} for ever?", err=True):
         run.tell("nothing was revoked")
         click.get_current_context().exit(1)
     request = RevokeCertificateRequest(
-        name=full_name,
         reason=RevocationReason.Value(reason),
         invalidity_time=None if invalid_since is None else timestamp(invalid_since),
-        request_id=str(request_id),
         validate_only=validate_only,
     )
+    if not alone:
+        revocation_batch.revoke_many(run, full_names, request, request_id=request_id)
+        return
+    request.name, request.request_id = full_names[0], str(request_id)
     with run.connect() as client, run.progress("revoking the certificate"):
         revoked = client.call(client.stubs.revoke_certificate, request)
     output.print_warnings(revoked.warnings, run.output)

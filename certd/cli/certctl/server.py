@@ -95,6 +95,7 @@ def _card(found: ServerInfo) -> list[output.Row]:
         ("Token model", " ".join(part for part in (token.manufacturer, token.model) if part)),
         ("PKCS#11 module", token.module),
         ("Preparation", _preparation_text(found.preparation)),
+        ("Problems", "\n".join(found.problems)),
         ("Mechanisms", ", ".join(token.mechanisms)),
         ("Missing", "\n".join(token.missing)),
     ]

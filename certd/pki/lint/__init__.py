@@ -58,6 +58,7 @@ def check(
     issuer_key_identifier: bytes,
     public_key: bytes,
     signature_algorithm: SignatureAlgorithm,
+    self_issued: bool = False,
 ) -> tuple[LintCopy, tuple[Warning, ...]]:
     """Runs every lint on the DER of a certificate.
 
@@ -79,6 +80,7 @@ def check(
             issuer_key_identifier=issuer_key_identifier,
             public_key=public_key,
             signature_algorithm=signature_algorithm,
+            self_issued=self_issued,
         )
     except (CertdError, *UNDECODABLE) as error:
         raise _failed([("rfc5280_4_2_extensions", "an extension or the public key does not decode")]) from error

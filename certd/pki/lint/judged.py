@@ -41,6 +41,8 @@ class LintCopy:
     public_key: bytes
     """DER of the SubjectPublicKeyInfo that was to be certified."""
     signature_algorithm: SignatureAlgorithm
+    self_issued: bool = False
+    """Whether it is for another key of the issuer, under the issuer's own name."""
 
     def find(self, extension: type[_ExtensionType]) -> x509.Extension[_ExtensionType] | None:
         """Returns an extension, or None."""
@@ -83,6 +85,7 @@ def judged(
     issuer_key_identifier: bytes,
     public_key: bytes,
     signature_algorithm: SignatureAlgorithm,
+    self_issued: bool = False,
 ) -> LintCopy:
     """Reads what several lints need once.
 
@@ -106,6 +109,7 @@ def judged(
         issuer_key_identifier=issuer_key_identifier,
         public_key=public_key,
         signature_algorithm=signature_algorithm,
+        self_issued=self_issued,
     )
 
 

@@ -31,7 +31,7 @@ def rfc5280_4_2_1_2_subject_key_identifier(copy: LintCopy) -> str | None:
     if extension is None or extension.critical or not extension.value.digest:
         return "the subject key identifier is missing, empty or critical"
     is_own = extension.value.digest == copy.issuer_key_identifier
-    self_signed = copy.tbs.subject == copy.tbs.issuer
+    self_signed = copy.tbs.subject == copy.tbs.issuer and not copy.self_issued
     return None if is_own is self_signed else "the subject key identifier belongs to another key"
 
 
@@ -81,7 +81,7 @@ def rfc5280_4_2_1_14_inhibit_any_policy(copy: LintCopy) -> str | None:
 
 
 def rfc5280_6_1_self_issued(copy: LintCopy) -> str | None:
-    """A certificate with its issuer's name is the issuer's own: self-signed, with its key (RFC 6818, section 2)."""
+    """A certificate with its issuer's name is the issuer's own: self-signed, or of another key of its."""
     if distinguished_name.comparable(copy.tbs.subject) != distinguished_name.comparable(copy.tbs.issuer):
         return None
     own = copy.tbs.subject == copy.tbs.issuer and copy.authority

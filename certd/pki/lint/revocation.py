@@ -5,14 +5,20 @@ from collections.abc import Iterable
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from certd.pki.extensions import NULL_VALUE, OCSP_NO_CHECK, OCSP_SIGNING, SERVER_AUTHENTICATION, TLS_FEATURE
+from certd.pki.extensions import (
+    AUTHORITY_INFORMATION_ACCESS,
+    CRL_DISTRIBUTION_POINTS,
+    NO_REVOCATION_AVAILABLE,
+    NULL_VALUE,
+    OCSP_NO_CHECK,
+    OCSP_SIGNING,
+    SERVER_AUTHENTICATION,
+    TLS_FEATURE,
+)
 from certd.pki.lint.judged import Lint, LintCopy
 
-AUTHORITY_INFORMATION_ACCESS = "1.3.6.1.5.5.7.1.1"
 SUBJECT_INFORMATION_ACCESS = "1.3.6.1.5.5.7.1.11"
-CRL_DISTRIBUTION_POINTS = "2.5.29.31"
 FRESHEST_CRL = "2.5.29.46"
-NO_REVOCATION_AVAILABLE = "2.5.29.56"
 
 
 def rfc5280_4_2_2_1_authority_information_access(copy: LintCopy) -> str | None:

@@ -92,6 +92,12 @@ const (
 	Authority_DISABLED Authority_State = 3
 	// Computed: the validity of its certificate has ended. It issues nothing and chains through it are invalid.
 	Authority_EXPIRED Authority_State = 4
+	// Deleted, and not yet purged: it issues nothing, still revokes, signs CRLs and answers OCSP, and can be undeleted.
+	Authority_DELETED Authority_State = 5
+	// Its window has ended, and its keys are destroyed once the last CRLs are signed. Its name is
+	// `tenants/{tenant}/authorities/purged-{uid}` from then on, its old one is free, and it counts against no quota. Its last CRLs
+	// and certificates go on being served under the URLs of its uid, and what it issued can be read.
+	Authority_PURGED Authority_State = 6
 )
 
 // Enum value maps for Authority_State.
@@ -102,6 +108,8 @@ var (
 		2: "ENABLED",
 		3: "DISABLED",
 		4: "EXPIRED",
+		5: "DELETED",
+		6: "PURGED",
 	}
 	Authority_State_value = map[string]int32{
 		"STATE_UNSPECIFIED":    0,
@@ -109,6 +117,8 @@ var (
 		"ENABLED":              2,
 		"DISABLED":             3,
 		"EXPIRED":              4,
+		"DELETED":              5,
+		"PURGED":               6,
 	}
 )
 
@@ -139,6 +149,125 @@ func (Authority_State) EnumDescriptor() ([]byte, []int) {
 	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 1}
 }
 
+// What the authority is for.
+type Authority_UsageMode int32
+
+const (
+	// Not used.
+	Authority_USAGE_MODE_UNSPECIFIED Authority_UsageMode = 0
+	// Certificates of any lifetime, which can be revoked.
+	Authority_GENERAL_PURPOSE Authority_UsageMode = 1
+	// Certificates of at most 7 days that nobody asks the state of: they say noRevAvail (RFC 9608) and have neither CRL
+	// distribution points nor an OCSP URL.
+	Authority_SHORT_LIVED Authority_UsageMode = 2
+)
+
+// Enum value maps for Authority_UsageMode.
+var (
+	Authority_UsageMode_name = map[int32]string{
+		0: "USAGE_MODE_UNSPECIFIED",
+		1: "GENERAL_PURPOSE",
+		2: "SHORT_LIVED",
+	}
+	Authority_UsageMode_value = map[string]int32{
+		"USAGE_MODE_UNSPECIFIED": 0,
+		"GENERAL_PURPOSE":        1,
+		"SHORT_LIVED":            2,
+	}
+)
+
+func (x Authority_UsageMode) Enum() *Authority_UsageMode {
+	p := new(Authority_UsageMode)
+	*p = x
+	return p
+}
+
+func (x Authority_UsageMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Authority_UsageMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_authority_proto_enumTypes[2].Descriptor()
+}
+
+func (Authority_UsageMode) Type() protoreflect.EnumType {
+	return &file_certd_v1_authority_proto_enumTypes[2]
+}
+
+func (x Authority_UsageMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Authority_UsageMode.Descriptor instead.
+func (Authority_UsageMode) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 2}
+}
+
+// Where the key stands in a rotation.
+type Authority_Key_State int32
+
+const (
+	// Not used.
+	Authority_Key_STATE_UNSPECIFIED Authority_Key_State = 0
+	// It has a certificate, which is published for relying parties to fetch, and signs no certificates yet.
+	Authority_Key_PREPARED Authority_Key_State = 1
+	// It signs certificates.
+	Authority_Key_ACTIVE Authority_Key_State = 2
+	// Another key took its place. What it signed stays valid, and it signs the CRLs and OCSP answers of that.
+	Authority_Key_SUPERSEDED Authority_Key_State = 3
+	// As SUPERSEDED, and what it signed is to be replaced: managed certificates are renewed now.
+	Authority_Key_TAINTED Authority_Key_State = 4
+	// Its last certificate has expired or is revoked, and it signs nothing any more but what a last CRL needs.
+	Authority_Key_RETIRED Authority_Key_State = 5
+)
+
+// Enum value maps for Authority_Key_State.
+var (
+	Authority_Key_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "PREPARED",
+		2: "ACTIVE",
+		3: "SUPERSEDED",
+		4: "TAINTED",
+		5: "RETIRED",
+	}
+	Authority_Key_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"PREPARED":          1,
+		"ACTIVE":            2,
+		"SUPERSEDED":        3,
+		"TAINTED":           4,
+		"RETIRED":           5,
+	}
+)
+
+func (x Authority_Key_State) Enum() *Authority_Key_State {
+	p := new(Authority_Key_State)
+	*p = x
+	return p
+}
+
+func (x Authority_Key_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Authority_Key_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_authority_proto_enumTypes[3].Descriptor()
+}
+
+func (Authority_Key_State) Type() protoreflect.EnumType {
+	return &file_certd_v1_authority_proto_enumTypes[3]
+}
+
+func (x Authority_Key_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Authority_Key_State.Descriptor instead.
+func (Authority_Key_State) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 1, 0}
+}
+
 // A certificate authority. Its private key was generated in the PKCS#11 token and never leaves it.
 type Authority struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -165,7 +294,7 @@ type Authority struct {
 	// Optional. Immutable. For a SUBORDINATE: name of the authority that signs its certificate. Without one the authority
 	// awaits a certificate of an outside parent, see GetAuthorityCsr and ActivateAuthority.
 	Issuer string `protobuf:"bytes,10,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// Output only. The key.
+	// Output only. The key that signs certificates, or is to sign them.
 	Key *Authority_Key `protobuf:"bytes,11,opt,name=key,proto3" json:"key,omitempty"`
 	// Output only. The certificate of the authority.
 	Certificate *EncodedCertificate `protobuf:"bytes,12,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -184,6 +313,18 @@ type Authority struct {
 	// Optional. Immutable. Which names may stand below the authority; written into its certificate. With an outside parent
 	// it is asked for in the CSR, and what the parent wrote holds.
 	NameConstraints *NameConstraints `protobuf:"bytes,20,opt,name=name_constraints,json=nameConstraints,proto3" json:"name_constraints,omitempty"`
+	// Optional. Where relying parties learn what they need.
+	Revocation *Authority_RevocationSettings `protobuf:"bytes,21,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	// Optional. Immutable. What the authority is for. Default GENERAL_PURPOSE.
+	UsageMode Authority_UsageMode `protobuf:"varint,22,opt,name=usage_mode,json=usageMode,proto3,enum=certd.v1.Authority_UsageMode" json:"usage_mode,omitempty"`
+	// Optional. Whether it cannot be deleted.
+	DeletionProtection bool `protobuf:"varint,23,opt,name=deletion_protection,json=deletionProtection,proto3" json:"deletion_protection,omitempty"`
+	// Output only. When it was deleted; absent when it was not.
+	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	// Output only. When it will be, or was, purged, for ever, its keys destroyed; absent when it is not deleted.
+	PurgeTime *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
+	// Output only. All of its keys, the newest first. Empty in lists.
+	Keys []*Authority_Key `protobuf:"bytes,26,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Output only. What the call that returned this dropped, overrode or truncated; empty on reads.
 	Warnings      []*Warning `protobuf:"bytes,19,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -353,6 +494,48 @@ func (x *Authority) GetNameConstraints() *NameConstraints {
 	return nil
 }
 
+func (x *Authority) GetRevocation() *Authority_RevocationSettings {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+func (x *Authority) GetUsageMode() Authority_UsageMode {
+	if x != nil {
+		return x.UsageMode
+	}
+	return Authority_USAGE_MODE_UNSPECIFIED
+}
+
+func (x *Authority) GetDeletionProtection() bool {
+	if x != nil {
+		return x.DeletionProtection
+	}
+	return false
+}
+
+func (x *Authority) GetDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeleteTime
+	}
+	return nil
+}
+
+func (x *Authority) GetPurgeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeTime
+	}
+	return nil
+}
+
+func (x *Authority) GetKeys() []*Authority_Key {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 func (x *Authority) GetWarnings() []*Warning {
 	if x != nil {
 		return x.Warnings
@@ -360,7 +543,83 @@ func (x *Authority) GetWarnings() []*Warning {
 	return nil
 }
 
-// The key of an authority, as it can be found in the token.
+// Where relying parties learn what they need. New settings touch new certificates only: those that exist keep their URLs, and
+// CRLs and answers go on being served there.
+type Authority_RevocationSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. The CRLs.
+	Crl *Authority_RevocationSettings_Crl `protobuf:"bytes,1,opt,name=crl,proto3" json:"crl,omitempty"`
+	// Optional. The OCSP answers.
+	Ocsp *Authority_RevocationSettings_Ocsp `protobuf:"bytes,2,opt,name=ocsp,proto3" json:"ocsp,omitempty"`
+	// Optional. Certificates do not say where the certificate of their issuer is.
+	OmitIssuerUrl bool `protobuf:"varint,3,opt,name=omit_issuer_url,json=omitIssuerUrl,proto3" json:"omit_issuer_url,omitempty"`
+	// Optional. `http://` URLs in place of `[web] base_url`, at most 4, without a trailing slash: the path
+	// `/ca/{uid}/{key}.cer` is appended.
+	IssuerBaseUrls []string `protobuf:"bytes,4,rep,name=issuer_base_urls,json=issuerBaseUrls,proto3" json:"issuer_base_urls,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Authority_RevocationSettings) Reset() {
+	*x = Authority_RevocationSettings{}
+	mi := &file_certd_v1_authority_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority_RevocationSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority_RevocationSettings) ProtoMessage() {}
+
+func (x *Authority_RevocationSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority_RevocationSettings.ProtoReflect.Descriptor instead.
+func (*Authority_RevocationSettings) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 0}
+}
+
+func (x *Authority_RevocationSettings) GetCrl() *Authority_RevocationSettings_Crl {
+	if x != nil {
+		return x.Crl
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings) GetOcsp() *Authority_RevocationSettings_Ocsp {
+	if x != nil {
+		return x.Ocsp
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings) GetOmitIssuerUrl() bool {
+	if x != nil {
+		return x.OmitIssuerUrl
+	}
+	return false
+}
+
+func (x *Authority_RevocationSettings) GetIssuerBaseUrls() []string {
+	if x != nil {
+		return x.IssuerBaseUrls
+	}
+	return nil
+}
+
+// A key of an authority, as it can be found in the token. An authority has one key that signs certificates; those before and
+// after it sign CRLs and OCSP answers of what they issued.
 type Authority_Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. Number of the key within the authority, from 1. Public URLs contain it.
@@ -372,14 +631,27 @@ type Authority_Key struct {
 	// Output only. PKCS#11 mechanism by which it signs, for example CKM_ECDSA.
 	Mechanism string `protobuf:"bytes,4,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
 	// Output only. DER of the SubjectPublicKeyInfo.
-	PublicKey     []byte `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	PublicKey []byte `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Output only. The state.
+	State Authority_Key_State `protobuf:"varint,6,opt,name=state,proto3,enum=certd.v1.Authority_Key_State" json:"state,omitempty"`
+	// Output only. The certificate of the authority for this key; absent while it awaits one.
+	Certificate *EncodedCertificate `protobuf:"bytes,7,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Output only. Certificates for this key that other keys of the authority, or its former issuers, signed: with them chains to
+	// trust anchors of before stay valid (RFC 4210, section 4.4).
+	CrossCertificates []*EncodedCertificate `protobuf:"bytes,8,rep,name=cross_certificates,json=crossCertificates,proto3" json:"cross_certificates,omitempty"`
+	// Output only. End of its certificate; absent while it has none.
+	NotAfterTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=not_after_time,json=notAfterTime,proto3" json:"not_after_time,omitempty"`
+	// Output only. When it came to its state.
+	StateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
+	// Output only. Kind and size of the key.
+	KeySpec       KeySpec `protobuf:"varint,11,opt,name=key_spec,json=keySpec,proto3,enum=certd.v1.KeySpec" json:"key_spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Authority_Key) Reset() {
 	*x = Authority_Key{}
-	mi := &file_certd_v1_authority_proto_msgTypes[1]
+	mi := &file_certd_v1_authority_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +663,7 @@ func (x *Authority_Key) String() string {
 func (*Authority_Key) ProtoMessage() {}
 
 func (x *Authority_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_authority_proto_msgTypes[1]
+	mi := &file_certd_v1_authority_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +676,7 @@ func (x *Authority_Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority_Key.ProtoReflect.Descriptor instead.
 func (*Authority_Key) Descriptor() ([]byte, []int) {
-	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 0}
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 1}
 }
 
 func (x *Authority_Key) GetNumber() int32 {
@@ -442,12 +714,221 @@ func (x *Authority_Key) GetPublicKey() []byte {
 	return nil
 }
 
+func (x *Authority_Key) GetState() Authority_Key_State {
+	if x != nil {
+		return x.State
+	}
+	return Authority_Key_STATE_UNSPECIFIED
+}
+
+func (x *Authority_Key) GetCertificate() *EncodedCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Authority_Key) GetCrossCertificates() []*EncodedCertificate {
+	if x != nil {
+		return x.CrossCertificates
+	}
+	return nil
+}
+
+func (x *Authority_Key) GetNotAfterTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfterTime
+	}
+	return nil
+}
+
+func (x *Authority_Key) GetStateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StateTime
+	}
+	return nil
+}
+
+func (x *Authority_Key) GetKeySpec() KeySpec {
+	if x != nil {
+		return x.KeySpec
+	}
+	return KeySpec_KEY_SPEC_UNSPECIFIED
+}
+
+// The CRLs.
+type Authority_RevocationSettings_Crl struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. Whether certificates name a CRL and CRLs are signed. Default true.
+	Enabled *bool `protobuf:"varint,1,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	// Optional. Whether each certificate names the CRL of its partition instead of the complete one, which is signed all the
+	// same. Default false.
+	Partitioned *bool `protobuf:"varint,2,opt,name=partitioned,proto3,oneof" json:"partitioned,omitempty"`
+	// Optional. How many partitions new certificates are spread over, 2 to 4,096. Default 16. Partitions that were written stay.
+	PartitionCount int32 `protobuf:"varint,3,opt,name=partition_count,json=partitionCount,proto3" json:"partition_count,omitempty"`
+	// Optional. From this_update to next_update, from 1 hour to 366 days. Default 7 days. A CRL is replaced when two thirds of
+	// it have passed.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. `http://` URLs of hosts that serve the CRLs in place of this server, at most 4, without a trailing slash: the
+	// path `/crl/{uid}/{key}.crl` or `/crl/{uid}/{key}/{partition}.crl` is appended. Default `[web] base_url`.
+	BaseUrls []string `protobuf:"bytes,5,rep,name=base_urls,json=baseUrls,proto3" json:"base_urls,omitempty"`
+	// Optional. Certificates name no CRL, though there is one.
+	OmitExtension bool `protobuf:"varint,6,opt,name=omit_extension,json=omitExtension,proto3" json:"omit_extension,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority_RevocationSettings_Crl) Reset() {
+	*x = Authority_RevocationSettings_Crl{}
+	mi := &file_certd_v1_authority_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority_RevocationSettings_Crl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority_RevocationSettings_Crl) ProtoMessage() {}
+
+func (x *Authority_RevocationSettings_Crl) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority_RevocationSettings_Crl.ProtoReflect.Descriptor instead.
+func (*Authority_RevocationSettings_Crl) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 0, 0}
+}
+
+func (x *Authority_RevocationSettings_Crl) GetEnabled() bool {
+	if x != nil && x.Enabled != nil {
+		return *x.Enabled
+	}
+	return false
+}
+
+func (x *Authority_RevocationSettings_Crl) GetPartitioned() bool {
+	if x != nil && x.Partitioned != nil {
+		return *x.Partitioned
+	}
+	return false
+}
+
+func (x *Authority_RevocationSettings_Crl) GetPartitionCount() int32 {
+	if x != nil {
+		return x.PartitionCount
+	}
+	return 0
+}
+
+func (x *Authority_RevocationSettings_Crl) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings_Crl) GetBaseUrls() []string {
+	if x != nil {
+		return x.BaseUrls
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings_Crl) GetOmitExtension() bool {
+	if x != nil {
+		return x.OmitExtension
+	}
+	return false
+}
+
+// The answers of RFC 6960.
+type Authority_RevocationSettings_Ocsp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. Whether certificates name a responder and requests are answered. Default true.
+	Enabled *bool `protobuf:"varint,1,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	// Optional. From this_update to next_update of an answer, from 1 hour to 30 days. Default 2 days.
+	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. `http://` URLs of hosts that forward to this server, at most 4, without a trailing slash: the path
+	// `/ocsp/{uid}/{key}` is appended. Default `[web] base_url`.
+	BaseUrls []string `protobuf:"bytes,3,rep,name=base_urls,json=baseUrls,proto3" json:"base_urls,omitempty"`
+	// Optional. Certificates name no responder, though there is one.
+	OmitExtension bool `protobuf:"varint,4,opt,name=omit_extension,json=omitExtension,proto3" json:"omit_extension,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority_RevocationSettings_Ocsp) Reset() {
+	*x = Authority_RevocationSettings_Ocsp{}
+	mi := &file_certd_v1_authority_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority_RevocationSettings_Ocsp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority_RevocationSettings_Ocsp) ProtoMessage() {}
+
+func (x *Authority_RevocationSettings_Ocsp) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority_RevocationSettings_Ocsp.ProtoReflect.Descriptor instead.
+func (*Authority_RevocationSettings_Ocsp) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_proto_rawDescGZIP(), []int{0, 0, 1}
+}
+
+func (x *Authority_RevocationSettings_Ocsp) GetEnabled() bool {
+	if x != nil && x.Enabled != nil {
+		return *x.Enabled
+	}
+	return false
+}
+
+func (x *Authority_RevocationSettings_Ocsp) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings_Ocsp) GetBaseUrls() []string {
+	if x != nil {
+		return x.BaseUrls
+	}
+	return nil
+}
+
+func (x *Authority_RevocationSettings_Ocsp) GetOmitExtension() bool {
+	if x != nil {
+		return x.OmitExtension
+	}
+	return false
+}
+
 var File_certd_v1_authority_proto protoreflect.FileDescriptor
 
 const file_certd_v1_authority_proto_rawDesc = "" +
 	"\n" +
-	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\n" +
-	"\n" +
+	"\x18certd/v1/authority.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x17\n" +
 	"\tAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12,\n" +
@@ -471,8 +952,41 @@ const file_certd_v1_authority_proto_rawDesc = "" +
 	"\vupdate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x12\n" +
 	"\x04etag\x18\x12 \x01(\tR\x04etag\x12D\n" +
-	"\x10name_constraints\x18\x14 \x01(\v2\x19.certd.v1.NameConstraintsR\x0fnameConstraints\x12-\n" +
-	"\bwarnings\x18\x13 \x03(\v2\x11.certd.v1.WarningR\bwarnings\x1a\x92\x01\n" +
+	"\x10name_constraints\x18\x14 \x01(\v2\x19.certd.v1.NameConstraintsR\x0fnameConstraints\x12F\n" +
+	"\n" +
+	"revocation\x18\x15 \x01(\v2&.certd.v1.Authority.RevocationSettingsR\n" +
+	"revocation\x12<\n" +
+	"\n" +
+	"usage_mode\x18\x16 \x01(\x0e2\x1d.certd.v1.Authority.UsageModeR\tusageMode\x12/\n" +
+	"\x13deletion_protection\x18\x17 \x01(\bR\x12deletionProtection\x12;\n" +
+	"\vdelete_time\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"deleteTime\x129\n" +
+	"\n" +
+	"purge_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x12+\n" +
+	"\x04keys\x18\x1a \x03(\v2\x17.certd.v1.Authority.KeyR\x04keys\x12-\n" +
+	"\bwarnings\x18\x13 \x03(\v2\x11.certd.v1.WarningR\bwarnings\x1a\xa2\x05\n" +
+	"\x12RevocationSettings\x12<\n" +
+	"\x03crl\x18\x01 \x01(\v2*.certd.v1.Authority.RevocationSettings.CrlR\x03crl\x12?\n" +
+	"\x04ocsp\x18\x02 \x01(\v2+.certd.v1.Authority.RevocationSettings.OcspR\x04ocsp\x12&\n" +
+	"\x0fomit_issuer_url\x18\x03 \x01(\bR\romitIssuerUrl\x12(\n" +
+	"\x10issuer_base_urls\x18\x04 \x03(\tR\x0eissuerBaseUrls\x1a\x8b\x02\n" +
+	"\x03Crl\x12\x1d\n" +
+	"\aenabled\x18\x01 \x01(\bH\x00R\aenabled\x88\x01\x01\x12%\n" +
+	"\vpartitioned\x18\x02 \x01(\bH\x01R\vpartitioned\x88\x01\x01\x12'\n" +
+	"\x0fpartition_count\x18\x03 \x01(\x05R\x0epartitionCount\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x1b\n" +
+	"\tbase_urls\x18\x05 \x03(\tR\bbaseUrls\x12%\n" +
+	"\x0eomit_extension\x18\x06 \x01(\bR\romitExtensionB\n" +
+	"\n" +
+	"\b_enabledB\x0e\n" +
+	"\f_partitioned\x1a\xac\x01\n" +
+	"\x04Ocsp\x12\x1d\n" +
+	"\aenabled\x18\x01 \x01(\bH\x00R\aenabled\x88\x01\x01\x125\n" +
+	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x1b\n" +
+	"\tbase_urls\x18\x03 \x03(\tR\bbaseUrls\x12%\n" +
+	"\x0eomit_extension\x18\x04 \x01(\bR\romitExtensionB\n" +
+	"\n" +
+	"\b_enabled\x1a\xe3\x04\n" +
 	"\x03Key\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
 	"\vtoken_label\x18\x02 \x01(\tR\n" +
@@ -480,20 +994,44 @@ const file_certd_v1_authority_proto_rawDesc = "" +
 	"\x06key_id\x18\x03 \x01(\tR\x05keyId\x12\x1c\n" +
 	"\tmechanism\x18\x04 \x01(\tR\tmechanism\x12\x1d\n" +
 	"\n" +
-	"public_key\x18\x05 \x01(\fR\tpublicKey\x1a9\n" +
+	"public_key\x18\x05 \x01(\fR\tpublicKey\x123\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x1d.certd.v1.Authority.Key.StateR\x05state\x12>\n" +
+	"\vcertificate\x18\a \x01(\v2\x1c.certd.v1.EncodedCertificateR\vcertificate\x12K\n" +
+	"\x12cross_certificates\x18\b \x03(\v2\x1c.certd.v1.EncodedCertificateR\x11crossCertificates\x12@\n" +
+	"\x0enot_after_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\fnotAfterTime\x129\n" +
+	"\n" +
+	"state_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\x12,\n" +
+	"\bkey_spec\x18\v \x01(\x0e2\x11.certd.v1.KeySpecR\akeySpec\"b\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bPREPARED\x10\x01\x12\n" +
+	"\n" +
+	"\x06ACTIVE\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SUPERSEDED\x10\x03\x12\v\n" +
+	"\aTAINTED\x10\x04\x12\v\n" +
+	"\aRETIRED\x10\x05\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04ROOT\x10\x01\x12\x0f\n" +
-	"\vSUBORDINATE\x10\x02\"`\n" +
+	"\vSUBORDINATE\x10\x02\"y\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14AWAITING_CERTIFICATE\x10\x01\x12\v\n" +
 	"\aENABLED\x10\x02\x12\f\n" +
 	"\bDISABLED\x10\x03\x12\v\n" +
-	"\aEXPIRED\x10\x04B\x0e\n" +
+	"\aEXPIRED\x10\x04\x12\v\n" +
+	"\aDELETED\x10\x05\x12\n" +
+	"\n" +
+	"\x06PURGED\x10\x06\"M\n" +
+	"\tUsageMode\x12\x1a\n" +
+	"\x16USAGE_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fGENERAL_PURPOSE\x10\x01\x12\x0f\n" +
+	"\vSHORT_LIVED\x10\x02B\x0e\n" +
 	"\f_path_lengthB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
@@ -509,45 +1047,65 @@ func file_certd_v1_authority_proto_rawDescGZIP() []byte {
 	return file_certd_v1_authority_proto_rawDescData
 }
 
-var file_certd_v1_authority_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_certd_v1_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_certd_v1_authority_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_certd_v1_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_certd_v1_authority_proto_goTypes = []any{
-	(Authority_Type)(0),            // 0: certd.v1.Authority.Type
-	(Authority_State)(0),           // 1: certd.v1.Authority.State
-	(*Authority)(nil),              // 2: certd.v1.Authority
-	(*Authority_Key)(nil),          // 3: certd.v1.Authority.Key
-	nil,                            // 4: certd.v1.Authority.LabelsEntry
-	(KeySpec)(0),                   // 5: certd.v1.KeySpec
-	(SignatureAlgorithm)(0),        // 6: certd.v1.SignatureAlgorithm
-	(*DistinguishedName)(nil),      // 7: certd.v1.DistinguishedName
-	(*durationpb.Duration)(nil),    // 8: google.protobuf.Duration
-	(*EncodedCertificate)(nil),     // 9: certd.v1.EncodedCertificate
-	(*CertificateDescription)(nil), // 10: certd.v1.CertificateDescription
-	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
-	(*NameConstraints)(nil),        // 12: certd.v1.NameConstraints
-	(*Warning)(nil),                // 13: certd.v1.Warning
+	(Authority_Type)(0),                       // 0: certd.v1.Authority.Type
+	(Authority_State)(0),                      // 1: certd.v1.Authority.State
+	(Authority_UsageMode)(0),                  // 2: certd.v1.Authority.UsageMode
+	(Authority_Key_State)(0),                  // 3: certd.v1.Authority.Key.State
+	(*Authority)(nil),                         // 4: certd.v1.Authority
+	(*Authority_RevocationSettings)(nil),      // 5: certd.v1.Authority.RevocationSettings
+	(*Authority_Key)(nil),                     // 6: certd.v1.Authority.Key
+	nil,                                       // 7: certd.v1.Authority.LabelsEntry
+	(*Authority_RevocationSettings_Crl)(nil),  // 8: certd.v1.Authority.RevocationSettings.Crl
+	(*Authority_RevocationSettings_Ocsp)(nil), // 9: certd.v1.Authority.RevocationSettings.Ocsp
+	(KeySpec)(0),                              // 10: certd.v1.KeySpec
+	(SignatureAlgorithm)(0),                   // 11: certd.v1.SignatureAlgorithm
+	(*DistinguishedName)(nil),                 // 12: certd.v1.DistinguishedName
+	(*durationpb.Duration)(nil),               // 13: google.protobuf.Duration
+	(*EncodedCertificate)(nil),                // 14: certd.v1.EncodedCertificate
+	(*CertificateDescription)(nil),            // 15: certd.v1.CertificateDescription
+	(*timestamppb.Timestamp)(nil),             // 16: google.protobuf.Timestamp
+	(*NameConstraints)(nil),                   // 17: certd.v1.NameConstraints
+	(*Warning)(nil),                           // 18: certd.v1.Warning
 }
 var file_certd_v1_authority_proto_depIdxs = []int32{
 	0,  // 0: certd.v1.Authority.type:type_name -> certd.v1.Authority.Type
 	1,  // 1: certd.v1.Authority.state:type_name -> certd.v1.Authority.State
-	5,  // 2: certd.v1.Authority.key_spec:type_name -> certd.v1.KeySpec
-	6,  // 3: certd.v1.Authority.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
-	7,  // 4: certd.v1.Authority.subject:type_name -> certd.v1.DistinguishedName
-	8,  // 5: certd.v1.Authority.lifetime:type_name -> google.protobuf.Duration
-	3,  // 6: certd.v1.Authority.key:type_name -> certd.v1.Authority.Key
-	9,  // 7: certd.v1.Authority.certificate:type_name -> certd.v1.EncodedCertificate
-	9,  // 8: certd.v1.Authority.chain:type_name -> certd.v1.EncodedCertificate
-	10, // 9: certd.v1.Authority.description:type_name -> certd.v1.CertificateDescription
-	4,  // 10: certd.v1.Authority.labels:type_name -> certd.v1.Authority.LabelsEntry
-	11, // 11: certd.v1.Authority.create_time:type_name -> google.protobuf.Timestamp
-	11, // 12: certd.v1.Authority.update_time:type_name -> google.protobuf.Timestamp
-	12, // 13: certd.v1.Authority.name_constraints:type_name -> certd.v1.NameConstraints
-	13, // 14: certd.v1.Authority.warnings:type_name -> certd.v1.Warning
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	10, // 2: certd.v1.Authority.key_spec:type_name -> certd.v1.KeySpec
+	11, // 3: certd.v1.Authority.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	12, // 4: certd.v1.Authority.subject:type_name -> certd.v1.DistinguishedName
+	13, // 5: certd.v1.Authority.lifetime:type_name -> google.protobuf.Duration
+	6,  // 6: certd.v1.Authority.key:type_name -> certd.v1.Authority.Key
+	14, // 7: certd.v1.Authority.certificate:type_name -> certd.v1.EncodedCertificate
+	14, // 8: certd.v1.Authority.chain:type_name -> certd.v1.EncodedCertificate
+	15, // 9: certd.v1.Authority.description:type_name -> certd.v1.CertificateDescription
+	7,  // 10: certd.v1.Authority.labels:type_name -> certd.v1.Authority.LabelsEntry
+	16, // 11: certd.v1.Authority.create_time:type_name -> google.protobuf.Timestamp
+	16, // 12: certd.v1.Authority.update_time:type_name -> google.protobuf.Timestamp
+	17, // 13: certd.v1.Authority.name_constraints:type_name -> certd.v1.NameConstraints
+	5,  // 14: certd.v1.Authority.revocation:type_name -> certd.v1.Authority.RevocationSettings
+	2,  // 15: certd.v1.Authority.usage_mode:type_name -> certd.v1.Authority.UsageMode
+	16, // 16: certd.v1.Authority.delete_time:type_name -> google.protobuf.Timestamp
+	16, // 17: certd.v1.Authority.purge_time:type_name -> google.protobuf.Timestamp
+	6,  // 18: certd.v1.Authority.keys:type_name -> certd.v1.Authority.Key
+	18, // 19: certd.v1.Authority.warnings:type_name -> certd.v1.Warning
+	8,  // 20: certd.v1.Authority.RevocationSettings.crl:type_name -> certd.v1.Authority.RevocationSettings.Crl
+	9,  // 21: certd.v1.Authority.RevocationSettings.ocsp:type_name -> certd.v1.Authority.RevocationSettings.Ocsp
+	3,  // 22: certd.v1.Authority.Key.state:type_name -> certd.v1.Authority.Key.State
+	14, // 23: certd.v1.Authority.Key.certificate:type_name -> certd.v1.EncodedCertificate
+	14, // 24: certd.v1.Authority.Key.cross_certificates:type_name -> certd.v1.EncodedCertificate
+	16, // 25: certd.v1.Authority.Key.not_after_time:type_name -> google.protobuf.Timestamp
+	16, // 26: certd.v1.Authority.Key.state_time:type_name -> google.protobuf.Timestamp
+	10, // 27: certd.v1.Authority.Key.key_spec:type_name -> certd.v1.KeySpec
+	13, // 28: certd.v1.Authority.RevocationSettings.Crl.lifetime:type_name -> google.protobuf.Duration
+	13, // 29: certd.v1.Authority.RevocationSettings.Ocsp.lifetime:type_name -> google.protobuf.Duration
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_authority_proto_init() }
@@ -557,13 +1115,15 @@ func file_certd_v1_authority_proto_init() {
 	}
 	file_certd_v1_x509_proto_init()
 	file_certd_v1_authority_proto_msgTypes[0].OneofWrappers = []any{}
+	file_certd_v1_authority_proto_msgTypes[4].OneofWrappers = []any{}
+	file_certd_v1_authority_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_authority_proto_rawDesc), len(file_certd_v1_authority_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   3,
+			NumEnums:      4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -11,7 +11,9 @@ package certdv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,6 +25,59 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// How records are written.
+type CreateAuditReportRequest_Format int32
+
+const (
+	// Default JSON.
+	CreateAuditReportRequest_FORMAT_UNSPECIFIED CreateAuditReportRequest_Format = 0
+	// One JSON object a line, without empty members.
+	CreateAuditReportRequest_JSON CreateAuditReportRequest_Format = 1
+	// A line of column names, then one line each (RFC 4180).
+	CreateAuditReportRequest_CSV CreateAuditReportRequest_Format = 2
+)
+
+// Enum value maps for CreateAuditReportRequest_Format.
+var (
+	CreateAuditReportRequest_Format_name = map[int32]string{
+		0: "FORMAT_UNSPECIFIED",
+		1: "JSON",
+		2: "CSV",
+	}
+	CreateAuditReportRequest_Format_value = map[string]int32{
+		"FORMAT_UNSPECIFIED": 0,
+		"JSON":               1,
+		"CSV":                2,
+	}
+)
+
+func (x CreateAuditReportRequest_Format) Enum() *CreateAuditReportRequest_Format {
+	p := new(CreateAuditReportRequest_Format)
+	*p = x
+	return p
+}
+
+func (x CreateAuditReportRequest_Format) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CreateAuditReportRequest_Format) Descriptor() protoreflect.EnumDescriptor {
+	return file_certd_v1_authority_service_proto_enumTypes[0].Descriptor()
+}
+
+func (CreateAuditReportRequest_Format) Type() protoreflect.EnumType {
+	return &file_certd_v1_authority_service_proto_enumTypes[0]
+}
+
+func (x CreateAuditReportRequest_Format) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CreateAuditReportRequest_Format.Descriptor instead.
+func (CreateAuditReportRequest_Format) EnumDescriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{26, 0}
+}
 
 // Request of CreateAuthority.
 type CreateAuthorityRequest struct {
@@ -276,7 +331,8 @@ type UpdateAuthorityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The authority, with its `name`. A non-empty `etag` must be the current one.
 	Authority *Authority `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
-	// Optional. Fields to change (AIP-134): `labels`. Default every field that is set and can change.
+	// Optional. Fields to change (AIP-134): `labels`, `revocation` and the fields below it, `deletion_protection`. Default every field
+	// that is set and can change.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -348,7 +404,9 @@ func (x *UpdateAuthorityRequest) GetValidateOnly() bool {
 type GetAuthorityCsrRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. `tenants/{tenant}/authorities/{authority}`.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Number of the key. Default the one that signs certificates.
+	KeyNumber     int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -388,6 +446,13 @@ func (x *GetAuthorityCsrRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *GetAuthorityCsrRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
 }
 
 // The CSR of an authority.
@@ -448,7 +513,8 @@ func (x *AuthorityCsr) GetPem() string {
 // Request of ActivateAuthority.
 type ActivateAuthorityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. `tenants/{tenant}/authorities/{authority}`, in the state AWAITING_CERTIFICATE.
+	// Required. `tenants/{tenant}/authorities/{authority}`. One that has a certificate gets another for the same key: of the same
+	// subject and subject key identifier, byte for byte.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Required. The certificate of the authority as PEM or DER, at most 32 KiB.
 	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -460,9 +526,14 @@ type ActivateAuthorityRequest struct {
 	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
-	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ValidateOnly bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Optional. Number of the key that the certificate is for. Default the one that signs certificates.
+	KeyNumber int32 `protobuf:"varint,7,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. Replaces a certificate although certificates that are alive would outlive the new one, or would no longer be within its
+	// path length or name constraints; without it CERTIFICATE_IN_USE names some of them.
+	AllowBrokenCertificates bool `protobuf:"varint,8,opt,name=allow_broken_certificates,json=allowBrokenCertificates,proto3" json:"allow_broken_certificates,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *ActivateAuthorityRequest) Reset() {
@@ -533,6 +604,20 @@ func (x *ActivateAuthorityRequest) GetRequestId() string {
 func (x *ActivateAuthorityRequest) GetValidateOnly() bool {
 	if x != nil {
 		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ActivateAuthorityRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *ActivateAuthorityRequest) GetAllowBrokenCertificates() bool {
+	if x != nil {
+		return x.AllowBrokenCertificates
 	}
 	return false
 }
@@ -683,11 +768,1553 @@ func (x *DisableAuthorityRequest) GetValidateOnly() bool {
 	return false
 }
 
+// Request of ReissueAuthorityCertificate.
+type ReissueAuthorityCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Lifetime of the new certificate from now, as in Authority. Default that of the authority, cut to the end of its issuer.
+	Lifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Optional. As in ActivateAuthorityRequest.
+	AllowBrokenCertificates bool `protobuf:"varint,6,opt,name=allow_broken_certificates,json=allowBrokenCertificates,proto3" json:"allow_broken_certificates,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *ReissueAuthorityCertificateRequest) Reset() {
+	*x = ReissueAuthorityCertificateRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReissueAuthorityCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReissueAuthorityCertificateRequest) ProtoMessage() {}
+
+func (x *ReissueAuthorityCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReissueAuthorityCertificateRequest.ProtoReflect.Descriptor instead.
+func (*ReissueAuthorityCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ReissueAuthorityCertificateRequest) GetAllowBrokenCertificates() bool {
+	if x != nil {
+		return x.AllowBrokenCertificates
+	}
+	return false
+}
+
+// Request of DeleteAuthority.
+type DeleteAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. How long it can be undeleted, 7 to 30 days. Default 30.
+	Window *durationpb.Duration `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	// Optional. Deletes it although certificates that it issued are alive.
+	AllowLiveCertificates bool `protobuf:"varint,3,opt,name=allow_live_certificates,json=allowLiveCertificates,proto3" json:"allow_live_certificates,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAuthorityRequest) Reset() {
+	*x = DeleteAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAuthorityRequest) ProtoMessage() {}
+
+func (x *DeleteAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeleteAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteAuthorityRequest) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *DeleteAuthorityRequest) GetAllowLiveCertificates() bool {
+	if x != nil {
+		return x.AllowLiveCertificates
+	}
+	return false
+}
+
+func (x *DeleteAuthorityRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of UndeleteAuthority.
+type UndeleteAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`, in the state DELETED.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteAuthorityRequest) Reset() {
+	*x = UndeleteAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteAuthorityRequest) ProtoMessage() {}
+
+func (x *UndeleteAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*UndeleteAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UndeleteAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UndeleteAuthorityRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *UndeleteAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UndeleteAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of PrepareAuthorityKey.
+type PrepareAuthorityKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Kind and size of the new key. Default that of the key in use.
+	KeySpec KeySpec `protobuf:"varint,2,opt,name=key_spec,json=keySpec,proto3,enum=certd.v1.KeySpec" json:"key_spec,omitempty"`
+	// Optional. Algorithm of its signatures. Default by key.
+	SignatureAlgorithm SignatureAlgorithm `protobuf:"varint,3,opt,name=signature_algorithm,json=signatureAlgorithm,proto3,enum=certd.v1.SignatureAlgorithm" json:"signature_algorithm,omitempty"`
+	// Optional. Lifetime of its certificate. Default that of the authority, cut to the end of its issuer.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. For a ROOT: have the old key certify the new one and the new key the old one, so that both kinds of relying parties
+	// find a chain (RFC 4210, section 4.4).
+	CrossCertify bool `protobuf:"varint,5,opt,name=cross_certify,json=crossCertify,proto3" json:"cross_certify,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareAuthorityKeyRequest) Reset() {
+	*x = PrepareAuthorityKeyRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareAuthorityKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareAuthorityKeyRequest) ProtoMessage() {}
+
+func (x *PrepareAuthorityKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareAuthorityKeyRequest.ProtoReflect.Descriptor instead.
+func (*PrepareAuthorityKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PrepareAuthorityKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PrepareAuthorityKeyRequest) GetKeySpec() KeySpec {
+	if x != nil {
+		return x.KeySpec
+	}
+	return KeySpec_KEY_SPEC_UNSPECIFIED
+}
+
+func (x *PrepareAuthorityKeyRequest) GetSignatureAlgorithm() SignatureAlgorithm {
+	if x != nil {
+		return x.SignatureAlgorithm
+	}
+	return SignatureAlgorithm_SIGNATURE_ALGORITHM_UNSPECIFIED
+}
+
+func (x *PrepareAuthorityKeyRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *PrepareAuthorityKeyRequest) GetCrossCertify() bool {
+	if x != nil {
+		return x.CrossCertify
+	}
+	return false
+}
+
+func (x *PrepareAuthorityKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PrepareAuthorityKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PrepareAuthorityKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of ActivateAuthorityKey.
+type ActivateAuthorityKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Number of a PREPARED or SUPERSEDED key.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActivateAuthorityKeyRequest) Reset() {
+	*x = ActivateAuthorityKeyRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActivateAuthorityKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActivateAuthorityKeyRequest) ProtoMessage() {}
+
+func (x *ActivateAuthorityKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActivateAuthorityKeyRequest.ProtoReflect.Descriptor instead.
+func (*ActivateAuthorityKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ActivateAuthorityKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityKeyRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *ActivateAuthorityKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ActivateAuthorityKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of TaintAuthorityKey.
+type TaintAuthorityKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Number of a SUPERSEDED key.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaintAuthorityKeyRequest) Reset() {
+	*x = TaintAuthorityKeyRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaintAuthorityKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaintAuthorityKeyRequest) ProtoMessage() {}
+
+func (x *TaintAuthorityKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaintAuthorityKeyRequest.ProtoReflect.Descriptor instead.
+func (*TaintAuthorityKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TaintAuthorityKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaintAuthorityKeyRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *TaintAuthorityKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *TaintAuthorityKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *TaintAuthorityKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of RetireAuthorityKey.
+type RetireAuthorityKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Number of a PREPARED, SUPERSEDED or TAINTED key.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. Retires it although certificates that it signed are alive.
+	AllowLiveCertificates bool `protobuf:"varint,3,opt,name=allow_live_certificates,json=allowLiveCertificates,proto3" json:"allow_live_certificates,omitempty"`
+	// Optional. When set, it must be the current one.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireAuthorityKeyRequest) Reset() {
+	*x = RetireAuthorityKeyRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireAuthorityKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireAuthorityKeyRequest) ProtoMessage() {}
+
+func (x *RetireAuthorityKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireAuthorityKeyRequest.ProtoReflect.Descriptor instead.
+func (*RetireAuthorityKeyRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RetireAuthorityKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetireAuthorityKeyRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *RetireAuthorityKeyRequest) GetAllowLiveCertificates() bool {
+	if x != nil {
+		return x.AllowLiveCertificates
+	}
+	return false
+}
+
+func (x *RetireAuthorityKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RetireAuthorityKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RetireAuthorityKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of CreateCrossCertificate.
+type CreateCrossCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}` that signs.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. Certificate of the authority that is to be certified, as PEM or DER: subject, key, subject key identifier, path length
+	// and name constraints are taken from it, narrowed to what the signing authority may grant.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Optional. Lifetime from now. Default to the end of the earlier of the two.
+	Lifetime *durationpb.Duration `protobuf:"bytes,3,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCrossCertificateRequest) Reset() {
+	*x = CreateCrossCertificateRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCrossCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCrossCertificateRequest) ProtoMessage() {}
+
+func (x *CreateCrossCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCrossCertificateRequest.ProtoReflect.Descriptor instead.
+func (*CreateCrossCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CreateCrossCertificateRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateCrossCertificateRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *CreateCrossCertificateRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *CreateCrossCertificateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateCrossCertificateRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Answer of CreateCrossCertificate.
+type CreateCrossCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
+	CertificateName string `protobuf:"bytes,1,opt,name=certificate_name,json=certificateName,proto3" json:"certificate_name,omitempty"`
+	// The cross-certificate.
+	Certificate *EncodedCertificate `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// What was narrowed.
+	Warnings      []*Warning `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateCrossCertificateResponse) Reset() {
+	*x = CreateCrossCertificateResponse{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCrossCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCrossCertificateResponse) ProtoMessage() {}
+
+func (x *CreateCrossCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCrossCertificateResponse.ProtoReflect.Descriptor instead.
+func (*CreateCrossCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CreateCrossCertificateResponse) GetCertificateName() string {
+	if x != nil {
+		return x.CertificateName
+	}
+	return ""
+}
+
+func (x *CreateCrossCertificateResponse) GetCertificate() *EncodedCertificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *CreateCrossCertificateResponse) GetWarnings() []*Warning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// Request of AdoptAuthority.
+type AdoptAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. Last part of the name, as in CreateAuthorityRequest.
+	AuthorityId string `protobuf:"bytes,2,opt,name=authority_id,json=authorityId,proto3" json:"authority_id,omitempty"`
+	// Required. CKA_ID of the private key in the token, in hexadecimal. It is given the policy of an authority key for ever; the
+	// token process refuses a key that is extractable or not sensitive.
+	KeyId string `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Required. The certificate of the authority as PEM or DER, at most 32 KiB.
+	Certificate []byte `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Optional. As in ActivateAuthorityRequest; empty for a root.
+	Chain []byte `protobuf:"bytes,5,opt,name=chain,proto3" json:"chain,omitempty"`
+	// Optional. As in Authority.
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Optional. As in Authority.
+	Revocation *Authority_RevocationSettings `protobuf:"bytes,7,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be made, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,9,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptAuthorityRequest) Reset() {
+	*x = AdoptAuthorityRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptAuthorityRequest) ProtoMessage() {}
+
+func (x *AdoptAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*AdoptAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AdoptAuthorityRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *AdoptAuthorityRequest) GetAuthorityId() string {
+	if x != nil {
+		return x.AuthorityId
+	}
+	return ""
+}
+
+func (x *AdoptAuthorityRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *AdoptAuthorityRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *AdoptAuthorityRequest) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *AdoptAuthorityRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *AdoptAuthorityRequest) GetRevocation() *Authority_RevocationSettings {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+func (x *AdoptAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AdoptAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of ImportIssuedCertificates.
+type ImportIssuedCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. 1 to 1,000, together at most 2,500,000 bytes.
+	Certificates []*IssuedCertificate `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// Optional. Number of the key that signed them. Default the one that signs certificates.
+	KeyNumber int32 `protobuf:"varint,3,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. The lowest number that the next complete CRL may have; that of the old CA's last one and one more.
+	NextCrlNumber int64 `protobuf:"varint,4,opt,name=next_crl_number,json=nextCrlNumber,proto3" json:"next_crl_number,omitempty"`
+	// Optional. Runs every check, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportIssuedCertificatesRequest) Reset() {
+	*x = ImportIssuedCertificatesRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportIssuedCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportIssuedCertificatesRequest) ProtoMessage() {}
+
+func (x *ImportIssuedCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportIssuedCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*ImportIssuedCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ImportIssuedCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ImportIssuedCertificatesRequest) GetCertificates() []*IssuedCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *ImportIssuedCertificatesRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *ImportIssuedCertificatesRequest) GetNextCrlNumber() int64 {
+	if x != nil {
+		return x.NextCrlNumber
+	}
+	return 0
+}
+
+func (x *ImportIssuedCertificatesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// What another CA knew of a certificate.
+type IssuedCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. The certificate as PEM or DER. Its signature must be by the key of the authority.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// Required without a certificate. Serial number in hexadecimal.
+	SerialNumber string `protobuf:"bytes,2,opt,name=serial_number,json=serialNumber,proto3" json:"serial_number,omitempty"`
+	// Required without a certificate. End of its validity.
+	NotAfterTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after_time,json=notAfterTime,proto3" json:"not_after_time,omitempty"`
+	// Optional. Subject for people, where there is no certificate.
+	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Optional. When it was revoked; absent when it was not.
+	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// Optional. Why.
+	RevocationReason RevocationReason `protobuf:"varint,6,opt,name=revocation_reason,json=revocationReason,proto3,enum=certd.v1.RevocationReason" json:"revocation_reason,omitempty"`
+	// Optional. Since when its key is known or thought to be compromised.
+	InvalidityTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=invalidity_time,json=invalidityTime,proto3" json:"invalidity_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *IssuedCertificate) Reset() {
+	*x = IssuedCertificate{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuedCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuedCertificate) ProtoMessage() {}
+
+func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
+func (*IssuedCertificate) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *IssuedCertificate) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetSerialNumber() string {
+	if x != nil {
+		return x.SerialNumber
+	}
+	return ""
+}
+
+func (x *IssuedCertificate) GetNotAfterTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfterTime
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *IssuedCertificate) GetRevokeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return nil
+}
+
+func (x *IssuedCertificate) GetRevocationReason() RevocationReason {
+	if x != nil {
+		return x.RevocationReason
+	}
+	return RevocationReason_REVOCATION_REASON_UNSPECIFIED
+}
+
+func (x *IssuedCertificate) GetInvalidityTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InvalidityTime
+	}
+	return nil
+}
+
+// Answer of ImportIssuedCertificates.
+type ImportIssuedCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are new in the books.
+	ImportedCount int32 `protobuf:"varint,1,opt,name=imported_count,json=importedCount,proto3" json:"imported_count,omitempty"`
+	// How many were in the books and are now revoked.
+	RevokedCount int32 `protobuf:"varint,2,opt,name=revoked_count,json=revokedCount,proto3" json:"revoked_count,omitempty"`
+	// How many were in the books and stay as they were.
+	UnchangedCount int32 `protobuf:"varint,3,opt,name=unchanged_count,json=unchangedCount,proto3" json:"unchanged_count,omitempty"`
+	// What was passed over, and why.
+	Warnings      []*Warning `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportIssuedCertificatesResponse) Reset() {
+	*x = ImportIssuedCertificatesResponse{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportIssuedCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportIssuedCertificatesResponse) ProtoMessage() {}
+
+func (x *ImportIssuedCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportIssuedCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*ImportIssuedCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ImportIssuedCertificatesResponse) GetImportedCount() int32 {
+	if x != nil {
+		return x.ImportedCount
+	}
+	return 0
+}
+
+func (x *ImportIssuedCertificatesResponse) GetRevokedCount() int32 {
+	if x != nil {
+		return x.RevokedCount
+	}
+	return 0
+}
+
+func (x *ImportIssuedCertificatesResponse) GetUnchangedCount() int32 {
+	if x != nil {
+		return x.UnchangedCount
+	}
+	return 0
+}
+
+func (x *ImportIssuedCertificatesResponse) GetWarnings() []*Warning {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+// Request of GetRevocationList.
+type GetRevocationListRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Number of the key. Default the one that signs certificates.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. Number of the partition, from 1. Default the complete CRL.
+	Partition     int32 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationListRequest) Reset() {
+	*x = GetRevocationListRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationListRequest) ProtoMessage() {}
+
+func (x *GetRevocationListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationListRequest.ProtoReflect.Descriptor instead.
+func (*GetRevocationListRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetRevocationListRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetRevocationListRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *GetRevocationListRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+// Request of GenerateRevocationList.
+type GenerateRevocationListRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. Number of the key. Default the one that signs certificates.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Optional. Number of the partition, from 1. Default the complete CRL.
+	Partition     int32 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerateRevocationListRequest) Reset() {
+	*x = GenerateRevocationListRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateRevocationListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateRevocationListRequest) ProtoMessage() {}
+
+func (x *GenerateRevocationListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateRevocationListRequest.ProtoReflect.Descriptor instead.
+func (*GenerateRevocationListRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GenerateRevocationListRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GenerateRevocationListRequest) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *GenerateRevocationListRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+// A CRL (RFC 5280, section 5).
+type RevocationList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `tenants/{tenant}/authorities/{authority}`.
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	// Number of the key that signed it.
+	KeyNumber int32 `protobuf:"varint,2,opt,name=key_number,json=keyNumber,proto3" json:"key_number,omitempty"`
+	// Number of the partition; 0: the complete CRL.
+	Partition int32 `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Its CRL number.
+	Number int64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// When it was made.
+	ThisUpdateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=this_update_time,json=thisUpdateTime,proto3" json:"this_update_time,omitempty"`
+	// When the next one will have been made.
+	NextUpdateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next_update_time,json=nextUpdateTime,proto3" json:"next_update_time,omitempty"`
+	// How many certificates stand on it.
+	EntryCount int64 `protobuf:"varint,7,opt,name=entry_count,json=entryCount,proto3" json:"entry_count,omitempty"`
+	// Bytes of its DER.
+	SizeBytes int64 `protobuf:"varint,8,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// SHA-256 of its DER.
+	Sha256Fingerprint []byte `protobuf:"bytes,9,opt,name=sha256_fingerprint,json=sha256Fingerprint,proto3" json:"sha256_fingerprint,omitempty"`
+	// Where it is published.
+	Urls []string `protobuf:"bytes,10,rep,name=urls,proto3" json:"urls,omitempty"`
+	// Its DER; empty when it is larger than 3,000,000 bytes: fetch it where it is published.
+	Der []byte `protobuf:"bytes,11,opt,name=der,proto3" json:"der,omitempty"`
+	// Why the last attempt to sign a newer one failed; empty when it did not.
+	LastError     string `protobuf:"bytes,12,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationList) Reset() {
+	*x = RevocationList{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationList) ProtoMessage() {}
+
+func (x *RevocationList) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
+func (*RevocationList) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RevocationList) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *RevocationList) GetKeyNumber() int32 {
+	if x != nil {
+		return x.KeyNumber
+	}
+	return 0
+}
+
+func (x *RevocationList) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *RevocationList) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RevocationList) GetThisUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ThisUpdateTime
+	}
+	return nil
+}
+
+func (x *RevocationList) GetNextUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextUpdateTime
+	}
+	return nil
+}
+
+func (x *RevocationList) GetEntryCount() int64 {
+	if x != nil {
+		return x.EntryCount
+	}
+	return 0
+}
+
+func (x *RevocationList) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *RevocationList) GetSha256Fingerprint() []byte {
+	if x != nil {
+		return x.Sha256Fingerprint
+	}
+	return nil
+}
+
+func (x *RevocationList) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *RevocationList) GetDer() []byte {
+	if x != nil {
+		return x.Der
+	}
+	return nil
+}
+
+func (x *RevocationList) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+// Request of CreateAuditReport.
+type CreateAuditReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. How records are written.
+	Format CreateAuditReportRequest_Format `protobuf:"varint,2,opt,name=format,proto3,enum=certd.v1.CreateAuditReportRequest_Format" json:"format,omitempty"`
+	// Optional. Issued at this moment or later.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Optional. Issued before this moment.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAuditReportRequest) Reset() {
+	*x = CreateAuditReportRequest{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAuditReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAuditReportRequest) ProtoMessage() {}
+
+func (x *CreateAuditReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAuditReportRequest.ProtoReflect.Descriptor instead.
+func (*CreateAuditReportRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CreateAuditReportRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateAuditReportRequest) GetFormat() CreateAuditReportRequest_Format {
+	if x != nil {
+		return x.Format
+	}
+	return CreateAuditReportRequest_FORMAT_UNSPECIFIED
+}
+
+func (x *CreateAuditReportRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *CreateAuditReportRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+// A part of an audit report.
+type CreateAuditReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whole lines; the parts in their order are the report.
+	Content []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	// How many records were written so far.
+	RecordCount   int64 `protobuf:"varint,2,opt,name=record_count,json=recordCount,proto3" json:"record_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAuditReportResponse) Reset() {
+	*x = CreateAuditReportResponse{}
+	mi := &file_certd_v1_authority_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAuditReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAuditReportResponse) ProtoMessage() {}
+
+func (x *CreateAuditReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_authority_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAuditReportResponse.ProtoReflect.Descriptor instead.
+func (*CreateAuditReportResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_authority_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CreateAuditReportResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *CreateAuditReportResponse) GetRecordCount() int64 {
+	if x != nil {
+		return x.RecordCount
+	}
+	return 0
+}
+
 var File_certd_v1_authority_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"\n" +
-	" certd/v1/authority_service.proto\x12\bcertd.v1\x1a\x18certd/v1/authority.proto\x1a google/protobuf/field_mask.proto\"\xca\x01\n" +
+	" certd/v1/authority_service.proto\x12\bcertd.v1\x1a\x18certd/v1/authority.proto\x1a\x1acertd/v1/certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n" +
 	"\x16CreateAuthorityRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12!\n" +
 	"\fauthority_id\x18\x02 \x01(\tR\vauthorityId\x121\n" +
@@ -711,12 +2338,14 @@ const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"updateMask\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\",\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"K\n" +
 	"\x16GetAuthorityCsrRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"2\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\"2\n" +
 	"\fAuthorityCsr\x12\x10\n" +
 	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +
-	"\x03pem\x18\x02 \x01(\tR\x03pem\"\xbe\x01\n" +
+	"\x03pem\x18\x02 \x01(\tR\x03pem\"\x99\x02\n" +
 	"\x18ActivateAuthorityRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x14\n" +
@@ -724,7 +2353,10 @@ const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"\x84\x01\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\a \x01(\x05R\tkeyNumber\x12:\n" +
+	"\x19allow_broken_certificates\x18\b \x01(\bR\x17allowBrokenCertificates\"\x84\x01\n" +
 	"\x16EnableAuthorityRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
@@ -736,7 +2368,153 @@ const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly2\xf3\x04\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x83\x02\n" +
+	"\"ReissueAuthorityCertificateRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\blifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12:\n" +
+	"\x19allow_broken_certificates\x18\x06 \x01(\bR\x17allowBrokenCertificates\"\xef\x01\n" +
+	"\x16DeleteAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\x06window\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06window\x126\n" +
+	"\x17allow_live_certificates\x18\x03 \x01(\bR\x15allowLiveCertificates\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"\x86\x01\n" +
+	"\x18UndeleteAuthorityRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xe1\x02\n" +
+	"\x1aPrepareAuthorityKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\bkey_spec\x18\x02 \x01(\x0e2\x11.certd.v1.KeySpecR\akeySpec\x12M\n" +
+	"\x13signature_algorithm\x18\x03 \x01(\x0e2\x1c.certd.v1.SignatureAlgorithmR\x12signatureAlgorithm\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12#\n" +
+	"\rcross_certify\x18\x05 \x01(\bR\fcrossCertify\x12\x12\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\b \x01(\bR\fvalidateOnly\"\xa8\x01\n" +
+	"\x1bActivateAuthorityKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xa5\x01\n" +
+	"\x18TaintAuthorityKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xde\x01\n" +
+	"\x19RetireAuthorityKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x126\n" +
+	"\x17allow_live_certificates\x18\x03 \x01(\bR\x15allowLiveCertificates\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"\xd4\x01\n" +
+	"\x1dCreateCrossCertificateRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x125\n" +
+	"\blifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xba\x01\n" +
+	"\x1eCreateCrossCertificateResponse\x12)\n" +
+	"\x10certificate_name\x18\x01 \x01(\tR\x0fcertificateName\x12>\n" +
+	"\vcertificate\x18\x02 \x01(\v2\x1c.certd.v1.EncodedCertificateR\vcertificate\x12-\n" +
+	"\bwarnings\x18\x03 \x03(\v2\x11.certd.v1.WarningR\bwarnings\"\xad\x03\n" +
+	"\x15AdoptAuthorityRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12!\n" +
+	"\fauthority_id\x18\x02 \x01(\tR\vauthorityId\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\tR\x05keyId\x12 \n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate\x12\x14\n" +
+	"\x05chain\x18\x05 \x01(\fR\x05chain\x12C\n" +
+	"\x06labels\x18\x06 \x03(\v2+.certd.v1.AdoptAuthorityRequest.LabelsEntryR\x06labels\x12F\n" +
+	"\n" +
+	"revocation\x18\a \x01(\v2&.certd.v1.Authority.RevocationSettingsR\n" +
+	"revocation\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\t \x01(\bR\fvalidateOnly\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +
+	"\x1fImportIssuedCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12?\n" +
+	"\fcertificates\x18\x02 \x03(\v2\x1b.certd.v1.IssuedCertificateR\fcertificates\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x03 \x01(\x05R\tkeyNumber\x12&\n" +
+	"\x0fnext_crl_number\x18\x04 \x01(\x03R\rnextCrlNumber\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\x81\x03\n" +
+	"\x11IssuedCertificate\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12#\n" +
+	"\rserial_number\x18\x02 \x01(\tR\fserialNumber\x12@\n" +
+	"\x0enot_after_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\fnotAfterTime\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12;\n" +
+	"\vrevoke_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"revokeTime\x12G\n" +
+	"\x11revocation_reason\x18\x06 \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x10revocationReason\x12C\n" +
+	"\x0finvalidity_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\"\xc6\x01\n" +
+	" ImportIssuedCertificatesResponse\x12%\n" +
+	"\x0eimported_count\x18\x01 \x01(\x05R\rimportedCount\x12#\n" +
+	"\rrevoked_count\x18\x02 \x01(\x05R\frevokedCount\x12'\n" +
+	"\x0funchanged_count\x18\x03 \x01(\x05R\x0eunchangedCount\x12-\n" +
+	"\bwarnings\x18\x04 \x03(\v2\x11.certd.v1.WarningR\bwarnings\"k\n" +
+	"\x18GetRevocationListRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\"p\n" +
+	"\x1dGenerateRevocationListRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\"\xc3\x03\n" +
+	"\x0eRevocationList\x12\x1c\n" +
+	"\tauthority\x18\x01 \x01(\tR\tauthority\x12\x1d\n" +
+	"\n" +
+	"key_number\x18\x02 \x01(\x05R\tkeyNumber\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x03R\x06number\x12D\n" +
+	"\x10this_update_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0ethisUpdateTime\x12D\n" +
+	"\x10next_update_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0enextUpdateTime\x12\x1f\n" +
+	"\ventry_count\x18\a \x01(\x03R\n" +
+	"entryCount\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\b \x01(\x03R\tsizeBytes\x12-\n" +
+	"\x12sha256_fingerprint\x18\t \x01(\fR\x11sha256Fingerprint\x12\x12\n" +
+	"\x04urls\x18\n" +
+	" \x03(\tR\x04urls\x12\x10\n" +
+	"\x03der\x18\v \x01(\fR\x03der\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\f \x01(\tR\tlastError\"\x98\x02\n" +
+	"\x18CreateAuditReportRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12A\n" +
+	"\x06format\x18\x02 \x01(\x0e2).certd.v1.CreateAuditReportRequest.FormatR\x06format\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"3\n" +
+	"\x06Format\x12\x16\n" +
+	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04JSON\x10\x01\x12\a\n" +
+	"\x03CSV\x10\x02\"X\n" +
+	"\x19CreateAuditReportResponse\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\fR\acontent\x12!\n" +
+	"\frecord_count\x18\x02 \x01(\x03R\vrecordCount2\xe9\r\n" +
 	"\x10AuthorityService\x12H\n" +
 	"\x0fCreateAuthority\x12 .certd.v1.CreateAuthorityRequest\x1a\x13.certd.v1.Authority\x12B\n" +
 	"\fGetAuthority\x12\x1d.certd.v1.GetAuthorityRequest\x1a\x13.certd.v1.Authority\x12V\n" +
@@ -745,7 +2523,20 @@ const file_certd_v1_authority_service_proto_rawDesc = "" +
 	"\x0fGetAuthorityCsr\x12 .certd.v1.GetAuthorityCsrRequest\x1a\x16.certd.v1.AuthorityCsr\x12L\n" +
 	"\x11ActivateAuthority\x12\".certd.v1.ActivateAuthorityRequest\x1a\x13.certd.v1.Authority\x12H\n" +
 	"\x0fEnableAuthority\x12 .certd.v1.EnableAuthorityRequest\x1a\x13.certd.v1.Authority\x12J\n" +
-	"\x10DisableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.AuthorityB/\n" +
+	"\x10DisableAuthority\x12!.certd.v1.DisableAuthorityRequest\x1a\x13.certd.v1.Authority\x12`\n" +
+	"\x1bReissueAuthorityCertificate\x12,.certd.v1.ReissueAuthorityCertificateRequest\x1a\x13.certd.v1.Authority\x12H\n" +
+	"\x0fDeleteAuthority\x12 .certd.v1.DeleteAuthorityRequest\x1a\x13.certd.v1.Authority\x12L\n" +
+	"\x11UndeleteAuthority\x12\".certd.v1.UndeleteAuthorityRequest\x1a\x13.certd.v1.Authority\x12P\n" +
+	"\x13PrepareAuthorityKey\x12$.certd.v1.PrepareAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12R\n" +
+	"\x14ActivateAuthorityKey\x12%.certd.v1.ActivateAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12L\n" +
+	"\x11TaintAuthorityKey\x12\".certd.v1.TaintAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12N\n" +
+	"\x12RetireAuthorityKey\x12#.certd.v1.RetireAuthorityKeyRequest\x1a\x13.certd.v1.Authority\x12k\n" +
+	"\x16CreateCrossCertificate\x12'.certd.v1.CreateCrossCertificateRequest\x1a(.certd.v1.CreateCrossCertificateResponse\x12F\n" +
+	"\x0eAdoptAuthority\x12\x1f.certd.v1.AdoptAuthorityRequest\x1a\x13.certd.v1.Authority\x12q\n" +
+	"\x18ImportIssuedCertificates\x12).certd.v1.ImportIssuedCertificatesRequest\x1a*.certd.v1.ImportIssuedCertificatesResponse\x12Q\n" +
+	"\x11GetRevocationList\x12\".certd.v1.GetRevocationListRequest\x1a\x18.certd.v1.RevocationList\x12[\n" +
+	"\x16GenerateRevocationList\x12'.certd.v1.GenerateRevocationListRequest\x1a\x18.certd.v1.RevocationList\x12^\n" +
+	"\x11CreateAuditReport\x12\".certd.v1.CreateAuditReportRequest\x1a#.certd.v1.CreateAuditReportResponse0\x01B/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -760,47 +2551,123 @@ func file_certd_v1_authority_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_authority_service_proto_rawDescData
 }
 
-var file_certd_v1_authority_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_certd_v1_authority_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_certd_v1_authority_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_certd_v1_authority_service_proto_goTypes = []any{
-	(*CreateAuthorityRequest)(nil),   // 0: certd.v1.CreateAuthorityRequest
-	(*GetAuthorityRequest)(nil),      // 1: certd.v1.GetAuthorityRequest
-	(*ListAuthoritiesRequest)(nil),   // 2: certd.v1.ListAuthoritiesRequest
-	(*ListAuthoritiesResponse)(nil),  // 3: certd.v1.ListAuthoritiesResponse
-	(*UpdateAuthorityRequest)(nil),   // 4: certd.v1.UpdateAuthorityRequest
-	(*GetAuthorityCsrRequest)(nil),   // 5: certd.v1.GetAuthorityCsrRequest
-	(*AuthorityCsr)(nil),             // 6: certd.v1.AuthorityCsr
-	(*ActivateAuthorityRequest)(nil), // 7: certd.v1.ActivateAuthorityRequest
-	(*EnableAuthorityRequest)(nil),   // 8: certd.v1.EnableAuthorityRequest
-	(*DisableAuthorityRequest)(nil),  // 9: certd.v1.DisableAuthorityRequest
-	(*Authority)(nil),                // 10: certd.v1.Authority
-	(*fieldmaskpb.FieldMask)(nil),    // 11: google.protobuf.FieldMask
+	(CreateAuditReportRequest_Format)(0),       // 0: certd.v1.CreateAuditReportRequest.Format
+	(*CreateAuthorityRequest)(nil),             // 1: certd.v1.CreateAuthorityRequest
+	(*GetAuthorityRequest)(nil),                // 2: certd.v1.GetAuthorityRequest
+	(*ListAuthoritiesRequest)(nil),             // 3: certd.v1.ListAuthoritiesRequest
+	(*ListAuthoritiesResponse)(nil),            // 4: certd.v1.ListAuthoritiesResponse
+	(*UpdateAuthorityRequest)(nil),             // 5: certd.v1.UpdateAuthorityRequest
+	(*GetAuthorityCsrRequest)(nil),             // 6: certd.v1.GetAuthorityCsrRequest
+	(*AuthorityCsr)(nil),                       // 7: certd.v1.AuthorityCsr
+	(*ActivateAuthorityRequest)(nil),           // 8: certd.v1.ActivateAuthorityRequest
+	(*EnableAuthorityRequest)(nil),             // 9: certd.v1.EnableAuthorityRequest
+	(*DisableAuthorityRequest)(nil),            // 10: certd.v1.DisableAuthorityRequest
+	(*ReissueAuthorityCertificateRequest)(nil), // 11: certd.v1.ReissueAuthorityCertificateRequest
+	(*DeleteAuthorityRequest)(nil),             // 12: certd.v1.DeleteAuthorityRequest
+	(*UndeleteAuthorityRequest)(nil),           // 13: certd.v1.UndeleteAuthorityRequest
+	(*PrepareAuthorityKeyRequest)(nil),         // 14: certd.v1.PrepareAuthorityKeyRequest
+	(*ActivateAuthorityKeyRequest)(nil),        // 15: certd.v1.ActivateAuthorityKeyRequest
+	(*TaintAuthorityKeyRequest)(nil),           // 16: certd.v1.TaintAuthorityKeyRequest
+	(*RetireAuthorityKeyRequest)(nil),          // 17: certd.v1.RetireAuthorityKeyRequest
+	(*CreateCrossCertificateRequest)(nil),      // 18: certd.v1.CreateCrossCertificateRequest
+	(*CreateCrossCertificateResponse)(nil),     // 19: certd.v1.CreateCrossCertificateResponse
+	(*AdoptAuthorityRequest)(nil),              // 20: certd.v1.AdoptAuthorityRequest
+	(*ImportIssuedCertificatesRequest)(nil),    // 21: certd.v1.ImportIssuedCertificatesRequest
+	(*IssuedCertificate)(nil),                  // 22: certd.v1.IssuedCertificate
+	(*ImportIssuedCertificatesResponse)(nil),   // 23: certd.v1.ImportIssuedCertificatesResponse
+	(*GetRevocationListRequest)(nil),           // 24: certd.v1.GetRevocationListRequest
+	(*GenerateRevocationListRequest)(nil),      // 25: certd.v1.GenerateRevocationListRequest
+	(*RevocationList)(nil),                     // 26: certd.v1.RevocationList
+	(*CreateAuditReportRequest)(nil),           // 27: certd.v1.CreateAuditReportRequest
+	(*CreateAuditReportResponse)(nil),          // 28: certd.v1.CreateAuditReportResponse
+	nil,                                        // 29: certd.v1.AdoptAuthorityRequest.LabelsEntry
+	(*Authority)(nil),                          // 30: certd.v1.Authority
+	(*fieldmaskpb.FieldMask)(nil),              // 31: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),                // 32: google.protobuf.Duration
+	(KeySpec)(0),                               // 33: certd.v1.KeySpec
+	(SignatureAlgorithm)(0),                    // 34: certd.v1.SignatureAlgorithm
+	(*EncodedCertificate)(nil),                 // 35: certd.v1.EncodedCertificate
+	(*Warning)(nil),                            // 36: certd.v1.Warning
+	(*Authority_RevocationSettings)(nil),       // 37: certd.v1.Authority.RevocationSettings
+	(*timestamppb.Timestamp)(nil),              // 38: google.protobuf.Timestamp
+	(RevocationReason)(0),                      // 39: certd.v1.RevocationReason
 }
 var file_certd_v1_authority_service_proto_depIdxs = []int32{
-	10, // 0: certd.v1.CreateAuthorityRequest.authority:type_name -> certd.v1.Authority
-	10, // 1: certd.v1.ListAuthoritiesResponse.authorities:type_name -> certd.v1.Authority
-	10, // 2: certd.v1.UpdateAuthorityRequest.authority:type_name -> certd.v1.Authority
-	11, // 3: certd.v1.UpdateAuthorityRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 4: certd.v1.AuthorityService.CreateAuthority:input_type -> certd.v1.CreateAuthorityRequest
-	1,  // 5: certd.v1.AuthorityService.GetAuthority:input_type -> certd.v1.GetAuthorityRequest
-	2,  // 6: certd.v1.AuthorityService.ListAuthorities:input_type -> certd.v1.ListAuthoritiesRequest
-	4,  // 7: certd.v1.AuthorityService.UpdateAuthority:input_type -> certd.v1.UpdateAuthorityRequest
-	5,  // 8: certd.v1.AuthorityService.GetAuthorityCsr:input_type -> certd.v1.GetAuthorityCsrRequest
-	7,  // 9: certd.v1.AuthorityService.ActivateAuthority:input_type -> certd.v1.ActivateAuthorityRequest
-	8,  // 10: certd.v1.AuthorityService.EnableAuthority:input_type -> certd.v1.EnableAuthorityRequest
-	9,  // 11: certd.v1.AuthorityService.DisableAuthority:input_type -> certd.v1.DisableAuthorityRequest
-	10, // 12: certd.v1.AuthorityService.CreateAuthority:output_type -> certd.v1.Authority
-	10, // 13: certd.v1.AuthorityService.GetAuthority:output_type -> certd.v1.Authority
-	3,  // 14: certd.v1.AuthorityService.ListAuthorities:output_type -> certd.v1.ListAuthoritiesResponse
-	10, // 15: certd.v1.AuthorityService.UpdateAuthority:output_type -> certd.v1.Authority
-	6,  // 16: certd.v1.AuthorityService.GetAuthorityCsr:output_type -> certd.v1.AuthorityCsr
-	10, // 17: certd.v1.AuthorityService.ActivateAuthority:output_type -> certd.v1.Authority
-	10, // 18: certd.v1.AuthorityService.EnableAuthority:output_type -> certd.v1.Authority
-	10, // 19: certd.v1.AuthorityService.DisableAuthority:output_type -> certd.v1.Authority
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	30, // 0: certd.v1.CreateAuthorityRequest.authority:type_name -> certd.v1.Authority
+	30, // 1: certd.v1.ListAuthoritiesResponse.authorities:type_name -> certd.v1.Authority
+	30, // 2: certd.v1.UpdateAuthorityRequest.authority:type_name -> certd.v1.Authority
+	31, // 3: certd.v1.UpdateAuthorityRequest.update_mask:type_name -> google.protobuf.FieldMask
+	32, // 4: certd.v1.ReissueAuthorityCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	32, // 5: certd.v1.DeleteAuthorityRequest.window:type_name -> google.protobuf.Duration
+	33, // 6: certd.v1.PrepareAuthorityKeyRequest.key_spec:type_name -> certd.v1.KeySpec
+	34, // 7: certd.v1.PrepareAuthorityKeyRequest.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	32, // 8: certd.v1.PrepareAuthorityKeyRequest.lifetime:type_name -> google.protobuf.Duration
+	32, // 9: certd.v1.CreateCrossCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	35, // 10: certd.v1.CreateCrossCertificateResponse.certificate:type_name -> certd.v1.EncodedCertificate
+	36, // 11: certd.v1.CreateCrossCertificateResponse.warnings:type_name -> certd.v1.Warning
+	29, // 12: certd.v1.AdoptAuthorityRequest.labels:type_name -> certd.v1.AdoptAuthorityRequest.LabelsEntry
+	37, // 13: certd.v1.AdoptAuthorityRequest.revocation:type_name -> certd.v1.Authority.RevocationSettings
+	22, // 14: certd.v1.ImportIssuedCertificatesRequest.certificates:type_name -> certd.v1.IssuedCertificate
+	38, // 15: certd.v1.IssuedCertificate.not_after_time:type_name -> google.protobuf.Timestamp
+	38, // 16: certd.v1.IssuedCertificate.revoke_time:type_name -> google.protobuf.Timestamp
+	39, // 17: certd.v1.IssuedCertificate.revocation_reason:type_name -> certd.v1.RevocationReason
+	38, // 18: certd.v1.IssuedCertificate.invalidity_time:type_name -> google.protobuf.Timestamp
+	36, // 19: certd.v1.ImportIssuedCertificatesResponse.warnings:type_name -> certd.v1.Warning
+	38, // 20: certd.v1.RevocationList.this_update_time:type_name -> google.protobuf.Timestamp
+	38, // 21: certd.v1.RevocationList.next_update_time:type_name -> google.protobuf.Timestamp
+	0,  // 22: certd.v1.CreateAuditReportRequest.format:type_name -> certd.v1.CreateAuditReportRequest.Format
+	38, // 23: certd.v1.CreateAuditReportRequest.start_time:type_name -> google.protobuf.Timestamp
+	38, // 24: certd.v1.CreateAuditReportRequest.end_time:type_name -> google.protobuf.Timestamp
+	1,  // 25: certd.v1.AuthorityService.CreateAuthority:input_type -> certd.v1.CreateAuthorityRequest
+	2,  // 26: certd.v1.AuthorityService.GetAuthority:input_type -> certd.v1.GetAuthorityRequest
+	3,  // 27: certd.v1.AuthorityService.ListAuthorities:input_type -> certd.v1.ListAuthoritiesRequest
+	5,  // 28: certd.v1.AuthorityService.UpdateAuthority:input_type -> certd.v1.UpdateAuthorityRequest
+	6,  // 29: certd.v1.AuthorityService.GetAuthorityCsr:input_type -> certd.v1.GetAuthorityCsrRequest
+	8,  // 30: certd.v1.AuthorityService.ActivateAuthority:input_type -> certd.v1.ActivateAuthorityRequest
+	9,  // 31: certd.v1.AuthorityService.EnableAuthority:input_type -> certd.v1.EnableAuthorityRequest
+	10, // 32: certd.v1.AuthorityService.DisableAuthority:input_type -> certd.v1.DisableAuthorityRequest
+	11, // 33: certd.v1.AuthorityService.ReissueAuthorityCertificate:input_type -> certd.v1.ReissueAuthorityCertificateRequest
+	12, // 34: certd.v1.AuthorityService.DeleteAuthority:input_type -> certd.v1.DeleteAuthorityRequest
+	13, // 35: certd.v1.AuthorityService.UndeleteAuthority:input_type -> certd.v1.UndeleteAuthorityRequest
+	14, // 36: certd.v1.AuthorityService.PrepareAuthorityKey:input_type -> certd.v1.PrepareAuthorityKeyRequest
+	15, // 37: certd.v1.AuthorityService.ActivateAuthorityKey:input_type -> certd.v1.ActivateAuthorityKeyRequest
+	16, // 38: certd.v1.AuthorityService.TaintAuthorityKey:input_type -> certd.v1.TaintAuthorityKeyRequest
+	17, // 39: certd.v1.AuthorityService.RetireAuthorityKey:input_type -> certd.v1.RetireAuthorityKeyRequest
+	18, // 40: certd.v1.AuthorityService.CreateCrossCertificate:input_type -> certd.v1.CreateCrossCertificateRequest
+	20, // 41: certd.v1.AuthorityService.AdoptAuthority:input_type -> certd.v1.AdoptAuthorityRequest
+	21, // 42: certd.v1.AuthorityService.ImportIssuedCertificates:input_type -> certd.v1.ImportIssuedCertificatesRequest
+	24, // 43: certd.v1.AuthorityService.GetRevocationList:input_type -> certd.v1.GetRevocationListRequest
+	25, // 44: certd.v1.AuthorityService.GenerateRevocationList:input_type -> certd.v1.GenerateRevocationListRequest
+	27, // 45: certd.v1.AuthorityService.CreateAuditReport:input_type -> certd.v1.CreateAuditReportRequest
+	30, // 46: certd.v1.AuthorityService.CreateAuthority:output_type -> certd.v1.Authority
+	30, // 47: certd.v1.AuthorityService.GetAuthority:output_type -> certd.v1.Authority
+	4,  // 48: certd.v1.AuthorityService.ListAuthorities:output_type -> certd.v1.ListAuthoritiesResponse
+	30, // 49: certd.v1.AuthorityService.UpdateAuthority:output_type -> certd.v1.Authority
+	7,  // 50: certd.v1.AuthorityService.GetAuthorityCsr:output_type -> certd.v1.AuthorityCsr
+	30, // 51: certd.v1.AuthorityService.ActivateAuthority:output_type -> certd.v1.Authority
+	30, // 52: certd.v1.AuthorityService.EnableAuthority:output_type -> certd.v1.Authority
+	30, // 53: certd.v1.AuthorityService.DisableAuthority:output_type -> certd.v1.Authority
+	30, // 54: certd.v1.AuthorityService.ReissueAuthorityCertificate:output_type -> certd.v1.Authority
+	30, // 55: certd.v1.AuthorityService.DeleteAuthority:output_type -> certd.v1.Authority
+	30, // 56: certd.v1.AuthorityService.UndeleteAuthority:output_type -> certd.v1.Authority
+	30, // 57: certd.v1.AuthorityService.PrepareAuthorityKey:output_type -> certd.v1.Authority
+	30, // 58: certd.v1.AuthorityService.ActivateAuthorityKey:output_type -> certd.v1.Authority
+	30, // 59: certd.v1.AuthorityService.TaintAuthorityKey:output_type -> certd.v1.Authority
+	30, // 60: certd.v1.AuthorityService.RetireAuthorityKey:output_type -> certd.v1.Authority
+	19, // 61: certd.v1.AuthorityService.CreateCrossCertificate:output_type -> certd.v1.CreateCrossCertificateResponse
+	30, // 62: certd.v1.AuthorityService.AdoptAuthority:output_type -> certd.v1.Authority
+	23, // 63: certd.v1.AuthorityService.ImportIssuedCertificates:output_type -> certd.v1.ImportIssuedCertificatesResponse
+	26, // 64: certd.v1.AuthorityService.GetRevocationList:output_type -> certd.v1.RevocationList
+	26, // 65: certd.v1.AuthorityService.GenerateRevocationList:output_type -> certd.v1.RevocationList
+	28, // 66: certd.v1.AuthorityService.CreateAuditReport:output_type -> certd.v1.CreateAuditReportResponse
+	46, // [46:67] is the sub-list for method output_type
+	25, // [25:46] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_authority_service_proto_init() }
@@ -809,18 +2676,21 @@ func file_certd_v1_authority_service_proto_init() {
 		return
 	}
 	file_certd_v1_authority_proto_init()
+	file_certd_v1_certificate_proto_init()
+	file_certd_v1_x509_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_authority_service_proto_rawDesc), len(file_certd_v1_authority_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   10,
+			NumEnums:      1,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_certd_v1_authority_service_proto_goTypes,
 		DependencyIndexes: file_certd_v1_authority_service_proto_depIdxs,
+		EnumInfos:         file_certd_v1_authority_service_proto_enumTypes,
 		MessageInfos:      file_certd_v1_authority_service_proto_msgTypes,
 	}.Build()
 	File_certd_v1_authority_service_proto = out.File

@@ -21,14 +21,27 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AuthorityService_CreateAuthority_FullMethodName   = "/certd.v1.AuthorityService/CreateAuthority"
-	AuthorityService_GetAuthority_FullMethodName      = "/certd.v1.AuthorityService/GetAuthority"
-	AuthorityService_ListAuthorities_FullMethodName   = "/certd.v1.AuthorityService/ListAuthorities"
-	AuthorityService_UpdateAuthority_FullMethodName   = "/certd.v1.AuthorityService/UpdateAuthority"
-	AuthorityService_GetAuthorityCsr_FullMethodName   = "/certd.v1.AuthorityService/GetAuthorityCsr"
-	AuthorityService_ActivateAuthority_FullMethodName = "/certd.v1.AuthorityService/ActivateAuthority"
-	AuthorityService_EnableAuthority_FullMethodName   = "/certd.v1.AuthorityService/EnableAuthority"
-	AuthorityService_DisableAuthority_FullMethodName  = "/certd.v1.AuthorityService/DisableAuthority"
+	AuthorityService_CreateAuthority_FullMethodName             = "/certd.v1.AuthorityService/CreateAuthority"
+	AuthorityService_GetAuthority_FullMethodName                = "/certd.v1.AuthorityService/GetAuthority"
+	AuthorityService_ListAuthorities_FullMethodName             = "/certd.v1.AuthorityService/ListAuthorities"
+	AuthorityService_UpdateAuthority_FullMethodName             = "/certd.v1.AuthorityService/UpdateAuthority"
+	AuthorityService_GetAuthorityCsr_FullMethodName             = "/certd.v1.AuthorityService/GetAuthorityCsr"
+	AuthorityService_ActivateAuthority_FullMethodName           = "/certd.v1.AuthorityService/ActivateAuthority"
+	AuthorityService_EnableAuthority_FullMethodName             = "/certd.v1.AuthorityService/EnableAuthority"
+	AuthorityService_DisableAuthority_FullMethodName            = "/certd.v1.AuthorityService/DisableAuthority"
+	AuthorityService_ReissueAuthorityCertificate_FullMethodName = "/certd.v1.AuthorityService/ReissueAuthorityCertificate"
+	AuthorityService_DeleteAuthority_FullMethodName             = "/certd.v1.AuthorityService/DeleteAuthority"
+	AuthorityService_UndeleteAuthority_FullMethodName           = "/certd.v1.AuthorityService/UndeleteAuthority"
+	AuthorityService_PrepareAuthorityKey_FullMethodName         = "/certd.v1.AuthorityService/PrepareAuthorityKey"
+	AuthorityService_ActivateAuthorityKey_FullMethodName        = "/certd.v1.AuthorityService/ActivateAuthorityKey"
+	AuthorityService_TaintAuthorityKey_FullMethodName           = "/certd.v1.AuthorityService/TaintAuthorityKey"
+	AuthorityService_RetireAuthorityKey_FullMethodName          = "/certd.v1.AuthorityService/RetireAuthorityKey"
+	AuthorityService_CreateCrossCertificate_FullMethodName      = "/certd.v1.AuthorityService/CreateCrossCertificate"
+	AuthorityService_AdoptAuthority_FullMethodName              = "/certd.v1.AuthorityService/AdoptAuthority"
+	AuthorityService_ImportIssuedCertificates_FullMethodName    = "/certd.v1.AuthorityService/ImportIssuedCertificates"
+	AuthorityService_GetRevocationList_FullMethodName           = "/certd.v1.AuthorityService/GetRevocationList"
+	AuthorityService_GenerateRevocationList_FullMethodName      = "/certd.v1.AuthorityService/GenerateRevocationList"
+	AuthorityService_CreateAuditReport_FullMethodName           = "/certd.v1.AuthorityService/CreateAuditReport"
 )
 
 // AuthorityServiceClient is the client API for AuthorityService service.
@@ -44,7 +57,7 @@ type AuthorityServiceClient interface {
 	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Lists the authorities of a tenant by name.
 	ListAuthorities(ctx context.Context, in *ListAuthoritiesRequest, opts ...grpc.CallOption) (*ListAuthoritiesResponse, error)
-	// Changes the labels of an authority.
+	// Changes labels, revocation settings and deletion protection of an authority.
 	UpdateAuthority(ctx context.Context, in *UpdateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same. Every authority
 	// has one, whatever its state, so that a second parent may certify its key too.
@@ -56,6 +69,39 @@ type AuthorityServiceClient interface {
 	EnableAuthority(ctx context.Context, in *EnableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 	// Stops an authority from issuing. What it issued stays valid and can be revoked.
 	DisableAuthority(ctx context.Context, in *DisableAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Makes a new certificate for the key that an authority has, of the same subject, signed by its issuer; a root signs its own.
+	// What it issued stays valid. An authority with an outside parent gets its new certificate by ActivateAuthority.
+	ReissueAuthorityCertificate(ctx context.Context, in *ReissueAuthorityCertificateRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
+	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+	// its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+	// below it among them, unless `allow_live_certificates` is set.
+	DeleteAuthority(ctx context.Context, in *DeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Brings a DELETED authority back, DISABLED.
+	UndeleteAuthority(ctx context.Context, in *UndeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// First step of a key rotation: makes a new key and a certificate for it, published beside the one in use, and signing
+	// nothing. With an outside parent the key awaits its certificate: see GetAuthorityCsr and ActivateAuthority, which name it.
+	PrepareAuthorityKey(ctx context.Context, in *PrepareAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Second step: the PREPARED key signs from now on. The one before signs CRLs and OCSP answers of what it issued.
+	ActivateAuthorityKey(ctx context.Context, in *ActivateAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Third step, where the key before is not to be relied on: managed certificates that it signed are renewed now.
+	TaintAuthorityKey(ctx context.Context, in *TaintAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Last step: nothing that the key signed is alive; a last CRL is signed. CERTIFICATE_IN_USE while something is alive, unless
+	// `allow_live_certificates` is set.
+	RetireAuthorityKey(ctx context.Context, in *RetireAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Has one key of an authority certify another of its keys, or an authority of another tenant or outside: a cross-certificate.
+	CreateCrossCertificate(ctx context.Context, in *CreateCrossCertificateRequest, opts ...grpc.CallOption) (*CreateCrossCertificateResponse, error)
+	// Makes an authority of a key that is in the token already, with the certificate that it has.
+	AdoptAuthority(ctx context.Context, in *AdoptAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// Takes over what another CA issued under the key of an authority, up to 1,000 records a call, so that CRLs and OCSP answers of
+	// it go on being right. What is in the books already is left as it is, but for a revocation that they lack.
+	ImportIssuedCertificates(ctx context.Context, in *ImportIssuedCertificatesRequest, opts ...grpc.CallOption) (*ImportIssuedCertificatesResponse, error)
+	// Returns the CRL that is published at the moment.
+	GetRevocationList(ctx context.Context, in *GetRevocationListRequest, opts ...grpc.CallOption) (*RevocationList, error)
+	// Signs a new CRL now and returns it. What was revoked is published within seconds without it.
+	GenerateRevocationList(ctx context.Context, in *GenerateRevocationListRequest, opts ...grpc.CallOption) (*RevocationList, error)
+	// Streams a record of everything that an authority ever signed, the oldest first.
+	CreateAuditReport(ctx context.Context, in *CreateAuditReportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CreateAuditReportResponse], error)
 }
 
 type authorityServiceClient struct {
@@ -146,6 +192,145 @@ func (c *authorityServiceClient) DisableAuthority(ctx context.Context, in *Disab
 	return out, nil
 }
 
+func (c *authorityServiceClient) ReissueAuthorityCertificate(ctx context.Context, in *ReissueAuthorityCertificateRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_ReissueAuthorityCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) DeleteAuthority(ctx context.Context, in *DeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_DeleteAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) UndeleteAuthority(ctx context.Context, in *UndeleteAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_UndeleteAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) PrepareAuthorityKey(ctx context.Context, in *PrepareAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_PrepareAuthorityKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) ActivateAuthorityKey(ctx context.Context, in *ActivateAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_ActivateAuthorityKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) TaintAuthorityKey(ctx context.Context, in *TaintAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_TaintAuthorityKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) RetireAuthorityKey(ctx context.Context, in *RetireAuthorityKeyRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_RetireAuthorityKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) CreateCrossCertificate(ctx context.Context, in *CreateCrossCertificateRequest, opts ...grpc.CallOption) (*CreateCrossCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateCrossCertificateResponse)
+	err := c.cc.Invoke(ctx, AuthorityService_CreateCrossCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) AdoptAuthority(ctx context.Context, in *AdoptAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AuthorityService_AdoptAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) ImportIssuedCertificates(ctx context.Context, in *ImportIssuedCertificatesRequest, opts ...grpc.CallOption) (*ImportIssuedCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportIssuedCertificatesResponse)
+	err := c.cc.Invoke(ctx, AuthorityService_ImportIssuedCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) GetRevocationList(ctx context.Context, in *GetRevocationListRequest, opts ...grpc.CallOption) (*RevocationList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevocationList)
+	err := c.cc.Invoke(ctx, AuthorityService_GetRevocationList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) GenerateRevocationList(ctx context.Context, in *GenerateRevocationListRequest, opts ...grpc.CallOption) (*RevocationList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevocationList)
+	err := c.cc.Invoke(ctx, AuthorityService_GenerateRevocationList_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authorityServiceClient) CreateAuditReport(ctx context.Context, in *CreateAuditReportRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CreateAuditReportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AuthorityService_ServiceDesc.Streams[0], AuthorityService_CreateAuditReport_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CreateAuditReportRequest, CreateAuditReportResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthorityService_CreateAuditReportClient = grpc.ServerStreamingClient[CreateAuditReportResponse]
+
 // AuthorityServiceServer is the server API for AuthorityService service.
 // All implementations must embed UnimplementedAuthorityServiceServer
 // for forward compatibility.
@@ -159,7 +344,7 @@ type AuthorityServiceServer interface {
 	GetAuthority(context.Context, *GetAuthorityRequest) (*Authority, error)
 	// Lists the authorities of a tenant by name.
 	ListAuthorities(context.Context, *ListAuthoritiesRequest) (*ListAuthoritiesResponse, error)
-	// Changes the labels of an authority.
+	// Changes labels, revocation settings and deletion protection of an authority.
 	UpdateAuthority(context.Context, *UpdateAuthorityRequest) (*Authority, error)
 	// Returns the CSR of an authority, for an outside parent to certify. It is signed once and stays the same. Every authority
 	// has one, whatever its state, so that a second parent may certify its key too.
@@ -171,6 +356,39 @@ type AuthorityServiceServer interface {
 	EnableAuthority(context.Context, *EnableAuthorityRequest) (*Authority, error)
 	// Stops an authority from issuing. What it issued stays valid and can be revoked.
 	DisableAuthority(context.Context, *DisableAuthorityRequest) (*Authority, error)
+	// Makes a new certificate for the key that an authority has, of the same subject, signed by its issuer; a root signs its own.
+	// What it issued stays valid. An authority with an outside parent gets its new certificate by ActivateAuthority.
+	ReissueAuthorityCertificate(context.Context, *ReissueAuthorityCertificateRequest) (*Authority, error)
+	// Deletes a DISABLED or EXPIRED authority, or one that awaits its certificate. Until `purge_time` it can be undeleted, still
+	// revokes, signs CRLs and answers OCSP; then a last CRL that outlives its last certificate is signed, its keys are destroyed and
+	// its name is free: see the state PURGED. CERTIFICATE_IN_USE while certificates that it issued are alive, those of authorities
+	// below it among them, unless `allow_live_certificates` is set.
+	DeleteAuthority(context.Context, *DeleteAuthorityRequest) (*Authority, error)
+	// Brings a DELETED authority back, DISABLED.
+	UndeleteAuthority(context.Context, *UndeleteAuthorityRequest) (*Authority, error)
+	// First step of a key rotation: makes a new key and a certificate for it, published beside the one in use, and signing
+	// nothing. With an outside parent the key awaits its certificate: see GetAuthorityCsr and ActivateAuthority, which name it.
+	PrepareAuthorityKey(context.Context, *PrepareAuthorityKeyRequest) (*Authority, error)
+	// Second step: the PREPARED key signs from now on. The one before signs CRLs and OCSP answers of what it issued.
+	ActivateAuthorityKey(context.Context, *ActivateAuthorityKeyRequest) (*Authority, error)
+	// Third step, where the key before is not to be relied on: managed certificates that it signed are renewed now.
+	TaintAuthorityKey(context.Context, *TaintAuthorityKeyRequest) (*Authority, error)
+	// Last step: nothing that the key signed is alive; a last CRL is signed. CERTIFICATE_IN_USE while something is alive, unless
+	// `allow_live_certificates` is set.
+	RetireAuthorityKey(context.Context, *RetireAuthorityKeyRequest) (*Authority, error)
+	// Has one key of an authority certify another of its keys, or an authority of another tenant or outside: a cross-certificate.
+	CreateCrossCertificate(context.Context, *CreateCrossCertificateRequest) (*CreateCrossCertificateResponse, error)
+	// Makes an authority of a key that is in the token already, with the certificate that it has.
+	AdoptAuthority(context.Context, *AdoptAuthorityRequest) (*Authority, error)
+	// Takes over what another CA issued under the key of an authority, up to 1,000 records a call, so that CRLs and OCSP answers of
+	// it go on being right. What is in the books already is left as it is, but for a revocation that they lack.
+	ImportIssuedCertificates(context.Context, *ImportIssuedCertificatesRequest) (*ImportIssuedCertificatesResponse, error)
+	// Returns the CRL that is published at the moment.
+	GetRevocationList(context.Context, *GetRevocationListRequest) (*RevocationList, error)
+	// Signs a new CRL now and returns it. What was revoked is published within seconds without it.
+	GenerateRevocationList(context.Context, *GenerateRevocationListRequest) (*RevocationList, error)
+	// Streams a record of everything that an authority ever signed, the oldest first.
+	CreateAuditReport(*CreateAuditReportRequest, grpc.ServerStreamingServer[CreateAuditReportResponse]) error
 	mustEmbedUnimplementedAuthorityServiceServer()
 }
 
@@ -204,6 +422,45 @@ func (UnimplementedAuthorityServiceServer) EnableAuthority(context.Context, *Ena
 }
 func (UnimplementedAuthorityServiceServer) DisableAuthority(context.Context, *DisableAuthorityRequest) (*Authority, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method DisableAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) ReissueAuthorityCertificate(context.Context, *ReissueAuthorityCertificateRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ReissueAuthorityCertificate not implemented")
+}
+func (UnimplementedAuthorityServiceServer) DeleteAuthority(context.Context, *DeleteAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method DeleteAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) UndeleteAuthority(context.Context, *UndeleteAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UndeleteAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) PrepareAuthorityKey(context.Context, *PrepareAuthorityKeyRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PrepareAuthorityKey not implemented")
+}
+func (UnimplementedAuthorityServiceServer) ActivateAuthorityKey(context.Context, *ActivateAuthorityKeyRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ActivateAuthorityKey not implemented")
+}
+func (UnimplementedAuthorityServiceServer) TaintAuthorityKey(context.Context, *TaintAuthorityKeyRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method TaintAuthorityKey not implemented")
+}
+func (UnimplementedAuthorityServiceServer) RetireAuthorityKey(context.Context, *RetireAuthorityKeyRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RetireAuthorityKey not implemented")
+}
+func (UnimplementedAuthorityServiceServer) CreateCrossCertificate(context.Context, *CreateCrossCertificateRequest) (*CreateCrossCertificateResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateCrossCertificate not implemented")
+}
+func (UnimplementedAuthorityServiceServer) AdoptAuthority(context.Context, *AdoptAuthorityRequest) (*Authority, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method AdoptAuthority not implemented")
+}
+func (UnimplementedAuthorityServiceServer) ImportIssuedCertificates(context.Context, *ImportIssuedCertificatesRequest) (*ImportIssuedCertificatesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ImportIssuedCertificates not implemented")
+}
+func (UnimplementedAuthorityServiceServer) GetRevocationList(context.Context, *GetRevocationListRequest) (*RevocationList, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetRevocationList not implemented")
+}
+func (UnimplementedAuthorityServiceServer) GenerateRevocationList(context.Context, *GenerateRevocationListRequest) (*RevocationList, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GenerateRevocationList not implemented")
+}
+func (UnimplementedAuthorityServiceServer) CreateAuditReport(*CreateAuditReportRequest, grpc.ServerStreamingServer[CreateAuditReportResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method CreateAuditReport not implemented")
 }
 func (UnimplementedAuthorityServiceServer) mustEmbedUnimplementedAuthorityServiceServer() {}
 func (UnimplementedAuthorityServiceServer) testEmbeddedByValue()                          {}
@@ -370,6 +627,233 @@ func _AuthorityService_DisableAuthority_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorityService_ReissueAuthorityCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReissueAuthorityCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).ReissueAuthorityCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_ReissueAuthorityCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).ReissueAuthorityCertificate(ctx, req.(*ReissueAuthorityCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_DeleteAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).DeleteAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_DeleteAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).DeleteAuthority(ctx, req.(*DeleteAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_UndeleteAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndeleteAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).UndeleteAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_UndeleteAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).UndeleteAuthority(ctx, req.(*UndeleteAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_PrepareAuthorityKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareAuthorityKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).PrepareAuthorityKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_PrepareAuthorityKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).PrepareAuthorityKey(ctx, req.(*PrepareAuthorityKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_ActivateAuthorityKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ActivateAuthorityKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).ActivateAuthorityKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_ActivateAuthorityKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).ActivateAuthorityKey(ctx, req.(*ActivateAuthorityKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_TaintAuthorityKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TaintAuthorityKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).TaintAuthorityKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_TaintAuthorityKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).TaintAuthorityKey(ctx, req.(*TaintAuthorityKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_RetireAuthorityKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireAuthorityKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).RetireAuthorityKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_RetireAuthorityKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).RetireAuthorityKey(ctx, req.(*RetireAuthorityKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_CreateCrossCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateCrossCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).CreateCrossCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_CreateCrossCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).CreateCrossCertificate(ctx, req.(*CreateCrossCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_AdoptAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).AdoptAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_AdoptAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).AdoptAuthority(ctx, req.(*AdoptAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_ImportIssuedCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportIssuedCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).ImportIssuedCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_ImportIssuedCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).ImportIssuedCertificates(ctx, req.(*ImportIssuedCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_GetRevocationList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevocationListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).GetRevocationList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_GetRevocationList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).GetRevocationList(ctx, req.(*GetRevocationListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_GenerateRevocationList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerateRevocationListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).GenerateRevocationList(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_GenerateRevocationList_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).GenerateRevocationList(ctx, req.(*GenerateRevocationListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthorityService_CreateAuditReport_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CreateAuditReportRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AuthorityServiceServer).CreateAuditReport(m, &grpc.GenericServerStream[CreateAuditReportRequest, CreateAuditReportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuthorityService_CreateAuditReportServer = grpc.ServerStreamingServer[CreateAuditReportResponse]
+
 // AuthorityService_ServiceDesc is the grpc.ServiceDesc for AuthorityService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -409,7 +893,61 @@ var AuthorityService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DisableAuthority",
 			Handler:    _AuthorityService_DisableAuthority_Handler,
 		},
+		{
+			MethodName: "ReissueAuthorityCertificate",
+			Handler:    _AuthorityService_ReissueAuthorityCertificate_Handler,
+		},
+		{
+			MethodName: "DeleteAuthority",
+			Handler:    _AuthorityService_DeleteAuthority_Handler,
+		},
+		{
+			MethodName: "UndeleteAuthority",
+			Handler:    _AuthorityService_UndeleteAuthority_Handler,
+		},
+		{
+			MethodName: "PrepareAuthorityKey",
+			Handler:    _AuthorityService_PrepareAuthorityKey_Handler,
+		},
+		{
+			MethodName: "ActivateAuthorityKey",
+			Handler:    _AuthorityService_ActivateAuthorityKey_Handler,
+		},
+		{
+			MethodName: "TaintAuthorityKey",
+			Handler:    _AuthorityService_TaintAuthorityKey_Handler,
+		},
+		{
+			MethodName: "RetireAuthorityKey",
+			Handler:    _AuthorityService_RetireAuthorityKey_Handler,
+		},
+		{
+			MethodName: "CreateCrossCertificate",
+			Handler:    _AuthorityService_CreateCrossCertificate_Handler,
+		},
+		{
+			MethodName: "AdoptAuthority",
+			Handler:    _AuthorityService_AdoptAuthority_Handler,
+		},
+		{
+			MethodName: "ImportIssuedCertificates",
+			Handler:    _AuthorityService_ImportIssuedCertificates_Handler,
+		},
+		{
+			MethodName: "GetRevocationList",
+			Handler:    _AuthorityService_GetRevocationList_Handler,
+		},
+		{
+			MethodName: "GenerateRevocationList",
+			Handler:    _AuthorityService_GenerateRevocationList_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "CreateAuditReport",
+			Handler:       _AuthorityService_CreateAuditReport_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "certd/v1/authority_service.proto",
 }

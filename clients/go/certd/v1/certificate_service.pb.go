@@ -709,297 +709,6 @@ func (x *SearchCertificatesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// A condition on certificates: a tree of at most 32 nodes and 8 levels.
-type CertificateFilter struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Exactly one condition.
-	//
-	// Types that are valid to be assigned to Condition:
-	//
-	//	*CertificateFilter_AndFilters
-	//	*CertificateFilter_OrFilters
-	//	*CertificateFilter_NotFilter
-	//	*CertificateFilter_Name
-	//	*CertificateFilter_Domain
-	//	*CertificateFilter_SerialNumber
-	//	*CertificateFilter_State
-	//	*CertificateFilter_Profile
-	//	*CertificateFilter_KeySpec
-	//	*CertificateFilter_PublicKeySha256
-	//	*CertificateFilter_NotAfter
-	//	*CertificateFilter_CreateTime
-	//	*CertificateFilter_Label_
-	//	*CertificateFilter_Managed
-	Condition     isCertificateFilter_Condition `protobuf_oneof:"condition"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CertificateFilter) Reset() {
-	*x = CertificateFilter{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CertificateFilter) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CertificateFilter) ProtoMessage() {}
-
-func (x *CertificateFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CertificateFilter.ProtoReflect.Descriptor instead.
-func (*CertificateFilter) Descriptor() ([]byte, []int) {
-	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *CertificateFilter) GetCondition() isCertificateFilter_Condition {
-	if x != nil {
-		return x.Condition
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetAndFilters() *CertificateFilter_Filters {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_AndFilters); ok {
-			return x.AndFilters
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetOrFilters() *CertificateFilter_Filters {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_OrFilters); ok {
-			return x.OrFilters
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetNotFilter() *CertificateFilter {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_NotFilter); ok {
-			return x.NotFilter
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetName() string {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_Name); ok {
-			return x.Name
-		}
-	}
-	return ""
-}
-
-func (x *CertificateFilter) GetDomain() string {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_Domain); ok {
-			return x.Domain
-		}
-	}
-	return ""
-}
-
-func (x *CertificateFilter) GetSerialNumber() string {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_SerialNumber); ok {
-			return x.SerialNumber
-		}
-	}
-	return ""
-}
-
-func (x *CertificateFilter) GetState() Certificate_State {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_State); ok {
-			return x.State
-		}
-	}
-	return Certificate_STATE_UNSPECIFIED
-}
-
-func (x *CertificateFilter) GetProfile() string {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_Profile); ok {
-			return x.Profile
-		}
-	}
-	return ""
-}
-
-func (x *CertificateFilter) GetKeySpec() KeySpec {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_KeySpec); ok {
-			return x.KeySpec
-		}
-	}
-	return KeySpec_KEY_SPEC_UNSPECIFIED
-}
-
-func (x *CertificateFilter) GetPublicKeySha256() []byte {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_PublicKeySha256); ok {
-			return x.PublicKeySha256
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetNotAfter() *CertificateFilter_TimeRange {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_NotAfter); ok {
-			return x.NotAfter
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetCreateTime() *CertificateFilter_TimeRange {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_CreateTime); ok {
-			return x.CreateTime
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetLabel() *CertificateFilter_Label {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_Label_); ok {
-			return x.Label
-		}
-	}
-	return nil
-}
-
-func (x *CertificateFilter) GetManaged() bool {
-	if x != nil {
-		if x, ok := x.Condition.(*CertificateFilter_Managed); ok {
-			return x.Managed
-		}
-	}
-	return false
-}
-
-type isCertificateFilter_Condition interface {
-	isCertificateFilter_Condition()
-}
-
-type CertificateFilter_AndFilters struct {
-	// All of them hold.
-	AndFilters *CertificateFilter_Filters `protobuf:"bytes,1,opt,name=and_filters,json=andFilters,proto3,oneof"`
-}
-
-type CertificateFilter_OrFilters struct {
-	// At least one of them holds.
-	OrFilters *CertificateFilter_Filters `protobuf:"bytes,2,opt,name=or_filters,json=orFilters,proto3,oneof"`
-}
-
-type CertificateFilter_NotFilter struct {
-	// It does not hold.
-	NotFilter *CertificateFilter `protobuf:"bytes,3,opt,name=not_filter,json=notFilter,proto3,oneof"`
-}
-
-type CertificateFilter_Name struct {
-	// It has exactly this alternative name: a DNS name, IP address, URI or e-mail address.
-	Name string `protobuf:"bytes,4,opt,name=name,proto3,oneof"`
-}
-
-type CertificateFilter_Domain struct {
-	// It has a DNS name that is this domain or lies below it.
-	Domain string `protobuf:"bytes,5,opt,name=domain,proto3,oneof"`
-}
-
-type CertificateFilter_SerialNumber struct {
-	// Its serial number; any case, with or without colons.
-	SerialNumber string `protobuf:"bytes,6,opt,name=serial_number,json=serialNumber,proto3,oneof"`
-}
-
-type CertificateFilter_State struct {
-	// Its state.
-	State Certificate_State `protobuf:"varint,7,opt,name=state,proto3,enum=certd.v1.Certificate_State,oneof"`
-}
-
-type CertificateFilter_Profile struct {
-	// `tenants/{tenant}/profiles/{profile}` under which it was issued.
-	Profile string `protobuf:"bytes,8,opt,name=profile,proto3,oneof"`
-}
-
-type CertificateFilter_KeySpec struct {
-	// Kind and size of its key.
-	KeySpec KeySpec `protobuf:"varint,9,opt,name=key_spec,json=keySpec,proto3,enum=certd.v1.KeySpec,oneof"`
-}
-
-type CertificateFilter_PublicKeySha256 struct {
-	// SHA-256 of the SubjectPublicKeyInfo of its key.
-	PublicKeySha256 []byte `protobuf:"bytes,10,opt,name=public_key_sha256,json=publicKeySha256,proto3,oneof"`
-}
-
-type CertificateFilter_NotAfter struct {
-	// When its validity ends.
-	NotAfter *CertificateFilter_TimeRange `protobuf:"bytes,11,opt,name=not_after,json=notAfter,proto3,oneof"`
-}
-
-type CertificateFilter_CreateTime struct {
-	// When it was issued.
-	CreateTime *CertificateFilter_TimeRange `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3,oneof"`
-}
-
-type CertificateFilter_Label_ struct {
-	// A label.
-	Label *CertificateFilter_Label `protobuf:"bytes,13,opt,name=label,proto3,oneof"`
-}
-
-type CertificateFilter_Managed struct {
-	// Whether it belongs to a managed certificate.
-	Managed bool `protobuf:"varint,14,opt,name=managed,proto3,oneof"`
-}
-
-func (*CertificateFilter_AndFilters) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_OrFilters) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_NotFilter) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_Name) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_Domain) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_SerialNumber) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_State) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_Profile) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_KeySpec) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_PublicKeySha256) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_NotAfter) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_CreateTime) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_Label_) isCertificateFilter_Condition() {}
-
-func (*CertificateFilter_Managed) isCertificateFilter_Condition() {}
-
 // Request of RevokeCertificate.
 type RevokeCertificateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1020,7 +729,7 @@ type RevokeCertificateRequest struct {
 
 func (x *RevokeCertificateRequest) Reset() {
 	*x = RevokeCertificateRequest{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +741,7 @@ func (x *RevokeCertificateRequest) String() string {
 func (*RevokeCertificateRequest) ProtoMessage() {}
 
 func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +754,7 @@ func (x *RevokeCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{10}
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RevokeCertificateRequest) GetName() string {
@@ -1083,6 +792,429 @@ func (x *RevokeCertificateRequest) GetValidateOnly() bool {
 	return false
 }
 
+// Request of BatchRevokeCertificates.
+type BatchRevokeCertificatesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/authorities/{authority}` that issued them, or `tenants/{tenant}/authorities/-` where their names say it.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. What to revoke, 1 to 1,000.
+	Requests []*RevokeCertificateRequest `protobuf:"bytes,2,rep,name=requests,proto3" json:"requests,omitempty"`
+	// Optional. UUID that stands for the `request_id` of every item that has none: item n of a repeated batch returns what item n
+	// of the first one did, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check of every item, returns what would be, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchRevokeCertificatesRequest) Reset() {
+	*x = BatchRevokeCertificatesRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchRevokeCertificatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchRevokeCertificatesRequest) ProtoMessage() {}
+
+func (x *BatchRevokeCertificatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchRevokeCertificatesRequest.ProtoReflect.Descriptor instead.
+func (*BatchRevokeCertificatesRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BatchRevokeCertificatesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *BatchRevokeCertificatesRequest) GetRequests() []*RevokeCertificateRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *BatchRevokeCertificatesRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *BatchRevokeCertificatesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Answer of BatchRevokeCertificates.
+type BatchRevokeCertificatesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One result for each request, in the same order.
+	Results       []*BatchRevokeCertificatesResponse_Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchRevokeCertificatesResponse) Reset() {
+	*x = BatchRevokeCertificatesResponse{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchRevokeCertificatesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchRevokeCertificatesResponse) ProtoMessage() {}
+
+func (x *BatchRevokeCertificatesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchRevokeCertificatesResponse.ProtoReflect.Descriptor instead.
+func (*BatchRevokeCertificatesResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BatchRevokeCertificatesResponse) GetResults() []*BatchRevokeCertificatesResponse_Result {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Request of CreateRevocationCampaign.
+type CreateRevocationCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Required. Last part of the name.
+	RevocationCampaignId string `protobuf:"bytes,2,opt,name=revocation_campaign_id,json=revocationCampaignId,proto3" json:"revocation_campaign_id,omitempty"`
+	// Required. The campaign to make.
+	RevocationCampaign *RevocationCampaign `protobuf:"bytes,3,opt,name=revocation_campaign,json=revocationCampaign,proto3" json:"revocation_campaign,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Optional. Runs every check, returns what would be made with the number of certificates found, as far as 10,000 or as a
+	// search of bounded length finds them, changes nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateRevocationCampaignRequest) Reset() {
+	*x = CreateRevocationCampaignRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRevocationCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRevocationCampaignRequest) ProtoMessage() {}
+
+func (x *CreateRevocationCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRevocationCampaignRequest.ProtoReflect.Descriptor instead.
+func (*CreateRevocationCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CreateRevocationCampaignRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateRevocationCampaignRequest) GetRevocationCampaignId() string {
+	if x != nil {
+		return x.RevocationCampaignId
+	}
+	return ""
+}
+
+func (x *CreateRevocationCampaignRequest) GetRevocationCampaign() *RevocationCampaign {
+	if x != nil {
+		return x.RevocationCampaign
+	}
+	return nil
+}
+
+func (x *CreateRevocationCampaignRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateRevocationCampaignRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// Request of GetRevocationCampaign.
+type GetRevocationCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationCampaignRequest) Reset() {
+	*x = GetRevocationCampaignRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationCampaignRequest) ProtoMessage() {}
+
+func (x *GetRevocationCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationCampaignRequest.ProtoReflect.Descriptor instead.
+func (*GetRevocationCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetRevocationCampaignRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Request of ListRevocationCampaigns.
+type ListRevocationCampaignsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Optional. Most entries in the answer, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. `next_page_token` of the previous answer; the other fields must be the same.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationCampaignsRequest) Reset() {
+	*x = ListRevocationCampaignsRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationCampaignsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationCampaignsRequest) ProtoMessage() {}
+
+func (x *ListRevocationCampaignsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationCampaignsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationCampaignsRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListRevocationCampaignsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListRevocationCampaignsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationCampaignsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Answer of ListRevocationCampaigns.
+type ListRevocationCampaignsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The campaigns, the newest first.
+	RevocationCampaigns []*RevocationCampaign `protobuf:"bytes,1,rep,name=revocation_campaigns,json=revocationCampaigns,proto3" json:"revocation_campaigns,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationCampaignsResponse) Reset() {
+	*x = ListRevocationCampaignsResponse{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationCampaignsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationCampaignsResponse) ProtoMessage() {}
+
+func (x *ListRevocationCampaignsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationCampaignsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationCampaignsResponse) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListRevocationCampaignsResponse) GetRevocationCampaigns() []*RevocationCampaign {
+	if x != nil {
+		return x.RevocationCampaigns
+	}
+	return nil
+}
+
+func (x *ListRevocationCampaignsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Request of CancelRevocationCampaign.
+type CancelRevocationCampaignRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. `tenants/{tenant}/revocationCampaigns/{revocation_campaign}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Optional. UUID that makes a repeated call return what the first one made, for 24 hours (AIP-155).
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelRevocationCampaignRequest) Reset() {
+	*x = CancelRevocationCampaignRequest{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelRevocationCampaignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelRevocationCampaignRequest) ProtoMessage() {}
+
+func (x *CancelRevocationCampaignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelRevocationCampaignRequest.ProtoReflect.Descriptor instead.
+func (*CancelRevocationCampaignRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CancelRevocationCampaignRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelRevocationCampaignRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 // What became of one item.
 type BatchIssueCertificatesResponse_Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1099,7 +1231,7 @@ type BatchIssueCertificatesResponse_Result struct {
 
 func (x *BatchIssueCertificatesResponse_Result) Reset() {
 	*x = BatchIssueCertificatesResponse_Result{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1243,7 @@ func (x *BatchIssueCertificatesResponse_Result) String() string {
 func (*BatchIssueCertificatesResponse_Result) ProtoMessage() {}
 
 func (x *BatchIssueCertificatesResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1317,7 @@ type ItemError_FieldViolation struct {
 
 func (x *ItemError_FieldViolation) Reset() {
 	*x = ItemError_FieldViolation{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1329,7 @@ func (x *ItemError_FieldViolation) String() string {
 func (*ItemError_FieldViolation) ProtoMessage() {}
 
 func (x *ItemError_FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,30 +1359,35 @@ func (x *ItemError_FieldViolation) GetDescription() string {
 	return ""
 }
 
-// Filters that are taken together.
-type CertificateFilter_Filters struct {
+// What became of one item.
+type BatchRevokeCertificatesResponse_Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. At least one.
-	Filters       []*CertificateFilter `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	// One of the two.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*BatchRevokeCertificatesResponse_Result_Certificate
+	//	*BatchRevokeCertificatesResponse_Result_Error
+	Outcome       isBatchRevokeCertificatesResponse_Result_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CertificateFilter_Filters) Reset() {
-	*x = CertificateFilter_Filters{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+func (x *BatchRevokeCertificatesResponse_Result) Reset() {
+	*x = BatchRevokeCertificatesResponse_Result{}
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CertificateFilter_Filters) String() string {
+func (x *BatchRevokeCertificatesResponse_Result) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CertificateFilter_Filters) ProtoMessage() {}
+func (*BatchRevokeCertificatesResponse_Result) ProtoMessage() {}
 
-func (x *CertificateFilter_Filters) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[15]
+func (x *BatchRevokeCertificatesResponse_Result) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_certificate_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,133 +1398,61 @@ func (x *CertificateFilter_Filters) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CertificateFilter_Filters.ProtoReflect.Descriptor instead.
-func (*CertificateFilter_Filters) Descriptor() ([]byte, []int) {
-	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 0}
+// Deprecated: Use BatchRevokeCertificatesResponse_Result.ProtoReflect.Descriptor instead.
+func (*BatchRevokeCertificatesResponse_Result) Descriptor() ([]byte, []int) {
+	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{11, 0}
 }
 
-func (x *CertificateFilter_Filters) GetFilters() []*CertificateFilter {
+func (x *BatchRevokeCertificatesResponse_Result) GetOutcome() isBatchRevokeCertificatesResponse_Result_Outcome {
 	if x != nil {
-		return x.Filters
+		return x.Outcome
 	}
 	return nil
 }
 
-// A span of time; at least one end.
-type CertificateFilter_TimeRange struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Optional. At this moment or later.
-	FromTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
-	// Optional. Before this moment.
-	UntilTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until_time,json=untilTime,proto3" json:"until_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CertificateFilter_TimeRange) Reset() {
-	*x = CertificateFilter_TimeRange{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CertificateFilter_TimeRange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CertificateFilter_TimeRange) ProtoMessage() {}
-
-func (x *CertificateFilter_TimeRange) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[16]
+func (x *BatchRevokeCertificatesResponse_Result) GetCertificate() *Certificate {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
+		if x, ok := x.Outcome.(*BatchRevokeCertificatesResponse_Result_Certificate); ok {
+			return x.Certificate
 		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CertificateFilter_TimeRange.ProtoReflect.Descriptor instead.
-func (*CertificateFilter_TimeRange) Descriptor() ([]byte, []int) {
-	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 1}
-}
-
-func (x *CertificateFilter_TimeRange) GetFromTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.FromTime
 	}
 	return nil
 }
 
-func (x *CertificateFilter_TimeRange) GetUntilTime() *timestamppb.Timestamp {
+func (x *BatchRevokeCertificatesResponse_Result) GetError() *ItemError {
 	if x != nil {
-		return x.UntilTime
-	}
-	return nil
-}
-
-// A label that must be there.
-type CertificateFilter_Label struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Its key.
-	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// Optional. Its value; absent: any.
-	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CertificateFilter_Label) Reset() {
-	*x = CertificateFilter_Label{}
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CertificateFilter_Label) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CertificateFilter_Label) ProtoMessage() {}
-
-func (x *CertificateFilter_Label) ProtoReflect() protoreflect.Message {
-	mi := &file_certd_v1_certificate_service_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
+		if x, ok := x.Outcome.(*BatchRevokeCertificatesResponse_Result_Error); ok {
+			return x.Error
 		}
-		return ms
 	}
-	return mi.MessageOf(x)
+	return nil
 }
 
-// Deprecated: Use CertificateFilter_Label.ProtoReflect.Descriptor instead.
-func (*CertificateFilter_Label) Descriptor() ([]byte, []int) {
-	return file_certd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 2}
+type isBatchRevokeCertificatesResponse_Result_Outcome interface {
+	isBatchRevokeCertificatesResponse_Result_Outcome()
 }
 
-func (x *CertificateFilter_Label) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
+type BatchRevokeCertificatesResponse_Result_Certificate struct {
+	// The certificate, without its encoding, chain, description and labels.
+	Certificate *Certificate `protobuf:"bytes,1,opt,name=certificate,proto3,oneof"`
 }
 
-func (x *CertificateFilter_Label) GetValue() string {
-	if x != nil && x.Value != nil {
-		return *x.Value
-	}
-	return ""
+type BatchRevokeCertificatesResponse_Result_Error struct {
+	// Why it is not revoked by this; ALREADY_REVOKED is among the reasons.
+	Error *ItemError `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*BatchRevokeCertificatesResponse_Result_Certificate) isBatchRevokeCertificatesResponse_Result_Outcome() {
+}
+
+func (*BatchRevokeCertificatesResponse_Result_Error) isBatchRevokeCertificatesResponse_Result_Outcome() {
 }
 
 var File_certd_v1_certificate_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_certificate_service_proto_rawDesc = "" +
 	"\n" +
-	"\"certd/v1/certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x04\n" +
+	"\"certd/v1/certificate_service.proto\x12\bcertd.v1\x1a\x1acertd/v1/certificate.proto\x1a!certd/v1/certificate_filter.proto\x1a\"certd/v1/revocation_campaign.proto\x1a\x13certd/v1/x509.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x04\n" +
 	"\x17IssueCertificateRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x10\n" +
 	"\x03csr\x18\x02 \x01(\fR\x03csr\x12\x18\n" +
@@ -1454,52 +1519,59 @@ const file_certd_v1_certificate_service_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"\x7f\n" +
 	"\x1aSearchCertificatesResponse\x129\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x15.certd.v1.CertificateR\fcertificates\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdc\a\n" +
-	"\x11CertificateFilter\x12F\n" +
-	"\vand_filters\x18\x01 \x01(\v2#.certd.v1.CertificateFilter.FiltersH\x00R\n" +
-	"andFilters\x12D\n" +
-	"\n" +
-	"or_filters\x18\x02 \x01(\v2#.certd.v1.CertificateFilter.FiltersH\x00R\torFilters\x12<\n" +
-	"\n" +
-	"not_filter\x18\x03 \x01(\v2\x1b.certd.v1.CertificateFilterH\x00R\tnotFilter\x12\x14\n" +
-	"\x04name\x18\x04 \x01(\tH\x00R\x04name\x12\x18\n" +
-	"\x06domain\x18\x05 \x01(\tH\x00R\x06domain\x12%\n" +
-	"\rserial_number\x18\x06 \x01(\tH\x00R\fserialNumber\x123\n" +
-	"\x05state\x18\a \x01(\x0e2\x1b.certd.v1.Certificate.StateH\x00R\x05state\x12\x1a\n" +
-	"\aprofile\x18\b \x01(\tH\x00R\aprofile\x12.\n" +
-	"\bkey_spec\x18\t \x01(\x0e2\x11.certd.v1.KeySpecH\x00R\akeySpec\x12,\n" +
-	"\x11public_key_sha256\x18\n" +
-	" \x01(\fH\x00R\x0fpublicKeySha256\x12D\n" +
-	"\tnot_after\x18\v \x01(\v2%.certd.v1.CertificateFilter.TimeRangeH\x00R\bnotAfter\x12H\n" +
-	"\vcreate_time\x18\f \x01(\v2%.certd.v1.CertificateFilter.TimeRangeH\x00R\n" +
-	"createTime\x129\n" +
-	"\x05label\x18\r \x01(\v2!.certd.v1.CertificateFilter.LabelH\x00R\x05label\x12\x1a\n" +
-	"\amanaged\x18\x0e \x01(\bH\x00R\amanaged\x1a@\n" +
-	"\aFilters\x125\n" +
-	"\afilters\x18\x01 \x03(\v2\x1b.certd.v1.CertificateFilterR\afilters\x1a\x7f\n" +
-	"\tTimeRange\x127\n" +
-	"\tfrom_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\x129\n" +
-	"\n" +
-	"until_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tuntilTime\x1a>\n" +
-	"\x05Label\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x19\n" +
-	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
-	"\x06_valueB\v\n" +
-	"\tcondition\"\xeb\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xeb\x01\n" +
 	"\x18RevokeCertificateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1a.certd.v1.RevocationReasonR\x06reason\x12C\n" +
 	"\x0finvalidity_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0einvalidityTime\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xa5\x04\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xbc\x01\n" +
+	"\x1eBatchRevokeCertificatesRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12>\n" +
+	"\brequests\x18\x02 \x03(\v2\".certd.v1.RevokeCertificateRequestR\brequests\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xea\x01\n" +
+	"\x1fBatchRevokeCertificatesResponse\x12J\n" +
+	"\aresults\x18\x01 \x03(\v20.certd.v1.BatchRevokeCertificatesResponse.ResultR\aresults\x1a{\n" +
+	"\x06Result\x129\n" +
+	"\vcertificate\x18\x01 \x01(\v2\x15.certd.v1.CertificateH\x00R\vcertificate\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.certd.v1.ItemErrorH\x00R\x05errorB\t\n" +
+	"\aoutcome\"\x82\x02\n" +
+	"\x1fCreateRevocationCampaignRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x124\n" +
+	"\x16revocation_campaign_id\x18\x02 \x01(\tR\x14revocationCampaignId\x12M\n" +
+	"\x13revocation_campaign\x18\x03 \x01(\v2\x1c.certd.v1.RevocationCampaignR\x12revocationCampaign\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"2\n" +
+	"\x1cGetRevocationCampaignRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"t\n" +
+	"\x1eListRevocationCampaignsRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x9a\x01\n" +
+	"\x1fListRevocationCampaignsResponse\x12O\n" +
+	"\x14revocation_campaigns\x18\x01 \x03(\v2\x1c.certd.v1.RevocationCampaignR\x13revocationCampaigns\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n" +
+	"\x1fCancelRevocationCampaignRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId2\xae\b\n" +
 	"\x12CertificateService\x12L\n" +
 	"\x10IssueCertificate\x12!.certd.v1.IssueCertificateRequest\x1a\x15.certd.v1.Certificate\x12k\n" +
 	"\x16BatchIssueCertificates\x12'.certd.v1.BatchIssueCertificatesRequest\x1a(.certd.v1.BatchIssueCertificatesResponse\x12H\n" +
 	"\x0eGetCertificate\x12\x1f.certd.v1.GetCertificateRequest\x1a\x15.certd.v1.Certificate\x12Y\n" +
 	"\x10ListCertificates\x12!.certd.v1.ListCertificatesRequest\x1a\".certd.v1.ListCertificatesResponse\x12_\n" +
 	"\x12SearchCertificates\x12#.certd.v1.SearchCertificatesRequest\x1a$.certd.v1.SearchCertificatesResponse\x12N\n" +
-	"\x11RevokeCertificate\x12\".certd.v1.RevokeCertificateRequest\x1a\x15.certd.v1.CertificateB/\n" +
+	"\x11RevokeCertificate\x12\".certd.v1.RevokeCertificateRequest\x1a\x15.certd.v1.Certificate\x12n\n" +
+	"\x17BatchRevokeCertificates\x12(.certd.v1.BatchRevokeCertificatesRequest\x1a).certd.v1.BatchRevokeCertificatesResponse\x12c\n" +
+	"\x18CreateRevocationCampaign\x12).certd.v1.CreateRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaign\x12]\n" +
+	"\x15GetRevocationCampaign\x12&.certd.v1.GetRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaign\x12n\n" +
+	"\x17ListRevocationCampaigns\x12(.certd.v1.ListRevocationCampaignsRequest\x1a).certd.v1.ListRevocationCampaignsResponse\x12c\n" +
+	"\x18CancelRevocationCampaign\x12).certd.v1.CancelRevocationCampaignRequest\x1a\x1c.certd.v1.RevocationCampaignB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (
@@ -1514,83 +1586,92 @@ func file_certd_v1_certificate_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_certificate_service_proto_rawDescData
 }
 
-var file_certd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_certd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_certd_v1_certificate_service_proto_goTypes = []any{
-	(*IssueCertificateRequest)(nil),               // 0: certd.v1.IssueCertificateRequest
-	(*GetCertificateRequest)(nil),                 // 1: certd.v1.GetCertificateRequest
-	(*ListCertificatesRequest)(nil),               // 2: certd.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil),              // 3: certd.v1.ListCertificatesResponse
-	(*BatchIssueCertificatesRequest)(nil),         // 4: certd.v1.BatchIssueCertificatesRequest
-	(*BatchIssueCertificatesResponse)(nil),        // 5: certd.v1.BatchIssueCertificatesResponse
-	(*ItemError)(nil),                             // 6: certd.v1.ItemError
-	(*SearchCertificatesRequest)(nil),             // 7: certd.v1.SearchCertificatesRequest
-	(*SearchCertificatesResponse)(nil),            // 8: certd.v1.SearchCertificatesResponse
-	(*CertificateFilter)(nil),                     // 9: certd.v1.CertificateFilter
-	(*RevokeCertificateRequest)(nil),              // 10: certd.v1.RevokeCertificateRequest
-	nil,                                           // 11: certd.v1.IssueCertificateRequest.LabelsEntry
-	(*BatchIssueCertificatesResponse_Result)(nil), // 12: certd.v1.BatchIssueCertificatesResponse.Result
-	(*ItemError_FieldViolation)(nil),              // 13: certd.v1.ItemError.FieldViolation
-	nil,                                           // 14: certd.v1.ItemError.MetadataEntry
-	(*CertificateFilter_Filters)(nil),             // 15: certd.v1.CertificateFilter.Filters
-	(*CertificateFilter_TimeRange)(nil),           // 16: certd.v1.CertificateFilter.TimeRange
-	(*CertificateFilter_Label)(nil),               // 17: certd.v1.CertificateFilter.Label
-	(*durationpb.Duration)(nil),                   // 18: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),                 // 19: google.protobuf.Timestamp
-	(*DistinguishedName)(nil),                     // 20: certd.v1.DistinguishedName
-	(*SubjectAlternativeNames)(nil),               // 21: certd.v1.SubjectAlternativeNames
-	(*Certificate)(nil),                           // 22: certd.v1.Certificate
-	(*EncodedCertificate)(nil),                    // 23: certd.v1.EncodedCertificate
-	(Certificate_State)(0),                        // 24: certd.v1.Certificate.State
-	(KeySpec)(0),                                  // 25: certd.v1.KeySpec
-	(RevocationReason)(0),                         // 26: certd.v1.RevocationReason
+	(*IssueCertificateRequest)(nil),                // 0: certd.v1.IssueCertificateRequest
+	(*GetCertificateRequest)(nil),                  // 1: certd.v1.GetCertificateRequest
+	(*ListCertificatesRequest)(nil),                // 2: certd.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil),               // 3: certd.v1.ListCertificatesResponse
+	(*BatchIssueCertificatesRequest)(nil),          // 4: certd.v1.BatchIssueCertificatesRequest
+	(*BatchIssueCertificatesResponse)(nil),         // 5: certd.v1.BatchIssueCertificatesResponse
+	(*ItemError)(nil),                              // 6: certd.v1.ItemError
+	(*SearchCertificatesRequest)(nil),              // 7: certd.v1.SearchCertificatesRequest
+	(*SearchCertificatesResponse)(nil),             // 8: certd.v1.SearchCertificatesResponse
+	(*RevokeCertificateRequest)(nil),               // 9: certd.v1.RevokeCertificateRequest
+	(*BatchRevokeCertificatesRequest)(nil),         // 10: certd.v1.BatchRevokeCertificatesRequest
+	(*BatchRevokeCertificatesResponse)(nil),        // 11: certd.v1.BatchRevokeCertificatesResponse
+	(*CreateRevocationCampaignRequest)(nil),        // 12: certd.v1.CreateRevocationCampaignRequest
+	(*GetRevocationCampaignRequest)(nil),           // 13: certd.v1.GetRevocationCampaignRequest
+	(*ListRevocationCampaignsRequest)(nil),         // 14: certd.v1.ListRevocationCampaignsRequest
+	(*ListRevocationCampaignsResponse)(nil),        // 15: certd.v1.ListRevocationCampaignsResponse
+	(*CancelRevocationCampaignRequest)(nil),        // 16: certd.v1.CancelRevocationCampaignRequest
+	nil,                                            // 17: certd.v1.IssueCertificateRequest.LabelsEntry
+	(*BatchIssueCertificatesResponse_Result)(nil),  // 18: certd.v1.BatchIssueCertificatesResponse.Result
+	(*ItemError_FieldViolation)(nil),               // 19: certd.v1.ItemError.FieldViolation
+	nil,                                            // 20: certd.v1.ItemError.MetadataEntry
+	(*BatchRevokeCertificatesResponse_Result)(nil), // 21: certd.v1.BatchRevokeCertificatesResponse.Result
+	(*durationpb.Duration)(nil),                    // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),                  // 23: google.protobuf.Timestamp
+	(*DistinguishedName)(nil),                      // 24: certd.v1.DistinguishedName
+	(*SubjectAlternativeNames)(nil),                // 25: certd.v1.SubjectAlternativeNames
+	(*Certificate)(nil),                            // 26: certd.v1.Certificate
+	(*EncodedCertificate)(nil),                     // 27: certd.v1.EncodedCertificate
+	(*CertificateFilter)(nil),                      // 28: certd.v1.CertificateFilter
+	(RevocationReason)(0),                          // 29: certd.v1.RevocationReason
+	(*RevocationCampaign)(nil),                     // 30: certd.v1.RevocationCampaign
 }
 var file_certd_v1_certificate_service_proto_depIdxs = []int32{
-	18, // 0: certd.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	19, // 1: certd.v1.IssueCertificateRequest.not_after_time:type_name -> google.protobuf.Timestamp
-	11, // 2: certd.v1.IssueCertificateRequest.labels:type_name -> certd.v1.IssueCertificateRequest.LabelsEntry
-	20, // 3: certd.v1.IssueCertificateRequest.subject:type_name -> certd.v1.DistinguishedName
-	21, // 4: certd.v1.IssueCertificateRequest.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
-	22, // 5: certd.v1.ListCertificatesResponse.certificates:type_name -> certd.v1.Certificate
+	22, // 0: certd.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	23, // 1: certd.v1.IssueCertificateRequest.not_after_time:type_name -> google.protobuf.Timestamp
+	17, // 2: certd.v1.IssueCertificateRequest.labels:type_name -> certd.v1.IssueCertificateRequest.LabelsEntry
+	24, // 3: certd.v1.IssueCertificateRequest.subject:type_name -> certd.v1.DistinguishedName
+	25, // 4: certd.v1.IssueCertificateRequest.subject_alternative_names:type_name -> certd.v1.SubjectAlternativeNames
+	26, // 5: certd.v1.ListCertificatesResponse.certificates:type_name -> certd.v1.Certificate
 	0,  // 6: certd.v1.BatchIssueCertificatesRequest.requests:type_name -> certd.v1.IssueCertificateRequest
-	12, // 7: certd.v1.BatchIssueCertificatesResponse.results:type_name -> certd.v1.BatchIssueCertificatesResponse.Result
-	23, // 8: certd.v1.BatchIssueCertificatesResponse.chain:type_name -> certd.v1.EncodedCertificate
-	14, // 9: certd.v1.ItemError.metadata:type_name -> certd.v1.ItemError.MetadataEntry
-	13, // 10: certd.v1.ItemError.violations:type_name -> certd.v1.ItemError.FieldViolation
-	18, // 11: certd.v1.ItemError.retry_delay:type_name -> google.protobuf.Duration
-	9,  // 12: certd.v1.SearchCertificatesRequest.filter:type_name -> certd.v1.CertificateFilter
-	22, // 13: certd.v1.SearchCertificatesResponse.certificates:type_name -> certd.v1.Certificate
-	15, // 14: certd.v1.CertificateFilter.and_filters:type_name -> certd.v1.CertificateFilter.Filters
-	15, // 15: certd.v1.CertificateFilter.or_filters:type_name -> certd.v1.CertificateFilter.Filters
-	9,  // 16: certd.v1.CertificateFilter.not_filter:type_name -> certd.v1.CertificateFilter
-	24, // 17: certd.v1.CertificateFilter.state:type_name -> certd.v1.Certificate.State
-	25, // 18: certd.v1.CertificateFilter.key_spec:type_name -> certd.v1.KeySpec
-	16, // 19: certd.v1.CertificateFilter.not_after:type_name -> certd.v1.CertificateFilter.TimeRange
-	16, // 20: certd.v1.CertificateFilter.create_time:type_name -> certd.v1.CertificateFilter.TimeRange
-	17, // 21: certd.v1.CertificateFilter.label:type_name -> certd.v1.CertificateFilter.Label
-	26, // 22: certd.v1.RevokeCertificateRequest.reason:type_name -> certd.v1.RevocationReason
-	19, // 23: certd.v1.RevokeCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
-	22, // 24: certd.v1.BatchIssueCertificatesResponse.Result.certificate:type_name -> certd.v1.Certificate
-	6,  // 25: certd.v1.BatchIssueCertificatesResponse.Result.error:type_name -> certd.v1.ItemError
-	9,  // 26: certd.v1.CertificateFilter.Filters.filters:type_name -> certd.v1.CertificateFilter
-	19, // 27: certd.v1.CertificateFilter.TimeRange.from_time:type_name -> google.protobuf.Timestamp
-	19, // 28: certd.v1.CertificateFilter.TimeRange.until_time:type_name -> google.protobuf.Timestamp
-	0,  // 29: certd.v1.CertificateService.IssueCertificate:input_type -> certd.v1.IssueCertificateRequest
-	4,  // 30: certd.v1.CertificateService.BatchIssueCertificates:input_type -> certd.v1.BatchIssueCertificatesRequest
-	1,  // 31: certd.v1.CertificateService.GetCertificate:input_type -> certd.v1.GetCertificateRequest
-	2,  // 32: certd.v1.CertificateService.ListCertificates:input_type -> certd.v1.ListCertificatesRequest
-	7,  // 33: certd.v1.CertificateService.SearchCertificates:input_type -> certd.v1.SearchCertificatesRequest
-	10, // 34: certd.v1.CertificateService.RevokeCertificate:input_type -> certd.v1.RevokeCertificateRequest
-	22, // 35: certd.v1.CertificateService.IssueCertificate:output_type -> certd.v1.Certificate
+	18, // 7: certd.v1.BatchIssueCertificatesResponse.results:type_name -> certd.v1.BatchIssueCertificatesResponse.Result
+	27, // 8: certd.v1.BatchIssueCertificatesResponse.chain:type_name -> certd.v1.EncodedCertificate
+	20, // 9: certd.v1.ItemError.metadata:type_name -> certd.v1.ItemError.MetadataEntry
+	19, // 10: certd.v1.ItemError.violations:type_name -> certd.v1.ItemError.FieldViolation
+	22, // 11: certd.v1.ItemError.retry_delay:type_name -> google.protobuf.Duration
+	28, // 12: certd.v1.SearchCertificatesRequest.filter:type_name -> certd.v1.CertificateFilter
+	26, // 13: certd.v1.SearchCertificatesResponse.certificates:type_name -> certd.v1.Certificate
+	29, // 14: certd.v1.RevokeCertificateRequest.reason:type_name -> certd.v1.RevocationReason
+	23, // 15: certd.v1.RevokeCertificateRequest.invalidity_time:type_name -> google.protobuf.Timestamp
+	9,  // 16: certd.v1.BatchRevokeCertificatesRequest.requests:type_name -> certd.v1.RevokeCertificateRequest
+	21, // 17: certd.v1.BatchRevokeCertificatesResponse.results:type_name -> certd.v1.BatchRevokeCertificatesResponse.Result
+	30, // 18: certd.v1.CreateRevocationCampaignRequest.revocation_campaign:type_name -> certd.v1.RevocationCampaign
+	30, // 19: certd.v1.ListRevocationCampaignsResponse.revocation_campaigns:type_name -> certd.v1.RevocationCampaign
+	26, // 20: certd.v1.BatchIssueCertificatesResponse.Result.certificate:type_name -> certd.v1.Certificate
+	6,  // 21: certd.v1.BatchIssueCertificatesResponse.Result.error:type_name -> certd.v1.ItemError
+	26, // 22: certd.v1.BatchRevokeCertificatesResponse.Result.certificate:type_name -> certd.v1.Certificate
+	6,  // 23: certd.v1.BatchRevokeCertificatesResponse.Result.error:type_name -> certd.v1.ItemError
+	0,  // 24: certd.v1.CertificateService.IssueCertificate:input_type -> certd.v1.IssueCertificateRequest
+	4,  // 25: certd.v1.CertificateService.BatchIssueCertificates:input_type -> certd.v1.BatchIssueCertificatesRequest
+	1,  // 26: certd.v1.CertificateService.GetCertificate:input_type -> certd.v1.GetCertificateRequest
+	2,  // 27: certd.v1.CertificateService.ListCertificates:input_type -> certd.v1.ListCertificatesRequest
+	7,  // 28: certd.v1.CertificateService.SearchCertificates:input_type -> certd.v1.SearchCertificatesRequest
+	9,  // 29: certd.v1.CertificateService.RevokeCertificate:input_type -> certd.v1.RevokeCertificateRequest
+	10, // 30: certd.v1.CertificateService.BatchRevokeCertificates:input_type -> certd.v1.BatchRevokeCertificatesRequest
+	12, // 31: certd.v1.CertificateService.CreateRevocationCampaign:input_type -> certd.v1.CreateRevocationCampaignRequest
+	13, // 32: certd.v1.CertificateService.GetRevocationCampaign:input_type -> certd.v1.GetRevocationCampaignRequest
+	14, // 33: certd.v1.CertificateService.ListRevocationCampaigns:input_type -> certd.v1.ListRevocationCampaignsRequest
+	16, // 34: certd.v1.CertificateService.CancelRevocationCampaign:input_type -> certd.v1.CancelRevocationCampaignRequest
+	26, // 35: certd.v1.CertificateService.IssueCertificate:output_type -> certd.v1.Certificate
 	5,  // 36: certd.v1.CertificateService.BatchIssueCertificates:output_type -> certd.v1.BatchIssueCertificatesResponse
-	22, // 37: certd.v1.CertificateService.GetCertificate:output_type -> certd.v1.Certificate
+	26, // 37: certd.v1.CertificateService.GetCertificate:output_type -> certd.v1.Certificate
 	3,  // 38: certd.v1.CertificateService.ListCertificates:output_type -> certd.v1.ListCertificatesResponse
 	8,  // 39: certd.v1.CertificateService.SearchCertificates:output_type -> certd.v1.SearchCertificatesResponse
-	22, // 40: certd.v1.CertificateService.RevokeCertificate:output_type -> certd.v1.Certificate
-	35, // [35:41] is the sub-list for method output_type
-	29, // [29:35] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	26, // 40: certd.v1.CertificateService.RevokeCertificate:output_type -> certd.v1.Certificate
+	11, // 41: certd.v1.CertificateService.BatchRevokeCertificates:output_type -> certd.v1.BatchRevokeCertificatesResponse
+	30, // 42: certd.v1.CertificateService.CreateRevocationCampaign:output_type -> certd.v1.RevocationCampaign
+	30, // 43: certd.v1.CertificateService.GetRevocationCampaign:output_type -> certd.v1.RevocationCampaign
+	15, // 44: certd.v1.CertificateService.ListRevocationCampaigns:output_type -> certd.v1.ListRevocationCampaignsResponse
+	30, // 45: certd.v1.CertificateService.CancelRevocationCampaign:output_type -> certd.v1.RevocationCampaign
+	35, // [35:46] is the sub-list for method output_type
+	24, // [24:35] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_certificate_service_proto_init() }
@@ -1599,39 +1680,28 @@ func file_certd_v1_certificate_service_proto_init() {
 		return
 	}
 	file_certd_v1_certificate_proto_init()
+	file_certd_v1_certificate_filter_proto_init()
+	file_certd_v1_revocation_campaign_proto_init()
 	file_certd_v1_x509_proto_init()
 	file_certd_v1_certificate_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*IssueCertificateRequest_Lifetime)(nil),
 		(*IssueCertificateRequest_NotAfterTime)(nil),
 	}
-	file_certd_v1_certificate_service_proto_msgTypes[9].OneofWrappers = []any{
-		(*CertificateFilter_AndFilters)(nil),
-		(*CertificateFilter_OrFilters)(nil),
-		(*CertificateFilter_NotFilter)(nil),
-		(*CertificateFilter_Name)(nil),
-		(*CertificateFilter_Domain)(nil),
-		(*CertificateFilter_SerialNumber)(nil),
-		(*CertificateFilter_State)(nil),
-		(*CertificateFilter_Profile)(nil),
-		(*CertificateFilter_KeySpec)(nil),
-		(*CertificateFilter_PublicKeySha256)(nil),
-		(*CertificateFilter_NotAfter)(nil),
-		(*CertificateFilter_CreateTime)(nil),
-		(*CertificateFilter_Label_)(nil),
-		(*CertificateFilter_Managed)(nil),
-	}
-	file_certd_v1_certificate_service_proto_msgTypes[12].OneofWrappers = []any{
+	file_certd_v1_certificate_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*BatchIssueCertificatesResponse_Result_Certificate)(nil),
 		(*BatchIssueCertificatesResponse_Result_Error)(nil),
 	}
-	file_certd_v1_certificate_service_proto_msgTypes[17].OneofWrappers = []any{}
+	file_certd_v1_certificate_service_proto_msgTypes[21].OneofWrappers = []any{
+		(*BatchRevokeCertificatesResponse_Result_Certificate)(nil),
+		(*BatchRevokeCertificatesResponse_Result_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_certificate_service_proto_rawDesc), len(file_certd_v1_certificate_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,12 +21,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CertificateService_IssueCertificate_FullMethodName       = "/certd.v1.CertificateService/IssueCertificate"
-	CertificateService_BatchIssueCertificates_FullMethodName = "/certd.v1.CertificateService/BatchIssueCertificates"
-	CertificateService_GetCertificate_FullMethodName         = "/certd.v1.CertificateService/GetCertificate"
-	CertificateService_ListCertificates_FullMethodName       = "/certd.v1.CertificateService/ListCertificates"
-	CertificateService_SearchCertificates_FullMethodName     = "/certd.v1.CertificateService/SearchCertificates"
-	CertificateService_RevokeCertificate_FullMethodName      = "/certd.v1.CertificateService/RevokeCertificate"
+	CertificateService_IssueCertificate_FullMethodName         = "/certd.v1.CertificateService/IssueCertificate"
+	CertificateService_BatchIssueCertificates_FullMethodName   = "/certd.v1.CertificateService/BatchIssueCertificates"
+	CertificateService_GetCertificate_FullMethodName           = "/certd.v1.CertificateService/GetCertificate"
+	CertificateService_ListCertificates_FullMethodName         = "/certd.v1.CertificateService/ListCertificates"
+	CertificateService_SearchCertificates_FullMethodName       = "/certd.v1.CertificateService/SearchCertificates"
+	CertificateService_RevokeCertificate_FullMethodName        = "/certd.v1.CertificateService/RevokeCertificate"
+	CertificateService_BatchRevokeCertificates_FullMethodName  = "/certd.v1.CertificateService/BatchRevokeCertificates"
+	CertificateService_CreateRevocationCampaign_FullMethodName = "/certd.v1.CertificateService/CreateRevocationCampaign"
+	CertificateService_GetRevocationCampaign_FullMethodName    = "/certd.v1.CertificateService/GetRevocationCampaign"
+	CertificateService_ListRevocationCampaigns_FullMethodName  = "/certd.v1.CertificateService/ListRevocationCampaigns"
+	CertificateService_CancelRevocationCampaign_FullMethodName = "/certd.v1.CertificateService/CancelRevocationCampaign"
 )
 
 // CertificateServiceClient is the client API for CertificateService service.
@@ -51,6 +56,17 @@ type CertificateServiceClient interface {
 	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
 	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(ctx context.Context, in *RevokeCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
+	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+	// is refused as a whole to who may revoke none of them.
+	BatchRevokeCertificates(ctx context.Context, in *BatchRevokeCertificatesRequest, opts ...grpc.CallOption) (*BatchRevokeCertificatesResponse, error)
+	// Begins to revoke a set of certificates: all of a profile, of a key, of a consumer, or what a filter finds.
+	CreateRevocationCampaign(ctx context.Context, in *CreateRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error)
+	// Returns a revocation campaign.
+	GetRevocationCampaign(ctx context.Context, in *GetRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error)
+	// Lists revocation campaigns, the newest first.
+	ListRevocationCampaigns(ctx context.Context, in *ListRevocationCampaignsRequest, opts ...grpc.CallOption) (*ListRevocationCampaignsResponse, error)
+	// Ends a revocation campaign; what it has revoked stays revoked.
+	CancelRevocationCampaign(ctx context.Context, in *CancelRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error)
 }
 
 type certificateServiceClient struct {
@@ -121,6 +137,56 @@ func (c *certificateServiceClient) RevokeCertificate(ctx context.Context, in *Re
 	return out, nil
 }
 
+func (c *certificateServiceClient) BatchRevokeCertificates(ctx context.Context, in *BatchRevokeCertificatesRequest, opts ...grpc.CallOption) (*BatchRevokeCertificatesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchRevokeCertificatesResponse)
+	err := c.cc.Invoke(ctx, CertificateService_BatchRevokeCertificates_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) CreateRevocationCampaign(ctx context.Context, in *CreateRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevocationCampaign)
+	err := c.cc.Invoke(ctx, CertificateService_CreateRevocationCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) GetRevocationCampaign(ctx context.Context, in *GetRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevocationCampaign)
+	err := c.cc.Invoke(ctx, CertificateService_GetRevocationCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) ListRevocationCampaigns(ctx context.Context, in *ListRevocationCampaignsRequest, opts ...grpc.CallOption) (*ListRevocationCampaignsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationCampaignsResponse)
+	err := c.cc.Invoke(ctx, CertificateService_ListRevocationCampaigns_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *certificateServiceClient) CancelRevocationCampaign(ctx context.Context, in *CancelRevocationCampaignRequest, opts ...grpc.CallOption) (*RevocationCampaign, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevocationCampaign)
+	err := c.cc.Invoke(ctx, CertificateService_CancelRevocationCampaign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CertificateServiceServer is the server API for CertificateService service.
 // All implementations must embed UnimplementedCertificateServiceServer
 // for forward compatibility.
@@ -143,6 +209,17 @@ type CertificateServiceServer interface {
 	// permission to disable its issuer; an authority of the tenant that has it is disabled. STATE_FORBIDS for one that is LOST,
 	// which counts as revoked already, and for the certificate of a root, which nobody would believe.
 	RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error)
+	// Revokes up to 1,000 certificates. Each item succeeds or fails alone, and the answer has one result for each, in order. It
+	// is refused as a whole to who may revoke none of them.
+	BatchRevokeCertificates(context.Context, *BatchRevokeCertificatesRequest) (*BatchRevokeCertificatesResponse, error)
+	// Begins to revoke a set of certificates: all of a profile, of a key, of a consumer, or what a filter finds.
+	CreateRevocationCampaign(context.Context, *CreateRevocationCampaignRequest) (*RevocationCampaign, error)
+	// Returns a revocation campaign.
+	GetRevocationCampaign(context.Context, *GetRevocationCampaignRequest) (*RevocationCampaign, error)
+	// Lists revocation campaigns, the newest first.
+	ListRevocationCampaigns(context.Context, *ListRevocationCampaignsRequest) (*ListRevocationCampaignsResponse, error)
+	// Ends a revocation campaign; what it has revoked stays revoked.
+	CancelRevocationCampaign(context.Context, *CancelRevocationCampaignRequest) (*RevocationCampaign, error)
 	mustEmbedUnimplementedCertificateServiceServer()
 }
 
@@ -170,6 +247,21 @@ func (UnimplementedCertificateServiceServer) SearchCertificates(context.Context,
 }
 func (UnimplementedCertificateServiceServer) RevokeCertificate(context.Context, *RevokeCertificateRequest) (*Certificate, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method RevokeCertificate not implemented")
+}
+func (UnimplementedCertificateServiceServer) BatchRevokeCertificates(context.Context, *BatchRevokeCertificatesRequest) (*BatchRevokeCertificatesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method BatchRevokeCertificates not implemented")
+}
+func (UnimplementedCertificateServiceServer) CreateRevocationCampaign(context.Context, *CreateRevocationCampaignRequest) (*RevocationCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CreateRevocationCampaign not implemented")
+}
+func (UnimplementedCertificateServiceServer) GetRevocationCampaign(context.Context, *GetRevocationCampaignRequest) (*RevocationCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetRevocationCampaign not implemented")
+}
+func (UnimplementedCertificateServiceServer) ListRevocationCampaigns(context.Context, *ListRevocationCampaignsRequest) (*ListRevocationCampaignsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListRevocationCampaigns not implemented")
+}
+func (UnimplementedCertificateServiceServer) CancelRevocationCampaign(context.Context, *CancelRevocationCampaignRequest) (*RevocationCampaign, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CancelRevocationCampaign not implemented")
 }
 func (UnimplementedCertificateServiceServer) mustEmbedUnimplementedCertificateServiceServer() {}
 func (UnimplementedCertificateServiceServer) testEmbeddedByValue()                            {}
@@ -300,6 +392,96 @@ func _CertificateService_RevokeCertificate_Handler(srv interface{}, ctx context.
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertificateService_BatchRevokeCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchRevokeCertificatesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).BatchRevokeCertificates(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_BatchRevokeCertificates_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).BatchRevokeCertificates(ctx, req.(*BatchRevokeCertificatesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_CreateRevocationCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateRevocationCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).CreateRevocationCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_CreateRevocationCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).CreateRevocationCampaign(ctx, req.(*CreateRevocationCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_GetRevocationCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevocationCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).GetRevocationCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_GetRevocationCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).GetRevocationCampaign(ctx, req.(*GetRevocationCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_ListRevocationCampaigns_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationCampaignsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).ListRevocationCampaigns(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_ListRevocationCampaigns_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).ListRevocationCampaigns(ctx, req.(*ListRevocationCampaignsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CertificateService_CancelRevocationCampaign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelRevocationCampaignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).CancelRevocationCampaign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_CancelRevocationCampaign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).CancelRevocationCampaign(ctx, req.(*CancelRevocationCampaignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CertificateService_ServiceDesc is the grpc.ServiceDesc for CertificateService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -330,6 +512,26 @@ var CertificateService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeCertificate",
 			Handler:    _CertificateService_RevokeCertificate_Handler,
+		},
+		{
+			MethodName: "BatchRevokeCertificates",
+			Handler:    _CertificateService_BatchRevokeCertificates_Handler,
+		},
+		{
+			MethodName: "CreateRevocationCampaign",
+			Handler:    _CertificateService_CreateRevocationCampaign_Handler,
+		},
+		{
+			MethodName: "GetRevocationCampaign",
+			Handler:    _CertificateService_GetRevocationCampaign_Handler,
+		},
+		{
+			MethodName: "ListRevocationCampaigns",
+			Handler:    _CertificateService_ListRevocationCampaigns_Handler,
+		},
+		{
+			MethodName: "CancelRevocationCampaign",
+			Handler:    _CertificateService_CancelRevocationCampaign_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -138,7 +138,8 @@ const (
 	ErrorReason_TENANT_EXISTS ErrorReason = 52
 	// The call would leave the server without an administrator. FAILED_PRECONDITION.
 	ErrorReason_LAST_ADMINISTRATOR ErrorReason = 53
-	// Consumers are associated with the managed certificate; the metadata names them. FAILED_PRECONDITION.
+	// Consumers are associated with the managed certificate, or something that the authority issued is alive; the metadata names some
+	// of them. FAILED_PRECONDITION.
 	ErrorReason_CERTIFICATE_IN_USE ErrorReason = 54
 	// It cannot be renewed: it was imported, revoked or never issued. FAILED_PRECONDITION.
 	ErrorReason_NOT_RENEWABLE ErrorReason = 55
@@ -169,6 +170,18 @@ const (
 	ErrorReason_DOWNLOAD_CODE_INVALID ErrorReason = 67
 	// No such download code, or it has ended. NOT_FOUND.
 	ErrorReason_DOWNLOAD_CODE_NOT_FOUND ErrorReason = 68
+	// No such revocation campaign. NOT_FOUND.
+	ErrorReason_REVOCATION_CAMPAIGN_NOT_FOUND ErrorReason = 69
+	// The id is taken. ALREADY_EXISTS.
+	ErrorReason_REVOCATION_CAMPAIGN_EXISTS ErrorReason = 70
+	// There is no such CRL: CRLs are not enabled, or the partition was never written. NOT_FOUND.
+	ErrorReason_REVOCATION_LIST_NOT_FOUND ErrorReason = 71
+	// The authority has no key of this number. NOT_FOUND.
+	ErrorReason_AUTHORITY_KEY_NOT_FOUND ErrorReason = 72
+	// The authority issues certificates; disable it first. FAILED_PRECONDITION.
+	ErrorReason_AUTHORITY_ENABLED ErrorReason = 73
+	// The resource is protected from deletion; lift the protection first. FAILED_PRECONDITION.
+	ErrorReason_DELETION_PROTECTED ErrorReason = 74
 )
 
 // Enum value maps for ErrorReason.
@@ -243,6 +256,12 @@ var (
 		66: "TARGET_NOT_ALLOWED",
 		67: "DOWNLOAD_CODE_INVALID",
 		68: "DOWNLOAD_CODE_NOT_FOUND",
+		69: "REVOCATION_CAMPAIGN_NOT_FOUND",
+		70: "REVOCATION_CAMPAIGN_EXISTS",
+		71: "REVOCATION_LIST_NOT_FOUND",
+		72: "AUTHORITY_KEY_NOT_FOUND",
+		73: "AUTHORITY_ENABLED",
+		74: "DELETION_PROTECTED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":      0,
@@ -314,6 +333,12 @@ var (
 		"TARGET_NOT_ALLOWED":            66,
 		"DOWNLOAD_CODE_INVALID":         67,
 		"DOWNLOAD_CODE_NOT_FOUND":       68,
+		"REVOCATION_CAMPAIGN_NOT_FOUND": 69,
+		"REVOCATION_CAMPAIGN_EXISTS":    70,
+		"REVOCATION_LIST_NOT_FOUND":     71,
+		"AUTHORITY_KEY_NOT_FOUND":       72,
+		"AUTHORITY_ENABLED":             73,
+		"DELETION_PROTECTED":            74,
 	}
 )
 
@@ -348,7 +373,7 @@ var File_certd_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\xe1\f\n" +
+	"\x1bcertd/v1/error_reason.proto\x12\bcertd.v1*\x8f\x0e\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rFIELD_INVALID\x10\x01\x12\x11\n" +
@@ -419,7 +444,13 @@ const file_certd_v1_error_reason_proto_rawDesc = "" +
 	"\x13SUBSCRIPTION_EXISTS\x10A\x12\x16\n" +
 	"\x12TARGET_NOT_ALLOWED\x10B\x12\x19\n" +
 	"\x15DOWNLOAD_CODE_INVALID\x10C\x12\x1b\n" +
-	"\x17DOWNLOAD_CODE_NOT_FOUND\x10DB/\n" +
+	"\x17DOWNLOAD_CODE_NOT_FOUND\x10D\x12!\n" +
+	"\x1dREVOCATION_CAMPAIGN_NOT_FOUND\x10E\x12\x1e\n" +
+	"\x1aREVOCATION_CAMPAIGN_EXISTS\x10F\x12\x1d\n" +
+	"\x19REVOCATION_LIST_NOT_FOUND\x10G\x12\x1b\n" +
+	"\x17AUTHORITY_KEY_NOT_FOUND\x10H\x12\x15\n" +
+	"\x11AUTHORITY_ENABLED\x10I\x12\x16\n" +
+	"\x12DELETION_PROTECTED\x10JB/\n" +
 	"\bcertd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3"
 
 var (

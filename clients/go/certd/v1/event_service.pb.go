@@ -1273,11 +1273,148 @@ func (x *RetryFailedDeliveriesResponse) GetRetriedCount() int32 {
 	return 0
 }
 
+// Request of GetCheckpoint.
+type GetCheckpointRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCheckpointRequest) Reset() {
+	*x = GetCheckpointRequest{}
+	mi := &file_certd_v1_event_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCheckpointRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCheckpointRequest) ProtoMessage() {}
+
+func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_event_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
+func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
+	return file_certd_v1_event_service_proto_rawDescGZIP(), []int{21}
+}
+
+// A signed statement of how far the record of events goes.
+type Checkpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is signed: the text that `certd audit verify` documents, with sequence number, chain hash, time and installation.
+	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Signature over the statement.
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// DER of the SubjectPublicKeyInfo of the key that made it.
+	PublicKey []byte `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Algorithm of the signature.
+	SignatureAlgorithm SignatureAlgorithm `protobuf:"varint,4,opt,name=signature_algorithm,json=signatureAlgorithm,proto3,enum=certd.v1.SignatureAlgorithm" json:"signature_algorithm,omitempty"`
+	// Number of the last event that it covers.
+	Seq int64 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Chain hash of that event.
+	ChainHash []byte `protobuf:"bytes,6,opt,name=chain_hash,json=chainHash,proto3" json:"chain_hash,omitempty"`
+	// When it was signed.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_certd_v1_event_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_certd_v1_event_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_certd_v1_event_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Checkpoint) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetSignatureAlgorithm() SignatureAlgorithm {
+	if x != nil {
+		return x.SignatureAlgorithm
+	}
+	return SignatureAlgorithm_SIGNATURE_ALGORITHM_UNSPECIFIED
+}
+
+func (x *Checkpoint) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Checkpoint) GetChainHash() []byte {
+	if x != nil {
+		return x.ChainHash
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 var File_certd_v1_event_service_proto protoreflect.FileDescriptor
 
 const file_certd_v1_event_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccertd/v1/event_service.proto\x12\bcertd.v1\x1a\x14certd/v1/event.proto\x1a\x1bcertd/v1/subscription.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x01\n" +
+	"\x1ccertd/v1/event_service.proto\x12\bcertd.v1\x1a\x14certd/v1/event.proto\x1a\x1bcertd/v1/subscription.proto\x1a\x13certd/v1/x509.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x01\n" +
 	"\vEventFilter\x12\x14\n" +
 	"\x05types\x18\x01 \x03(\tR\x05types\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12\x1c\n" +
@@ -1359,11 +1496,24 @@ const file_certd_v1_event_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04seqs\x18\x02 \x03(\x03R\x04seqs\"D\n" +
 	"\x1dRetryFailedDeliveriesResponse\x12#\n" +
-	"\rretried_count\x18\x01 \x01(\x05R\fretriedCount2\x84\b\n" +
+	"\rretried_count\x18\x01 \x01(\x05R\fretriedCount\"\x16\n" +
+	"\x14GetCheckpointRequest\"\x97\x02\n" +
+	"\n" +
+	"Checkpoint\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x12M\n" +
+	"\x13signature_algorithm\x18\x04 \x01(\x0e2\x1c.certd.v1.SignatureAlgorithmR\x12signatureAlgorithm\x12\x10\n" +
+	"\x03seq\x18\x05 \x01(\x03R\x03seq\x12\x1d\n" +
+	"\n" +
+	"chain_hash\x18\x06 \x01(\fR\tchainHash\x12.\n" +
+	"\x04time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xcb\b\n" +
 	"\fEventService\x12G\n" +
 	"\n" +
 	"ListEvents\x12\x1b.certd.v1.ListEventsRequest\x1a\x1c.certd.v1.ListEventsResponse\x12L\n" +
-	"\vWatchEvents\x12\x1c.certd.v1.WatchEventsRequest\x1a\x1d.certd.v1.WatchEventsResponse0\x01\x12_\n" +
+	"\vWatchEvents\x12\x1c.certd.v1.WatchEventsRequest\x1a\x1d.certd.v1.WatchEventsResponse0\x01\x12E\n" +
+	"\rGetCheckpoint\x12\x1e.certd.v1.GetCheckpointRequest\x1a\x14.certd.v1.Checkpoint\x12_\n" +
 	"\x12CreateSubscription\x12#.certd.v1.CreateSubscriptionRequest\x1a$.certd.v1.CreateSubscriptionResponse\x12K\n" +
 	"\x0fGetSubscription\x12 .certd.v1.GetSubscriptionRequest\x1a\x16.certd.v1.Subscription\x12\\\n" +
 	"\x11ListSubscriptions\x12\".certd.v1.ListSubscriptionsRequest\x1a#.certd.v1.ListSubscriptionsResponse\x12Q\n" +
@@ -1387,7 +1537,7 @@ func file_certd_v1_event_service_proto_rawDescGZIP() []byte {
 	return file_certd_v1_event_service_proto_rawDescData
 }
 
-var file_certd_v1_event_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_certd_v1_event_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_certd_v1_event_service_proto_goTypes = []any{
 	(*EventFilter)(nil),                      // 0: certd.v1.EventFilter
 	(*ListEventsRequest)(nil),                // 1: certd.v1.ListEventsRequest
@@ -1410,53 +1560,60 @@ var file_certd_v1_event_service_proto_goTypes = []any{
 	(*ListFailedDeliveriesResponse)(nil),     // 18: certd.v1.ListFailedDeliveriesResponse
 	(*RetryFailedDeliveriesRequest)(nil),     // 19: certd.v1.RetryFailedDeliveriesRequest
 	(*RetryFailedDeliveriesResponse)(nil),    // 20: certd.v1.RetryFailedDeliveriesResponse
-	(*timestamppb.Timestamp)(nil),            // 21: google.protobuf.Timestamp
-	(*Event)(nil),                            // 22: certd.v1.Event
-	(*Subscription)(nil),                     // 23: certd.v1.Subscription
-	(*fieldmaskpb.FieldMask)(nil),            // 24: google.protobuf.FieldMask
-	(*FailedDelivery)(nil),                   // 25: certd.v1.FailedDelivery
+	(*GetCheckpointRequest)(nil),             // 21: certd.v1.GetCheckpointRequest
+	(*Checkpoint)(nil),                       // 22: certd.v1.Checkpoint
+	(*timestamppb.Timestamp)(nil),            // 23: google.protobuf.Timestamp
+	(*Event)(nil),                            // 24: certd.v1.Event
+	(*Subscription)(nil),                     // 25: certd.v1.Subscription
+	(*fieldmaskpb.FieldMask)(nil),            // 26: google.protobuf.FieldMask
+	(*FailedDelivery)(nil),                   // 27: certd.v1.FailedDelivery
+	(SignatureAlgorithm)(0),                  // 28: certd.v1.SignatureAlgorithm
 }
 var file_certd_v1_event_service_proto_depIdxs = []int32{
-	21, // 0: certd.v1.EventFilter.start_time:type_name -> google.protobuf.Timestamp
-	21, // 1: certd.v1.EventFilter.end_time:type_name -> google.protobuf.Timestamp
+	23, // 0: certd.v1.EventFilter.start_time:type_name -> google.protobuf.Timestamp
+	23, // 1: certd.v1.EventFilter.end_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: certd.v1.ListEventsRequest.filter:type_name -> certd.v1.EventFilter
-	22, // 3: certd.v1.ListEventsResponse.events:type_name -> certd.v1.Event
+	24, // 3: certd.v1.ListEventsResponse.events:type_name -> certd.v1.Event
 	0,  // 4: certd.v1.WatchEventsRequest.filter:type_name -> certd.v1.EventFilter
-	22, // 5: certd.v1.WatchEventsResponse.event:type_name -> certd.v1.Event
-	23, // 6: certd.v1.CreateSubscriptionRequest.subscription:type_name -> certd.v1.Subscription
-	23, // 7: certd.v1.CreateSubscriptionResponse.subscription:type_name -> certd.v1.Subscription
-	23, // 8: certd.v1.ListSubscriptionsResponse.subscriptions:type_name -> certd.v1.Subscription
-	23, // 9: certd.v1.UpdateSubscriptionRequest.subscription:type_name -> certd.v1.Subscription
-	24, // 10: certd.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	21, // 11: certd.v1.RotateSubscriptionSecretResponse.old_secret_expire_time:type_name -> google.protobuf.Timestamp
-	25, // 12: certd.v1.ListFailedDeliveriesResponse.failed_deliveries:type_name -> certd.v1.FailedDelivery
-	1,  // 13: certd.v1.EventService.ListEvents:input_type -> certd.v1.ListEventsRequest
-	3,  // 14: certd.v1.EventService.WatchEvents:input_type -> certd.v1.WatchEventsRequest
-	5,  // 15: certd.v1.EventService.CreateSubscription:input_type -> certd.v1.CreateSubscriptionRequest
-	7,  // 16: certd.v1.EventService.GetSubscription:input_type -> certd.v1.GetSubscriptionRequest
-	8,  // 17: certd.v1.EventService.ListSubscriptions:input_type -> certd.v1.ListSubscriptionsRequest
-	10, // 18: certd.v1.EventService.UpdateSubscription:input_type -> certd.v1.UpdateSubscriptionRequest
-	11, // 19: certd.v1.EventService.DeleteSubscription:input_type -> certd.v1.DeleteSubscriptionRequest
-	13, // 20: certd.v1.EventService.RotateSubscriptionSecret:input_type -> certd.v1.RotateSubscriptionSecretRequest
-	15, // 21: certd.v1.EventService.TestSubscription:input_type -> certd.v1.TestSubscriptionRequest
-	17, // 22: certd.v1.EventService.ListFailedDeliveries:input_type -> certd.v1.ListFailedDeliveriesRequest
-	19, // 23: certd.v1.EventService.RetryFailedDeliveries:input_type -> certd.v1.RetryFailedDeliveriesRequest
-	2,  // 24: certd.v1.EventService.ListEvents:output_type -> certd.v1.ListEventsResponse
-	4,  // 25: certd.v1.EventService.WatchEvents:output_type -> certd.v1.WatchEventsResponse
-	6,  // 26: certd.v1.EventService.CreateSubscription:output_type -> certd.v1.CreateSubscriptionResponse
-	23, // 27: certd.v1.EventService.GetSubscription:output_type -> certd.v1.Subscription
-	9,  // 28: certd.v1.EventService.ListSubscriptions:output_type -> certd.v1.ListSubscriptionsResponse
-	23, // 29: certd.v1.EventService.UpdateSubscription:output_type -> certd.v1.Subscription
-	12, // 30: certd.v1.EventService.DeleteSubscription:output_type -> certd.v1.DeleteSubscriptionResponse
-	14, // 31: certd.v1.EventService.RotateSubscriptionSecret:output_type -> certd.v1.RotateSubscriptionSecretResponse
-	16, // 32: certd.v1.EventService.TestSubscription:output_type -> certd.v1.TestSubscriptionResponse
-	18, // 33: certd.v1.EventService.ListFailedDeliveries:output_type -> certd.v1.ListFailedDeliveriesResponse
-	20, // 34: certd.v1.EventService.RetryFailedDeliveries:output_type -> certd.v1.RetryFailedDeliveriesResponse
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	24, // 5: certd.v1.WatchEventsResponse.event:type_name -> certd.v1.Event
+	25, // 6: certd.v1.CreateSubscriptionRequest.subscription:type_name -> certd.v1.Subscription
+	25, // 7: certd.v1.CreateSubscriptionResponse.subscription:type_name -> certd.v1.Subscription
+	25, // 8: certd.v1.ListSubscriptionsResponse.subscriptions:type_name -> certd.v1.Subscription
+	25, // 9: certd.v1.UpdateSubscriptionRequest.subscription:type_name -> certd.v1.Subscription
+	26, // 10: certd.v1.UpdateSubscriptionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	23, // 11: certd.v1.RotateSubscriptionSecretResponse.old_secret_expire_time:type_name -> google.protobuf.Timestamp
+	27, // 12: certd.v1.ListFailedDeliveriesResponse.failed_deliveries:type_name -> certd.v1.FailedDelivery
+	28, // 13: certd.v1.Checkpoint.signature_algorithm:type_name -> certd.v1.SignatureAlgorithm
+	23, // 14: certd.v1.Checkpoint.time:type_name -> google.protobuf.Timestamp
+	1,  // 15: certd.v1.EventService.ListEvents:input_type -> certd.v1.ListEventsRequest
+	3,  // 16: certd.v1.EventService.WatchEvents:input_type -> certd.v1.WatchEventsRequest
+	21, // 17: certd.v1.EventService.GetCheckpoint:input_type -> certd.v1.GetCheckpointRequest
+	5,  // 18: certd.v1.EventService.CreateSubscription:input_type -> certd.v1.CreateSubscriptionRequest
+	7,  // 19: certd.v1.EventService.GetSubscription:input_type -> certd.v1.GetSubscriptionRequest
+	8,  // 20: certd.v1.EventService.ListSubscriptions:input_type -> certd.v1.ListSubscriptionsRequest
+	10, // 21: certd.v1.EventService.UpdateSubscription:input_type -> certd.v1.UpdateSubscriptionRequest
+	11, // 22: certd.v1.EventService.DeleteSubscription:input_type -> certd.v1.DeleteSubscriptionRequest
+	13, // 23: certd.v1.EventService.RotateSubscriptionSecret:input_type -> certd.v1.RotateSubscriptionSecretRequest
+	15, // 24: certd.v1.EventService.TestSubscription:input_type -> certd.v1.TestSubscriptionRequest
+	17, // 25: certd.v1.EventService.ListFailedDeliveries:input_type -> certd.v1.ListFailedDeliveriesRequest
+	19, // 26: certd.v1.EventService.RetryFailedDeliveries:input_type -> certd.v1.RetryFailedDeliveriesRequest
+	2,  // 27: certd.v1.EventService.ListEvents:output_type -> certd.v1.ListEventsResponse
+	4,  // 28: certd.v1.EventService.WatchEvents:output_type -> certd.v1.WatchEventsResponse
+	22, // 29: certd.v1.EventService.GetCheckpoint:output_type -> certd.v1.Checkpoint
+	6,  // 30: certd.v1.EventService.CreateSubscription:output_type -> certd.v1.CreateSubscriptionResponse
+	25, // 31: certd.v1.EventService.GetSubscription:output_type -> certd.v1.Subscription
+	9,  // 32: certd.v1.EventService.ListSubscriptions:output_type -> certd.v1.ListSubscriptionsResponse
+	25, // 33: certd.v1.EventService.UpdateSubscription:output_type -> certd.v1.Subscription
+	12, // 34: certd.v1.EventService.DeleteSubscription:output_type -> certd.v1.DeleteSubscriptionResponse
+	14, // 35: certd.v1.EventService.RotateSubscriptionSecret:output_type -> certd.v1.RotateSubscriptionSecretResponse
+	16, // 36: certd.v1.EventService.TestSubscription:output_type -> certd.v1.TestSubscriptionResponse
+	18, // 37: certd.v1.EventService.ListFailedDeliveries:output_type -> certd.v1.ListFailedDeliveriesResponse
+	20, // 38: certd.v1.EventService.RetryFailedDeliveries:output_type -> certd.v1.RetryFailedDeliveriesResponse
+	27, // [27:39] is the sub-list for method output_type
+	15, // [15:27] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_certd_v1_event_service_proto_init() }
@@ -1466,13 +1623,14 @@ func file_certd_v1_event_service_proto_init() {
 	}
 	file_certd_v1_event_proto_init()
 	file_certd_v1_subscription_proto_init()
+	file_certd_v1_x509_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_certd_v1_event_service_proto_rawDesc), len(file_certd_v1_event_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

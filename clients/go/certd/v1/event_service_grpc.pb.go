@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	EventService_ListEvents_FullMethodName               = "/certd.v1.EventService/ListEvents"
 	EventService_WatchEvents_FullMethodName              = "/certd.v1.EventService/WatchEvents"
+	EventService_GetCheckpoint_FullMethodName            = "/certd.v1.EventService/GetCheckpoint"
 	EventService_CreateSubscription_FullMethodName       = "/certd.v1.EventService/CreateSubscription"
 	EventService_GetSubscription_FullMethodName          = "/certd.v1.EventService/GetSubscription"
 	EventService_ListSubscriptions_FullMethodName        = "/certd.v1.EventService/ListSubscriptions"
@@ -45,6 +46,9 @@ type EventServiceClient interface {
 	// Streams events in their order as they happen, each once, from a cursor on: nothing is missed or repeated across connections
 	// and restarts. A reader that falls behind is told WATCHER_TOO_SLOW and goes on from its cursor.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
+	// Returns a statement, signed by a key in the token, of how far the record goes: kept elsewhere, it shows later whether the record
+	// was cut or changed. The token signs none of an earlier sequence number than the last one.
+	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*Checkpoint, error)
 	// Makes a subscription. The answer alone has the secret of a webhook.
 	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
 	// Returns a subscription.
@@ -101,6 +105,16 @@ func (c *eventServiceClient) WatchEvents(ctx context.Context, in *WatchEventsReq
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_WatchEventsClient = grpc.ServerStreamingClient[WatchEventsResponse]
+
+func (c *eventServiceClient) GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*Checkpoint, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Checkpoint)
+	err := c.cc.Invoke(ctx, EventService_GetCheckpoint_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *eventServiceClient) CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -203,6 +217,9 @@ type EventServiceServer interface {
 	// Streams events in their order as they happen, each once, from a cursor on: nothing is missed or repeated across connections
 	// and restarts. A reader that falls behind is told WATCHER_TOO_SLOW and goes on from its cursor.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
+	// Returns a statement, signed by a key in the token, of how far the record goes: kept elsewhere, it shows later whether the record
+	// was cut or changed. The token signs none of an earlier sequence number than the last one.
+	GetCheckpoint(context.Context, *GetCheckpointRequest) (*Checkpoint, error)
 	// Makes a subscription. The answer alone has the secret of a webhook.
 	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
 	// Returns a subscription.
@@ -236,6 +253,9 @@ func (UnimplementedEventServiceServer) ListEvents(context.Context, *ListEventsRe
 }
 func (UnimplementedEventServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
 	return status.Errorf(codes.Unimplemented, "method WatchEvents not implemented")
+}
+func (UnimplementedEventServiceServer) GetCheckpoint(context.Context, *GetCheckpointRequest) (*Checkpoint, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetCheckpoint not implemented")
 }
 func (UnimplementedEventServiceServer) CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method CreateSubscription not implemented")
@@ -313,6 +333,24 @@ func _EventService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_WatchEventsServer = grpc.ServerStreamingServer[WatchEventsResponse]
+
+func _EventService_GetCheckpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCheckpointRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EventServiceServer).GetCheckpoint(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EventService_GetCheckpoint_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EventServiceServer).GetCheckpoint(ctx, req.(*GetCheckpointRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _EventService_CreateSubscription_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateSubscriptionRequest)
@@ -486,6 +524,10 @@ var EventService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEvents",
 			Handler:    _EventService_ListEvents_Handler,
+		},
+		{
+			MethodName: "GetCheckpoint",
+			Handler:    _EventService_GetCheckpoint_Handler,
 		},
 		{
 			MethodName: "CreateSubscription",

@@ -50,9 +50,11 @@ type ManagedCertificateFilter struct {
 	// Optional. Whether its renewal is blocked.
 	RenewalBlocked *bool `protobuf:"varint,11,opt,name=renewal_blocked,json=renewalBlocked,proto3,oneof" json:"renewal_blocked,omitempty"`
 	// Optional. Whether it is used: associated, or exported since its last renewal.
-	Used          *bool `protobuf:"varint,12,opt,name=used,proto3,oneof" json:"used,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Used *bool `protobuf:"varint,12,opt,name=used,proto3,oneof" json:"used,omitempty"`
+	// Optional. With an authority: whose current version the key of it with this number signed, whichever authority signs the next.
+	AuthorityKeyNumber int32 `protobuf:"varint,13,opt,name=authority_key_number,json=authorityKeyNumber,proto3" json:"authority_key_number,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ManagedCertificateFilter) Reset() {
@@ -169,11 +171,18 @@ func (x *ManagedCertificateFilter) GetUsed() bool {
 	return false
 }
 
+func (x *ManagedCertificateFilter) GetAuthorityKeyNumber() int32 {
+	if x != nil {
+		return x.AuthorityKeyNumber
+	}
+	return 0
+}
+
 var File_certd_v1_managed_certificate_filter_proto protoreflect.FileDescriptor
 
 const file_certd_v1_managed_certificate_filter_proto_rawDesc = "" +
 	"\n" +
-	")certd/v1/managed_certificate_filter.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x05\n" +
+	")certd/v1/managed_certificate_filter.proto\x12\bcertd.v1\x1a\"certd/v1/managed_certificate.proto\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x05\n" +
 	"\x18ManagedCertificateFilter\x12:\n" +
 	"\x06states\x18\x01 \x03(\x0e2\".certd.v1.ManagedCertificate.StateR\x06states\x125\n" +
 	"\x04type\x18\x02 \x01(\x0e2!.certd.v1.ManagedCertificate.TypeR\x04type\x12\x1c\n" +
@@ -187,7 +196,8 @@ const file_certd_v1_managed_certificate_filter_proto_rawDesc = "" +
 	"\rissued_before\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\fissuedBefore\x12,\n" +
 	"\x0frenewal_blocked\x18\v \x01(\bH\x00R\x0erenewalBlocked\x88\x01\x01\x12\x17\n" +
-	"\x04used\x18\f \x01(\bH\x01R\x04used\x88\x01\x01\x1a9\n" +
+	"\x04used\x18\f \x01(\bH\x01R\x04used\x88\x01\x01\x120\n" +
+	"\x14authority_key_number\x18\r \x01(\x05R\x12authorityKeyNumber\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x12\n" +

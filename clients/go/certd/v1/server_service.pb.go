@@ -130,7 +130,10 @@ type ServerInfo struct {
 	// Output only. SPIFFE trust domain of identities.
 	TrustDomain string `protobuf:"bytes,6,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
 	// Output only. The prepare processes.
-	Preparation   *PreparationInfo `protobuf:"bytes,7,opt,name=preparation,proto3" json:"preparation,omitempty"`
+	Preparation *PreparationInfo `protobuf:"bytes,7,opt,name=preparation,proto3" json:"preparation,omitempty"`
+	// Output only. What somebody should look at while the server works, a sentence each: CRLs that could not be signed, or are past
+	// their next update.
+	Problems      []string `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +213,13 @@ func (x *ServerInfo) GetTrustDomain() string {
 func (x *ServerInfo) GetPreparation() *PreparationInfo {
 	if x != nil {
 		return x.Preparation
+	}
+	return nil
+}
+
+func (x *ServerInfo) GetProblems() []string {
+	if x != nil {
+		return x.Problems
 	}
 	return nil
 }
@@ -503,7 +513,7 @@ var File_certd_v1_server_service_proto protoreflect.FileDescriptor
 const file_certd_v1_server_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1dcertd/v1/server_service.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x9d\x03\n" +
+	"\x14GetServerInfoRequest\"\xb9\x03\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12)\n" +
@@ -513,7 +523,8 @@ const file_certd_v1_server_service_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12!\n" +
 	"\ftrust_domain\x18\x06 \x01(\tR\vtrustDomain\x12;\n" +
-	"\vpreparation\x18\a \x01(\v2\x19.certd.v1.PreparationInfoR\vpreparation\"H\n" +
+	"\vpreparation\x18\a \x01(\v2\x19.certd.v1.PreparationInfoR\vpreparation\x12\x1a\n" +
+	"\bproblems\x18\b \x03(\tR\bproblems\"H\n" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSAME_USER\x10\x01\x12\x11\n" +

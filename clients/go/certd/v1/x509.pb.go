@@ -715,8 +715,12 @@ type CertificateDescription struct {
 	// Output only. DNS names among `subject_alternative_names` that hold A-labels, in the same order, as people write them
 	// (U-labels of IDNA 2008). For display alone.
 	UnicodeDnsNames []string `protobuf:"bytes,19,rep,name=unicode_dns_names,json=unicodeDnsNames,proto3" json:"unicode_dns_names,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Output only. Where the CRL that it stands on, should it be revoked, is found: URLs of the CRL distribution points.
+	CrlUrls []string `protobuf:"bytes,20,rep,name=crl_urls,json=crlUrls,proto3" json:"crl_urls,omitempty"`
+	// Output only. Where OCSP requests are answered: URLs of the authority information access.
+	OcspUrls      []string `protobuf:"bytes,21,rep,name=ocsp_urls,json=ocspUrls,proto3" json:"ocsp_urls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CertificateDescription) Reset() {
@@ -882,6 +886,20 @@ func (x *CertificateDescription) GetUnicodeDnsNames() []string {
 	return nil
 }
 
+func (x *CertificateDescription) GetCrlUrls() []string {
+	if x != nil {
+		return x.CrlUrls
+	}
+	return nil
+}
+
+func (x *CertificateDescription) GetOcspUrls() []string {
+	if x != nil {
+		return x.OcspUrls
+	}
+	return nil
+}
+
 // A certificate in the two forms that consumers ask for.
 type EncodedCertificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1023,7 +1041,7 @@ const file_certd_v1_x509_proto_rawDesc = "" +
 	"\tExtension\x12\x10\n" +
 	"\x03oid\x18\x01 \x01(\tR\x03oid\x12\x1a\n" +
 	"\bcritical\x18\x02 \x01(\bR\bcritical\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\"\xf0\a\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"\xa8\b\n" +
 	"\x16CertificateDescription\x125\n" +
 	"\asubject\x18\x01 \x01(\v2\x1b.certd.v1.DistinguishedNameR\asubject\x12!\n" +
 	"\fsubject_text\x18\x02 \x01(\tR\vsubjectText\x12\x1f\n" +
@@ -1050,7 +1068,9 @@ const file_certd_v1_x509_proto_rawDesc = "" +
 	"\n" +
 	"extensions\x18\x12 \x03(\v2\x13.certd.v1.ExtensionR\n" +
 	"extensions\x12*\n" +
-	"\x11unicode_dns_names\x18\x13 \x03(\tR\x0funicodeDnsNamesB\x0e\n" +
+	"\x11unicode_dns_names\x18\x13 \x03(\tR\x0funicodeDnsNames\x12\x19\n" +
+	"\bcrl_urls\x18\x14 \x03(\tR\acrlUrls\x12\x1b\n" +
+	"\tocsp_urls\x18\x15 \x03(\tR\bocspUrlsB\x0e\n" +
 	"\f_path_length\"8\n" +
 	"\x12EncodedCertificate\x12\x10\n" +
 	"\x03der\x18\x01 \x01(\fR\x03der\x12\x10\n" +

@@ -1,0 +1,56 @@
+"""`certd doctor`: what is wrong with a server, and what to do about it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import click
+
+from certd import config, log
+from certd.cli.backup import Progress
+from certd.cli.configuration import config_option, daemon
+from certd.clock import SystemClock
+
+_COLOURS: Final = {"ERROR": "red", "WARNING": "yellow", "INFO": "blue"}
+
+
+@click.command(
+    "doctor",
+    epilog="""\b
+Examples:
+  certd doctor
+  certd doctor --config /var/lib/certd/certd.toml --all
+  certd doctor --json | jq 'select(.severity == "ERROR")'
+""",
+)
+@config_option
+@click.option("--all", "everything", is_flag=True, help="Open all that is sealed, and not a sample of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print each finding as a line of JSON.")
+def doctor(*, config_file: Path, everything: bool, as_json: bool) -> None:
+    """Look the server over: files, clock, authorities, CRLs, keys, jobs, backups; the daemon may run.
+
+    Each finding says what is so, why that matters, and the remedy. It changes nothing, but for records in the journal
+    of keys that it opens. Run it as the daemon's user, or as root. Exit code 1 when there is an ERROR.
+    """
+    settings = config.load(config_file)
+    log.configure(level="error", style=settings.log.format)
+    daemon()
+    from certd.doctor.examine import examine
+    from certd.doctor.findings import Severity
+
+    counts = dict.fromkeys(Severity, 0)
+    progress = Progress()
+    for one in examine(settings, config_file, clock=SystemClock(), everything=everything, progress=progress):
+        counts[one.severity] += 1
+        if as_json:
+            click.echo(json.dumps(asdict(one), ensure_ascii=False))
+            continue
+        click.echo(f"{click.style(one.severity, fg=_COLOURS[one.severity], bold=True)} {one.check}: {one.what}")
+        click.echo(f"  why: {one.why}")
+        click.echo(f"  remedy: {one.remedy}")
+    if not as_json:
+        told = ", ".join(f"{counts[severity]} {severity}" for severity in Severity)
+        click.echo(f"\n{told}" if any(counts.values()) else "nothing found")
+    if counts[Severity.ERROR]:
+        click.get_current_context().exit(1)

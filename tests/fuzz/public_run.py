@@ -1,0 +1,90 @@
+"""A whole run of mutated requests to public HTTP: a daemon of its own, and a look at its health on the way."""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
+from tests.daemon import Installation, RunningDaemon, initialise, running
+from tests.fuzz import health
+from tests.fuzz.public import PublicTally, Published, fuzz_public
+from tests.system.books import defects
+from tests.system.calls import make_csr, must
+
+_PARTS = 10
+_CERTIFICATES = 8
+
+
+@dataclass(slots=True)
+class PublicReport:
+    """What a run showed."""
+
+    tally: PublicTally = field(default_factory=PublicTally)
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    """Everything that must not be; empty is what is wanted."""
+
+
+def fuzz_of_strangers(
+    folder: Path, *, count: int, seed: int, callers: int, say: Callable[[str], None] = lambda _: None
+) -> PublicReport:
+    """Sends `count` requests made from `seed`, in parts."""
+    installation = initialise(folder)
+    report = PublicReport()
+    with running(installation) as daemon:
+        published = _publish(daemon)
+        began = time.monotonic()
+        measured = []
+        for part in range(_PARTS):
+            share = count * (part + 1) // _PARTS - count * part // _PARTS
+            report.tally.add(fuzz_public(published, count=share, seed=seed + part, callers=callers))
+            measured.append(health.vitals(daemon))
+            memory = ", ".join(f"{one.role} {one.mebibytes} MiB" for one in measured[-1].values())
+            pace = report.tally.calls / (time.monotonic() - began)
+            say(f"{report.tally.calls:>7} requests, {pace:.0f}/s, {memory}, {len(report.tally.wrong)} wrong")
+        report.seconds = time.monotonic() - began
+    report.wrong = [f"in the log: {line}" for line in defects(installation.log.read_text())]
+    report.wrong += report.tally.wrong
+    report.wrong += health.complaints(measured[0], measured[-1], health.SINCE_WARM_UP)
+    report.wrong += health.complaints(measured[_PARTS // 2 - 1], measured[-1], health.IN_THE_SECOND_HALF)
+    return report
+
+
+def _publish(daemon: RunningDaemon) -> Published:
+    must(daemon, "authority", "create", "public", "--subject", "CN=public,O=Example", "--type", "root")
+    place = daemon.installation.data / "public.csr"
+    for number in range(_CERTIFICATES):
+        place.write_bytes(make_csr(x509.DNSName(f"www{number}.example.internal"), encoding=Encoding.PEM))
+        must(daemon, "certificate", "issue", "--authority", "public", "--csr", place)
+    uid, issuer, issued = _books(daemon.installation)
+    requests = [
+        ocsp.OCSPRequestBuilder().add_certificate(one, issuer, algorithm)
+        for one in issued
+        for algorithm in (hashes.SHA1(), hashes.SHA256())  # As RFC 5019 has it.
+    ]
+    requests += [one.add_extension(x509.OCSPNonce(b"n" * 16), critical=False) for one in requests]
+    host, _, port = daemon.http.rpartition(":")
+    return Published(
+        host=host,
+        port=int(port),
+        uid=uid,
+        requests=tuple(one.build().public_bytes(Encoding.DER) for one in requests),
+    )
+
+
+def _books(installation: Installation) -> tuple[str, x509.Certificate, list[x509.Certificate]]:
+    with contextlib.closing(sqlite3.connect(installation.data / "certd.db")) as connection:
+        uid, root = connection.execute(
+            "SELECT uid, certificate FROM authorities WHERE authority_id = 'public'"
+        ).fetchone()
+        rows = connection.execute(
+            "SELECT der FROM certificates WHERE authority_uid = ? AND der <> ? AND state = 'ISSUED'", (uid, root)
+        ).fetchall()
+    return uid, x509.load_der_x509_certificate(root), [x509.load_der_x509_certificate(der) for (der,) in rows]
