@@ -110,6 +110,24 @@ ensure_nss() {
   ensure_command certutil libnss3-tools nss-tools nss
 }
 
+# Whether a C program with mbedTLS can be compiled.
+has_mbedtls() { echo '#include <mbedtls/x509_crt.h>' | cc -x c -fsyntax-only - >/dev/null 2>&1; }
+
+# The mbedTLS library and what compiles a program that asks it; it comes with no program that verifies certificates.
+ensure_mbedtls() {
+  if has_mbedtls; then return 0; fi
+  if [ "$(package_manager)" = brew ]; then
+    if ! [ -f "$(brew --prefix)/opt/mbedtls/include/mbedtls/x509_crt.h" ]; then install_packages mbedTLS "" "" mbedtls; fi
+    CPATH="$(brew --prefix)/opt/mbedtls/include${CPATH:+:$CPATH}"
+    LIBRARY_PATH="$(brew --prefix)/opt/mbedtls/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
+    export CPATH LIBRARY_PATH
+  else
+    install_packages mbedTLS "gcc libc6-dev libmbedtls-dev" "gcc mbedtls-devel" ""
+  fi
+  hash -r
+  has_mbedtls || fail "mbedTLS is still not found after it was installed" "see that cc finds mbedtls/x509_crt.h"
+}
+
 # macOS has commands of these names, which only say that there is no Java.
 has_java() { javac -version >/dev/null 2>&1 && java -version >/dev/null 2>&1 && keytool -help >/dev/null 2>&1; }
 
