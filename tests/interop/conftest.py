@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.services.bootstrap import Bootstrapped
 from certd.services.steps import no_step
 from certd.store.migration import migrate
+from tests.interop import mbedtls as mbedtls_program
 from tests.interop.hierarchy import Hierarchy, make_hierarchy, make_request
 from tests.services.conftest import TRUST_DOMAIN, configuration
 from tests.softhsm import make_token
@@ -76,3 +78,11 @@ def hierarchy(
         signature_algorithm=signature_algorithm,
         requests=requests,
     )
+
+
+@pytest.fixture(scope="session")
+def mbedtls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mbedtls_verify.c, compiled."""
+    if not mbedtls_program.is_here():
+        pytest.skip("there is no mbedTLS on this machine, or no C compiler")
+    return mbedtls_program.build(tmp_path_factory.mktemp("mbedtls"))

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ from certd.model.names import AuthorityName, CertificateName, ProfileName
 from certd.pki import distinguished_name
 from certd.pki.encoding import certificate_pem
 from certd.pki.encoding import pem as pem_of
-from certd.pki.key_spec import KeySpec
+from certd.pki.key_spec import KeySpec, default_signature_algorithm, generate_private_key, hash_of
 from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
 from certd.services.revocation import NewRevocation
 from certd.services.revocation_lists import WantedList
+from tests.interop import mbedtls as mbedtls_program
 from tests.interop.conftest import System
 from tests.interop.hierarchy import run
 from tests.services.conftest import ADMINISTRATOR, csr_for
@@ -254,6 +256,53 @@ def test_nss_finds_what_is_revoked(published: Published, tmp_path: Path) -> None
     ended = run("certutil", "-V", "-d", database, "-n", "revoked", "-u", "V")
     assert ended.returncode != 0
     assert "revoked" in ended.stdout.lower()
+
+
+def _asked(program: Path, published: Published, leaf: Leaf, host: str, *lists: Path) -> str:
+    """Returns what mbedTLS says of a leaf."""
+    (told,) = mbedtls_program.judged(program, published.root, published.authority, [leaf.pem], lists=lists, host=host)
+    return told
+
+
+def test_mbedtls_finds_what_is_revoked(mbedtls: Path, published: Published) -> None:
+    if published.key_spec is KeySpec.ED25519:
+        pytest.skip("mbedTLS knows no Ed25519")
+    hosts = {"good.example.internal": published.good, "bad.example.internal": published.revoked}
+    for host, leaf in {**hosts, "Bad Code": published.code}.items():
+        # It misses no list: without one, it knows of nothing that is revoked.
+        assert _asked(mbedtls, published, leaf, host) == "good"
+        told = _asked(mbedtls, published, leaf, host, published.root_list, published.complete)
+        assert told == ("good" if leaf is published.good else "The certificate has been revoked (is on a CRL);")
+
+
+def test_mbedtls_believes_no_list_of_another_key(mbedtls: Path, published: Published, tmp_path: Path) -> None:
+    if published.key_spec is KeySpec.ED25519:
+        pytest.skip("mbedTLS knows no Ed25519")
+    issuer, now = x509.load_pem_x509_certificate(published.authority.read_bytes()).subject, datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer).last_update(now - timedelta(hours=1))
+    forged = tmp_path / "forged.crl"
+    forged.write_bytes(
+        builder.next_update(now + timedelta(days=1))
+        .sign(generate_private_key(published.key_spec), hash_of(default_signature_algorithm(published.key_spec)))
+        .public_bytes(Encoding.DER)
+    )
+    altered = tmp_path / "altered.crl"
+    signed = published.complete.read_bytes()
+    serial = bytes.fromhex(published.revoked.serial)
+    assert serial in signed
+    altered.write_bytes(signed.replace(serial, bytes([serial[0]]) + bytes(reversed(serial[1:]))))
+    for place in (forged, altered):
+        told = _asked(mbedtls, published, published.good, "good.example.internal", place)
+        assert told == "The CRL is not correctly signed by the trusted CA;", place
+
+
+def test_mbedtls_reads_no_list_of_a_partition(mbedtls: Path, published: Published) -> None:
+    # As NSS it knows no issuing distribution point, which is critical; it refuses the whole list, and says so.
+    if published.key_spec is KeySpec.ED25519:
+        pytest.skip("mbedTLS knows no Ed25519")
+    place = published.good.list_der
+    told = _asked(mbedtls, published, published.good, "good.example.internal", place)
+    assert told.startswith(f"{place} cannot be read: X509 - The extension tag or value is invalid"), told
 
 
 def _ok(*command: str | Path) -> None:
