@@ -33,6 +33,7 @@ from certd.services.authority_plan import (
 from certd.services.authority_views import (
     AuthorityView,
     AuthorityViews,
+    chain_above,
     event_of,
     issuer_in_books,
 )
@@ -274,14 +275,13 @@ class Authorities:
         signer = issuer or authority
         order = order_of(authority, public_key)
         prepared = prepare(order, self._issuer_view(signer, public_key), now=now)
-        chain = signer.full_chain if issuer is not None else ()
 
         def enable(tx: Transaction, der: bytes) -> None:
             done = authorities.activate(
                 tx,
                 authority.uid,
                 certificate=der,
-                chain=chain,
+                chain=chain_above(tx, authority, signer.key.number),
                 not_after=prepared.not_after,
                 path_length=authority.path_length,
                 now=now,

@@ -32,6 +32,7 @@ from certd.services.authority_views import (
     event_of,
 )
 from certd.services.renewal_campaigns import begin_campaign
+from certd.services.status_locations import resume_lists
 from certd.store import authority_keys, certificates, live_certificates, revocation_lists
 from certd.store.store import Store, Transaction
 
@@ -65,6 +66,9 @@ class AuthorityKeyChanges:
     def activate(self, caller: Caller, change: Change, number: int) -> AuthorityView:
         """Has a PREPARED or SUPERSEDED key sign from now on; the one that did is SUPERSEDED. ACTIVE stays so.
 
+        Of what was prepared for the key before, nothing is signed whose intent was not in the books by then; the issuing
+        loop looks in the transaction of the intent, and who asked tries again.
+
         Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS, and
         STATE_FORBIDS for any other key, and for one whose certificate is missing, has ended or is revoked.
         """
@@ -81,6 +85,8 @@ class AuthorityKeyChanges:
             def apply(tx: Transaction) -> tuple[Warning, ...]:
                 key = authority_keys.get(tx, found.uid, number) or found.key
                 authority_keys.switch(tx, authority, key, now)
+                # The last CRLs of one that was SUPERSEDED may be out, if nothing that it had signed was left.
+                resume_lists(tx, found, now)
                 before = str(authority.key.number)
                 tx.event(event_of(EventType.AUTHORITY_KEY_ACTIVATED, found, caller.principal, now, before=before))
                 return ()

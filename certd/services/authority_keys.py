@@ -33,6 +33,7 @@ from certd.services.authority_views import (
     AuthorityView,
     AuthorityViews,
     authority_with_key,
+    chain_above,
     check_etag,
     event_of,
     issuer_in_books,
@@ -232,7 +233,6 @@ class AuthorityKeys:
             ),
             now=now,
         )
-        chain = issuer.full_chain if issuer is not None else ()
 
         def install(tx: Transaction, der: bytes) -> None:
             current = _in_the_making(tx, found.uid, found.key.number)
@@ -242,7 +242,7 @@ class AuthorityKeys:
                 tx,
                 current,
                 certificate=der,
-                chain=chain,
+                chain=chain_above(tx, current, signer.key.number),
                 not_after=prepared.not_after,
                 path_length=wanted.path_length,
                 base_url=self._base_url,
@@ -260,6 +260,7 @@ class AuthorityKeys:
                 principal=principal,
                 now=now,
                 by_enabled_authority=issuer is not None,
+                by_current_key=issuer is not None,
                 also=install,
             )
         )

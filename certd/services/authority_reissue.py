@@ -26,7 +26,14 @@ from certd.services.authorities import check_enabled, existing_authority
 from certd.services.authority_chains import NewCertificate, check_ends, replace_certificate
 from certd.services.authority_changes import Change, check_not_deleted, state_forbids
 from certd.services.authority_plan import BACKDATE, check_lifetime, order_of
-from certd.services.authority_views import AuthorityView, AuthorityViews, check_etag, event_of, issuer_in_books
+from certd.services.authority_views import (
+    AuthorityView,
+    AuthorityViews,
+    chain_above,
+    check_etag,
+    event_of,
+    issuer_in_books,
+)
 from certd.services.idempotency import in_progress, record_of, replay
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import IssuingLoop
@@ -119,11 +126,9 @@ class AuthorityReissue:
             if not wanted.allow_broken_certificates:
                 # What was issued meanwhile is bound by the certificate before.
                 check_ends(tx, found, prepared.not_after)
-            # The chain of the issuer as it is now, should it have another certificate by now too.
-            above = issuer_in_books(tx, found)
             new = NewCertificate(
                 der=der,
-                chain=() if above is None else above.full_chain,
+                chain=chain_above(tx, found, signer.key.number),
                 not_after=prepared.not_after,
                 path_length=found.path_length,
             )

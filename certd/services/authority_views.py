@@ -133,6 +133,15 @@ def issuer_in_books(tx: Transaction, authority: Authority) -> Authority | None:
     return issuer
 
 
+def chain_above(tx: Transaction, authority: Authority, key_number: int) -> tuple[bytes, ...]:
+    """Returns the chain of what this key of the issuer of an authority signed, DER, as it is now; none below a root.
+
+    Between an intent and its completion another key may come to sign, or this one get another certificate.
+    """
+    issuer = issuer_in_books(tx, authority)
+    return () if issuer is None else authority_with_key(tx, issuer, key_number).full_chain
+
+
 def check_etag(authority: Authority, etag: str, *, field: str = "etag") -> None:
     """Raises ETAG_MISMATCH unless `etag` is empty or the current one."""
     if etag in {"", authority.etag}:

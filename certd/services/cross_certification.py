@@ -143,7 +143,7 @@ class CrossCertifier:
             if any(is_signed_by(one, _public_key(signer)) for one in made.get(other.key.number, ())):
                 continue
             prepared, order, _ = self._prepared(signer, _own(signer, other, _public_key(other)), now)
-            self._issue(signer, prepared, order, other, principal, now, enabled=False)
+            self._issue(signer, prepared, order, other, principal, now, own=True)
             self._step("key.5.cross-certified")
 
         def settle(tx: Transaction) -> None:
@@ -187,7 +187,7 @@ class CrossCertifier:
         now: datetime,
         *,
         record: Callable[[str], RequestRecord] | None = None,
-        enabled: bool = True,
+        own: bool = False,
     ) -> Issued | Replayed:
         def keep(tx: Transaction, der: bytes) -> None:
             if certified is not None:
@@ -212,7 +212,8 @@ class CrossCertifier:
             principal=principal,
             now=now,
             record=record,
-            by_enabled_authority=enabled,
+            by_enabled_authority=not own,
+            by_current_key=not own,
             also=keep,
         )
         if certified is not None and certified.uid == signer.uid:

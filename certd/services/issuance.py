@@ -49,6 +49,8 @@ class Issuance:
     signature_algorithm: SignatureAlgorithm
     by_enabled_authority: bool = True
     """Whether the authority must be ENABLED when the intent is written; one in the making is not yet."""
+    by_current_key: bool = True
+    """Whether the key must be the one that signs when the intent is written; others sign certificates of keys only."""
     record: RequestRecord | None = None
     also: Callable[[Transaction, bytes], None] | None = None
     """Rows that change in the transaction of the completion, given the certificate's DER.
@@ -176,6 +178,7 @@ def issuance_of(
     now: datetime,
     record: Callable[[str], RequestRecord] | None = None,
     by_enabled_authority: bool = True,
+    by_current_key: bool = True,
     also: Callable[[Transaction, bytes], None] | None = None,
 ) -> Issuance:
     """Returns what the issuing loop needs of a prepared certificate.
@@ -188,6 +191,7 @@ def issuance_of(
         now: time of the use case.
         record: makes the request record, given the key of the certificate's row (see `row_key`).
         by_enabled_authority: see `Issuance.by_enabled_authority`.
+        by_current_key: see `Issuance.by_current_key`.
         also: see `Issuance.also`.
     """
     serial = serial_text(prepared.serial)
@@ -221,6 +225,7 @@ def issuance_of(
         key_policy=authority.key.policy,
         signature_algorithm=authority.signature_algorithm,
         by_enabled_authority=by_enabled_authority,
+        by_current_key=by_current_key,
         record=None if record is None else record(row_key(authority.uid, serial)),
         also=also,
         together=order.together,

@@ -31,11 +31,11 @@ from certd.services.issuing_refusals import (
     RETRY_AFTER,
     books_behind,
     key_blocked,
-    not_enabled,
     ownership_lost,
     queue_full,
     senseless,
     shutting_down,
+    signs_no_more,
     token_unavailable,
 )
 from certd.services.steps import StepHook
@@ -357,15 +357,17 @@ class IssuingLoop:
                 except CertdError as error:
                     outcome.refused[item] = error
 
-    @staticmethod
-    def _refuse(tx: Transaction, items: list[_Item], outcome: "_Outcome") -> None:
+    def _refuse(self, tx: Transaction, items: list[_Item], outcome: "_Outcome") -> None:
         """Looks again at what may have changed since the issuances were prepared; who is refused may ask again."""
-        enabled = authorities.enabled(tx, {item.issuance.intent.authority_uid for item in items})
+        standing = authorities.standing(tx, {item.issuance.intent.authority_uid for item in items})
         blocked = blocked_keys.blocked(tx, {item.key for item in items})
         for item in items:
             issuance = item.issuance
-            if issuance.by_enabled_authority and issuance.intent.authority_uid not in enabled:
-                outcome.refused[item] = not_enabled(issuance.resource.partition("/certificates/")[0])
+            refused = signs_no_more(issuance, standing.get(issuance.intent.authority_uid))
+            if refused is not None:
+                outcome.refused[item] = refused
+                # If another daemon changed it, this one would hear within a second: who asks again need not wait.
+                self._store.forget_configuration_version()
             elif item.key in blocked:
                 outcome.refused[item] = key_blocked()
             else:

@@ -3,6 +3,8 @@
 import logging
 
 from certd.errors import CertdError, Reason, Violation
+from certd.model.authority import AuthorityState
+from certd.services.issuance import Issuance
 
 _log = logging.getLogger("certd.issuing")
 
@@ -38,11 +40,35 @@ def is_key_blocked(error: CertdError) -> bool:
     return error.metadata.get("finding") == _COMPROMISED
 
 
-def not_enabled(authority: str) -> CertdError:
-    """Returns the error of an authority that was enabled a moment ago."""
+def signs_no_more(issuance: Issuance, standing: tuple[AuthorityState, int] | None) -> CertdError | None:
+    """Returns why an authority that would have signed a moment ago does not; None when it does.
+
+    Args:
+        issuance: what it would sign.
+        standing: state of the authority, and the number of the key that signs, in the transaction of the intent.
+    """
+    authority = issuance.resource.partition("/certificates/")[0]
+    state, key_number = standing or (None, None)
+    if issuance.by_enabled_authority and state is not AuthorityState.ENABLED:
+        return _not_enabled(authority)
+    if issuance.by_current_key and key_number != issuance.intent.key_number:
+        return _key_superseded(authority)
+    return None
+
+
+def _not_enabled(authority: str) -> CertdError:
     return CertdError(
         Reason.AUTHORITY_NOT_ENABLED,
         f"{authority} was disabled meanwhile and issues nothing; enable it or choose another",
+        resource=authority,
+    )
+
+
+def _key_superseded(authority: str) -> CertdError:
+    return CertdError(
+        Reason.OWNERSHIP_LOST,
+        f"another key signs in the name of {authority} by now; try again",
+        retry_after=RETRY_AFTER,
         resource=authority,
     )
 

@@ -166,6 +166,7 @@ class OcspResponders:
                 principal=SYSTEM_PRINCIPAL,
                 now=now,
                 by_enabled_authority=False,
+                by_current_key=False,
                 also=record,
             )
         )

@@ -107,7 +107,7 @@ _UNFINISHED = (
         or_(_authorities.c.issuer_uid.is_not(None), _keys.c.public_key.is_(None)),
     )
 )
-_STATE = select(_authorities.c.state).where(_authorities.c.uid == bindparam("key"))
+_STANDING = select(_authorities.c.state, _authorities.c.key_number).where(_authorities.c.uid == bindparam("key"))
 _DELETE_KEYS = delete(_keys).where(_keys.c.authority_uid == bindparam("key"))
 _DELETE = delete(_authorities).where(_authorities.c.uid == bindparam("key"))
 _SET_STATE = (
@@ -224,9 +224,10 @@ def below(tx: Transaction, uid: str) -> list[Authority]:
     return [_authority(row) for row in tx.execute(_BELOW, {"of_issuer": uid})]
 
 
-def enabled(tx: Transaction, uids: Iterable[str]) -> set[str]:
-    """Returns those of the authorities that are stored as ENABLED."""
-    return {uid for uid in uids if tx.execute(_STATE, {"key": uid}).scalar() == AuthorityState.ENABLED.value}
+def standing(tx: Transaction, uids: Iterable[str]) -> dict[str, tuple[AuthorityState, int]]:
+    """Returns the state of each authority that exists, as it is stored, and the number of the key that signs."""
+    rows = {uid: tx.execute(_STANDING, {"key": uid}).first() for uid in uids}
+    return {uid: (AuthorityState(row.state), int(row.key_number)) for uid, row in rows.items() if row is not None}
 
 
 def page(tx: Transaction, tenant: str, *, after: str | None, limit: int) -> list[Authority]:

@@ -24,6 +24,7 @@ from tests.postgres import postgres_server, postgres_url
 from tests.services.batches import CA, batch_item, grant, issue_batch, key, made, outcomes
 from tests.services.conftest import ADMINISTRATOR, TRUST_DOMAIN, World, two_worlds
 from tests.services.profile_books import DAY, GIVEN, WEB
+from tests.services.rotated_books import activate, prepare
 from tests.waiting import eventually
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -106,6 +107,17 @@ def test_an_authority_that_is_disabled_issues_nothing_anywhere_from_that_moment_
         made(issue_batch(world, [item]))
     first.core.authority_changes.enable(ADMINISTRATOR, Change(name=CA))
     becomes(None, lambda: outcome(second))
+
+
+def test_the_old_key_of_an_authority_signs_nothing_anywhere_from_the_switch_on(daemons: tuple[World, World]) -> None:
+    first, second = daemons
+    assert outcome(second) is None
+    prepare(first)
+    activate(first, 2)
+    # Who is refused has the new key at the next attempt; who had heard of it in between, at once.
+    assert outcome(second) in {Reason.OWNERSHIP_LOST, None}
+    (view,) = made(issue_batch(second, [batch_item()]))
+    assert view.certificate.key_number == 2
 
 
 def test_an_authority_that_is_made_is_found(daemons: tuple[World, World]) -> None:
