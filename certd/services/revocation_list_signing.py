@@ -64,8 +64,11 @@ class _Plan:
 
     @property
     def since(self) -> datetime:
-        """The earliest end of what stands on it: it stood on no CRL that was made after its end."""
-        return (self.found.this_update or self.this_update) - _GRACE
+        """The earliest end of what stands on it: it stood on no CRL that was made after its end.
+
+        A clock that was set back has not brought to its end what ends after it, whatever the CRL before says.
+        """
+        return min(self.found.this_update or self.this_update, self.this_update) - _GRACE
 
 
 class RevocationListSigning:
@@ -317,9 +320,10 @@ def _is_over(tx: Transaction, authority_uid: str, key: AuthorityKey, end: dateti
     if key.not_after is not None and now > key.not_after:
         return True
     if key.state is AuthorityKeyState.RETIRED:
-        # It may have been retired although something of it was alive, which can be revoked yet.
+        # It may have been retired although something of it was alive, which can be revoked yet; and what is revoked
+        # can be revoked once more, for the compromise of its key.
         own = live_certificates.own_keys(tx, authority_uid)
-        return not live_certificates.of_key(tx, authority_uid, key.number, now, own=own, limit=1)
+        return not live_certificates.any_unended(tx, authority_uid, key.number, now, own=own)
     return key.state in _OVER and (end is None or now > end)
 
 

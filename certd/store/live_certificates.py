@@ -29,6 +29,16 @@ _OF_KEY = (
     .order_by(_certificates.c.not_after.desc(), _certificates.c.serial)
     .limit(bindparam("most"))
 )
+_UNENDED = (
+    select(_certificates.c.serial)
+    .where(
+        _certificates.c.authority_uid == bindparam("of_authority"),
+        _certificates.c.key_number == bindparam("of_number"),
+        _certificates.c.not_after >= bindparam("now"),
+        _certificates.c.public_key_sha256.not_in(bindparam("own", expanding=True)),
+    )
+    .limit(1)
+)
 _PAGE: Final = 1_000
 _WALK: Select[Any] = (
     select(_certificates.c.serial, _certificates.c.not_after, _certificates.c.der)
@@ -90,6 +100,12 @@ def of_key(
         "most": limit,
     }
     return [row.serial for row in tx.execute(_OF_KEY, parameters)]
+
+
+def any_unended(tx: Transaction, uid: str, key_number: int, now: datetime, *, own: Collection[bytes]) -> bool:
+    """Returns whether something that a key signed has not ended, revoked or not; `own` as in `of_key`."""
+    parameters = {"of_authority": uid, "of_number": key_number, "now": microseconds(now), "own": sorted(own)}
+    return tx.execute(_UNENDED, parameters).first() is not None
 
 
 def longest_lifetime(tx: Transaction, uid: str, now: datetime) -> timedelta | None:

@@ -176,6 +176,20 @@ def test_an_entry_leaves_after_the_end_and_one_more_crl(ca: World) -> None:
     assert len(generated(ca)) == 0
 
 
+def test_a_clock_that_was_set_back_takes_nobody_from_a_crl(ca: World) -> None:
+    ca.core.scheduler.stop()
+    serial = revoke(ca, ca.issue("www.example.internal", lifetime=timedelta(days=30)))
+    assert set(entries(generated(ca))) == {serial}
+    # For a while it went a hundred days ahead, past the end of the certificate.
+    ca.clock.advance(timedelta(days=100))
+    assert set(entries(generated(ca))) == {serial}
+    ahead = number_of(generated(ca))
+    ca.clock.advance(-timedelta(days=100))
+    after = generated(ca)
+    assert set(entries(after)) == {serial}
+    assert number_of(after) == ahead + 1
+
+
 def test_a_key_that_signs_nothing_more_signs_a_last_crl_once_all_has_ended(ca: World) -> None:
     ca.core.scheduler.stop()
     view = ca.issue("www.example.internal", lifetime=timedelta(days=30))
