@@ -15,8 +15,8 @@ from certd.pki.authority_certificate import standing_of
 from certd.pki.certificate_chain import Element, parse
 from certd.pki.name_constraints import NameConstraints, check
 from certd.pki.names import normalise
-from certd.services.status_locations import ensure_lists
-from certd.store import authorities, authority_keys, live_certificates, revocation_lists
+from certd.services.status_locations import ensure_lists, resume_lists
+from certd.store import authorities, authority_keys, live_certificates
 from certd.store.store import Store, Transaction
 from certd.token.policy import parse_policy
 
@@ -68,9 +68,7 @@ def replace_certificate(
     if before is not None:
         _follow(tx, after, before, now)
     ensure_lists(tx, after, base_url, now)
-    signed = revocation_lists.of_key(tx, authority.uid, authority.key.number)
-    known = {one.key.partition: one.urls for one in signed}
-    revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, known, now=now)
+    resume_lists(tx, after, now)
     tx.configuration_changed()
 
 

@@ -63,6 +63,17 @@ def ensure_lists(tx: Transaction, authority: Authority, base_url: str | None, no
     revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, urls, now=now)
 
 
+def resume_lists(tx: Transaction, authority: Authority, now: datetime) -> None:
+    """Has the CRLs of the authority's key signed again, also after the last of them, and requests answered.
+
+    To be called in the transaction by which a key that had come to its end signs anew; idempotent.
+    """
+    ensure_responder(tx, authority, now)
+    signed = revocation_lists.of_key(tx, authority.uid, authority.key.number)
+    known = {one.key.partition: one.urls for one in signed}
+    revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, known, now=now)
+
+
 def ensure_lists_of_keys(tx: Transaction, authority: Authority, base_url: str | None, now: datetime) -> None:
     """Does what `ensure_lists` does for every key of an authority that signs something yet; for its new settings."""
     for one in _by_key(tx, authority, now):

@@ -11,17 +11,20 @@ from certd.errors import CertdError, Reason
 from certd.model.authority import AuthorityKeyState, AuthorityState
 from certd.model.certificate import RevocationReason
 from certd.model.event import EventType
+from certd.model.job import JobKind
 from certd.model.managed_certificate import ManagedCertificateState
 from certd.model.names import CertificateName, ManagedCertificateName, TenantName
 from certd.model.renewal_campaign import RenewalCampaignState
+from certd.model.revocation_list import RevocationList, RevocationListKey
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.services.authority_keys import NewKey
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
 from certd.services.revocation import NewRevocation
 from certd.services.revocation_lists import WantedList
-from certd.store import revocation_lists
+from certd.store import jobs, revocation_lists
 from tests.services.conftest import ADMINISTRATOR, STRANGER, World
+from tests.services.revocation_books import revoke, settle
 from tests.services.rotated_books import (
     activate,
     authority_in,
@@ -300,25 +303,62 @@ def test_what_a_retired_key_signed_and_is_alive_is_revoked_on_its_crl(ca: World)
     activate(ca, 2)
     retire(ca, 1, allow_live=True)
 
-    def entries(number: int) -> list[str]:
+    def entries(number: int) -> dict[str, str]:
         view = ca.core.publication.lists.generate(ADMINISTRATOR, WantedList(authority=name_of("ca"), key_number=number))
-        return [f"{one.serial_number:x}" for one in x509.load_der_x509_crl(view.der)]
+        return {
+            f"{one.serial_number:x}": one.extensions.get_extension_for_class(x509.CRLReason).value.reason.value
+            for one in x509.load_der_x509_crl(view.der)
+        }
 
-    assert entries(1) == []
-    ca.core.revocation.revoke(
-        ADMINISTRATOR,
-        NewRevocation(name=CertificateName("default", "ca", leaf), reason=RevocationReason.SUPERSEDED),
-        key=None,
-        validate_only=False,
-    )
-    assert entries(1) == [leaf]
-    assert entries(2) == []
-    # Nothing of it is alive any more, so that the next one is its last.
+    def final(number: int) -> bool:
+        with ca.core.store.read("test.final") as tx:
+            (found,) = revocation_lists.of_key(tx, authority_in(ca).uid, number)
+        return found.final
+
+    assert entries(1) == {}
+    # The second is an upgrade, which comes when nothing of the key is alive any more.
+    for reason in (RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE):
+        ca.core.revocation.revoke(
+            ADMINISTRATOR,
+            NewRevocation(name=CertificateName("default", "ca", leaf), reason=reason),
+            key=None,
+            validate_only=False,
+        )
+        assert entries(1) == {leaf: reason.value}
+        assert entries(2) == {}
+    assert not final(1)
+    ca.clock.advance(timedelta(days=31))
     entries(1)
-    with ca.core.store.read("test.final") as tx:
-        uid = authority_in(ca).uid
-        assert [one.final for one in revocation_lists.of_key(tx, uid, 1)] == [True]
-        assert [one.final for one in revocation_lists.of_key(tx, uid, 2)] == [False]
+    assert (final(1), final(2)) == (True, False)
+
+
+def test_a_key_that_had_come_to_its_end_and_signs_anew_is_published_and_answered_for(ca: World) -> None:
+    prepare(ca)
+    activate(ca, 2)
+    key = RevocationListKey(authority_in(ca).uid, 1, 0)
+
+    def found() -> RevocationList | None:
+        with ca.core.store.read("test.resumed") as tx:
+            return revocation_lists.get(tx, key)
+
+    def answered_for() -> bool:
+        with ca.core.store.read("test.resumed") as tx:
+            return jobs.due_time(tx, JobKind.ADVANCE_OCSP_RESPONDER, f"{key.authority_uid}/1") is not None
+
+    ca.core.publication.list_signing.sign(key, ADMINISTRATOR.principal)
+    ca.core.publication.answering.presigning.advance(f"{key.authority_uid}/1")
+    # It has signed nothing, and nothing is to be said of it any more.
+    last = found()
+    assert last is not None
+    assert (last.final, answered_for()) == (True, False)
+    activate(ca, 1)
+    assert answered_for()
+    leaf = ca.issue("www.example.internal")
+    revoke(ca, leaf)
+    settle(ca)
+    again = found()
+    assert again is not None
+    assert (again.final, again.entry_count) == (False, 1)
 
 
 def test_what_a_tainted_key_signed_is_renewed_now(ca: World) -> None:
