@@ -1,8 +1,9 @@
 // Verify checks certificates of certd with Go's crypto/x509.
 //
-// Usage: verify ROOT INTERMEDIATE HOST LEAF…
+// Usage: verify ROOT INTERMEDIATES HOST LEAF…
 //
-// Every file is PEM. It prints a line for each leaf and exits with 1 when crypto/x509 refuses one.
+// Every file is PEM, with one certificate in it except INTERMEDIATES, all of which have to stand in the chain. It prints a line
+// for each leaf and exits with 1 when crypto/x509 refuses one.
 package main
 
 import (
@@ -13,26 +14,50 @@ import (
 	"os"
 )
 
-func read(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
+func readAll(path string) ([]*x509.Certificate, error) {
+	rest, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	block, rest := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE" || len(rest) != 0 {
+	var certificates []*x509.Certificate
+	for len(rest) != 0 {
+		block, after := pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, errors.New(path + " is not PEM of certificates alone")
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certificates, rest = append(certificates, certificate), after
+	}
+	return certificates, nil
+}
+
+func read(path string) (*x509.Certificate, error) {
+	certificates, err := readAll(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(certificates) != 1 {
 		return nil, errors.New(path + " is not one PEM certificate")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return certificates[0], nil
 }
 
 func verify(root, intermediate, host, leaf string) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for path, pool := range map[string]*x509.CertPool{root: roots, intermediate: intermediates} {
-		certificate, err := read(path)
-		if err != nil {
-			return err
-		}
-		pool.AddCert(certificate)
+	trusted, err := read(root)
+	if err != nil {
+		return err
+	}
+	roots.AddCert(trusted)
+	between, err := readAll(intermediate)
+	if err != nil {
+		return err
+	}
+	for _, certificate := range between {
+		intermediates.AddCert(certificate)
 	}
 	certificate, err := read(leaf)
 	if err != nil {
@@ -48,8 +73,8 @@ func verify(root, intermediate, host, leaf string) error {
 		if err != nil {
 			return err
 		}
-		if len(chains) != 1 || len(chains[0]) != 3 {
-			return fmt.Errorf("%d chains were found instead of one of three certificates", len(chains))
+		if len(chains) != 1 || len(chains[0]) != len(between)+2 {
+			return fmt.Errorf("%d chains were found instead of one with every certificate", len(chains))
 		}
 	}
 	if len(certificate.UnhandledCriticalExtensions) != 0 {
@@ -60,7 +85,7 @@ func verify(root, intermediate, host, leaf string) error {
 
 func main() {
 	if len(os.Args) < 5 {
-		fmt.Fprintln(os.Stderr, "usage: verify ROOT INTERMEDIATE HOST LEAF…")
+		fmt.Fprintln(os.Stderr, "usage: verify ROOT INTERMEDIATES HOST LEAF…")
 		os.Exit(2)
 	}
 	failed := false
