@@ -21,7 +21,7 @@ from certd.model.certificate import CertificateState
 from certd.pki.ocsp_identifiers import HashAlgorithm
 from certd.pki.ocsp_request import OcspRequest
 from certd.pki.ocsp_response import ResponseStatus, error_response
-from certd.services.ocsp_keys import Answering, OcspKeys
+from certd.services.ocsp_keys import AUTHORITY, Answering, OcspKeys
 from certd.services.ocsp_memory import Answer, AnswerMemory
 from certd.services.ocsp_signing import Draft, answer_of, draft_of, serial_of, sign, single_answer
 from certd.services.steps import StepHook
@@ -85,8 +85,14 @@ class _Item:
         return self.ahead and self.request.certificates[0].algorithm is HashAlgorithm.SHA1
 
     def lasts(self, now: datetime) -> bool:
-        """Returns whether the answer that was signed ahead is good for a while."""
-        return self.stored is not None and self.stored.next_update - now > _ENDING
+        """Returns whether the answer that was signed ahead can be given, and is good for a while.
+
+        Another daemon may have had it signed by a responder of which this one is to hear within the second.
+        """
+        stored, answering = self.stored, self.answering
+        if stored is None or answering is None or stored.next_update - now <= _ENDING:
+            return False
+        return stored.responder_number == AUTHORITY or stored.responder_number in answering.certificates
 
 
 class OcspAnswers:

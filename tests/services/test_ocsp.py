@@ -114,6 +114,16 @@ def test_an_answer_that_is_stored_after_its_certificate_is_revoked_is_not_stored
     assert status(ca, view) is REVOKED
 
 
+def test_an_answer_by_a_responder_of_which_nobody_has_heard_here_is_signed_anew(ca: World) -> None:
+    view = ca.issue("www.example.internal")
+    assert status(ca, view) is GOOD
+    eventually_stored(ca, view)
+    # Another daemon has made one, and its answer is here before the news.
+    execute(ca, "UPDATE ocsp_responses SET responder_number = 9")
+    forget_memory(ca)
+    assert status(ca, view) is GOOD
+
+
 def test_what_is_being_signed_is_answered_later(ca: World) -> None:
     run_job(ca)
     intended, go_on = threading.Event(), threading.Event()
