@@ -64,7 +64,7 @@ class OcspPresigning:
         try:
             answering = self._answering(authority_uid, key_number)
             if self._is_over(answering):
-                self._end(subject)
+                self._wind_up(subject, answering)
                 return
             due = self._responders.ensure(answering)
             # It may be another one since.
@@ -77,7 +77,7 @@ class OcspPresigning:
         now = self._clock.now()
         if answering.key_at(now) is None:
             # What it has issued has ended with it.
-            self._end(subject)
+            self._wind_up(subject, answering)
             return
         after: str | None = self._positions.get(subject, "")
         for _ in range(PAGES):
@@ -102,7 +102,7 @@ class OcspPresigning:
     def _is_over(self, answering: Answering) -> bool:
         """Returns whether nothing is left that a key, which signs no more, has to be answered for.
 
-        Who asks all the same is answered by the last responder, or by the authority's own key.
+        Who asks all the same is answered by the last responder, until that ends, or by the authority's own key.
         """
         authority = answering.authority
         if authority.key.state not in _OVER:
@@ -149,6 +149,15 @@ class OcspPresigning:
         if failures:
             raise failures[0]
         return page[-1].serial if len(page) == PAGE_LENGTH else None
+
+    def _wind_up(self, subject: str, answering: Answering) -> None:
+        """Ends the job once no responder of the key is left whose key is in the token."""
+        due_time = self._responders.wind_up(answering)
+        if due_time is None:
+            self._end(subject)
+            return
+        job = Job(kind=JobKind.ADVANCE_OCSP_RESPONDER, subject=subject, due_time=due_time)
+        self._store.write("ocsp.job", lambda tx: jobs.put(tx, job))
 
     def _end(self, subject: str) -> None:
         self._positions.pop(subject, None)

@@ -38,6 +38,7 @@ LIFETIME: Final = timedelta(days=30)
 """Of a responder's certificate, about whose revocation nobody asks: whoever stole its key could use it that long."""
 RENEWED_BEFORE: Final = timedelta(days=10)
 """How long before the end of one the next takes over: longer than most answers hold, and than most holidays."""
+_SECOND: Final = timedelta(seconds=1)
 RESPONDER_PROFILE: Final = BUILT_IN["ocsp-signing"]
 
 _log = logging.getLogger("certd.ocsp")
@@ -85,6 +86,18 @@ class OcspResponders:
         not_after = self._issue(begun, authority, public_key)
         _log.info("OCSP responder %d of key %d of %s answers", begun.number, begun.key_number, authority.name)
         return not_after - RENEWED_BEFORE if not_after < end else None
+
+    def wind_up(self, answering: Answering) -> datetime | None:
+        """Destroys the keys of responders that have ended, after which none follows; returns when the next one has.
+
+        None: none is left. Raises what the token raises.
+        """
+        authority, now = answering.authority, self._clock.now()
+        with self._store.read("ocsp.responders") as tx:
+            found = ocsp_responders.of_key(tx, authority.uid, authority.key.number)
+        left = [one.not_after for one in found if one.not_after is not None and one.not_after >= now]
+        self._forget_ended(found, now, unfinished=True)
+        return min(left) + _SECOND if left else None
 
     def _begin(self, authority: Authority, found: list[Responder], now: datetime) -> Responder:
         """Step 1."""
@@ -172,9 +185,11 @@ class OcspResponders:
         )
         return prepared.not_after
 
-    def _forget_ended(self, older: list[Responder], now: datetime) -> None:
-        """Destroys the keys of responders whose certificates have ended, then their rows."""
-        for one in [one for one in older if one.not_after is not None and one.not_after < now]:
+    def _forget_ended(self, several: list[Responder], now: datetime, *, unfinished: bool = False) -> None:
+        """Destroys the keys of responders whose certificates have ended, then their rows; also of those without one."""
+        for one in several:
+            if one.not_after >= now if one.not_after is not None else not unfinished:
+                continue
             self._token.destroy_authority_key(key_id=one.key_id, policy=one.policy)
             self._step("responder.key-destroyed")
 

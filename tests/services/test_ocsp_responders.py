@@ -187,8 +187,10 @@ def test_near_its_end_the_authority_answers_itself_and_then_nobody_does(ca: Worl
     run_job(ca, name)
     ca.clock.advance(HOUR)
     assert ocsp.load_der_ocsp_response(ask(ca, content, name)).response_status is ocsp.OCSPResponseStatus.UNAUTHORIZED
+    (last,) = responders(ca, name)
     run_job(ca, name)
-    assert due_time(ca, name) is None
+    assert (due_time(ca, name), responders(ca, name)) == (None, [])
+    assert not ca.core.token.destroy_authority_key(key_id=last.key_id, policy=last.policy)
 
 
 @pytest.mark.parametrize("state", ["DISABLED", "DELETED"])
@@ -213,6 +215,7 @@ def test_an_authority_that_issues_nothing_more_is_answered_for(ca: World, state:
 
 
 def test_a_key_whose_place_another_took_is_answered_for_until_all_of_it_has_ended(ca: World) -> None:
+    ca.core.scheduler.stop()
     ca.issue("www.example.internal", lifetime=90 * DAY)
     run_job(ca)
     execute(ca, "UPDATE authority_keys SET state = 'SUPERSEDED' WHERE number = 1")
@@ -220,8 +223,27 @@ def test_a_key_whose_place_another_took_is_answered_for_until_all_of_it_has_ende
     run_job(ca)
     assert due_time(ca) is not None
     ca.clock.advance(11 * DAY)
+    # Nothing is left to be answered for, and the last responder ends by itself.
     run_job(ca)
-    assert due_time(ca) is None
+    (last,) = responders(ca)
+    assert last.not_after is not None
+    assert due_time(ca) == last.not_after + timedelta(seconds=1)
+    ca.clock.advance(due_time(ca) - ca.clock.now())
+    run_job(ca)
+    assert (due_time(ca), responders(ca)) == (None, [])
+    assert not ca.core.token.destroy_authority_key(key_id=last.key_id, policy=last.policy)
+
+
+def test_a_responder_that_never_came_to_answer_leaves_no_key(ca: World) -> None:
+    ca.core.scheduler.stop()
+    ca.steps.at["responder.2.key-made"] = crash
+    with pytest.raises(Exception):  # noqa: B017, PT011  # The death of the process.
+        run_job(ca)
+    (begun,) = responders(ca)
+    execute(ca, "UPDATE authority_keys SET state = 'SUPERSEDED' WHERE number = 1")
+    run_job(ca)
+    assert (due_time(ca), responders(ca)) == (None, [])
+    assert not ca.core.token.destroy_authority_key(key_id=begun.key_id, policy=begun.policy)
 
 
 def test_a_daemon_that_starts_finds_authorities_that_nobody_answers_for(ca: World) -> None:
