@@ -119,7 +119,7 @@ class RevocationListSigning:
                     raise not_found(key)
                 # One that was begun after this one says as much.
                 overtaken = found is not None and plan is not None and found.number > plan.number
-                if found is not None and (made or (overtaken and (found.final or not last))):
+                if found is not None and (made or overtaken) and (found.final or not last):
                     return found
             except CertdError as error:
                 self._store.write("revocation-list.fail", partial(self.blocked_key, key=key, error=error))
@@ -281,16 +281,17 @@ class RevocationListSigning:
 
     def _publish(self, tx: Transaction, authority: Authority, made: RevocationList, der: bytes, principal: str) -> bool:
         now = self._clock.now()
+        current = revocation_lists.get(tx, made.key)
+        changed = current is not None and current.changed_time is not None
+        # What was to be the last is not, where what it says changed while it was signed.
+        made = replace(made, final=made.final and not changed)
         if not revocation_lists.publish(tx, made, der):
             return False
         subject = revocation_lists.subject_of(*made.key)
-        current = revocation_lists.get(tx, made.key)
         if made.final:
             jobs.finish(tx, JobKind.GENERATE_REVOCATION_LIST, subject)
         else:
-            due_time = _refresh_time(made)
-            if current is not None and current.changed_time is not None:
-                due_time = now + revocation_lists.GATHERING
+            due_time = now + revocation_lists.GATHERING if changed else _refresh_time(made)
             jobs.put(tx, Job(kind=JobKind.GENERATE_REVOCATION_LIST, subject=subject, due_time=due_time))
         tx.event(_event(EventType.REVOCATION_LIST_GENERATED, authority, made, principal, now))
         return True

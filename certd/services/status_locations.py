@@ -69,9 +69,9 @@ def resume_lists(tx: Transaction, authority: Authority, now: datetime) -> None:
     To be called in the transaction by which a key that had come to its end signs anew; idempotent.
     """
     ensure_responder(tx, authority, now)
+    # Also those of which somebody signs the last at this moment: what is marked meanwhile is not the last.
     signed = revocation_lists.of_key(tx, authority.uid, authority.key.number)
-    known = {one.key.partition: one.urls for one in signed}
-    revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, known, now=now)
+    revocation_lists.mark_all_changed(tx, {one.key for one in signed}, now)
 
 
 def ensure_lists_of_keys(tx: Transaction, authority: Authority, base_url: str | None, now: datetime) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, func, select, update
+from sqlalchemy import Row, Select, bindparam, exists, func, or_, select, update
 
+from certd.model.authority import AuthorityState
 from certd.model.job import Job, JobKind
 from certd.model.revocation_list import RevocationList, RevocationListKey
-from certd.store import jobs, revocation_schema
+from certd.store import jobs, revocation_schema, schema
 from certd.store.dialect import Many, insert_if_absent, insert_or_replace
 from certd.store.transaction import Transaction
 from certd.store.values import json_text, microseconds, optional_time_of
@@ -24,6 +25,7 @@ COMPLETE: Final = 0
 GATHERING: Final = timedelta(seconds=2)
 """How long the first change waits for others, so that many revocations are one CRL."""
 
+_authorities = schema.authorities
 _lists = revocation_schema.revocation_lists
 _contents = revocation_schema.revocation_list_contents
 _KEY = ("authority_uid", "key_number", "partition")
@@ -32,10 +34,13 @@ _FITS = (
     _lists.c.key_number == bindparam("of_key"),
     _lists.c.partition == bindparam("of_partition"),
 )
+_PURGED = exists().where(
+    _authorities.c.uid == bindparam("of_authority"), _authorities.c.state == AuthorityState.PURGED.value
+)
 _MARK = (
     update(_lists)
-    .where(*_FITS, _lists.c.changed_time.is_(None), _lists.c.final.is_(False))
-    .values(changed_time=bindparam("now"))
+    .where(*_FITS, _lists.c.changed_time.is_(None), or_(_lists.c.final.is_(False), ~_PURGED))
+    .values(changed_time=bindparam("now"), final=False)
 )
 # Shared by all who change something, and not to be had by who claims the CRL until they have committed.
 _LOCK = select(_lists.c.changed_time).where(*_FITS).with_for_update(read=True)
@@ -100,7 +105,9 @@ def parse_subject(subject: str) -> tuple[str, int, int]:
 def mark_changed(tx: Transaction, authority_uid: str, key_number: int, partition: int | None, now: datetime) -> None:
     """Says that a CRL must be signed again, and the complete one with it; it is, some seconds later.
 
-    Nothing happens where no CRL is signed, see `ensure_rows`, or where the last one is out.
+    Nothing happens where no CRL is signed, see `ensure_rows`, or where the key is gone that signed the last one. The
+    last one of a key that is there is followed by another: what may have changed is a certificate of its own keys, one
+    that another CA issued under it, or one that the books had lost.
 
     Args:
         tx: the transaction of the change.

@@ -3,12 +3,18 @@
 import uuid
 
 import pytest
+from cryptography import x509
 
 from certd.errors import CertdError, Reason
+from certd.model.names import CertificateName, serial_text
+from certd.model.revocation_list import RevocationList, RevocationListKey
 from certd.services.idempotency import RequestKey
+from certd.services.revocation import NewRevocation
+from certd.store import revocation_lists
 from tests.services.authority_lives import reissue
-from tests.services.conftest import World
-from tests.services.rotated_books import activate, authority_in, certificate, prepare
+from tests.services.conftest import ADMINISTRATOR, World
+from tests.services.revocation_books import settle
+from tests.services.rotated_books import activate, authority_in, certificate, prepare, retire
 
 
 def test_after_a_switch_the_old_key_signs_nothing_that_was_prepared_for_it(ca: World) -> None:
@@ -33,3 +39,39 @@ def test_what_the_old_key_of_an_issuer_is_signing_gets_the_chain_of_that_key(ca:
     made = reissue(ca).authority
     assert made.chain == (old,)
     certificate(made.certificate).verify_directly_issued_by(certificate(old))
+
+
+def test_a_key_that_signs_again_while_its_last_crl_is_signed_has_no_last_crl(ca: World) -> None:
+    ca.core.scheduler.stop()
+    prepare(ca)
+    activate(ca, 2)
+    # It has signed nothing, so that the CRL that is signed now would be its last.
+    ca.steps.at["revocation-list.signed"] = lambda: activate(ca, 1)
+    ca.core.publication.list_signing.sign(_first_list(ca, "ca").key, ADMINISTRATOR.principal)
+    assert not _first_list(ca, "ca").final
+
+
+def test_a_cross_certificate_that_a_retired_key_signed_can_be_revoked_after_its_last_crl(ca: World) -> None:
+    (new_by_old,) = prepare(ca, "root", cross_certify=True).cross_certificates[2]
+    activate(ca, 2, "root")
+    # Nothing but certificates of its own keys is left of it when the authority below has ended.
+    ca.clock.advance(authority_in(ca, "ca").lifetime)
+    retire(ca, 1, "root")
+    settle(ca)
+    assert _first_list(ca, "root").final
+    serial = serial_text(certificate(new_by_old).serial_number)
+    new = NewRevocation(name=CertificateName("default", "root", serial))
+    ca.core.revocation.revoke(ADMINISTRATOR, new, key=None, validate_only=False)
+    settle(ca)
+    with ca.core.store.read("test.list") as tx:
+        content = revocation_lists.content(tx, _first_list(ca, "root").key)
+    assert content is not None
+    assert serial in [serial_text(one.serial_number) for one in x509.load_der_x509_crl(content[0])]
+
+
+def _first_list(world: World, authority_id: str) -> RevocationList:
+    """Returns the complete CRL of the first key of an authority."""
+    with world.core.store.read("test.list") as tx:
+        found = revocation_lists.get(tx, RevocationListKey(authority_in(world, authority_id).uid, 1, 0))
+    assert found is not None
+    return found

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from certd.model.authority import AuthorityState
 from certd.model.job import Job, JobKind
 from certd.model.revocation_list import RevocationList, RevocationListKey
-from certd.store import jobs, revocation_lists, revoked_certificates
+from certd.store import authorities, jobs, revocation_lists, revoked_certificates
 from certd.store.revoked_certificates import Scope
 from certd.store.store import Store, Transaction
 from tests.store.explaining import Explaining
+from tests.store.samples import add_tenant, authority
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -114,13 +116,24 @@ def test_where_none_is_signed_nothing_is_marked(store: Store) -> None:
     assert due(store) is None
 
 
-def test_the_last_one_stays_as_it_is_until_the_key_signs_again(store: Store) -> None:
+def test_the_last_one_is_followed_by_another_when_something_changes_and_the_key_is_there(store: Store) -> None:
     ensure(store, {0: []})
     assert publish(store, claim(store), final=True)
-    mark(store, None)
     assert found(store).changed_time is None
+    mark(store, None, LATER)
+    assert (found(store).final, found(store).changed_time) == (False, LATER)
+    assert publish(store, claim(store), final=True)
     ensure(store, {0: []}, LATER)
     assert (found(store).final, found(store).changed_time) == (False, LATER)
+
+
+def test_the_last_one_of_a_purged_authority_stays_as_it_is(store: Store) -> None:
+    add_tenant(store)
+    store.write("test", lambda tx: authorities.insert(tx, authority(uid=UID, state=AuthorityState.PURGED)))
+    ensure(store, {0: []})
+    assert publish(store, claim(store), final=True)
+    mark(store, None, LATER)
+    assert (found(store).final, found(store).changed_time) == (True, None)
 
 
 def test_numbers_are_the_time_and_never_the_same(store: Store) -> None:
