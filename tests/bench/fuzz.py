@@ -3,8 +3,9 @@
 Certification requests of every kind of key with odd names, strings and extensions, bent as ASN.1 and as bytes, and
 messages of every method of the authority, certificate and profile services with odd fields, at a daemon of its own.
 Every answer must be an answer or a refusal with a documented reason; memory, threads and descriptors of all processes
-must stay; every certificate must please certd's lints, openssl and pkilint. Then mutated requests of strangers to the
-public port of another daemon, for OCSP answers, CRLs and certificates of authorities. Exit 1 names what did not hold.
+must stay; every certificate must please certd's lints, openssl and pkilint. Then mutated requests of strangers to each
+HTTP endpoint of another daemon: OCSP by POST and by GET, CRLs, certificates of authorities, what is hardly HTTP, and
+the port of devices. Exit 1 names what did not hold.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.public import ENDPOINTS
 from tests.fuzz.public_run import fuzz_of_strangers
 from tests.fuzz.run import Report, fuzz
 
@@ -41,7 +43,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=None, help="makes the requests those of an earlier run; printed")
     parser.add_argument("--callers", type=_whole, default=6, help="how many call at once (default 6)")
     parser.add_argument("--pkilint", type=int, default=2000, help="how many certificates pkilint reads (default 2000)")
-    parser.add_argument("--public", type=_whole, default=100_000, help="requests of strangers (default 100000)")
+    parser.add_argument(
+        "--public", type=_whole, default=100_000, help="requests of strangers to each endpoint (default 100000)"
+    )
     parser.add_argument("--json", type=Path, default=None, help="writes the figures to this file as well")
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
@@ -55,7 +59,7 @@ def main(arguments: list[str]) -> int:
             sample=options.pkilint,
             say=lambda line: print(line, flush=True),
         )
-    print(f"{options.public:,} requests of strangers", flush=True)
+    print(f"{options.public:,} requests of strangers to each of {len(ENDPOINTS)} endpoints", flush=True)
     with tempfile.TemporaryDirectory(prefix="certd-fuzz-public-") as folder:
         public = fuzz_of_strangers(
             Path(folder),

@@ -1,9 +1,14 @@
-"""Mutated requests to what anybody may ask for over HTTP: OCSP answers, CRLs, certificates of authorities."""
+"""Mutated requests to what strangers reach over HTTP.
+
+OCSP answers, CRLs and certificates of authorities, which anybody may ask for, and the port of devices, where strangers
+have neither certificate nor code.
+"""
 
 import base64
 import http.client
 import random
 import socket
+import ssl
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,11 +16,15 @@ from urllib.parse import quote
 
 from cryptography.x509 import ocsp
 
+ENDPOINTS = ("post", "get", "crl", "ca", "odd", "device")
+"""OCSP by POST and by GET, CRLs, certificates, what is HTTP hardly or not at all, and the port of devices."""
 _SECONDS = 60.0
 _MOST_WRONG = 20
 _RECEIVED = 65536
 _ALLOWED = frozenset({200, 304, 400, 404, 405, 408, 411, 413, 414, 415, 431, 501, 505})
 """What a healthy server answers to whatever comes; never 500, and never 503 to few callers."""
+_ALLOWED_TO_DEVICES = frozenset({400, 401, 404, 405, 429})
+"""What strangers with no code, or a wrong one, get."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "get", "TRACE", "G@T", "")
 _TYPES = (
     "application/ocsp-request",
@@ -49,8 +58,8 @@ _HEADERS = (
 class Published:
     """What the server really has."""
 
-    host: str
-    port: int
+    address: tuple[str, int]
+    devices: tuple[str, int]
     uid: str
     requests: tuple[bytes, ...]
     """OCSP requests (DER) as they should be."""
@@ -72,7 +81,7 @@ class PublicTally:
 
 
 def fuzz_public(published: Published, *, count: int, seed: int, callers: int) -> PublicTally:
-    """Sends `count` requests made of `seed`, by so many callers; returns what came of them."""
+    """Sends `count` requests made of `seed` to each endpoint, by so many callers; returns what came of them."""
     tallies = [PublicTally() for _ in range(callers)]
     shares = [count // callers + (number < count % callers) for number in range(callers)]
     threads = [
@@ -90,12 +99,14 @@ def fuzz_public(published: Published, *, count: int, seed: int, callers: int) ->
 
 
 def _call(published: Published, draw: random.Random, count: int, tally: PublicTally) -> None:
-    connection: socket.socket | None = None
-    for _ in range(count):
-        kind, request, is_clean = _request(published, draw)
+    connections: dict[bool, socket.socket] = {}
+    for kind in ENDPOINTS * count:
+        request = _request(kind, published, draw)
+        is_clean = kind != "odd"
+        secure = kind == "device"
         try:
-            if connection is None:
-                connection = socket.create_connection((published.host, published.port), timeout=_SECONDS)
+            connection = connections.get(secure) or _connected(published, secure=secure)
+            connections[secure] = connection
             connection.sendall(request)
             if not is_clean:
                 # What it leaves behind would be read as the beginning of the next one.
@@ -107,27 +118,35 @@ def _call(published: Published, draw: random.Random, count: int, tally: PublicTa
             tally.statuses[f"{kind} no answer"] += 1
             if is_clean or isinstance(error, TimeoutError):
                 tally.wrong.append(f"{kind}: {error!r} to {request[:600]!r}")
-            _closed(connection)
-            connection = None
+            _close(connections, secure=secure)
         else:
             _judge(kind, request, response, body, tally)
             if not is_clean or response.will_close:
-                _closed(connection)
-                connection = None
+                _close(connections, secure=secure)
         tally.calls += 1
         if len(tally.wrong) >= _MOST_WRONG:
             break
-    _closed(connection)
+    for secure in tuple(connections):
+        _close(connections, secure=secure)
 
 
-def _closed(connection: socket.socket | None) -> None:
-    if connection is not None:
-        connection.close()
+def _connected(published: Published, *, secure: bool) -> socket.socket:
+    if not secure:
+        return socket.create_connection(published.address, timeout=_SECONDS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(published.devices, timeout=_SECONDS))
+
+
+def _close(connections: dict[bool, socket.socket], *, secure: bool) -> None:
+    if secure in connections:
+        connections.pop(secure).close()
 
 
 def _judge(kind: str, request: bytes, response: http.client.HTTPResponse, body: bytes, tally: PublicTally) -> None:
     outcome = f"{kind} {response.status}"
-    if response.status not in _ALLOWED:
+    if response.status not in (_ALLOWED_TO_DEVICES if kind == "device" else _ALLOWED):
         tally.wrong.append(f"{outcome} {body[:300]!r} to {request[:600]!r}")
     elif response.getheader("content-type") == "application/ocsp-response" and body:
         try:
@@ -141,27 +160,56 @@ def _judge(kind: str, request: bytes, response: http.client.HTTPResponse, body: 
     tally.statuses[outcome] += 1
 
 
-def _request(published: Published, draw: random.Random) -> tuple[str, bytes, bool]:
-    """Returns a kind, the bytes of a request, and whether HTTP itself is as it should be."""
-    kind = draw.choice(("post", "post", "post", "get", "get", "crl", "ca", "odd"))
+def _request(kind: str, published: Published, draw: random.Random) -> bytes:
+    """Returns the bytes of a request; of all kinds but one HTTP itself is as it should be."""
     uid = published.uid if draw.random() < 0.9 else draw.choice(("0" * 32, "..", "%00", "A", "x" * 70))
     number = "1" if draw.random() < 0.9 else draw.choice(("0", "2", "-1", "999999999999", "1.5", "%31"))
-    if kind == "post":
-        return kind, _posted(f"/ocsp/{uid}/{number}", _bent(draw, draw.choice(published.requests))), True
-    if kind == "get":
-        text = base64.b64encode(_bent(draw, draw.choice(published.requests))).decode()
-        text = quote(text, safe=draw.choice(("", "/", "/+=")))
-        if draw.random() < 0.3:
-            at = draw.randrange(len(text) + 1)
-            text = text[:at] + draw.choice(("%", "%2", "%zz", "=", "@", "/", "//", "%0a", "?a=b", "~")) + text[at:]
-        return kind, _plain("GET", f"/ocsp/{uid}/{number}/{text}"), True
-    if kind == "crl":
-        ending = draw.choice((".crl", "/1.crl", "/0.crl", "/99999.crl", "/-1.crl", ".crl.", "", "/%31.crl"))
-        return kind, _plain(draw.choice(("GET", "HEAD")), f"/crl/{uid}/{number}{ending}"), True
-    if kind == "ca":
-        ending = draw.choice((".cer", ".pem", ".der", "", ".cer/", "/..", "%2ecer"))
-        return kind, _plain(draw.choice(("GET", "HEAD")), f"/ca/{uid}/{number}{ending}"), True
-    return kind, _odd(draw, published, uid, number), False
+    match kind:
+        case "post":
+            return _posted(f"/ocsp/{uid}/{number}", _bent(draw, draw.choice(published.requests)))
+        case "get":
+            return _plain(
+                "GET", f"/ocsp/{uid}/{number}/{_in_a_path(draw, _bent(draw, draw.choice(published.requests)))}"
+            )
+        case "crl":
+            ending = draw.choice((".crl", "/1.crl", "/0.crl", "/99999.crl", "/-1.crl", ".crl.", "", "/%31.crl"))
+            return _plain(draw.choice(("GET", "HEAD")), f"/crl/{uid}/{number}{ending}")
+        case "ca":
+            ending = draw.choice((".cer", ".pem", ".der", "", ".cer/", "/..", "%2ecer"))
+            return _plain(draw.choice(("GET", "HEAD")), f"/ca/{uid}/{number}{ending}")
+        case "device":
+            return _of_a_device(draw)
+        case _:
+            return _odd(draw, published, uid, number)
+
+
+def _in_a_path(draw: random.Random, content: bytes) -> str:
+    """Returns it in Base64, with what may happen to that on its way."""
+    text = quote(base64.b64encode(content).decode(), safe=draw.choice(("", "/", "/+=")))
+    if draw.random() >= 0.3:
+        return text
+    at = draw.randrange(len(text) + 1)
+    return text[:at] + draw.choice(("%", "%2", "%zz", "=", "@", "/", "//", "%0a", "?a=b", "~")) + text[at:]
+
+
+def _of_a_device(draw: random.Random) -> bytes:
+    tenant = draw.choice(("default", "default", "other", "..", "%00", "-", "x" * 70))
+    certificate = draw.choice(("web", "web", "%2e%2e", "", "a/b", "\xff", "x" * 300))
+    form = draw.choice(("", "?format=pem", "?format=pkcs8", "?format=none", "?format=pem&format=der", "?x", "?%zz"))
+    code = base64.b32encode(draw.randbytes(20)).decode().lower()
+    headers = {
+        "Host": "device",
+        "Authorization": draw.choice(
+            (f"Bearer {code}", f"bearer {code[:9]}", "Bearer", "Basic YTpi", f"Bearer {'x' * 4000}")
+        ),
+        "Certd-Passphrase": draw.choice(("long enough it is", "", "\xff", "x" * 2000)),
+        "If-None-Match": draw.choice(("*", '"x"', 'W/"y', "\xff")),
+    }
+    kept = draw.sample(sorted(headers), draw.randrange(len(headers) + 1))
+    lines = [f"{name}: {headers[name]}" for name in {"Host", *kept}]
+    path = f"/v1/tenants/{tenant}/managedCertificates/{certificate}{form}"
+    head = f"{draw.choice(('GET', 'GET', 'HEAD', 'PUT'))} {path} HTTP/1.1"
+    return "\r\n".join((head, *sorted(lines), "", "")).encode("latin-1")
 
 
 def _plain(method: str, path: str) -> bytes:

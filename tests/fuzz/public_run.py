@@ -35,8 +35,10 @@ class PublicReport:
 def fuzz_of_strangers(
     folder: Path, *, count: int, seed: int, callers: int, say: Callable[[str], None] = lambda _: None
 ) -> PublicReport:
-    """Sends `count` requests made from `seed`, in parts."""
+    """Sends `count` requests made from `seed` to each endpoint, in parts."""
     installation = initialise(folder)
+    text = installation.config.read_text()
+    installation.config.write_text(text.replace('# devices = "0.0.0.0:8446"', 'devices = "127.0.0.1:0"'))
     report = PublicReport()
     with running(installation) as daemon:
         published = _publish(daemon)
@@ -70,13 +72,17 @@ def _publish(daemon: RunningDaemon) -> Published:
         for algorithm in (hashes.SHA1(), hashes.SHA256())  # As RFC 5019 has it.
     ]
     requests += [one.add_extension(x509.OCSPNonce(b"n" * 16), critical=False) for one in requests]
-    host, _, port = daemon.http.rpartition(":")
     return Published(
-        host=host,
-        port=int(port),
+        address=_address(daemon.http),
+        devices=_address(daemon.devices),
         uid=uid,
         requests=tuple(one.build().public_bytes(Encoding.DER) for one in requests),
     )
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
 
 
 def _books(installation: Installation) -> tuple[str, x509.Certificate, list[x509.Certificate]]:
