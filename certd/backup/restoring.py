@@ -21,12 +21,14 @@ from certd.backup.archive import Manifest, Sink, read_archive
 from certd.clock import Clock
 from certd.config import Config, token_settings
 from certd.errors import CertdError, Reason, field_invalid
+from certd.pki.checkpoint import JournalHead
 from certd.pki.encrypted_file import Decrypting, Passphrase
 from certd.services import restored_books
 from certd.services.journal_verification import JournalWalk
 from certd.services.restored_books import RestoredBooks
 from certd.store import copies, dialect
 from certd.store.store import Store
+from certd.token import journal_records
 from certd.token.client import TokenClient, connect, start_child
 from certd.token.durable import make_durable
 from certd.token.journal_records import JournalRecord
@@ -116,14 +118,15 @@ class _Restoring:
         self._work.mkdir(mode=0o700)
         manifest = self._unpack()
         settings, taken_out = self._write_configuration(manifest)
-        journal = self._journal()
+        heads = self._journal()
         missing, unknown = self._missing_keys(manifest, settings)
         url = self._put_database(manifest, settings)
         store = Store.open(url, clock=self._clock)
         try:
             books = restored_books.put_right(
                 store,
-                self._records(journal),
+                self._records(),
+                heads=heads,
                 backup_time=manifest.time,
                 clock=self._clock,
                 progress=lambda done: self._progress("journal", done, done),
@@ -215,36 +218,47 @@ class _Restoring:
                     f"{values[key]}; restore by hand, as README tells",
                 )
 
-    def _journal(self) -> Path:
-        """Returns the folder of journals to read, and has it in place. FIELD_INVALID for one that does not fit."""
+    def _journal(self) -> list[JournalHead]:
+        """Has the journals in place; returns how far they go. FIELD_INVALID for one that does not fit."""
         own, given = self._staged / _JOURNAL, self._order.journal
         own.mkdir(mode=0o700, exist_ok=True)
-        walk = self._walked([own], {})
+        walk = self._walked(own, {})
         if given is None:
-            return own
+            return walk.heads
         if not given.is_dir():
             raise field_invalid("--journal", f"{given} is no folder of journals, such as token-journal")
-        known = {one.id: {one.last_number: one.chain_hash} for one in walk.journals if one.id}
-        self._walked([given], known, option="--journal")
-        shutil.rmtree(own)
+        known = {head.journal: {head.number: head.chain_hash} for head in walk.heads}
+        self._walked(given, known, option="--journal")
+        before = self._work / _JOURNAL
+        own.rename(before)
         for name, path in token_copy.journal_files(given):
-            _make_private((own / name).parent)
-            shutil.copyfile(path, own / name)
-            (own / name).chmod(0o600)
-        return own
+            _put(path, own / name)
+        self._put_back(before, own)
+        return self._walked(own, known, option="--journal").heads
 
-    def _walked(self, folders: list[Path], known: dict[str, dict[int, bytes]], *, option: str = "file") -> JournalWalk:
+    def _put_back(self, before: Path, own: Path) -> None:
+        """Puts first segments of the backup's journals to the younger ones, if those were archived since."""
+        places = {_journal_id(folder): folder for folder in journal_records.journals(own)}
+        for folder in journal_records.journals(before):
+            place = places.get(_journal_id(folder))
+            first = min((path.name for path in journal_records.segments(place)), default="") if place else ""
+            for path in journal_records.segments(folder):
+                if place is not None and path.name < first:
+                    _put(path, place / path.name)
+
+    def _walked(self, folder: Path, known: dict[str, dict[int, bytes]], *, option: str = "file") -> JournalWalk:
         """Verifies journals. FIELD_INVALID with what is wrong with them."""
         problems: list[str] = []
-        walk = JournalWalk(folders, known, problems.append)
+        walk = JournalWalk([folder], known, problems.append, may_begin_late=True)
         for _ in walk.records():
             pass
         if problems:
             raise field_invalid(option, f"has journals of the token process that do not fit: {problems[0]}")
         return walk
 
-    def _records(self, folder: Path) -> Iterator[JournalRecord]:
-        for _, record in JournalWalk([folder], {}, lambda _problem: None).records():
+    def _records(self) -> Iterator[JournalRecord]:
+        walk = JournalWalk([self._staged / _JOURNAL], {}, lambda _problem: None, may_begin_late=True)
+        for _, record in walk.records():
             yield record
 
     def _missing_keys(self, manifest: Manifest, settings: Config) -> tuple[list[str], str]:
@@ -312,6 +326,18 @@ class _Restoring:
         parts = {name: self._work / name for name in manifest.parts if copies.is_part(name)}
         copies.put_postgresql(parts, schema_number=manifest.schema, url=url)
         return url
+
+
+def _journal_id(folder: Path) -> str:
+    paths = journal_records.segments(folder)
+    header = journal_records.header_of(paths[0]) if paths else None
+    return str(folder) if header is None else header.text("journal")
+
+
+def _put(path: Path, place: Path) -> None:
+    _make_private(place.parent)
+    shutil.copyfile(path, place)
+    place.chmod(0o600)
 
 
 def _make_private(folder: Path) -> None:

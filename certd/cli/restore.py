@@ -49,8 +49,9 @@ def restore(
 ) -> None:
     """Make a server of the backup FILE in an empty folder, checked whole before anything is there.
 
-    Certificates that journals tell of and the database does not are recorded as lost, and revoked. Never run the server
-    that the backup is of beside it: both would issue.
+    Certificates that journals tell of and the database does not are recorded as lost, and revoked. Certificates that
+    were revoked since the backup are revoked again where a journal tells of an OCSP answer that said so; revoke others
+    by hand. Never run the server that the backup is of beside it: both would issue.
     """
     secret = secret_options(passphrase_file, recovery_key)
     token = None if token_from_config is None else config.load(token_from_config)
@@ -69,6 +70,8 @@ def restore(
     made, books = done.manifest, done.books
     click.echo(f"restored {order.data} as of {made.time.isoformat()}, event {made.seq}, chain hash {made.chain_hash}")
     click.echo(f"{books.records} records of journals were read; {books.lost} certificates are lost, and revoked")
+    if books.revoked:
+        click.echo(f"{books.revoked} certificates are revoked again, for a journal tells of OCSP answers that said so")
     if books.foreign:
         click.echo(f"{books.foreign} signatures are by keys that the backup does not know: see certd audit verify")
     if books.checkpoint_key:

@@ -7,6 +7,7 @@ are read first, and what the books have that no journal had by then is looked fo
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,17 +16,18 @@ from typing import Final
 
 from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState
-from certd.model.event import EventType
+from certd.model.event import EventType, NumberedEvent
 from certd.pki import der
-from certd.pki.checkpoint import JournalHead
+from certd.pki.checkpoint import Checkpoint, JournalHead
 from certd.services import checkpoint_verification
+from certd.services.audit_restores import Restore, restores_among
 from certd.services.checkpoint_verification import GivenCheckpoint
 from certd.services.journal_verification import JournalWalk, heads_by_journal
 from certd.services.system import successor_id
 from certd.store import authorities, checkpoints, events, signed_rows
 from certd.store.event_chain import CHAIN_START
 from certd.store.reader import Reader
-from certd.store.signature_index import IndexedSignature, SignatureIndex
+from certd.store.signature_index import EndedCertificate, IndexedSignature, SignatureIndex
 from certd.store.signed_rows import SignedRow
 from certd.store.values import microseconds
 from certd.token.journal import SIGNED
@@ -36,8 +38,15 @@ _PAGE: Final = 500
 _AT_ONCE: Final = 1000
 _CREATE_AUTHORITY_KEY: Final = "create-authority-key"
 _GENERATE_IMPORT_KEY: Final = "generate-import-key"
-_CRL_NUMBER: Final = re.compile(r"\bnumber=(\d{1,20})\b")
+_CRL_NUMBER: Final = re.compile(r"\bnumber=(\d{1,49})\b")
+_HIGHEST_NUMBER: Final = 1 << 62
+_MOST_DIGITS: Final = 49
+"""Of a CRL number, RFC 5280, section 5.2.3: 20 octets."""
 _MOST_MISSING: Final = 10_000
+_ENDS: Final = {
+    EventType.CERTIFICATE_REVOKED: CertificateState.REVOKED.value,
+    EventType.CERTIFICATE_LOST: CertificateState.LOST.value,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class Verification:
         journals: folders of journals, those of every machine.
         given: checkpoints that were kept elsewhere.
         tell: is called with each thing that is wrong.
+        account: is called with each gap that is known, and is no damage: what a restore lost.
         progress: is called now and then.
         now: when it began.
     """
@@ -67,6 +77,7 @@ class Verification:
     journals: Sequence[Path]
     given: Sequence[GivenCheckpoint]
     tell: Callable[[str], None]
+    account: Callable[[str], None]
     progress: Callable[[Progress], None]
     now: datetime
     event_count: int = field(default=0, init=False)
@@ -77,6 +88,12 @@ class Verification:
     """SHA-256 of the public keys of keys that journals tell were made, by CKA_ID."""
     _answering_keys: dict[str, str] = field(default_factory=dict, init=False)
     """Where journals tell first of OCSP responses, of which the books keep few, by the CKA_ID of the key."""
+    _restores: list[Restore] = field(default_factory=list, init=False)
+    _lost: Counter[int] = field(default_factory=Counter, init=False)
+    """How much that was signed each restore has lost, by the number of its event; 0: certificates that it revoked."""
+    _lost_checkpoints: dict[int, list[Checkpoint]] = field(default_factory=dict, init=False)
+    """Checkpoints of elsewhere that tell of events which a restore has lost, by the number of its event."""
+    _unpublished: list[str] = field(default_factory=list, init=False)
 
     def run(self) -> None:
         """Does all of it. Raises STORE_UNAVAILABLE, and FIELD_INVALID for a folder that cannot be read."""
@@ -99,6 +116,7 @@ class Verification:
         self._compare_others(index)
         self._tell_missing(walk, missing)
         self._tell_unknown(index)
+        self._account()
 
     def _verify_events(self, index: SignatureIndex) -> None:
         with self.reader.read("audit.head") as tx:
@@ -110,11 +128,9 @@ class Verification:
                 page = events.page(tx, after_seq=previous.seq, limit=_AT_ONCE)
             for broken in breaks:
                 self.tell(f"event {broken.seq}: {broken.description}")
-            index.add_revoked(
-                (one.event.resource.rpartition("/")[2], one.seq)
-                for one in page
-                if one.event.type is EventType.CERTIFICATE_REVOKED
-            )
+            index.add_ended(_ended(one) for one in page if one.event.type in _ENDS)
+            index.add_crls(_crl(one) for one in page if one.event.type is EventType.REVOCATION_LIST_GENERATED)
+            self._restores += restores_among(page)
             if reached == previous:
                 return
             previous = reached
@@ -139,6 +155,13 @@ class Verification:
             if said.journal is not None:
                 heads.append(said.journal)
         for one in self.given:
+            lost_by = next((restore for restore in self._restores if restore.lost_checkpoint(one.said)), None)
+            if lost_by is not None and one.said.installation == installation:
+                self._lost_checkpoints.setdefault(lost_by.seq, []).append(one.said)
+                # What the restore read of the journal must be there still.
+                if one.said.journal is not None and not lost_by.unread(one.said.journal):
+                    heads.append(one.said.journal)
+                continue
             with self.reader.read("audit.given") as tx:
                 checkpoint_verification.compare(tx, one.place, one.said, installation=installation, tell=self.tell)
             if one.public_key not in known:
@@ -158,9 +181,11 @@ class Verification:
         for journal, record in walk.records():
             done += len(record.line)
             self.record_count += 1
-            signature = _signature_of(record, journal.id)
+            lost_by = next((one.seq for one in self._restores if one.lost_record(journal.id, record)), 0)
+            signature = _signature_of(record, journal.id, lost_by)
             if signature is not None and signature.signed == SignatureKind.OCSP_RESPONSE.name:
-                self._answering_keys.setdefault(signature.key_id, signature.place)
+                if not lost_by:
+                    self._answering_keys.setdefault(signature.key_id, signature.place)
             elif signature is not None:
                 waiting.append(signature)
             elif record.kind == _CREATE_AUTHORITY_KEY:
@@ -173,7 +198,7 @@ class Verification:
 
     def _compare_certificates(self, walk: JournalWalk, index: SignatureIndex) -> dict[bytes, str]:
         """Looks every certificate up; returns the hashes of those that no journal has, for people."""
-        begin = min((_time_of(journal.begin_time) for journal in walk.journals), default=microseconds(self.now))
+        begin = _begin_of(walk, microseconds(self.now))
         with self.reader.read("audit.keys") as tx:
             key_ids = signed_rows.key_ids(tx)
             names = signed_rows.authority_names(tx)
@@ -183,14 +208,17 @@ class Verification:
             with self.reader.read("audit.certificates") as tx:
                 page = signed_rows.page(tx, after=after, limit=_PAGE)
             if not page:
+                for gone in index.rest_ended():
+                    self.tell(
+                        f"{gone.name}: the books do not have it, and event {gone.seq} tells that it is {gone.state}"
+                    )
                 return missing
             hashes = [self._hash_of(row, names) for row in page]
             found = index.take([one for one in hashes if one is not None])
-            revoked = index.revoked([row.serial for row in page if row.state == CertificateState.ISSUED.value])
+            ended = index.take_ended([_place(row, names) for row in page])
             for row, digest in zip(page, hashes, strict=True):
                 place = _place(row, names)
-                if row.serial in revoked:
-                    self.tell(f"{place}: it is not revoked, and event {revoked[row.serial]} tells that it was")
+                self._compare_end(index, row, place, ended.get(place))
                 if digest is None:
                     continue
                 if digest not in found:
@@ -202,6 +230,17 @@ class Verification:
             after = (page[-1].authority_uid, page[-1].serial)
             self.certificate_count += len(page)
             self.progress(Progress("certificates", self.certificate_count, 0))
+
+    def _compare_end(self, index: SignatureIndex, row: SignedRow, place: str, ended: EndedCertificate | None) -> None:
+        """Compares what became of a certificate with what an event tells of it."""
+        if ended is None:
+            return
+        if row.state != ended.state:
+            said = "not revoked" if ended.state == CertificateState.REVOKED.value else "not lost"
+            self.tell(f"{place}: it is {said}, and event {ended.seq} tells that it was")
+        elif ended.sha256:
+            # All that is left of it is what the event and the journal tell.
+            self._lost[0] += len(index.take([ended.sha256]))
 
     def _hash_of(self, row: SignedRow, names: dict[str, str]) -> bytes | None:
         """Returns the hash of what was signed, or was to be; tells of a certificate that is none."""
@@ -250,6 +289,7 @@ class Verification:
             key_ids = signed_rows.key_ids(tx)
             responders = signed_rows.responder_key_ids(tx)
             highest = signed_rows.highest_crl_numbers(tx)
+            names = signed_rows.authority_names(tx)
             owners = {key_id: owner for owner, key_id in key_ids.items()}
             for key_id, place in self._answering_keys.items():
                 # A responder of before is no more than its certificate.
@@ -257,21 +297,55 @@ class Verification:
                 if key_id not in owners and key_id not in responders and not signed_rows.certifies(tx, made):
                     self.tell(f"{place}: the key {key_id} signed OCSP responses, and is no responder's")
         for one in index.rest():
-            if not self._is_known(one, owners, highest):
+            owner = owners.get(one.key_id)
+            if one.restore and (owner is None or one.signed != SignatureKind.CERTIFICATE.name):
+                self._lost[one.restore] += 1
+            elif self._is_known(one, owner, highest):
+                self._look_for_publication(index, one, owner, names)
+            else:
                 self.tell(f"{one.place}: the books know nothing of what the key {one.key_id} signed: {one.what}")
 
+    def _look_for_publication(
+        self, index: SignatureIndex, one: IndexedSignature, owner: tuple[str, int] | None, names: dict[str, str]
+    ) -> None:
+        """Notes a CRL that no event tells to be published: a daemon died with it, or somebody has it to themselves."""
+        if one.signed != SignatureKind.REVOCATION_LIST.name or owner is None or one.restore:
+            return
+        uid, key_number = owner
+        if not index.is_published(names.get(uid, uid), key_number, one.number):
+            self._unpublished.append(one.place)
+
+    def _account(self) -> None:
+        """Tells of what is not there and is known not to be."""
+        for restore in self._restores:
+            given = self._lost_checkpoints.get(restore.seq, [])
+            heads = [said.journal for said in given if said.journal is not None]
+            unread = max((restore.unread(head) for head in heads), default=0)
+            told = [
+                f"it lost {self._lost[restore.seq]} signatures that are no certificates of known keys",
+                f"{len(given)} checkpoints from elsewhere are of events that it lost" if given else "",
+                f"{unread} records of a journal at least are gone that it did not read: what they tell of was signed, "
+                "and is not revoked"
+                if unread
+                else "",
+            ]
+            self.account(f"{restore}; {'; '.join(one for one in told if one)}")
+        if self._lost[0]:
+            self.account(f"{self._lost[0]} certificates are lost by restores, and are revoked")
+        if self._unpublished:
+            self.account(
+                f"{len(self._unpublished)} CRLs were signed that no event tells to be published, as when a daemon is "
+                f"killed in between, such as that of {self._unpublished[0]}"
+            )
+
     def _is_known(
-        self,
-        one: IndexedSignature,
-        owners: dict[str, tuple[str, int]],
-        highest: dict[tuple[str, int], int],
+        self, one: IndexedSignature, owner: tuple[str, int] | None, highest: dict[tuple[str, int], int]
     ) -> bool:
         """Returns whether the books account for a signature whose bytes they do not have, or have no more."""
-        owner = owners.get(one.key_id)
         match one.signed:
             case SignatureKind.REVOCATION_LIST.name:
-                # Those of before are not kept. One that is about to be published has the next number.
-                return owner is not None and one.number <= highest.get(owner, 0) + 1
+                # Those of before are not kept.
+                return owner is not None and one.number <= highest.get(owner, 0)
             case SignatureKind.CERTIFICATION_REQUEST.name:
                 return owner is not None
             case SignatureKind.CHECKPOINT.name:
@@ -284,7 +358,17 @@ class Verification:
         return False
 
 
-def _signature_of(record: JournalRecord, journal: str) -> IndexedSignature | None:
+def _ended(one: NumberedEvent) -> EndedCertificate:
+    event = one.event
+    return EndedCertificate(event.resource, one.seq, _ENDS[event.type], _digest(event.details.get("tbs_sha256", "")))
+
+
+def _crl(one: NumberedEvent) -> tuple[str, int, int]:
+    key, number = (_count(one.event.details.get(name, "")) for name in ("key_number", "number"))
+    return one.event.resource, key, number
+
+
+def _signature_of(record: JournalRecord, journal: str, lost_by: int = 0) -> IndexedSignature | None:
     """Returns what a record tells of a signature; None when it tells of something else."""
     if record.kind not in {SIGNED, _GENERATE_IMPORT_KEY}:
         return None
@@ -292,15 +376,34 @@ def _signature_of(record: JournalRecord, journal: str) -> IndexedSignature | Non
     place = f"journal {journal}, record {record.number}"
     if record.kind == _GENERATE_IMPORT_KEY:
         return IndexedSignature(
-            digest, record.text("signer"), _GENERATE_IMPORT_KEY, "statement of an import key", place, -1, ""
+            digest, record.text("signer"), _GENERATE_IMPORT_KEY, "statement of an import key", place, -1, "", lost_by
         )
     number = record.count("sequence")
     found = _CRL_NUMBER.search(record.text("what")) if number < 0 else None
     if found is not None:
-        number = min(int(found[1]), 1 << 62)
+        number = _count(found[1])
     return IndexedSignature(
-        digest, record.text("key"), record.text("signed"), record.text("what"), place, number, record.text("chain_hash")
+        digest,
+        record.text("key"),
+        record.text("signed"),
+        record.text("what"),
+        place,
+        number,
+        record.text("chain_hash"),
+        lost_by,
     )
+
+
+def _count(text: str) -> int:
+    """Returns a number that may have been written by anybody, as far as a row can have it."""
+    return min(int(text), _HIGHEST_NUMBER) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
+
+
+def _begin_of(walk: JournalWalk, now: int) -> int:
+    """Returns the time from which on the journals are whole, in microseconds: what is older need not be in them."""
+    begins = [_time_of(journal.begin_time) for journal in walk.journals]
+    late = [_time_of(journal.begin_time) for journal in walk.journals if journal.begins_late]
+    return max(late, default=min(begins, default=now))
 
 
 def _digest(text: str) -> bytes:

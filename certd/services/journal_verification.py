@@ -15,10 +15,11 @@ from certd.token.journal_records import CHAIN_START, JournalRecord
 class WalkedJournal:
     """A journal that is walked, or was."""
 
-    folder: Path
     id: str = ""
     begin_time: str = ""
     """Of its first record."""
+    begins_late: bool = False
+    """Whether its first segments are not among those that are walked."""
     segment: int = 0
     last_number: int = 0
     chain_hash: bytes = CHAIN_START
@@ -58,25 +59,24 @@ class JournalWalk:
         folders: as in `[token] journal`, of every machine whose token process may have signed.
         known: how far journals were known to go, by id: chain hashes by the numbers of records.
         tell: is called with what is wrong.
+        may_begin_late: whether first segments may lie elsewhere, where `certd audit archive` put them.
         skip: where to begin, by id: records up to these numbers are verified and not returned.
     """
 
     folders: Sequence[Path]
     known: Mapping[str, Mapping[int, bytes]]
     tell: Callable[[str], None]
+    may_begin_late: bool = False
     skip: Mapping[str, int] = field(default_factory=dict)
     journals: list[WalkedJournal] = field(default_factory=list)
 
     def records(self) -> Iterator[tuple[WalkedJournal, JournalRecord]]:
         """Returns every record that follows upon the one before it; OSError when a folder cannot be read."""
-        for folder in self.folders:
-            for one in journal_records.journals(folder):
-                paths = journal_records.segments(one)
-                if paths:
-                    journal = WalkedJournal(one)
-                    self.journals.append(journal)
-                    yield from self._walk(journal, paths)
-                    self._look_at_end(journal)
+        for paths in _journals_in(self.folders):
+            journal = WalkedJournal()
+            self.journals.append(journal)
+            yield from self._walk(journal, paths)
+            self._look_at_end(journal)
         seen = {journal.id for journal in self.journals}
         for journal_id, heads in self.known.items():
             if journal_id not in seen and heads:
@@ -85,14 +85,18 @@ class JournalWalk:
                     "its folder with --journal if it is that of another machine"
                 )
 
+    @property
+    def heads(self) -> list[JournalHead]:
+        """How far the journals go that were walked."""
+        return [
+            JournalHead(journal=one.id, number=one.last_number, chain_hash=one.chain_hash)
+            for one in self.journals
+            if one.id and one.last_number
+        ]
+
     def size(self) -> int:
         """Returns how many bytes there are to read."""
-        return sum(
-            path.stat().st_size
-            for folder in self.folders
-            for one in journal_records.journals(folder)
-            for path in journal_records.segments(one)
-        )
+        return sum(path.stat().st_size for paths in _journals_in(self.folders) for path in paths)
 
     def _walk(self, journal: WalkedJournal, paths: Sequence[Path]) -> Iterator[tuple[WalkedJournal, JournalRecord]]:
         before = _Segment(paths[0])
@@ -141,13 +145,23 @@ class JournalWalk:
         if not journal.id:
             journal.id, journal.begin_time = header.text("journal"), header.text("time")
             if number != 1:
-                self.tell(f"{path}: the journal begins with segment {number}; those before are gone")
+                journal.begins_late = True
+                if not self.may_begin_late or self._is_behind(journal.id, header.number):
+                    self.tell(
+                        f"{path}: the journal begins with segment {number}, and those before are in none of the "
+                        "folders; name the one to which they were moved with --journal"
+                    )
                 journal.last_number, journal.chain_hash = header.number - 1, _hash(header.text("previous"))
         elif (header.text("journal"), number) != (journal.id, journal.segment + 1):
             self.tell(f"{path}: it is not segment {journal.segment + 1} of the journal {journal.id}")
         elif (header.count("unfinished_bytes"), header.text("unfinished_sha256")) != (before.length, before.sha256):
             self.tell(f"{before.path}: its end is not what the segment after it tells: it was cut or added to")
         journal.segment = number
+
+    def _is_behind(self, journal_id: str, first: int) -> bool:
+        """Returns whether a journal begins with a record that is not among, nor next to, those that were known."""
+        known = self.known.get(journal_id, {})
+        return bool(known) and max(known) < first - 1
 
     def _look_at_end(self, journal: WalkedJournal) -> None:
         farthest = max(self.known.get(journal.id, {}), default=0)
@@ -156,6 +170,24 @@ class JournalWalk:
                 f"journal {journal.id}: it ends at record {journal.last_number}, and was known to have {farthest}: "
                 "its end was cut off"
             )
+
+
+def _journals_in(folders: Sequence[Path]) -> list[list[Path]]:
+    """Returns the segments of each journal in their order, which may lie in several folders.
+
+    Of one that lies in several, as when a journal was copied, the longest is taken: others are as far as it went then.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for folder in folders:
+        for one in journal_records.journals(folder):
+            paths = journal_records.segments(one)
+            header = journal_records.header_of(paths[0]) if paths else None
+            held = found.setdefault(header.text("journal") if header is not None else str(one), {})
+            for path in paths:
+                other = held.get(path.name)
+                if other is None or other.stat().st_size < path.stat().st_size:
+                    held[path.name] = path
+    return [[held[name] for name in sorted(held)] for held in found.values() if held]
 
 
 def _hash(text: str) -> bytes:

@@ -2,7 +2,7 @@
 
 What was signed after the backup is in journals of the token process and in no row. Each certificate among it gets a
 row that says that it is lost, and is revoked: nobody knows any more what it is for, and CRLs must not call it good by
-silence.
+silence. What was revoked after the backup is revoked again as far as journals tell of answers that said so.
 """
 
 import hashlib
@@ -19,7 +19,10 @@ from cryptography import x509
 from certd.clock import Clock
 from certd.model.authority import Authority
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
+from certd.pki.checkpoint import JournalHead
+from certd.services.audit_restores import details_of_heads
 from certd.services.checkpoints import new_checkpoint_key
+from certd.services.restored_revocations import RestoredRevocations
 from certd.store import (
     authorities,
     checkpoints,
@@ -57,6 +60,8 @@ class RestoredBooks:
     """Of journals, that were read."""
     lost: int = 0
     """Certificates that journals tell of and the books did not."""
+    revoked: int = 0
+    """Certificates that the books took for good, and an answer in a journal for revoked."""
     foreign: int = 0
     """Signatures by keys that the books do not name: made after the backup, or of an authority that was purged."""
     numbers: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -87,6 +92,7 @@ def put_right(
     store: Store,
     records: Iterable[JournalRecord],
     *,
+    heads: Iterable[JournalHead] = (),
     backup_time: datetime,
     clock: Clock,
     progress: Callable[[int], None] = lambda _records: None,
@@ -96,6 +102,7 @@ def put_right(
     Args:
         store: the books.
         records: of all journals that there are, in the order of each.
+        heads: how far each of these journals goes.
         backup_time: when the backup was made.
         clock: says when.
         progress: hears how many records were read.
@@ -109,11 +116,13 @@ def put_right(
     for key in keys.values():
         store.write("restore.answers", partial(_forget_answers, key))
     found = RestoredBooks()
+    revocations = RestoredRevocations(store, backup_time=backup_time, now=now)
     waiting: list[LostCertificate] = []
     for record in records:
         found.records += 1
         if found.records % 10_000 == 0:
             progress(found.records)
+        revocations.note(record)
         lost = found.note(record, keys) if record.kind == SIGNED else None
         if lost is not None and record.text("sha256") not in elsewhere:
             waiting.append(lost)
@@ -121,8 +130,9 @@ def put_right(
             found.lost += _insert(store, waiting, keys, now)
             waiting = []
     found.lost += _insert(store, waiting, keys, now)
+    found.revoked = revocations.finish()
     found.checkpoint_key = found.farthest_checkpoint > last.seq
-    _finish(store, found, backup_time=backup_time, seq=last.seq, now=now)
+    _finish(store, found, heads=heads, backup_time=backup_time, seq=last.seq, now=now)
     return found
 
 
@@ -161,6 +171,7 @@ def _lost(record: JournalRecord, key: _Key) -> LostCertificate | None:
         key_number=key.number,
         issuer_name_sha256=hashlib.sha256(key.authority.subject).digest(),
         serial=serial,
+        tbs_sha256=record.text("sha256"),
         sign_time=_time(record.text("time")),
         not_after=_time(told[2]),
         crl_partition=partition,
@@ -184,6 +195,7 @@ def _insert(store: Store, several: list[LostCertificate], keys: Mapping[str, _Ke
             details = {
                 "not_after": one.not_after.isoformat(),
                 "sign_time": one.sign_time.isoformat(),
+                "tbs_sha256": one.tbs_sha256,
                 "cause": "a journal of the token process tells of it, and the backup that was restored does not",
             }
             tx.event(
@@ -201,7 +213,15 @@ def _insert(store: Store, several: list[LostCertificate], keys: Mapping[str, _Ke
     return store.write("restore.lost", work)
 
 
-def _finish(store: Store, found: RestoredBooks, *, backup_time: datetime, seq: int, now: datetime) -> None:
+def _finish(
+    store: Store,
+    found: RestoredBooks,
+    *,
+    heads: Iterable[JournalHead],
+    backup_time: datetime,
+    seq: int,
+    now: datetime,
+) -> None:
     def work(tx: Transaction) -> None:
         for (uid, key_number), number in found.numbers.items():
             for one in revocation_lists.of_key(tx, uid, key_number):
@@ -223,7 +243,9 @@ def _finish(store: Store, found: RestoredBooks, *, backup_time: datetime, seq: i
                     "backup_time": backup_time.isoformat(),
                     "sequence": str(seq),
                     "lost_count": str(found.lost),
+                    "revoked_count": str(found.revoked),
                     "unknown_key_count": str(found.foreign),
+                    "journals": details_of_heads(heads),
                 },
             )
         )

@@ -48,6 +48,8 @@ class LostCertificate:
     issuer_name_sha256: bytes
     serial: str
     """Even-length lower-case hexadecimal."""
+    tbs_sha256: str
+    """Of what was signed, in hexadecimal, as the journal tells; no row has it."""
     sign_time: datetime
     not_after: datetime
     crl_partition: int | None

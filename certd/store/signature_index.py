@@ -27,10 +27,25 @@ class IndexedSignature:
     """CRL number or sequence number; -1: none."""
     chain_hash: str
     """Of a checkpoint, in hexadecimal."""
+    restore: int = 0
+    """Number of the event of the restore that lost what was signed; 0: none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCertificate:
+    """A certificate of which an event tells that it is not good any more."""
+
+    name: str
+    seq: int
+    """Of the event."""
+    state: str
+    """Which the certificate has since."""
+    sha256: bytes
+    """Of what was signed, where the event alone knows it; empty elsewhere."""
 
 
 class SignatureIndex:
-    """Signatures by hash, and serials that were revoked. SQLite keeps them in a file without a name."""
+    """Signatures by hash, and what events tell of certificates and CRLs. SQLite keeps it in a file without a name."""
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect("", isolation_level=None)
@@ -40,9 +55,10 @@ class SignatureIndex:
         run("PRAGMA synchronous = OFF")
         run(
             "CREATE TABLE signatures (sha256 BLOB PRIMARY KEY, key_id TEXT, signed TEXT, what TEXT, place TEXT,"
-            " number INTEGER, chain_hash TEXT) WITHOUT ROWID"
+            " number INTEGER, chain_hash TEXT, restore INTEGER) WITHOUT ROWID"
         )
-        run("CREATE TABLE revoked (serial TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID")
+        run("CREATE TABLE ended (name TEXT PRIMARY KEY, seq INTEGER, state TEXT, sha256 BLOB) WITHOUT ROWID")
+        run("CREATE TABLE crls (name TEXT, key INTEGER, number INTEGER, PRIMARY KEY (name, key, number)) WITHOUT ROWID")
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +71,11 @@ class SignatureIndex:
     def add(self, found: Iterable[IndexedSignature]) -> None:
         """Adds signatures; of several of the same bytes the first stays."""
         self._connection.executemany(
-            "INSERT OR IGNORE INTO signatures VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(one.sha256, one.key_id, one.signed, one.what, one.place, one.number, one.chain_hash) for one in found],
+            "INSERT OR IGNORE INTO signatures VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (one.sha256, one.key_id, one.signed, one.what, one.place, one.number, one.chain_hash, one.restore)
+                for one in found
+            ],
         )
 
     def take(self, hashes: Sequence[bytes]) -> dict[bytes, str]:
@@ -75,16 +94,36 @@ class SignatureIndex:
         for row in self._connection.execute("SELECT * FROM signatures"):
             yield IndexedSignature(*row)
 
-    def add_revoked(self, revoked: Iterable[tuple[str, int]]) -> None:
-        """Adds serials that events tell were revoked, with the numbers of the events."""
-        self._connection.executemany("INSERT OR IGNORE INTO revoked VALUES (?, ?)", revoked)
+    def add_ended(self, found: Iterable[EndedCertificate]) -> None:
+        """Adds what events tell of certificates; of several of one certificate the first stays."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO ended VALUES (?, ?, ?, ?)",
+            [(one.name, one.seq, one.state, one.sha256) for one in found],
+        )
 
-    def revoked(self, serials: Sequence[str]) -> dict[str, int]:
-        """Returns which of the serials were revoked, with the number of the event."""
-        found: dict[str, int] = {}
-        for start in range(0, len(serials), _AT_ONCE):
-            part = serials[start : start + _AT_ONCE]
+    def take_ended(self, names: Sequence[str]) -> dict[str, EndedCertificate]:
+        """Removes what events tell of these certificates, and returns it by their names."""
+        found: dict[str, EndedCertificate] = {}
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(part))
-            rows = self._connection.execute(f"SELECT serial, seq FROM revoked WHERE serial IN ({marks})", part)  # noqa: S608  # Marks alone.
-            found.update(rows.fetchall())
+            rows = self._connection.execute(f"SELECT * FROM ended WHERE name IN ({marks})", part)  # noqa: S608  # Marks alone.
+            found.update((row[0], EndedCertificate(*row)) for row in rows.fetchall())
+            self._connection.execute(f"DELETE FROM ended WHERE name IN ({marks})", part)  # noqa: S608  # As above.
         return found
+
+    def rest_ended(self) -> Iterator[EndedCertificate]:
+        """Returns what was not taken of what events tell of certificates."""
+        for row in self._connection.execute("SELECT * FROM ended ORDER BY seq"):
+            yield EndedCertificate(*row)
+
+    def add_crls(self, published: Iterable[tuple[str, int, int]]) -> None:
+        """Adds CRLs that events tell were published: name of the authority, number of its key, and CRL number."""
+        self._connection.executemany("INSERT OR IGNORE INTO crls VALUES (?, ?, ?)", published)
+
+    def is_published(self, name: str, key: int, number: int) -> bool:
+        """Returns whether an event tells that a CRL was published."""
+        found = self._connection.execute(
+            "SELECT 1 FROM crls WHERE name = ? AND key = ? AND number = ?", (name, key, number)
+        )
+        return found.fetchone() is not None

@@ -1,10 +1,10 @@
 """Rows that hold what keys in the token signed, in the order of their keys, for those who verify all of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Select, bindparam, func, literal_column, or_, select
 
 from certd.store import managed_schema, revocation_schema, schema
 from certd.store.reader import Reader
@@ -39,6 +39,11 @@ _PAGE: Select[Any] = (
 )
 _KEY_IDS = select(_keys.c.authority_uid, _keys.c.number, _keys.c.key_id)
 _RESPONDER_KEY_IDS = select(_responders.c.key_id)
+_RESPONDERS = select(_responders.c.key_id, _responders.c.authority_uid)
+_OF_SERIALS = select(_certificates.c.authority_uid, _certificates.c.serial).where(
+    _certificates.c.serial.in_(bindparam("serials", expanding=True)),
+    _certificates.c.state == literal_column("'ISSUED'"),
+)
 _LISTS = select(_lists.c.authority_uid, _lists.c.key_number, _lists.c.partition).order_by(
     _lists.c.authority_uid, _lists.c.key_number, _lists.c.partition
 )
@@ -47,9 +52,9 @@ _CONTENT = select(_contents.c.der).where(
     _contents.c.key_number == bindparam("of_number"),
     _contents.c.partition == bindparam("of_partition"),
 )
-_HIGHEST = select(_lists.c.authority_uid, _lists.c.key_number, func.max(_lists.c.number).label("highest")).group_by(
-    _lists.c.authority_uid, _lists.c.key_number
-)
+_HIGHEST = select(
+    _lists.c.authority_uid, _lists.c.key_number, func.max(_lists.c.claimed_number).label("highest")
+).group_by(_lists.c.authority_uid, _lists.c.key_number)
 _CERTIFICATES_ELSEWHERE = (
     select(_keys.c.certificate).where(_keys.c.certificate.is_not(None)),
     select(_cross.c.certificate),
@@ -106,8 +111,19 @@ def responder_key_ids(tx: Transaction) -> set[str]:
     return {key_id.hex() for (key_id,) in tx.execute(_RESPONDER_KEY_IDS)}
 
 
+def answering_keys(tx: Transaction) -> dict[str, str]:
+    """Returns the uids of authorities by the CKA_IDs, in hexadecimal, of the keys that answer for them by OCSP."""
+    found = {key_id: uid for (uid, _), key_id in key_ids(tx).items()}
+    return found | {row.key_id.hex(): row.authority_uid for row in tx.execute(_RESPONDERS)}
+
+
+def good_among(tx: Transaction, serials: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns uid of the authority and serial of each certificate with one of these serials that is ISSUED."""
+    return [(row.authority_uid, row.serial) for row in tx.execute(_OF_SERIALS, {"serials": list(serials)})]
+
+
 def highest_crl_numbers(tx: Transaction) -> dict[tuple[str, int], int]:
-    """Returns the highest CRL number of each key of each authority."""
+    """Returns the highest CRL number that each key of each authority has signed, or is about to sign."""
     return {(row.authority_uid, row.key_number): row.highest for row in tx.execute(_HIGHEST)}
 
 
