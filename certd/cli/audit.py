@@ -50,7 +50,8 @@ def verify(config_file: Path, checkpoint_files: tuple[Path, ...], journals: tupl
 
     Reads database and files, beside the daemon or without it. Exit code 0 when all fit together, 1 when something does
     not. What is missing for a reason that is recorded, as what a restore from a backup lost, is told after "known:" and
-    changes nothing of that: look whether the restore was yours. Without checkpoints from elsewhere, a record that was written anew as a whole fits together, too.
+    changes nothing of that: look whether the restore was yours. Without checkpoints from elsewhere, a record that was
+    written anew as a whole fits together, too.
     """
     # Late, so that the token process does not load SQLAlchemy.
     from certd.clock import SystemClock

@@ -73,6 +73,8 @@ class Journal:
         self._waiting: deque[_Use] = deque()
         self._checkpoints: dict[str, tuple[int, str]] = {}
         """The highest sequence number that each key signed, and its chain hash."""
+        self._looked_at: dict[Path, int] = {}
+        """How long the last segments of other journals were when they were read."""
         self._firsts: list[tuple[int, Path]] = []
         """Number of the first record of each segment."""
         self._read_until: tuple[Path, int, int] | None = None
@@ -138,7 +140,15 @@ class Journal:
         return None
 
     def check_checkpoint(self, key_id: bytes, checkpoint: Checkpoint) -> None:
-        """TOKEN_POLICY_FORBIDS for a checkpoint that goes back behind one that the key signed, or contradicts it."""
+        """TOKEN_POLICY_FORBIDS for a checkpoint that goes back behind one that the key signed, or contradicts it.
+
+        Whichever process signed that one: those beside this one may have since it looked. TOKEN_UNAVAILABLE when their
+        journals cannot be read.
+        """
+        try:
+            self._recall_checkpoints_of_others()
+        except OSError as error:
+            raise self._unavailable(error, "be read") from error
         if len(self._checkpoints) >= _MOST_CHECKPOINT_KEYS and key_id.hex() not in self._checkpoints:
             raise _forbid(f"{_MOST_CHECKPOINT_KEYS} keys have signed checkpoints already")
         seq, chain_hash = self._checkpoints.get(key_id.hex(), (0, ""))
@@ -264,11 +274,17 @@ class Journal:
                 self._checkpoints[key] = (seq, chain_hash)
 
     def _recall_checkpoints_of_others(self) -> None:
+        """Looks into the last segments of other journals, which begin with all that was to be remembered by then."""
         for folder in journal_records.journals(self._root):
             paths = journal_records.segments(folder)
-            if folder != self._folder and paths:
-                for record in journal_records.records(Scan(paths[-1])):
-                    self._recall_checkpoint(record)
+            if folder == self._folder or not paths:
+                continue
+            length = paths[-1].stat().st_size
+            if self._looked_at.get(paths[-1]) == length:
+                continue
+            for record in journal_records.records(Scan(paths[-1])):
+                self._recall_checkpoint(record)
+            self._looked_at[paths[-1]] = length
 
     def _firsts_of(self, paths: list[Path]) -> list[tuple[int, Path]]:
         headers = [(journal_records.header_of(path), path) for path in paths]

@@ -363,6 +363,24 @@ class TestSegments:
                 assert caught.value.reason is Reason.TOKEN_POLICY_FORBIDS
             one.close()
 
+    def test_a_checkpoint_that_a_process_beside_it_signs_later_is_remembered_too(self, tmp_path: Path) -> None:
+        folder, key_id = tmp_path / "journal", bytes(16)
+        said = Checkpoint(installation="i", seq=9, chain_hash=bytes(32), time=FakeClock().now(), journal=None)
+        first, second = (Journal(folder, FakeClock()) for _ in range(2))
+        for one in (first, second):
+            one.open()
+        told: dict[str, str | int] = {"key": key_id.hex(), "sequence": said.seq, "chain_hash": said.chain_hash.hex()}
+        second.check_checkpoint(key_id, said)
+        second.remember_checkpoint(key_id, said)
+        second.record("sign", **told)
+        assert second.commit() is None
+        with pytest.raises(CertdError) as caught:
+            first.check_checkpoint(key_id, replace(said, seq=8))
+        assert caught.value.reason is Reason.TOKEN_POLICY_FORBIDS
+        first.check_checkpoint(key_id, replace(said, seq=10))
+        for one in (first, second):
+            one.close()
+
     def test_a_long_text_is_cut_and_fits(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "journal", FakeClock())
         journal.open()
