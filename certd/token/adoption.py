@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from typing import Final
 
 from certd.errors import CertdError, Reason, field_invalid
 from certd.internal import token_pb2 as messages
@@ -12,6 +13,8 @@ from certd.token.policy import parse_policy
 from certd.token.requests import check_authority_key_id
 
 _logger = logging.getLogger(__name__)
+
+_UNCHANGEABLE: Final = "names a key that the token gives no other label; make it CKA_MODIFIABLE"
 
 
 def adopt(
@@ -29,10 +32,11 @@ def adopt(
     _check(found, request.public_key, label)
     if found.failure:
         raise field_invalid("key_id", f"names a key that does not sign: {found.failure}")
-    if not request.validate_only and found.pair.label != label:
-        if module.label_key(key_id, label).label != label:
-            raise field_invalid("key_id", "names a key that the token gives no other label; make it CKA_MODIFIABLE")
+    if not request.validate_only:
+        if found.pair.label != label and module.label_key(key_id, label).label != label:
+            raise field_invalid("key_id", _UNCHANGEABLE)
         _logger.info("adopted the authority key %s with policy %s", key_id.hex(), policy.sha256)
+        # Every time: who died after it had the label has not written this.
         journal.record(
             "adopt-authority-key",
             key=key_id.hex(),
@@ -64,3 +68,5 @@ def _check(found: objects.ForeignKey, public_key: bytes, label: str) -> None:
             f"The key {found.pair.key_id.hex()} is an authority key with another policy, and what was sealed with a key"
             " does not change.",
         )
+    if found.pair.label != label and not found.modifiable:
+        raise field_invalid("key_id", _UNCHANGEABLE)

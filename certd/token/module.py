@@ -187,16 +187,27 @@ class Module:
             return bool(private)
 
     def foreign_key(self, key_id: bytes) -> objects.ForeignKey:
-        """Returns a private key that another program made or imported; FIELD_INVALID when there is none."""
+        """Returns a private key that another program made or imported.
+
+        FIELD_INVALID when there is none, or several, or one without a public half or of a kind that no authority has.
+        """
         with self._speaking():
             session = self._session()
-            handle = objects.only(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
-            if handle is None:
+            private, public = (
+                objects.search(session, {Attribute.CLASS: half, Attribute.ID: key_id})
+                for half in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+            )
+            if not private:
                 problem = f"is the CKA_ID of no private key in the token {self._settings.label}"
                 raise field_invalid("key_id", f"{problem}; list its objects with the token's own tool")
-            if objects.only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id}) is None:
+            if len(private) > 1 or len(public) > 1:
+                raise field_invalid("key_id", "is the CKA_ID of several keys; give each one of its own first")
+            if not public:
                 raise field_invalid("key_id", "names a private key without a public one; write that beside it first")
-            return objects.foreign_key(session, handle, key_id)
+            found = objects.foreign_key(private[0], public[0], key_id)
+            if found is None:
+                raise field_invalid("key_id", f"names a key that is none of {', '.join(KeySpec)}")
+            return found
 
     def label_key(self, key_id: bytes, label: str) -> objects.AuthorityKey:
         """Gives a private key another CKA_LABEL, and returns it as the authority key that it is from now on."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import pkcs11
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
@@ -93,6 +94,8 @@ class ForeignKey:
     extractable: bool
     never_extractable: bool
     """Whether it was never outside of a token, as the token says."""
+    modifiable: bool
+    """Whether the token lets it have another label."""
     signs: bool
     failure: str
     """What is wrong when it signs, in a sentence, or nothing."""
@@ -141,18 +144,18 @@ def read_pair(session: pkcs11.Session, handle: Handle, key_id: bytes) -> Authori
     if public is None:
         message = f"The token lacks the public half of the key {key_id.hex()}. Restore the token from its backup."
         raise unavailable(message)
-    loaded = _load_public_key(public)
-    spec = key_spec_of(loaded)
-    if spec is None:
+    pair = _pair(handle, public, key_id)
+    if pair is None:
         message = f"The key {key_id.hex()} in the token is of a kind that certd does not use."
         raise unavailable(message)
-    encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return AuthorityKey(key_id, spec, encoded, label_of(handle), handle)
+    return pair
 
 
-def foreign_key(session: pkcs11.Session, handle: Handle, key_id: bytes) -> ForeignKey:
-    """Returns a private key that certd did not make, with what its token says of it."""
-    pair = read_pair(session, handle, key_id)
+def foreign_key(handle: Handle, public: Handle, key_id: bytes) -> ForeignKey | None:
+    """Returns a private key that certd did not make, with what its token says of it; None for no kind of certd's."""
+    pair = _pair(handle, public, key_id)
+    if pair is None:
+        return None
     signs = _says(handle, Attribute.SIGN)
     return ForeignKey(
         pair=pair,
@@ -160,9 +163,23 @@ def foreign_key(session: pkcs11.Session, handle: Handle, key_id: bytes) -> Forei
         # Who does not say is taken to mean the worse.
         extractable=_says(handle, Attribute.EXTRACTABLE, unsaid=True),
         never_extractable=_says(handle, Attribute.NEVER_EXTRACTABLE),
+        modifiable=_says(handle, Attribute.MODIFIABLE, unsaid=True),
         signs=signs,
         failure=failure_of(pair) if signs else "",
     )
+
+
+def _pair(handle: Handle, public: Handle, key_id: bytes) -> AuthorityKey | None:
+    try:
+        loaded = _load_public_key(public)
+    except (ValueError, UnsupportedAlgorithm, pkcs11.AttributeTypeInvalid):
+        # Of another curve, or of a kind that has other attributes.
+        return None
+    spec = key_spec_of(loaded)
+    if spec is None:
+        return None
+    encoded = loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return AuthorityKey(key_id, spec, encoded, label_of(handle), handle)
 
 
 def _says(handle: Handle, attribute: Attribute, *, unsaid: bool = False) -> bool:

@@ -252,7 +252,7 @@ def _check_authority(
         # RFC 5280 does not count self-issued certificates in path lengths, so that none but its own may be signed.
         if not policy.self_signed:
             raise _forbid("this key is not that of a root and signs no certificate of its own name")
-        if certified is not None:
+        if certified is not None and certified.public_key != public_key:
             _check_cross_certificate(policy, certificate, certified)
             return
         if certificate.public_key != public_key:
@@ -277,8 +277,9 @@ def _check_cross_certificate(policy: Policy, certificate: ToBeSignedCertificate,
         raise _forbid("a cross-certificate must hold the key of the token that it is said to be for")
     if other.issuer_name != policy.issuer_name or not other.self_signed:
         raise _forbid("the key that would be certified is not that of a root of the same name")
-    bounds = [bound for bound in (policy.path_length, other.path_length) if bound is not None]
-    if certificate.path_length is None or not bounds or certificate.path_length > min(bounds):
+    if policy.path_length is None or other.path_length is None:
+        raise _forbid("a key that signs no certificates of authorities is in no cross-certificate either")
+    if certificate.path_length is None or certificate.path_length > min(policy.path_length, other.path_length):
         raise _forbid("a cross-certificate may have no higher path length than either of the two keys")
 
 
