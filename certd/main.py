@@ -30,6 +30,7 @@ from certd.services.certificates import Certificates
 from certd.services.deployment_checks import DeploymentChecks
 from certd.services.download_codes import DownloadCodes
 from certd.services.downloads import Downloads
+from certd.services.ending_authorities import NextKeys
 from certd.services.enrollment import Enrollment
 from certd.services.event_feed import EventFeed
 from certd.services.event_streams import EventStreams
@@ -271,7 +272,8 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
         step=step,
     )
     feed = EventFeed(store)
-    health = Health(store=store, token=token, preparer=preparer, complaints=(published.list_troubles.problems,))
+    complaints = (published.list_troubles.problems, NextKeys(store, clock).problems)
+    health = Health(store=store, token=token, preparer=preparer, complaints=complaints)
     return Core(
         config=config,
         clock=clock,

@@ -15,6 +15,7 @@ from certd.model.authority import Authority, AuthorityKeyState, AuthorityState
 from certd.pki.profile import NameRules, Profile
 from certd.pki.profile_document import from_document
 from certd.pki.profiles import BUILT_IN
+from certd.services.ending_authorities import outgrown
 from certd.store import authorities, events, examination, grants
 from certd.store.reader import Reader
 from certd.store.transaction import Transaction
@@ -49,8 +50,10 @@ def look(settings: Config, reader: Reader, now: datetime) -> Iterator[Finding]:
             for one in keys[authority.uid]
             if one.state is AuthorityKeyState.ACTIVE and one.certificate is not None
         ]
+        with reader.read("doctor.outgrown") as tx:
+            lifetime = None if authority.tenant is None else outgrown(tx, authority, now)
         for number, certificate in ends:
-            yield from _near_end(authority, number, certificate, now)
+            yield from _near_end(authority, number, certificate, now, outgrown_by=lifetime)
             yield from _responder(authority, responders.get((authority.uid, number)), now)
         wanted = authority.revocation
         if authority.tenant is not None and (
@@ -77,7 +80,10 @@ def _all_authorities(tx: Transaction) -> Iterator[Authority]:
                 yield one
 
 
-def _near_end(authority: Authority, number: int, der: bytes, now: datetime) -> Iterator[Finding]:
+def _near_end(
+    authority: Authority, number: int, der: bytes, now: datetime, *, outgrown_by: timedelta | None
+) -> Iterator[Finding]:
+    """Yields that an authority ends soon; `outgrown_by` is a lifetime of what it issues for which that is too soon."""
     certificate = x509.load_der_x509_certificate(der)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if begin > now + _SKEW:
@@ -93,7 +99,9 @@ def _near_end(authority: Authority, number: int, der: bytes, now: datetime) -> I
     )
     if left < min(_LATE_AUTHORITY, life * _EARLY) or left < life * _LATE:
         yield error("authority-end", said, why=why, remedy=remedy)
-    elif left < life * _EARLY:
+    elif left < life * _EARLY or outgrown_by is not None:
+        if outgrown_by is not None:
+            said += f", and some of what it issues lives for {outgrown_by.days} days"
         yield warning("authority-end", said, why=why, remedy=remedy)
 
 

@@ -62,6 +62,11 @@ def rotation_is_due(days: int, longest: timedelta | None) -> bool:
     return longest is not None and _ROTATION_SHARE * longest > timedelta(days=following)
 
 
+def longest_in_time(left: timedelta) -> timedelta:
+    """Returns how long what an authority with so much time left may live; for longer ones its next key is due."""
+    return left / _ROTATION_SHARE
+
+
 def why_not_renewed(managed: ManagedCertificate, now: datetime, *, since: datetime) -> NotRenewed | None:
     """Returns why a managed certificate is not going to be renewed before it ends; None when it is.
 

@@ -11,7 +11,7 @@ from certd.model.certificate import CertificateState
 from certd.store import authority_keys, revocation_schema, schema
 from certd.store.store import Store
 from certd.store.transaction import Transaction
-from certd.store.values import duration_of, microseconds
+from certd.store.values import duration_microseconds, duration_of, microseconds
 
 _certificates = schema.certificates
 _authorities = schema.authorities
@@ -61,8 +61,9 @@ _WALK: Select[Any] = (
     .limit(_PAGE)
 )
 _END_OF_TIME: Final = (1 << 63) - 1
-_LONGEST = (
-    select(func.max(_certificates.c.not_after - _certificates.c.not_before))
+_LIFETIME = _certificates.c.not_after - _certificates.c.not_before
+_OF_SIGNING_KEY = (
+    select()
     .join_from(
         _authorities,
         _certificates,
@@ -79,6 +80,13 @@ _LONGEST = (
         _certificates.c.der.is_not(None),
         _certificates.c.public_key_sha256.not_in(bindparam("own", expanding=True)),
     )
+)
+_LONGEST = _OF_SIGNING_KEY.with_only_columns(func.max(_LIFETIME))
+_LONGER = (
+    _OF_SIGNING_KEY.with_only_columns(_LIFETIME)
+    .where(bindparam("lifetime") < _LIFETIME)
+    .order_by(_certificates.c.not_after.desc())
+    .limit(1)
 )
 _RESPONDER_KEYS = select(_responders.c.public_key).where(
     _responders.c.authority_uid == bindparam("of_authority"), _responders.c.public_key.is_not(None)
@@ -115,6 +123,21 @@ def longest_lifetime(tx: Transaction, uid: str, now: datetime) -> timedelta | No
     """
     parameters = {"of_authority": uid, "now": microseconds(now), "own": sorted(own_keys(tx, uid))}
     found = tx.execute(_LONGEST, parameters).scalar()
+    return None if found is None else duration_of(int(found))
+
+
+def lifetime_above(tx: Transaction, uid: str, lifetime: timedelta, now: datetime) -> timedelta | None:
+    """Returns a lifetime above this among what the key that signs at present has signed lately; None for nothing.
+
+    Lately: what has more than half of `lifetime` left. So all that lives shorter is not read at all.
+    """
+    parameters = {
+        "of_authority": uid,
+        "now": microseconds(now + lifetime / 2),
+        "own": sorted(own_keys(tx, uid)),
+        "lifetime": duration_microseconds(lifetime),
+    }
+    found = tx.execute(_LONGER, parameters).scalar()
     return None if found is None else duration_of(int(found))
 
 

@@ -1,6 +1,7 @@
 """Another key comes to sign in the name of an authority while something is being issued."""
 
 import uuid
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -75,3 +76,22 @@ def _first_list(world: World, authority_id: str) -> RevocationList:
         found = revocation_lists.get(tx, RevocationListKey(authority_in(world, authority_id).uid, 1, 0))
     assert found is not None
     return found
+
+
+def test_health_tells_in_time_that_a_next_key_is_due(ca: World) -> None:
+    def told() -> list[str]:
+        # Whatever was found is told for ten minutes.
+        ca.clock.advance(timedelta(minutes=11))
+        return [sentence for sentence in ca.core.health.complaints() if "next keys" in sentence]
+
+    ca.issue("www.example.internal", lifetime=timedelta(days=90))
+    assert told() == []
+    ca.clock.advance(authority_in(ca).lifetime - timedelta(days=130))
+    # What has ended says nothing of what is issued now.
+    assert told() == []
+    ca.issue("www.example.internal", lifetime=timedelta(days=90))
+    (sentence,) = told()
+    assert sentence.startswith("1 authorities")
+    prepare(ca, lifetime=timedelta(days=365))
+    activate(ca, 2)
+    assert told() == []
