@@ -123,7 +123,7 @@ class AuthorityKeys:
         planned = _plan(authority, keys, new, now)
         warnings = self._rehearse(authority.with_key(planned), issuer, now)
         if planned.cross_certify:
-            self._certifier.rehearse(authority, authority.with_key(planned), now)
+            warnings += self._certifier.rehearse(authority, authority.with_key(planned), now)
         if change.validate_only:
             return self._views.of(authority, issuer, now, keys=[planned, *keys], warnings=warnings)
         if not self._token.ready:

@@ -124,10 +124,21 @@ class CrossCertifier:
         serial = serial_text(prepared.serial)
         return CrossCertificate(name=f"{signer.name}/certificates/{serial}", der=outcome.der, warnings=warnings)
 
-    def rehearse(self, signer: Authority, planned: Authority, now: datetime) -> None:
-        """Checks that a key of a root may certify one that does not exist yet."""
+    def rehearse(self, signer: Authority, planned: Authority, now: datetime) -> tuple[Warning, ...]:
+        """Checks that a key of a root may certify one that does not exist yet; returns who will not believe it."""
         public_key = rehearsal_key(planned.key_spec)
         self._prepared(signer, _own(signer, planned, public_key), now)
+        with self._store.read("cross-certificates.below") as tx:
+            # A chain has the root, the cross-certificate, one of these, and as many more as that has path length.
+            deep = [one.name for one in authorities.below(tx, signer.uid) if one.path_length + 2 > signer.path_length]
+        if not deep:
+            return ()
+        # RFC 5280, section 6.1.4 (l), does not; `tests/interop/test_rotated_authorities.py` shows who does.
+        problem = f"GnuTLS, Go and mbedTLS count a cross-certificate in the path length, which is {signer.path_length}"
+        consequence = f"they find no chain through it to what {', '.join(deep[:3])} issued"
+        return (
+            Warning("cross_certify", f"{problem}: {consequence}; give them the new root before its key is activated"),
+        )
 
     def certify_each_other(self, uid: str, number: int, *, principal: str) -> None:
         """Has the key that signs and the one with this number certify each other, where they have not; idempotent."""

@@ -162,6 +162,15 @@ def test_keys_of_a_root_certify_each_other(ca: World) -> None:
     activate(ca, 2, "root")
 
 
+def test_whoever_counts_cross_certificates_in_path_lengths_is_told_of(ca: World) -> None:
+    ca.create_root("deeper", path_length=2)
+    ca.create_subordinate("below", issuer="deeper")
+    (warning,) = prepare(ca, "root", cross_certify=True).warnings
+    assert warning.field == "cross_certify"
+    assert "tenants/default/authorities/ca issued" in warning.message
+    assert prepare(ca, "deeper", cross_certify=True).warnings == ()
+
+
 def test_one_key_is_prepared_at_a_time(ca: World) -> None:
     for number in (2, 3):
         assert prepare(ca).keys[0].number == number
