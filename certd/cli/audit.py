@@ -1,7 +1,8 @@
-"""`certd audit verify`: whether the record, the journals of the token process and the books still fit together."""
+"""`certd audit`: whether record, journals of the token process and books still fit together; archives of journals."""
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def audit() -> None:
-    """Prove what was done, from the server's own files."""
+    """Prove what was done, from the server's own files, and keep these."""
 
 
 @audit.command(
@@ -100,3 +101,41 @@ def verify(config_file: Path, checkpoint_files: tuple[Path, ...], journals: tupl
     )
     if found:
         sys.exit(1)
+
+
+@audit.command(
+    epilog="""\b
+Examples:
+  certd audit archive /mnt/archive/certd-journal
+  certd audit archive /mnt/archive/certd-journal --older-than 30 --config /etc/certd/certd.toml
+  certd audit verify --journal /var/lib/certd/token-journal --journal /mnt/archive/certd-journal
+"""
+)
+@config_option
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--older-than",
+    "days",
+    type=click.IntRange(min=1),
+    default=400,
+    show_default=True,
+    help="Move segments of which every record is older than so many days.",
+)
+def archive(config_file: Path, folder: Path, days: int) -> None:
+    """Move old segments of the token process's journal into FOLDER, which lies elsewhere, and keeps what it has.
+
+    Each is copied, compared and on disk there before it goes here; what was changed is not moved. Run it as the token
+    process's user or as root; token processes may run. Whoever verifies names FOLDER with --journal as well.
+    """
+    from certd.backup import journal_archive
+    from certd.clock import SystemClock
+
+    journal = config.token_settings(config.load(config_file)).journal
+    count = 0
+    before = SystemClock().now() - timedelta(days=days)
+    for one in journal_archive.archive(journal, folder, before=before):
+        count += 1
+        click.echo(f"{one.place}: {one.size} bytes")
+    click.echo(f"{count} segments were moved")
+    if count:
+        click.echo(f"\nNext:\n  certd audit verify --journal {journal} --journal {folder} --config {config_file}")

@@ -208,6 +208,16 @@ def test_a_signature_of_which_the_books_never_knew_is_found(copy: Copy) -> None:
     assert ended.stdout.count("the books know nothing of what") == 1
 
 
+def test_what_is_young_is_not_archived(copy: Copy, tmp_path: Path) -> None:
+    lines = copy.config.read_text().splitlines()
+    lines.insert(lines.index("[token]") + 1, f'journal = "{copy.journal}"')
+    copy.config.write_text("\n".join(lines))
+    arguments = ("audit", "archive", tmp_path / "archive", "--older-than", 1, "--config", copy.config)
+    ended = CliRunner().invoke(main, [str(one) for one in arguments])
+    assert (ended.exit_code, ended.stdout) == (0, "0 segments were moved\n"), ended.output
+    assert copy.verify().exit_code == 0
+
+
 def test_files_that_are_no_checkpoints_are_refused(copy: Copy, tmp_path: Path, served: Installation) -> None:
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"statement": "certd checkpoint v2"}\n')

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from certd import config
-from certd.backup import making, restoring
+from certd.backup import journal_archive, making, restoring
 from certd.clock import SystemClock
 from certd.config import Config
 from certd.errors import CertdError
 from certd.pki.encrypted_file import PART_BYTES, Passphrase, Recipient
+from certd.services.journal_verification import JournalWalk
 from certd.store import events
 from certd.store.reader import Reader
+from certd.token.journal import Journal
 from certd.token.settings import TokenSettings
 from tests.daemon import Installation, RunningDaemon, installed, run_program, running
 from tests.softhsm import make_token
@@ -304,6 +307,36 @@ def test_a_journal_that_does_not_go_on_from_the_backup_is_refused(
     segment.write_bytes(b"".join(lines[:-1]))
     error = _refusal(_order(made[1], tmp_path / "data", journal=journal))
     assert "--journal" in error.message
+
+
+def _write_journal(folder: Path, count: int) -> None:
+    journal = Journal(folder, SystemClock(), segment_bytes=1000)
+    journal.open()
+    for number in range(count):
+        journal.record("export", key="00" * 16, index=number)
+        assert journal.commit() is None
+    journal.close()
+
+
+def test_a_journal_whose_beginning_was_archived_since_gets_it_from_the_backup(
+    made: tuple[Installation, Path], tmp_path: Path
+) -> None:
+    journal, archived, file = tmp_path / "journal", tmp_path / "archived", tmp_path / "certd.backup"
+    _write_journal(journal, 20)
+    written = tmp_path / "certd.toml"
+    written.write_text(made[0].config.read_text().replace("\n[token]\n", f'\n[token]\njournal = "{journal}"\n'))
+    settings = config.load(written)
+    assert config.token_settings(settings).journal == journal
+    making.make(settings, written, file, to=_TO, clock=SystemClock())
+    assert list(journal_archive.archive(journal, archived, before=datetime.now(UTC)))
+    _write_journal(journal, 20)
+    restoring.restore(_order(file, tmp_path / "data", journal=journal), clock=SystemClock())
+    walk = JournalWalk([tmp_path / "data" / "token-journal"], {}, pytest.fail)
+    assert len([record for _, record in walk.records() if record.kind == "export"]) == 40
+    # What is younger than the backup must be there.
+    assert list(journal_archive.archive(journal, archived, before=datetime.now(UTC)))
+    error = _refusal(_order(file, tmp_path / "late", journal=journal))
+    assert "in none of the folders" in error.message
 
 
 @pytest.mark.timeout(1500)
