@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
@@ -31,15 +31,19 @@ from certd.services.issuing_refusals import (
     RETRY_AFTER,
     books_behind,
     key_blocked,
+    never_begun,
     ownership_lost,
     queue_full,
     senseless,
     shutting_down,
     signs_no_more,
+    still_issuing,
+    token_late,
     token_unavailable,
 )
 from certd.services.steps import StepHook
-from certd.store import authorities, blocked_keys, certificates, request_records
+from certd.store import authorities, blocked_keys, certificates, request_records, revocation_lists
+from certd.store.blocked_keys import TenantKey
 from certd.store.certificates import Completion
 from certd.store.store import Store, Transaction
 from certd.token.client import SignItem, TokenClient
@@ -90,7 +94,7 @@ class _Item:
         return self.issuance.intent.authority_uid, self.issuance.intent.serial
 
     @property
-    def key(self) -> tuple[str | None, bytes]:
+    def key(self) -> TenantKey:
         return self.issuance.tenant, self.issuance.intent.public_key_sha256
 
 
@@ -250,9 +254,7 @@ class IssuingLoop:
         late = [number for number, frame in self._frames.items() if now > frame.deadline]
         given_up = [item for number in late for item in self._end_frame(number)]
         for item in given_up:
-            item.error = CertdError(
-                Reason.DEADLINE_EXCEEDED, "the token process did not sign in time; look at its log, then try again"
-            )
+            item.error = token_late()
         return given_up
 
     def _round(self, round_: "_Round") -> None:
@@ -276,9 +278,7 @@ class IssuingLoop:
         fresh = []
         for item in taken:
             if item.deadline is not None and now > item.deadline:
-                item.future.set_exception(
-                    CertdError(Reason.DEADLINE_EXCEEDED, "the deadline passed in the queue; try again")
-                )
+                item.future.set_exception(never_begun())
             elif not self._token.ready:
                 item.future.set_exception(token_unavailable(self._token.problem))
             elif len(self._unrecorded) >= self.queue_length:
@@ -314,8 +314,10 @@ class IssuingLoop:
         now = self._clock.now()
         epoch = self._epoch()
         outcome = _Outcome()
-        # 5. Complete where the row is still pending and the epoch is ours.
-        finished = [item for item in signed if item.der is not None]
+        # 5. Complete where the row is still pending and the epoch is ours, and nobody has reported the key meanwhile.
+        blocked = blocked_keys.blocked(tx, {item.key for item in (*signed, *fresh)})
+        outcome.refused = {item: key_blocked() for item in signed if item.key in blocked}
+        finished = [item for item in signed if item.der is not None and item not in outcome.refused]
         completed = certificates.complete(
             tx,
             [
@@ -331,16 +333,18 @@ class IssuingLoop:
             if item.issuance.also is not None:
                 item.issuance.also(tx, item.der or b"")
             tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_ISSUED, item.issuance.principal, now))
-        failed = [item for item in signed if item.der is None]
+        failed = [item for item in signed if item.der is None or item in outcome.refused]
         lost = certificates.mark_lost(tx, [item.row for item in failed], now)
-        for item in failed:
-            if item.row in lost:
-                tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_LOST, SYSTEM_PRINCIPAL, now))
-                if item.issuance.record is not None:
-                    request_records.delete(tx, item.issuance.record)
+        gone = [item for item in failed if item.row in lost]
+        named = {(one.authority_uid, one.key_number, one.crl_partition) for one in (_.issuance.intent for _ in gone)}
+        revocation_lists.mark_all_changed(tx, named, now)
+        for item in gone:
+            tx.event(certificate_event(item.issuance, EventType.CERTIFICATE_LOST, SYSTEM_PRINCIPAL, now))
+            if item.issuance.record is not None:
+                request_records.delete(tx, item.issuance.record)
         # 3. What will be signed is durable before the token signs it.
         self._claim_requests(tx, fresh, outcome)
-        self._refuse(tx, [item for item in fresh if outcome.is_open(item)], outcome)
+        self._refuse(tx, [item for item in fresh if outcome.is_open(item)], outcome, blocked)
         intents = [replace(item.issuance.intent, owner_epoch=epoch) for item in fresh if outcome.is_open(item)]
         certificates.insert_intents(tx, intents)
         return outcome
@@ -357,10 +361,9 @@ class IssuingLoop:
                 except CertdError as error:
                     outcome.refused[item] = error
 
-    def _refuse(self, tx: Transaction, items: list[_Item], outcome: "_Outcome") -> None:
+    def _refuse(self, tx: Transaction, items: list[_Item], outcome: "_Outcome", blocked: Collection[TenantKey]) -> None:
         """Looks again at what may have changed since the issuances were prepared; who is refused may ask again."""
         standing = authorities.standing(tx, {item.issuance.intent.authority_uid for item in items})
-        blocked = blocked_keys.blocked(tx, {item.key for item in items})
         for item in items:
             issuance = item.issuance
             refused = signs_no_more(issuance, standing.get(issuance.intent.authority_uid))
@@ -385,7 +388,8 @@ class IssuingLoop:
             if item in outcome.completed:
                 item.future.set_result(Issued(item.der or b""))
             else:
-                item.future.set_exception(item.error or ownership_lost(item.issuance.resource))
+                refused = item.error or outcome.refused.get(item)
+                item.future.set_exception(refused or ownership_lost(item.issuance.resource))
         for item in fresh:
             if item in outcome.replayed:
                 item.future.set_result(Replayed(outcome.replayed[item]))
@@ -493,7 +497,4 @@ def outcome_of(future: Future[Outcome], *, deadline: float | None) -> Outcome:
         return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
         future.cancel()
-        raise CertdError(
-            Reason.DEADLINE_EXCEEDED,
-            "the deadline passed before the certificate was issued; repeat the call with the same request_id",
-        ) from None
+        raise still_issuing() from None

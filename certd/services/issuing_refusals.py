@@ -101,6 +101,26 @@ def ownership_lost(resource: str) -> CertdError:
     )
 
 
+def never_begun() -> CertdError:
+    """Returns the error of a call whose deadline passed before its round."""
+    return CertdError(Reason.DEADLINE_EXCEEDED, "the deadline passed in the queue; try again")
+
+
+def token_late() -> CertdError:
+    """Returns the error of what the token should have signed by now."""
+    return CertdError(
+        Reason.DEADLINE_EXCEEDED, "the token process did not sign in time; look at its log, then try again"
+    )
+
+
+def still_issuing() -> CertdError:
+    """Returns the error of a call whose deadline passed while its certificate is on its way."""
+    return CertdError(
+        Reason.DEADLINE_EXCEEDED,
+        "the deadline passed before the certificate was issued; repeat the call with the same request_id",
+    )
+
+
 def shutting_down() -> CertdError:
     """Returns the error of a call that comes after the end."""
     return CertdError(Reason.SHUTTING_DOWN, "the server is stopping; try again", retry_after=1.0)

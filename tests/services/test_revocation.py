@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from certd.clock import rfc3339
 from certd.errors import CertdError, Reason
@@ -26,6 +26,7 @@ from certd.services.idempotency import RequestKey
 from certd.services.revocation import NewRevocation
 from certd.store import blocked_keys, grants, schema
 from tests.services.conftest import ADMINISTRATOR, STRANGER, TRUST_DOMAIN, CrashError, World, crash, csr_for
+from tests.services.revocation_books import entries, published, settle
 from tests.waiting import eventually
 
 CA = AuthorityName("default", "ca")
@@ -89,7 +90,7 @@ def certificate_of(world: World, authority_id: str, issuer: str) -> str:
 
 def test_a_revocation_is_a_row_and_an_event(ca: World) -> None:
     issued = ca.issue("www.example.internal")
-    ca.clock.advance(timedelta(minutes=1))
+    ca.clock.advance(timedelta(seconds=45))
     before = ca.events()
     view = revoke(ca, issued.name, since=ca.clock.now() - timedelta(seconds=30))
     row = view.certificate
@@ -199,6 +200,24 @@ def test_a_blocked_key_is_never_certified_again(ca: World) -> None:
     with pytest.raises(CertdError) as refused:
         ca.issue(csr=csr)
     assert refused.value.reason is Reason.KEY_TOO_WEAK
+
+
+def test_a_key_that_is_blocked_while_the_token_signs_gets_no_certificate(ca: World) -> None:
+    csr = csr_for("www.example.internal")
+    name = ca.issue(csr=csr).name
+    settle(ca)
+    # What the token has signed by then is nobody's: lost, and revoked on the next CRL as the other one.
+    ca.steps.at["issue.4.signed"] = lambda: revoke(ca, name, COMPROMISE)
+    with pytest.raises(CertdError) as refused:
+        ca.issue(csr=csr)
+    assert refused.value.reason is Reason.KEY_TOO_WEAK
+    with ca.core.store.read("test") as tx:
+        (lost,) = tx.execute(text("SELECT serial FROM certificates WHERE state = 'LOST'")).scalars()
+    settle(ca)
+    assert {serial: entry.reason for serial, entry in entries(published(ca)).items()} == {
+        name.rpartition("/")[2]: COMPROMISE.value,
+        lost: None,
+    }
 
 
 def test_an_expired_certificate_may_be_revoked(ca: World) -> None:
