@@ -88,9 +88,12 @@ def rows(world: World) -> tuple[Counter[str], int, int]:
     with world.core.store.read("test.rows") as tx:
         states = Counter(tx.execute(select(columns.state).where(columns.authority_uid == uid)).scalars())
         records = len(tx.execute(select(schema.request_records.c.request_id)).all())
-        # On PostgreSQL they get their numbers soon after the commit, and move from one table to the other.
+        # On PostgreSQL they get their numbers soon after the commit, and move from one table to the other. CRLs come by
+        # themselves, the first ones of a new authority when they like.
+        own = EventType.REVOCATION_LIST_GENERATED.value
         written = sum(
-            len(tx.execute(select(table.c.type)).all()) for table in (schema.events, schema.unnumbered_events)
+            len(tx.execute(select(table.c.type).where(table.c.type != own)).all())
+            for table in (schema.events, schema.unnumbered_events)
         )
     return states, records, written
 
