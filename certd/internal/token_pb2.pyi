@@ -615,19 +615,23 @@ class AdoptAuthorityKeyResponse(_message.Message):
 
     KEY_SPEC_FIELD_NUMBER: _builtins.int
     NEVER_EXTRACTABLE_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     key_spec: _builtins.str
     """Name of the key spec."""
     never_extractable: _builtins.bool
     """Whether the key has never been outside of a token, as the token says."""
+    sealed: _builtins.bool
+    """Whether the token lets nobody change the label that names its policy; false with validate_only."""
     def __init__(
         self,
         *,
         key_spec: _builtins.str = ...,
         never_extractable: _builtins.bool = ...,
+        sealed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "never_extractable", b"never_extractable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_spec", b"key_spec", "never_extractable", b"never_extractable", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,13 @@ class Adoption:
         if not adopted.never_extractable:
             problem = "was outside of a token once, as the token says: whoever had it then may have it still"
             warnings.append(Warning("key_id", f"{problem}; prepare another key soon (PrepareAuthorityKey)"))
+        if not adopted.sealed and not validate_only:
+            problem = "keeps a label that can be changed (CKA_MODIFIABLE), and with it what the key may sign"
+            warnings.append(
+                Warning(
+                    "key_id", f"{problem}, by whoever knows the PIN; prepare another key soon (PrepareAuthorityKey)"
+                )
+            )
         if validate_only:
             return self._views.of(planned, None, now, warnings=tuple(warnings))
         self._step("adoption.2.sealed")

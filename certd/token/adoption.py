@@ -22,18 +22,21 @@ def adopt(
 ) -> messages.AdoptAuthorityKeyResponse:
     """Seals a policy with a private key, as with one that certd makes; a second time changes nothing.
 
-    Of two programs that know the PIN, either can read a key that is not sensitive or that is extractable, and change
-    its label. So the PIN is certd's alone from now on, as `token.pin_file` wants.
+    A copy of the key takes its place, whose label nobody changes, not even with the PIN. Of two programs that know the
+    PIN, either can use every key, and change such a label where the token makes no such copy. So the PIN is certd's
+    alone from now on, as `token.pin_file` wants.
     """
     key_id, policy = request.key_id, parse_policy(request.policy)
     check_authority_key_id("key_id", key_id)
-    found = module.foreign_key(key_id)
     label = AUTHORITY_LABEL + policy.sha256
+    found = module.foreign_key(key_id, label=label)
     _check(found, request.public_key, label)
     if found.failure:
         raise field_invalid("key_id", f"names a key that does not sign: {found.failure}")
+    sealed = False
     if not request.validate_only:
-        if found.pair.label != label and module.label_key(key_id, label).label != label:
+        sealed = module.seal_key(found, label)
+        if module.authority_key(key_id).label != label:
             raise field_invalid("key_id", _UNCHANGEABLE)
         _logger.info("adopted the authority key %s with policy %s", key_id.hex(), policy.sha256)
         # Every time: who died after it had the label has not written this.
@@ -44,7 +47,9 @@ def adopt(
             policy_sha256=policy.sha256,
             public_key_sha256=hashlib.sha256(found.pair.public_key).hexdigest(),
         )
-    return messages.AdoptAuthorityKeyResponse(key_spec=found.pair.spec.value, never_extractable=found.never_extractable)
+    return messages.AdoptAuthorityKeyResponse(
+        key_spec=found.pair.spec.value, never_extractable=found.never_extractable, sealed=sealed
+    )
 
 
 def _check(found: objects.ForeignKey, public_key: bytes, label: str) -> None:

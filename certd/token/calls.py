@@ -41,6 +41,8 @@ class AdoptedKey:
     key_spec: KeySpec
     never_extractable: bool
     """Whether the token says that the key was never outside of one."""
+    sealed: bool
+    """Whether nobody can change the label that names its policy; False in a rehearsal."""
 
 
 @dataclass(frozen=True, slots=True)

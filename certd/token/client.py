@@ -148,7 +148,7 @@ class TokenClient:
             key_id=key_id, policy=policy, public_key=public_key, validate_only=validate_only
         )
         response = self._call(messages.TokenRequest(adopt_authority_key=request), _TIMEOUT).adopt_authority_key
-        return AdoptedKey(KeySpec(response.key_spec), response.never_extractable)
+        return AdoptedKey(KeySpec(response.key_spec), response.never_extractable, response.sealed)
 
     def destroy_authority_key(self, *, key_id: bytes, policy: bytes) -> bool:
         """Destroys an authority key in the token, for ever; returns False when there was no such key.

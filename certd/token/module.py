@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import pkcs11
@@ -186,8 +187,8 @@ class Module:
             sync_softhsm(self._settings.softhsm_conf)
             return bool(private)
 
-    def foreign_key(self, key_id: bytes) -> objects.ForeignKey:
-        """Returns a private key that another program made or imported.
+    def foreign_key(self, key_id: bytes, *, label: str) -> objects.ForeignKey:
+        """Returns a private key that another program made or imported, and that is to have this CKA_LABEL.
 
         FIELD_INVALID when there is none, or several, or one without a public half or of a kind that no authority has.
         """
@@ -200,6 +201,8 @@ class Module:
             if not private:
                 problem = f"is the CKA_ID of no private key in the token {self._settings.label}"
                 raise field_invalid("key_id", f"{problem}; list its objects with the token's own tool")
+            # Who died while it was sealed has left the original beside the copy.
+            private = [one for one in private if objects.is_sealed(one, label)] or private
             if len(private) > 1 or len(public) > 1:
                 raise field_invalid("key_id", "is the CKA_ID of several keys; give each one of its own first")
             if not public:
@@ -209,16 +212,27 @@ class Module:
                 raise field_invalid("key_id", f"names a key that is none of {', '.join(KeySpec)}")
             return found
 
-    def label_key(self, key_id: bytes, label: str) -> objects.AuthorityKey:
-        """Gives a private key another CKA_LABEL, and returns it as the authority key that it is from now on."""
+    def seal_key(self, found: objects.ForeignKey, label: str) -> bool:
+        """Gives a private key another CKA_LABEL for ever; returns False when this token lets it be changed again.
+
+        It is an authority key from then on. A copy takes its place; whoever dies in between calls again.
+        """
         with self._speaking(), lock.held(self._settings.lock):
-            handle = objects.only(self._session(), {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: key_id})
-            if handle is None:
-                raise self._no_key("private", key_id)
-            handle[Attribute.LABEL] = label
+            pair = found.pair
+            sealed = objects.is_sealed(pair.handle, label) or objects.sealed_copy(pair.handle, label)
+            if not sealed and pair.label != label:
+                pair.handle[Attribute.LABEL] = label
             sync_softhsm(self._settings.softhsm_conf)
-            self._authority_keys.pop(key_id, None)
-            return self.authority_key(key_id)
+            self._authority_keys.pop(pair.key_id, None)
+            if sealed:
+                wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: pair.key_id}
+                for one in objects.search(self._session(), wanted):
+                    # No other key than the one that was copied.
+                    same = not objects.failure_of(replace(pair, handle=one))
+                    if same and not objects.is_sealed(one, label):
+                        one.destroy()
+                sync_softhsm(self._settings.softhsm_conf)
+            return sealed
 
     def sign(self, key_id: bytes, algorithm: SignatureAlgorithm, data: bytes) -> bytes:
         """Hashes and signs `data`; the signature is as X.509 wants it, DER for ECDSA (RFC 3279, section 2.2.3)."""

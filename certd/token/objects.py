@@ -27,7 +27,7 @@ from certd.pki.key_spec import (
     key_spec_of,
     verify_signature,
 )
-from certd.token.advice import code_of, explain, unavailable
+from certd.token.advice import REQUEST_REFUSED, code_of, explain, unavailable
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 
 _SELF_TEST = b"certd self-test"
@@ -54,6 +54,7 @@ class Handle(Protocol):
     encrypt: Callable[..., bytes]
     decrypt: Callable[..., bytes]
     destroy: Callable[[], None]
+    copy: Callable[[dict[Attribute, Any]], "Handle"]
 
     def __getitem__(self, attribute: Attribute) -> Any: ...  # noqa: ANN401  # Each attribute has a type of its own.
 
@@ -167,6 +168,33 @@ def foreign_key(handle: Handle, public: Handle, key_id: bytes) -> ForeignKey | N
         signs=signs,
         failure=failure_of(pair) if signs else "",
     )
+
+
+def is_sealed(handle: Handle, label: str) -> bool:
+    """Returns whether a key has this CKA_LABEL for ever."""
+    return label_of(handle) == label and not _says(handle, Attribute.MODIFIABLE, unsaid=True)
+
+
+def sealed_copy(handle: Handle, label: str) -> bool:
+    """Copies a private key within the token, with a CKA_LABEL for ever; returns False when the token does not do that.
+
+    CKA_MODIFIABLE never becomes false but in a copy (PKCS#11 3.1, section 5.7.2). What could not be destroyed would
+    stand beside its copy, and is not copied.
+    """
+    if not _says(handle, Attribute.DESTROYABLE, unsaid=True):
+        return False
+    wanted = {Attribute.TOKEN: True, Attribute.PRIVATE: True, Attribute.LABEL: label, Attribute.MODIFIABLE: False}
+    try:
+        made = handle.copy(wanted)
+    except pkcs11.PKCS11Error as error:
+        if code_of(error) in REQUEST_REFUSED:
+            return False
+        raise
+    sealed = is_sealed(made, label) and _says(made, Attribute.SENSITIVE)
+    if sealed and not _says(made, Attribute.EXTRACTABLE, unsaid=True):
+        return True
+    made.destroy()
+    return False
 
 
 def _pair(handle: Handle, public: Handle, key_id: bytes) -> AuthorityKey | None:

@@ -57,6 +57,24 @@ with token.open(rw=True, user_pin=pin) as session:
 
 
 P256 = "06082a8648ce3d030107"
+_RELABEL = """
+import sys
+import pkcs11
+from pkcs11 import Attribute, ObjectClass
+module, name, pin, key_id, label, how = sys.argv[1:]
+token = pkcs11.lib(module).get_token(token_label=name)
+with token.open(rw=True, user_pin=pin) as session:
+    wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.ID: bytes.fromhex(key_id)}
+    for key in list(session.get_objects(wanted)):
+        try:
+            if how == "copy":
+                key.copy({Attribute.TOKEN: True, Attribute.LABEL: label, Attribute.MODIFIABLE: False})
+            else:
+                key[Attribute.LABEL] = label
+            print("done")
+        except pkcs11.PKCS11Error:
+            print("refused")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,18 @@ def generate_pairs(settings: TokenSettings, pairs: Sequence[ForeignPair]) -> lis
     )
     # PKCS#11 has points within an OCTET STRING.
     return [bytes.fromhex(line).removeprefix(bytes.fromhex("0441")) for line in told.splitlines()]
+
+
+def relabel(settings: TokenSettings, key_id: bytes, label: str, *, how: str = "in place") -> list[str]:
+    """Has another program that knows the PIN give private keys a label, or copies of them; returns how that went.
+
+    A copy keeps its label for ever, as one that certd makes when it adopts a key.
+    """
+    told = run_python(
+        *(_RELABEL, str(settings.module), settings.label, USER_PIN, key_id.hex(), label, how),
+        configuration=settings.softhsm_conf,
+    )
+    return told.splitlines()
 
 
 def import_key(settings: TokenSettings, key: PrivateKeyTypes, key_id: bytes, folder: Path) -> None:

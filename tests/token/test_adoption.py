@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,8 +16,9 @@ from certd.token.calls import AdoptedKey, CertifiedKey
 from certd.token.client import TokenClient, start_child
 from certd.token.module import AUTHORITY_LABEL
 from certd.token.policy import SignatureKind, parse_policy
+from certd.token.settings import TokenSettings
 from tests.softhsm import make_token
-from tests.token.foreign_keys import P256, ForeignPair, generate_pairs, import_key
+from tests.token.foreign_keys import P256, ForeignPair, generate_pairs, import_key, relabel
 from tests.token.material import (
     AUTHORITY,
     OTHER,
@@ -34,6 +35,8 @@ _ELSEWHERE = b"elsewhere"
 _PAIRS = {
     "good": ForeignPair(b"\x01"),
     "kept": ForeignPair(b"\x10"),
+    "sealed": ForeignPair(b"\x11"),
+    "copied": ForeignPair(b"\x12"),
     "tried": ForeignPair(b"\x02"),
     "certified": ForeignPair(b"\x03"),
     "half adopted": ForeignPair(b"\x04", label=AUTHORITY_LABEL + parse_policy(_POLICY).sha256),
@@ -69,6 +72,7 @@ class Token:
     """A token in which other programs have made keys."""
 
     client: TokenClient
+    settings: TokenSettings
     keys: dict[str, ForeignKey]
 
     def adopt(self, key: ForeignKey, *, policy: bytes = _POLICY, validate_only: bool = False) -> AdoptedKey:
@@ -121,7 +125,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
     client = start_child(settings)
     try:
         assert client.wait_ready(20), client.problem
-        yield Token(client=client, keys=keys)
+        yield Token(client=client, settings=settings, keys=keys)
     finally:
         client.stop()
 
@@ -134,10 +138,11 @@ def test_a_key_that_is_adopted_signs_what_its_policy_allows(token: Token) -> Non
     key = token.keys["good"]
     authority = key.authority()
     assert not token.signs(authority)
-    assert token.adopt(key, validate_only=True) == AdoptedKey(KeySpec.EC_P256, never_extractable=True)
+    found = AdoptedKey(KeySpec.EC_P256, never_extractable=True, sealed=False)
+    assert token.adopt(key, validate_only=True) == found
     assert not token.signs(authority)
     assert token.adoptions(key) == []
-    assert token.adopt(key) == AdoptedKey(KeySpec.EC_P256, never_extractable=True)
+    assert token.adopt(key) == replace(found, sealed=True)
     assert token.signs(authority)
     refused = token.signed(authority, make_certificate(issuer=OTHER))
     assert isinstance(refused, CertdError)
@@ -160,7 +165,25 @@ def test_a_key_keeps_the_policy_that_it_was_adopted_with(token: Token) -> None:
 
 def test_a_key_that_was_outside_once_is_told_of(token: Token) -> None:
     key = token.keys["imported"]
-    assert token.adopt(key) == AdoptedKey(KeySpec.EC_P256, never_extractable=False)
+    assert token.adopt(key) == AdoptedKey(KeySpec.EC_P256, never_extractable=False, sealed=True)
+    assert token.signs(key.authority())
+
+
+def test_nobody_changes_the_policy_of_an_adopted_key_not_even_with_the_pin(token: Token) -> None:
+    key, label = token.keys["sealed"], AUTHORITY_LABEL + parse_policy(make_policy(path_length=9)).sha256
+    assert relabel(token.settings, key.key_id, "mine") == ["done"]
+    token.adopt(key)
+    assert relabel(token.settings, key.key_id, label) == ["refused"]
+    assert relabel(token.settings, key.key_id, label, how="copy") == ["refused"]
+    assert token.signs(key.authority())
+
+
+def test_an_adoption_that_a_process_died_of_leaves_one_key_when_it_is_repeated(token: Token) -> None:
+    key, label = token.keys["copied"], AUTHORITY_LABEL + parse_policy(_POLICY).sha256
+    # The original was to be destroyed.
+    assert relabel(token.settings, key.key_id, label, how="copy") == ["done"]
+    assert token.adopt(key).sealed
+    assert relabel(token.settings, key.key_id, "mine") == ["refused"]
     assert token.signs(key.authority())
 
 
