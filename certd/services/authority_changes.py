@@ -121,7 +121,7 @@ class AuthorityChanges:
                     "its certificate has ended, so that nothing it issued would be valid; have it certified again"
                     " (ReissueAuthorityCertificate, or ActivateAuthority below an outside parent)",
                 )
-            if _is_revoked(tx, authority):
+            if is_revoked(tx, authority):
                 raise state_forbids(
                     authority,
                     authority.state,
@@ -233,16 +233,16 @@ def _with_state(
     return replace(authority, state=state), apply
 
 
-def _is_revoked(tx: Transaction, authority: Authority) -> bool:
-    """Returns whether an authority of this server has revoked its certificate, or one of before for a compromised key.
+def is_revoked(tx: Transaction, authority: Authority) -> bool:
+    """Returns whether an authority of this server has revoked its certificate, or any of its key that is compromised.
 
-    Of outside parents nobody here knows.
+    What outside parents revoke nobody here knows.
     """
-    if authority.certificate is None or authority.issuer_uid is None:
-        return False
     key = authority.tenant, hashlib.sha256(authority.key.public_key or b"").digest()
     if blocked_keys.blocked(tx, {key}):
         return True
+    if authority.certificate is None or authority.issuer_uid is None:
+        return False
     serial = normalise_serial("serial_number", describe(authority.certificate).serial_number)
     row = certificates.get(tx, authority.issuer_uid, serial)
     return row is not None and row.state is CertificateState.REVOKED

@@ -13,16 +13,14 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.access import Caller, Permission
 from certd.model.authority import Authority, AuthorityKey, AuthorityKeyState
-from certd.model.certificate import CertificateState
 from certd.model.event import EventType
 from certd.model.managed_certificate_filter import ManagedCertificateFilter
-from certd.model.names import RenewalCampaignName, normalise_serial
+from certd.model.names import RenewalCampaignName
 from certd.model.renewal_campaign import DEFAULT_RENEWALS_PER_MINUTE, RenewalCampaign, new_campaign_id
-from certd.pki.description import describe
 from certd.pki.preparation import Warning  # noqa: A004  # The API's word.
 from certd.services.access import Access
 from certd.services.authorities import existing_authority
-from certd.services.authority_changes import Change, made_before
+from certd.services.authority_changes import Change, is_revoked, made_before
 from certd.services.authority_keys import is_in_the_making
 from certd.services.authority_views import (
     AuthorityView,
@@ -33,7 +31,7 @@ from certd.services.authority_views import (
 )
 from certd.services.renewal_campaigns import begin_campaign
 from certd.services.status_locations import resume_lists
-from certd.store import authority_keys, certificates, live_certificates, revocation_lists
+from certd.store import authority_keys, live_certificates, revocation_lists
 from certd.store.store import Store, Transaction
 
 _LIVE_TOLD: Final = 3
@@ -66,8 +64,8 @@ class AuthorityKeyChanges:
     def activate(self, caller: Caller, change: Change, number: int) -> AuthorityView:
         """Has a PREPARED or SUPERSEDED key sign from now on; the one that did is SUPERSEDED. ACTIVE stays so.
 
-        Of what was prepared for the key before, nothing is signed whose intent was not in the books by then; the issuing
-        loop looks in the transaction of the intent, and who asked tries again.
+        Of what was prepared for the key before, nothing is signed whose intent was not in the books by then: the
+        issuing loop looks in the transaction of the intent, and who asked tries again.
 
         Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS, and
         STATE_FORBIDS for any other key, and for one whose certificate is missing, has ended or is revoked.
@@ -223,9 +221,7 @@ def _check_usable(tx: Transaction, authority: Authority, found: Authority, now: 
         )
     if found.not_after is not None and now > found.not_after:
         raise _state_forbids(found, "has a certificate that has ended; prepare another key (PrepareAuthorityKey)")
-    serial = normalise_serial("serial_number", describe(found.certificate).serial_number)
-    row = certificates.get(tx, found.issuer_uid or "", serial)
-    if row is not None and row.state is CertificateState.REVOKED:
+    if is_revoked(tx, found):
         raise _state_forbids(found, "has a certificate that is revoked; prepare another key (PrepareAuthorityKey)")
 
 

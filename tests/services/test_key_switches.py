@@ -7,6 +7,7 @@ import pytest
 from cryptography import x509
 
 from certd.errors import CertdError, Reason
+from certd.model.certificate import RevocationReason
 from certd.model.names import CertificateName, serial_text
 from certd.model.revocation_list import RevocationList, RevocationListKey
 from certd.services.idempotency import RequestKey
@@ -95,3 +96,15 @@ def test_health_tells_in_time_that_a_next_key_is_due(ca: World) -> None:
     prepare(ca, lifetime=timedelta(days=365))
     activate(ca, 2)
     assert told() == []
+
+
+def test_a_compromised_key_signs_no_more_whichever_of_its_certificates_was_revoked(ca: World) -> None:
+    serial = serial_text(certificate(authority_in(ca).certificate).serial_number)
+    reissue(ca)
+    prepare(ca)
+    activate(ca, 2)
+    new = NewRevocation(name=CertificateName("default", "root", serial), reason=RevocationReason.KEY_COMPROMISE)
+    ca.core.revocation.revoke(ADMINISTRATOR, new, key=None, validate_only=False)
+    with pytest.raises(CertdError, match="revoked") as caught:
+        activate(ca, 1)
+    assert caught.value.reason is Reason.STATE_FORBIDS
