@@ -53,6 +53,7 @@ def test_a_key_is_prepared_as_the_flags_say(fake: FakeServer, certctl: Certctl) 
         *("--etag", "uid-3", "--request-id", ID),
     )
     assert ended.code == 0, ended.err
+    assert "certctl authority get web-ca --key-number 2 -o pem" in ended.err
     assert "certctl authority activate-key web-ca 2" in ended.err
     assert "2  PREPARED until 2040-01-01" in ended.out
     assert "1 cross-certificate" in ended.out
@@ -156,11 +157,23 @@ def test_what_was_issued_is_sent_in_calls_that_are_not_too_large(
         *("--next-crl-number", "99"),
     )
     assert ended.code == 0, ended.err
-    assert "2,700" in ended.out
+    assert ended.out.splitlines() == ["Imported            2,700", "Known, now revoked  3", "Known, unchanged    300"]
     requests = fake.requests("ImportIssuedCertificates")
     assert [len(request.certificates) for request in requests] == [1000, 1000, 501]
     assert [request.next_crl_number for request in requests] == [0, 0, 99]
     assert {(request.parent, request.key_number) for request in requests} == {(CA, 1)}
+
+
+def test_the_certificate_of_a_prepared_key_is_printed(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
+    keys = [Authority.Key(number=number) for number in (3, 2, 1)]
+    keys[1].certificate.CopyFrom(encoded(root))
+    fake.answer("GetAuthority", Authority(name=CA, keys=keys))
+    ended = certctl("authority", "get", "web-ca", "--key-number", "2", "-o", "pem")
+    assert (ended.code, ended.out) == (0, encoded(root).pem), ended.err
+    ended = certctl("authority", "get", "web-ca", "--key-number", "3", "-o", "pem")
+    assert (ended.code, "no key 3 with a certificate; keys with one: 2" in ended.err) == (1, True)
+    ended = certctl("authority", "get", "web-ca", "--key-number", "2")
+    assert (ended.code, "for -o pem" in ended.err) == (2, True)
 
 
 def test_files_without_anything_of_the_key_are_refused(

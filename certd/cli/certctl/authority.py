@@ -22,6 +22,7 @@ from certd.cli.certctl.parameters import (
 )
 from certd.cli.certctl.revocation_options import revocation_options, revocation_rows, settings_of
 from certd.client.messages import duration, enum_text
+from certd.errors import CertdError, Reason
 from certd.v1.authority_pb2 import Authority
 from certd.v1.authority_service_pb2 import CreateAuthorityRequest, GetAuthorityRequest, ListAuthoritiesRequest
 from certd.v1.x509_pb2 import DistinguishedName, KeySpec, SignatureAlgorithm
@@ -146,15 +147,40 @@ def create(
         )
 
 
-@verb(authority, "get", examples="certctl authority get web-ca\ncertctl authority get web-root -o pem > root.pem")
+@verb(
+    authority,
+    "get",
+    examples="""
+    certctl authority get web-ca
+    certctl authority get web-root -o pem > root.pem
+    certctl authority get web-root --key-number 2 -o pem > next-root.pem
+    """,
+)
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
-def get(run: Invocation, *, name: str) -> None:
+@click.option(
+    "--key-number",
+    type=click.IntRange(1),
+    help="With -o pem: the certificate of this key, such as one that is PREPARED.  [default: the one that signs]",
+)
+def get(run: Invocation, *, name: str, key_number: int | None) -> None:
     """Show one authority."""
+    if key_number is not None and run.output is not output.Format.PEM:
+        message = "--key-number chooses a certificate for -o pem; the card and -o json show all keys"
+        raise click.UsageError(message)
     with run.connect() as client, run.progress("getting the authority"):
         found = client.call(
             client.stubs.get_authority, GetAuthorityRequest(name=names.authority_name(name, run.tenant))
         )
-    print_authority(found, run)
+    if key_number is None:
+        print_authority(found, run)
+        return
+    certificate = next((key.certificate for key in found.keys if key.number == key_number), None)
+    if certificate is None or not certificate.pem:
+        known = ", ".join(str(key.number) for key in reversed(found.keys) if key.certificate.pem) or "none"
+        raise CertdError(
+            Reason.FIELD_INVALID, f"{found.name} has no key {key_number} with a certificate; keys with one: {known}"
+        )
+    output.print_pem(certificate.pem)
 
 
 @verb(authority, "list", examples="certctl authority list\ncertctl authority list -o json | jq -r .name")

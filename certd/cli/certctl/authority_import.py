@@ -42,6 +42,7 @@ _CALL_RECORDS: Final = 1000
 _CALL_BYTES: Final = 2_000_000
 """Of the records of one call; the server takes no more than 2,500,000."""
 _WARNINGS_TOLD: Final = 20
+_HIGHEST_CRL_NUMBER: Final = (1 << 63) - 2
 _FORMATS: Final = ("openssl-index", "step-ca", "vault", "crl")
 
 
@@ -51,7 +52,6 @@ _FORMATS: Final = ("openssl-index", "step-ca", "vault", "crl")
     examples="""
     certctl authority adopt old-root --key-id a1b2c3 --certificate old-root.pem
     certctl authority adopt old-ca --key-id 02 --certificate old-ca.pem --chain old-root.pem --validate-only
-    softhsm2-util --import key.pem --token certd --label "old root" --id a1b2c3    (a key that was in a file)
     """,
 )
 @click.argument("name", metavar="ID")
@@ -78,7 +78,9 @@ def adopt(
     """Make an authority of a key that is in the token already, with the certificate that it has.
 
     The key must be sensitive, not extractable and able to sign, and has a public key with the same CKA_ID beside it.
-    It is given the policy of an authority key for ever.
+    It is given the policy of an authority key for ever. One in a file goes into the token before, in PKCS#8, by the
+    token's own tool: softhsm2-util --import key.pem --token certd --label old-ca --id a1b2c3, where SOFTHSM2_CONF is
+    the softhsm2.conf that certd.toml names.
     """
     parent, authority_id = names.parent_and_id(names.authority_name(name, run.tenant))
     revocation, settings = settings_of(options)
@@ -173,6 +175,8 @@ def import_issued(
             issued = (one for path in paths for one in openssl_index(path, certificates))
         elif source != "crl":
             issued = exported(paths, records)
+        if records.crl_number > _HIGHEST_CRL_NUMBER:
+            raise _invalid(f"the number {records.crl_number} of a CRL is higher than certd counts; leave out --crl")
         request = ImportIssuedCertificatesRequest(parent=found.name, key_number=key.number, validate_only=validate_only)
         transfer = _Transfer(run, client, request)
         transfer.send(_joined(issued, records, key, transfer))
@@ -237,8 +241,8 @@ class _Transfer:
             return
         rows = (
             ("Imported", f"{self._total.imported_count:,}"),
-            ("Revoked", f"{self._total.revoked_count:,}"),
-            ("Unchanged", f"{self._total.unchanged_count:,}"),
+            ("Known, now revoked", f"{self._total.revoked_count:,}"),
+            ("Known, unchanged", f"{self._total.unchanged_count:,}"),
         )
         click.echo(output.format_card(rows))
 

@@ -92,10 +92,9 @@ def prepare_key(
         return
     key = changed.keys[0]
     if key.certificate.der:
-        run.tell(
-            f"once relying parties know its certificate: certctl authority activate-key {names.short(changed.name)}"
-            f" {key.number}"
-        )
+        short = names.short(changed.name)
+        run.tell(f"its certificate: certctl authority get {short} --key-number {key.number} -o pem")
+        run.tell(f"once relying parties know that: certctl authority activate-key {short} {key.number}")
     else:
         run.tell(
             "it awaits the certificate of its parent: certctl authority csr"

@@ -11,7 +11,7 @@ from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.managed import print_managed
 from certd.cli.certctl.managed_renewal import managed
 from certd.cli.certctl.parameters import TIME
-from certd.cli.certctl.revocation import ReasonType
+from certd.cli.certctl.revocation import REASON_HELP, ReasonType
 from certd.client.messages import timestamp
 from certd.v1.certificate_pb2 import RevocationReason
 from certd.v1.managed_certificate_service_pb2 import RevokeManagedCertificateRequest
@@ -36,7 +36,8 @@ __all__ = ["managed"]
     type=ReasonType(),
     default="unspecified",
     show_default=True,
-    help="Why; key-compromise also blocks the key, and has a new version made at once unless its renewal is never.",
+    help=f"{REASON_HELP} key-compromise also blocks the key, and has a new version made at once unless its renewal is"
+    " never.",
 )
 @click.option("--invalid-since", type=TIME, help="Since when its key is known or thought to be compromised, RFC 3339.")
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal, whether it is meant.")

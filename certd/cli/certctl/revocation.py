@@ -19,6 +19,11 @@ from certd.v1.certificate_service_pb2 import RevokeCertificateRequest
 __all__ = ["certificate"]
 
 _UNSPECIFIED = "REVOCATION_REASON_UNSPECIFIED"
+_REASONS = (
+    "unspecified",
+    *(one.lower().replace("_", "-") for one in RevocationReason.keys() if one != _UNSPECIFIED),  # noqa: SIM118  # No mapping, only like one.
+)
+REASON_HELP = f"Why: {', '.join(_REASONS[:-1])} or {_REASONS[-1]}."
 
 
 class ReasonType(click.ParamType[str]):
@@ -28,12 +33,11 @@ class ReasonType(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the name as the API has it; fails with the names that there are."""
-        known = {_bare(name): name for name in RevocationReason.keys()}  # noqa: SIM118  # No mapping, only like one.
+        known = {_bare(name): name for name in RevocationReason.keys()}  # noqa: SIM118  # As above.
         known |= {"unspecified": _UNSPECIFIED}
         name = known.get(_bare(value))
         if name is None:
-            words = [one.lower().replace("_", "-") for one in RevocationReason.keys() if one != _UNSPECIFIED]  # noqa: SIM118  # As above.
-            self.fail(f"{value!r} is none of {', '.join(['unspecified', *words])}", param, ctx)
+            self.fail(f"{value!r} is none of {', '.join(_REASONS)}", param, ctx)
         return name
 
 
@@ -66,7 +70,7 @@ def _bare(word: str) -> str:
     type=ReasonType(),
     default="unspecified",
     show_default=True,
-    help="Why; key-compromise also blocks the key, and may take the place of another reason later.",
+    help=f"{REASON_HELP} key-compromise also blocks the key, and may take the place of another reason later.",
 )
 @click.option("--invalid-since", type=TIME, help="Since when its key is known or thought to be compromised, RFC 3339.")
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal, whether it is meant.")

@@ -16,7 +16,7 @@ from certd.cli.certctl import completion, files, names, output
 from certd.cli.certctl.certificate_search import together, written_filter
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
 from certd.cli.certctl.parameters import LABEL, TIME
-from certd.cli.certctl.revocation import ReasonType
+from certd.cli.certctl.revocation import REASON_HELP, ReasonType
 from certd.client.failure import CallFailed
 from certd.client.messages import enum_text, timestamp, to_json
 from certd.pki.key_spec import public_key_der
@@ -77,7 +77,7 @@ def revocation_campaign() -> None:
     type=ReasonType(),
     default="unspecified",
     show_default=True,
-    help="Why; key-compromise also blocks keys.",
+    help=f"{REASON_HELP} key-compromise also blocks keys.",
 )
 @click.option("--invalid-since", type=TIME, help="Since when keys are known or thought to be compromised, RFC 3339.")
 @click.option("--include-expired", is_flag=True, help="Revoke expired ones too.")
