@@ -274,10 +274,10 @@ class RevocationListSigning:
             if not revoked_certificates.any_code(tx, plan.scope):
                 return
             left = revoked_certificates.left_until(tx, plan.scope, plan.since)
-        # Nothing may be said of a time from which an entry is gone: whoever looked for it would take it for good.
-        begin = describe(plan.key.certificate or b"").not_before_time
-        since = begin if left is None else max(begin, left.replace(microsecond=0) + timedelta(seconds=1))
-        yield revocation_list.expired_certificates_on_crl(since)
+        # Nothing may be said of a time from which an entry is gone: whoever looked for it would take it for good. Nor
+        # of one before the authority was here: what an old CA issued under its key, and had ended, may be in no book.
+        begin = max(describe(plan.key.certificate or b"").not_before_time, _after(plan.authority.create_time))
+        yield revocation_list.expired_certificates_on_crl(begin if left is None else max(begin, _after(left)))
 
     def _publish(self, tx: Transaction, authority: Authority, made: RevocationList, der: bytes, principal: str) -> bool:
         now = self._clock.now()
@@ -295,6 +295,11 @@ class RevocationListSigning:
             jobs.put(tx, Job(kind=JobKind.GENERATE_REVOCATION_LIST, subject=subject, due_time=due_time))
         tx.event(_event(EventType.REVOCATION_LIST_GENERATED, authority, made, principal, now))
         return True
+
+
+def _after(moment: datetime) -> datetime:
+    """Returns the first whole second after a moment."""
+    return moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def not_found(key: RevocationListKey) -> CertdError:

@@ -13,13 +13,16 @@ from sqlalchemy import select
 from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState, RevocationReason
 from certd.model.event import EventType
-from certd.model.names import CertificateName
+from certd.model.names import CertificateName, ProfileName
+from certd.pki.revocation_list import EXPIRED_CERTIFICATES_ON_CRL
+from certd.services.certificates import NewCertificate
 from certd.services.issued_import import GivenCertificate, GivenCertificates, Imported
 from certd.services.revocation_lists import WantedList
 from certd.store import revocation_schema
 from certd.token.settings import TokenSettings
 from tests.outside_parent import OutsideAuthority, certify, name, outside_authority
-from tests.services.conftest import ADMINISTRATOR, STRANGER, World
+from tests.services.conftest import ADMINISTRATOR, STRANGER, World, csr_for
+from tests.services.revocation_books import revoke
 from tests.services.rotated_books import activate, name_of, prepare
 from tests.services.test_adoption import adopt, old_root
 
@@ -94,10 +97,12 @@ def test_certificates_are_taken_over_and_a_second_time_nothing_changes(world: Wo
         GivenCertificate(certificate=bad, revoke_time=since, reason=RevocationReason.KEY_COMPROMISE),
         record(world, "0A"),
         record(world, "0B", revoke_time=since),
+        # By a clock that is ahead.
+        record(world, "0C", revoke_time=world.clock.now() + timedelta(minutes=1)),
     ]
-    assert counts(take(world, given, validate_only=True)) == (4, 0, 0)
-    assert counts(take(world, given)) == (4, 0, 0)
-    assert counts(take(world, given)) == (0, 0, 4)
+    assert counts(take(world, given, validate_only=True)) == (5, 0, 0)
+    assert counts(take(world, given)) == (5, 0, 0)
+    assert counts(take(world, given)) == (0, 0, 5)
     get = world.core.certificates.get
     found = get(ADMINISTRATOR, CertificateName("default", "old", serial_of(good)))
     assert (found.der, found.profile_name, found.certificate.state) == (good, "", CertificateState.ISSUED)
@@ -107,9 +112,10 @@ def test_certificates_are_taken_over_and_a_second_time_nothing_changes(world: Wo
     found = get(ADMINISTRATOR, CertificateName("default", "old", "0b"))
     assert (found.der, found.certificate.subject_text) == (None, "CN=long gone")
     crl = crl_of(world)
-    assert {f"{one.serial_number:x}" for one in crl} == {serial_of(bad).lstrip("0"), "b"}
+    assert {f"{one.serial_number:x}" for one in crl} == {serial_of(bad).lstrip("0"), "b", "c"}
+    assert max(one.revocation_date_utc for one in crl) <= world.clock.now()
     event = next(one for one in world.events() if one.type is EventType.CERTIFICATES_IMPORTED)
-    assert (event.details["imported"], event.details["unchanged"]) == ("4", "0")
+    assert (event.details["imported"], event.details["unchanged"]) == ("5", "0")
 
 
 def test_a_revocation_that_the_books_lack_is_written(world: World, old: OutsideAuthority) -> None:
@@ -128,6 +134,20 @@ def test_a_revocation_that_the_books_lack_is_written(world: World, old: OutsideA
             RevocationReason.SUPERSEDED,
         )
     assert len(list(crl_of(world))) == 2
+
+
+def test_a_crl_says_nothing_of_what_had_ended_before_the_key_was_adopted(world: World, old: OutsideAuthority) -> None:
+    new = NewCertificate(
+        authority=name_of("old"),
+        csr=csr_for(subject="Example Code"),
+        profile=ProfileName("default", "code-signing"),
+    )
+    code = world.core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=False, timeout=30)
+    revoke(world, code)
+    (promise,) = [one.value for one in crl_of(world).extensions if one.oid.dotted_string == EXPIRED_CERTIFICATES_ON_CRL]
+    assert isinstance(promise, x509.UnrecognizedExtension)
+    since = datetime.strptime(promise.value[2:].decode() + "+0000", "%Y%m%d%H%M%SZ%z")
+    assert x509.load_der_x509_certificate(old.der).not_valid_before_utc < world.clock.now() < since
 
 
 def test_what_the_key_did_not_sign_is_refused_whole(world: World, old: OutsideAuthority) -> None:
