@@ -7,7 +7,7 @@ that they lack.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from certd.clock import Clock, rfc3339
@@ -31,6 +31,8 @@ from certd.store.store import Store, Transaction
 
 _LONGEST_SUBJECT = 1024
 _MOST_VIOLATIONS = 100
+_SKEW = timedelta(minutes=5)
+"""By which the clock of another CA, or of who reads its records, may be ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +191,7 @@ def _record(
     now: datetime,
     warn: Callable[[Warning], None],
 ) -> IssuedRecord:
-    if one.revoke_time is not None and one.revoke_time > now:
+    if one.revoke_time is not None and one.revoke_time > now + _SKEW:
         raise field_invalid(f"{field}.revoke_time", f"is in the future; the server's clock says {rfc3339(now)}")
     if one.certificate:
         found = issued_certificate(
@@ -218,7 +220,8 @@ def _record(
             raise field_invalid(f"{field}.subject", rule)
         serial = normalise_serial(f"{field}.serial_number", one.serial_number)
         record = IssuedRecord(serial=serial, not_after=one.not_after, subject_text=one.subject)
-    return replace(record, revoke_time=one.revoke_time, reason=one.reason, invalidity_time=one.invalidity_time)
+    revoke_time = None if one.revoke_time is None else min(one.revoke_time, now)
+    return replace(record, revoke_time=revoke_time, reason=one.reason, invalidity_time=one.invalidity_time)
 
 
 def _revoke(

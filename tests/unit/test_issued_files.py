@@ -156,6 +156,23 @@ def test_exports_of_vault(tmp_path: Path) -> None:
     assert 0x0A in records.revocations
 
 
+def test_a_list_of_all_certificates_is_not_taken_for_one_of_what_is_revoked(tmp_path: Path) -> None:
+    good = leaf("good")
+    data = {"certificate": good.public_bytes(Encoding.PEM).decode(), "revocation_time": 0}
+    (tmp_path / "good.json").write_text(json.dumps({"data": data}))
+    (tmp_path / "serials.json").write_text(json.dumps([f"{good.serial_number:x}"]))
+    with pytest.raises(CertdError, match="pki/certs/revoked"):
+        list(exported([str(tmp_path)], Records()))
+
+
+def test_what_step_ca_does_not_know_is_not_known_here(tmp_path: Path) -> None:
+    told = {"Serial": "12345", "ReasonCode": "?", "RevokedAt": "2026-02-01T10:00:00Z"}
+    (tmp_path / "revoked.json").write_text(json.dumps({**told, "ExpiresAt": "0001-01-01T00:00:00Z"}))
+    list(exported([str(tmp_path)], records := Records()))
+    assert records.revocations[12345].not_after is None
+    assert records.revocations[12345].reason == "REVOCATION_REASON_UNSPECIFIED"
+
+
 def test_a_certificate_in_der(tmp_path: Path) -> None:
     made = leaf()
     (tmp_path / "leaf.der").write_bytes(made.public_bytes(Encoding.DER))

@@ -140,9 +140,12 @@ def exported(paths: Iterable[str], records: Records) -> Iterator[Issued]:
     """
     found = list(_files(paths))
     read = {path: list(_json_values(path)) for path in found if _is_json(path)}
+    listed: dict[int, Path] = {}
     for path, values in read.items():
         for value in values:
-            _take_revocation(value, records, path)
+            _take_revocation(value, records, path, listed)
+    if listed:
+        _check_listed(listed, read)
     for path in found:
         if path not in read:
             yield from _certificates(path)
@@ -153,21 +156,23 @@ def exported(paths: Iterable[str], records: Records) -> Iterator[Issued]:
                 yield _of_certificate(certificate, path)
 
 
-def _take_revocation(value: Any, records: Records, path: Path) -> None:  # noqa: ANN401  # Of JSON.
+def _take_revocation(value: Any, records: Records, path: Path, listed: dict[int, Path]) -> None:  # noqa: ANN401  # Of JSON.
     if isinstance(value, str):
         # A list of serial numbers, as `vault list pki/certs/revoked` prints it, does not say since when.
-        records.revocations.setdefault(_hexadecimal(value, path), Revoked(time=datetime.now(UTC)))
+        serial = _hexadecimal(value, path)
+        listed[serial] = path
+        records.revocations.setdefault(serial, Revoked(time=datetime.now(UTC)))
         return
     if not isinstance(value, dict):
         raise _invalid(f"{path}: {json.dumps(value)[:64]} is no record of a certificate or of a revocation")
     data = value.get("data", value)
     if isinstance(data, dict) and isinstance(data.get("keys"), list):
         for serial in data["keys"]:
-            _take_revocation(str(serial), records, path)
+            _take_revocation(str(serial), records, path, listed)
         return
-    said = {str(key).lower(): one for key, one in data.items()} if isinstance(data, dict) else {}
+    said = _said(value)
     certificate = _certificate_in(value)
-    time = said.get("revokedat") or said.get("revocation_time_rfc3339") or said.get("revocation_time")
+    time = _revocation_time(said)
     if not time:
         return
     serial = _of_certificate(certificate, path).serial if certificate else _serial_said(said, path)
@@ -175,9 +180,40 @@ def _take_revocation(value: Any, records: Records, path: Path) -> None:  # noqa:
     end = said.get("expiresat") or said.get("notafter")
     records.revocations[serial] = Revoked(
         time=_moment(time, path),
-        reason=_reason(_REASON_CODES.get(int(code or 0), "unspecified")),
-        not_after=_moment(end, path) if end else None,
+        reason=_reason(_REASON_CODES.get(int(code) if str(code).isdigit() else 0, "unspecified")),
+        not_after=_end(end, path) if end else None,
     )
+
+
+def _said(value: Any) -> dict[str, Any]:  # noqa: ANN401  # Of JSON.
+    """Returns what a record says, by names in lower case."""
+    data = value.get("data", value) if isinstance(value, dict) else None
+    return {str(key).lower(): one for key, one in data.items()} if isinstance(data, dict) else {}
+
+
+def _revocation_time(said: dict[str, Any]) -> Any:  # noqa: ANN401  # Of JSON.
+    return said.get("revokedat") or said.get("revocation_time_rfc3339") or said.get("revocation_time")
+
+
+def _end(value: Any, path: Path) -> datetime | None:  # noqa: ANN401  # Of JSON.
+    """Returns when a certificate ends; None for the zero time that step-ca writes where it does not know."""
+    end = _moment(value, path)
+    return end if end.year > 1 else None
+
+
+def _check_listed(listed: dict[int, Path], read: dict[Path, list[Any]]) -> None:
+    """Raises FIELD_INVALID when a list, which would revoke all that it names, is none of what is revoked."""
+    for path, values in read.items():
+        for value in values:
+            said, certificate = _said(value), _certificate_in(value)
+            if not certificate or "revocation_time" not in said or _revocation_time(said):
+                continue
+            serial = _of_certificate(certificate, path).serial
+            if serial in listed:
+                raise _invalid(
+                    f"{listed[serial]} lists {serial:x} as revoked, which is not, as {path} says; a list is of"
+                    " pki/certs/revoked, and never of pki/certs"
+                )
 
 
 def _serial_said(said: dict[str, Any], path: Path) -> int:
@@ -297,8 +333,8 @@ def _named(directory: Path | None, serial: str) -> bytes:
     return b""
 
 
-def _openssl_revocation(text: str) -> Revoked:
-    """Reads the third field: time, reason, and what belongs to it, with commas between."""
+def _openssl_revocation(text: str) -> Revoked | None:
+    """Reads the third field: time, reason, and what belongs to it, with commas between; None: it was taken back."""
     time, _, rest = text.partition(",")
     reason, _, more = rest.partition(",")
     match reason.lower():
@@ -308,6 +344,8 @@ def _openssl_revocation(text: str) -> Revoked:
             return Revoked(time=_asn1_time(time), reason="CA_COMPROMISE", invalidity_time=_asn1_time(more))
         case "holdinstruction":
             return Revoked(time=_asn1_time(time))
+        case "removefromcrl":
+            return None
     return Revoked(time=_asn1_time(time), reason=_reason(reason or "unspecified"))
 
 
