@@ -3,7 +3,8 @@
 The scheduler takes a campaign further in pages, each a committed step that may be the last before a crash:
 
 1. write: the campaign, RUNNING, and a job; a compromised key is blocked. Commit. The caller has its answer.
-2. read: some tens of certificates from where it stands. Write: they are revoked, counted, and it stands behind them,
+2. read: some tens of certificates from where it stands, once nothing is being signed any more that was asked for
+   before the campaign: it would be passed by. Write: they are revoked, counted, and it stands behind them,
    unless the campaign has changed since it was read. Commit, again and again. The last page ends the campaign.
 
 It does what its maker may do, and asks before each page: who may not revoke any more has their campaigns ended.
@@ -13,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from certd.clock import Clock
@@ -47,7 +48,7 @@ from certd.services.revocation_records import (
     revoked,
     write_one_of_many,
 )
-from certd.services.revocation_selection import Selected, count, selected
+from certd.services.revocation_selection import Selected, count, is_awaited, selected
 from certd.services.steps import StepHook
 from certd.services.tenants import existing_tenant
 from certd.store import (
@@ -69,6 +70,8 @@ _PAGES: Final = 200
 """Of a run, so that it ends long before the lease of its job."""
 _PASSES: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.SHUTTING_DOWN, Reason.OWNERSHIP_LOST})
 """Failures that say nothing of a certificate."""
+_PAUSE: Final = timedelta(seconds=1)
+"""After which it is looked again whether what was asked for before a campaign is signed."""
 _RUNNING: Final = RevocationCampaignState.RUNNING
 
 
@@ -210,7 +213,11 @@ class RevocationCampaigns:
             self._store.write("revocation-campaigns.stop", lambda tx: _stop(tx, campaign, now))
             return False
         with self._store.read("revocation-campaigns.select") as tx:
-            found = selected(tx, campaign, limit=limit)
+            awaited = not campaign.position and is_awaited(tx, campaign)
+            found = None if awaited else selected(tx, campaign, limit=limit)
+        if found is None:
+            self._store.write("revocation-campaigns.wait", lambda tx: _put_again(tx, uid, now + _PAUSE))
+            return False
         forbidden = frozenset(
             subject.name
             for subject in found.subjects
@@ -249,10 +256,10 @@ def _begin(tx: Transaction, made: RevocationCampaign, now: datetime) -> None:
     tx.event(_event(EventType.REVOCATION_CAMPAIGN_CREATED, made, made.creator, now, details))
 
 
-def _put_again(tx: Transaction, uid: str, now: datetime) -> None:
+def _put_again(tx: Transaction, uid: str, due_time: datetime) -> None:
     campaign = revocation_campaigns.get_by_uid(tx, uid)
     if campaign is not None and campaign.state is _RUNNING:
-        jobs.put(tx, Job(kind=_KIND, subject=uid, due_time=now))
+        jobs.put(tx, Job(kind=_KIND, subject=uid, due_time=due_time))
 
 
 def _check(tx: Transaction, made: RevocationCampaign) -> None:

@@ -49,6 +49,11 @@ def selected(tx: Transaction, campaign: RevocationCampaign, *, limit: int) -> Se
             assert_never(campaign.selection)
 
 
+def is_awaited(tx: Transaction, campaign: RevocationCampaign) -> bool:
+    """Returns whether something is being signed that was asked for before the campaign, and may be what it is about."""
+    return certificates.any_pending(tx, list(_issuers(tx, campaign)), campaign.create_time)
+
+
 def count(tx: Transaction, campaign: RevocationCampaign) -> int:
     """Returns how many certificates a campaign would find, as far as 10,000, or as a bounded search finds them."""
     found = 0

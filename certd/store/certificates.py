@@ -178,6 +178,17 @@ _PENDING_OF_ENDED: Select[Any] = (
 )
 
 
+_PENDING_BEFORE = (
+    select(_certificates.c.serial)
+    .where(
+        _IS_PENDING,
+        _certificates.c.authority_uid.in_(bindparam("of_authorities", expanding=True)),
+        _certificates.c.create_time < bindparam("before"),
+    )
+    .limit(1)
+)
+
+
 def certificate_of(row: Row[Any]) -> Certificate:
     """Returns the certificate of a row that has CERTIFICATE_COLUMNS."""
     return Certificate(
@@ -309,6 +320,12 @@ def pending_of_ended_owners(tx: Transaction, now: datetime, limit: int) -> list[
         )
         for row in rows
     ]
+
+
+def any_pending(tx: Transaction, authority_uids: Sequence[str], before: datetime) -> bool:
+    """Returns whether something is still PENDING that was asked of one of the authorities earlier than `before`."""
+    parameters = {"of_authorities": list(authority_uids), "before": microseconds(before)}
+    return tx.execute(_PENDING_BEFORE, parameters).first() is not None
 
 
 def get(tx: Transaction, authority_uid: str, serial: str) -> Certificate | None:

@@ -1,10 +1,11 @@
 """Revocation campaigns: what they find is revoked once, whatever dies on the way, and no more than their maker may."""
 
 import hashlib
+import threading
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from certd.model.access import Role
 from certd.model.certificate_filter import InDomain, Labelled
 from certd.model.event import SYSTEM_PRINCIPAL, EventType
 from certd.model.identity import IdentityState
+from certd.model.job import JobKind
 from certd.model.names import AuthorityName, IdentityName, ManagedCertificateName, RevocationCampaignName, TenantName
 from certd.model.revocation_campaign import (
     OfConsumer,
@@ -30,7 +32,7 @@ from certd.services import revocation_campaigns as campaigns_module
 from certd.services.idempotency import RequestKey
 from certd.services.paging import PageRequest
 from certd.services.revocation_records import RENEWAL_PAUSE
-from certd.store import blocked_keys, identities, schema
+from certd.store import blocked_keys, identities, jobs, schema
 from certd.token.settings import TokenSettings
 from tests.postgres import postgres_server, postgres_url
 from tests.services import revocation_books
@@ -229,6 +231,34 @@ def test_what_is_issued_meanwhile_neither_stops_nor_doubles_it(ca: World) -> Non
     start(ca, ALL_LEAVES)
     assert counts(ended(ca)) == (5, 5, 0, 0)
     assert revoked_names(ca) == set(names)
+
+
+def test_what_is_being_signed_when_it_begins_is_waited_for(ca: World) -> None:
+    intended, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        intended.set()
+        assert go_on.wait(60)
+
+    names = issued(ca, 2)
+    ca.steps.at["issue.3.intended"] = hold
+    with ThreadPoolExecutor(1) as executor:
+        issuing = executor.submit(ca.issue, "late.example.internal")
+        assert intended.wait(30)
+        ca.clock.advance(timedelta(seconds=1))
+        start(ca, ALL_LEAVES)
+        eventually(lambda: _due_time(ca) == ca.clock.now() + timedelta(seconds=1))
+        assert (get(ca).state, counts(get(ca))) == (RUNNING, (0, 0, 0, 0))
+        go_on.set()
+        late = issuing.result(60).name
+    as_time_goes_by(ca, lambda: get(ca).state is DONE)
+    assert counts(get(ca)) == (3, 3, 0, 0)
+    assert revoked_names(ca) == {*names, late}
+
+
+def _due_time(world: World) -> datetime | None:
+    with world.core.store.read("test.due") as tx:
+        return jobs.due_time(tx, JobKind.ADVANCE_REVOCATION_CAMPAIGN, get(world).uid)
 
 
 @pytest.mark.usefixtures("of_two")
