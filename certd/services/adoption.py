@@ -94,6 +94,7 @@ class Adoption:
                 return self._replayed(tx, made, now)
             _check_free(tx, new)
             found = adopted_certificate(new.certificate, new.chain, highest_path_length=HIGHEST_PATH_LENGTH, now=now)
+            _check_new_key(tx, found.public_key)
             planned = _plan(new, found, _issuer_uid(tx, new.name.tenant, found), now)
         if not self._token.ready:
             raise token_unavailable(self._token.problem)
@@ -124,6 +125,7 @@ class Adoption:
                 if request_records.claim(tx, record) is not None:
                     return self._replayed(tx, replay(tx, caller, _METHOD, key) or "", now)
             _check_free(tx, new)
+            _check_new_key(tx, found.public_key)
             authorities.insert(tx, planned)
             ensure_lists(tx, planned, self._base_url, now)
             tx.configuration_changed()
@@ -149,6 +151,14 @@ def _check_free(tx: Transaction, new: AdoptedAuthority) -> None:
     check_quota(tx, new.name.tenant, Quota.AUTHORITIES)
     if authority_keys.owner(tx, new.key_id) is not None:
         raise field_invalid("key_id", "is the CKA_ID of a key that an authority of this server has already")
+
+
+def _check_new_key(tx: Transaction, public_key: bytes) -> None:
+    """Raises FIELD_INVALID for a key that signs here: there would be two CRLs of one name and key."""
+    if authority_keys.signs_already(tx, public_key):
+        raise field_invalid(
+            "certificate", "is of a key that an authority of this server has already, by another CKA_ID"
+        )
 
 
 def _issuer_uid(tx: Transaction, tenant: str, found: AdoptedCertificate) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, and_, bindparam, delete, select, update
 from sqlalchemy import insert as insert_into
 
-from certd.model.authority import Authority, AuthorityKey, AuthorityKeyState
+from certd.model.authority import Authority, AuthorityKey, AuthorityKeyState, AuthorityState
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm
 from certd.store import schema
 from certd.store.transaction import Transaction
@@ -47,6 +47,12 @@ _OF_AUTHORITY: Select[Any] = (
 _THIS = and_(_keys.c.authority_uid == bindparam("of_authority"), _keys.c.number == bindparam("of_number"))
 _GET: Select[Any] = select(*_COLUMNS).where(_THIS)
 _OF_KEY_ID = select(_keys.c.authority_uid).where(_keys.c.key_id == bindparam("of_key_id"))
+_OF_PUBLIC_KEY = (
+    select(_keys.c.authority_uid)
+    .join(_authorities, _authorities.c.uid == _keys.c.authority_uid)
+    .where(_keys.c.public_key == bindparam("of_public_key"), _authorities.c.state != AuthorityState.PURGED.value)
+    .limit(1)
+)
 _INSERT = insert_into(_keys)
 _DELETE = delete(_keys).where(_THIS, _keys.c.certificate.is_(None))
 _SET_PUBLIC_KEY = update(_keys).where(_THIS).values(public_key=bindparam("new_public_key"))
@@ -142,6 +148,11 @@ def owner(tx: Transaction, key_id: bytes) -> str | None:
     """Returns the uid of the authority that has the key with this CKA_ID; None when none has."""
     row = tx.execute(_OF_KEY_ID, {"of_key_id": key_id}).first()
     return None if row is None else str(row.authority_uid)
+
+
+def signs_already(tx: Transaction, public_key: bytes) -> bool:
+    """Returns whether an authority that is not purged has a key with this public one (DER), under whatever CKA_ID."""
+    return tx.execute(_OF_PUBLIC_KEY, {"of_public_key": public_key}).first() is not None
 
 
 def touch(tx: Transaction, uid: str, now: datetime) -> None:

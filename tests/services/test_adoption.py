@@ -169,6 +169,8 @@ def test_what_is_not_adopted(ca: World, token_settings: TokenSettings, tmp_path:
         ca.core.rotation.adoption.adopt(STRANGER, new, key=None, validate_only=False)
     assert caught.value.reason is Reason.PERMISSION_MISSING
     assert adopt(ca, root.der).state is AuthorityState.ENABLED
+    import_key(token_settings, root.key, b"\x99", tmp_path)
+    assert "another CKA_ID" in refused(ca, Reason.FIELD_INVALID, root.der, authority_id="twice", key_id=b"\x99")
 
 
 def test_a_rehearsal_seals_nothing_and_whoever_died_calls_again(
