@@ -38,7 +38,7 @@ class OfPublicKey:
 
 @dataclass(frozen=True, slots=True)
 class OfConsumer:
-    """All of the managed certificates that this consumer is associated with."""
+    """All of the managed certificates that this consumer is or was associated with."""
 
     consumer: str
     """Resource name of its identity."""

@@ -8,6 +8,7 @@ from certd.model.association import Association
 from certd.model.authority import Authority
 from certd.model.certificate import Certificate
 from certd.model.certificate_filter import AllOf, CertificateFilter, EndsWithin, OfKey, UnderProfile
+from certd.model.event import EventType
 from certd.model.managed_certificate import ManagedCertificateVersion
 from certd.model.names import AssociationName, IdentityName, ManagedCertificateName
 from certd.model.revocation_campaign import OfConsumer, OfFilter, OfPublicKey, RevocationCampaign, UnderProfileOf
@@ -15,12 +16,25 @@ from certd.services.authorities import every_authority
 from certd.services.authority_views import authority_with_key
 from certd.services.certificates import place_of
 from certd.services.revocation_records import Subject, subject_of
-from certd.store import associations, authorities, certificate_search, certificates, identities, managed_versions
+from certd.store import (
+    associations,
+    authorities,
+    certificate_search,
+    certificates,
+    events,
+    identities,
+    managed_certificates,
+    managed_versions,
+)
 from certd.store.store import Transaction
 
 _MOST_COUNTED = 10_000
 _COUNTED_TOGETHER = 1_000
 _MOST_PAGES_COUNTED = 100
+_ENDED = ""
+"""Stands in a position where it goes through associations that have ended; no managed certificate has that id."""
+_SPAN = 10_000
+"""Numbers of events that are looked at in one page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,7 @@ class Selected:
 
     subjects: tuple[Subject, ...]
     imported: tuple[str, ...]
-    """Names of versions of managed certificates that others issued, and nobody here can revoke."""
+    """Names of versions of managed certificates that others issued, and nobody here can revoke; and of deleted ones."""
     position: tuple[str, ...] | None
     """Where the search goes on; None: this is all."""
 
@@ -38,7 +52,11 @@ def selected(tx: Transaction, campaign: RevocationCampaign, *, limit: int) -> Se
     """Returns up to `limit` certificates from where the campaign stands; few, or none, say nothing of what is left."""
     match campaign.selection:
         case OfConsumer(consumer):
-            return _of_consumer(tx, campaign, IdentityName.parse("consumer", consumer), limit)
+            identity = identities.get(tx, IdentityName.parse("consumer", consumer))
+            spiffe_id = "" if identity is None else identity.spiffe_id
+            if campaign.position[:1] == (_ENDED,):
+                return _of_ended(tx, campaign, spiffe_id, limit)
+            return _of_consumer(tx, campaign, spiffe_id, limit)
         case UnderProfileOf(profile):
             return _searched(tx, campaign, UnderProfile(profile), limit)
         case OfPublicKey(sha256):
@@ -89,15 +107,13 @@ def _searched(tx: Transaction, campaign: RevocationCampaign, wanted: Certificate
     return Selected(tuple(_subjects(tx, issuers, found.certificates)), (), position)
 
 
-def _of_consumer(tx: Transaction, campaign: RevocationCampaign, consumer: IdentityName, limit: int) -> Selected:
-    """Goes through associations by name, and through the versions of each, the newest first.
+def _of_consumer(tx: Transaction, campaign: RevocationCampaign, spiffe_id: str, limit: int) -> Selected:
+    """Goes through associations by name, and through the versions of each, the newest first; then through `_of_ended`.
 
     The position is ids of a managed certificate and of an association, and below which version it goes on; empty: with
     the next association.
     """
     issuers = _issuers(tx, campaign)
-    identity = identities.get(tx, consumer)
-    spiffe_id = "" if identity is None else identity.spiffe_id
     managed_id, association_id, below = campaign.position or ("", "", "")
     open_one = _association(tx, campaign, managed_id, association_id) if below else None
     following = associations.page_of_consumer(
@@ -122,8 +138,52 @@ def _of_consumer(tx: Transaction, campaign: RevocationCampaign, consumer: Identi
             break
     else:
         if len(following) < limit:
-            return Selected(tuple(_subjects(tx, issuers, rows)), tuple(imported), None)
+            managed_id, association_id, below = _ENDED, str(events.head(tx).seq + 1), ""
     return Selected(tuple(_subjects(tx, issuers, rows)), tuple(imported), (managed_id, association_id, below))
+
+
+def _of_ended(tx: Transaction, campaign: RevocationCampaign, spiffe_id: str, limit: int) -> Selected:
+    """Goes through what tells of associations that have ended, the newest first, and through the versions of each.
+
+    Those that were there before an association ended its consumer may have leased. The position is the number of an
+    event, and below which version of what that tells of it goes on; empty: with the events before it. Of a managed
+    certificate that is deleted nothing tells which certificates it had: it is named among what could not be revoked.
+    """
+    issuers = _issuers(tx, campaign)
+    _, number, below = campaign.position
+    before = int(number)
+    rows: list[Certificate] = []
+    unfound: list[str] = []
+    told = events.of_type_back(
+        tx,
+        EventType.ASSOCIATION_DELETED,
+        campaign.name.tenant,
+        before_seq=before + 1 if below else before,
+        span=_SPAN,
+    )
+    for one in told:
+        uid, room = one.event.details.get("uid", ""), limit - len(rows) - len(unfound)
+        if room == 0:
+            return Selected(tuple(_subjects(tx, issuers, rows)), tuple(unfound), (_ENDED, str(one.seq + 1), ""))
+        if one.event.details.get("consumer") != spiffe_id or associations.of_consumer(tx, uid, spiffe_id) is not None:
+            # Of one that has come back all versions were found before.
+            continue
+        name = AssociationName.parse("resource", one.event.resource).managed_certificate
+        if managed_certificates.get_by_uid(tx, uid) is None:
+            unfound.append(str(name))
+            continue
+        goes_on = int(below) if below and one.seq == before else None
+        versions = managed_versions.page(tx, uid, below=goes_on, limit=room)
+        for version in versions:
+            if version.create_time <= one.event.time:
+                _sort(tx, campaign, issuers, name, version, rows, unfound)
+        if len(versions) == room:
+            position = (_ENDED, str(one.seq), str(versions[-1].number))
+            return Selected(tuple(_subjects(tx, issuers, rows)), tuple(unfound), position)
+    # As far as the span went that began below the event, or at it.
+    left = (before + 1 if below else before) - _SPAN
+    following = (_ENDED, str(left), "") if left > 1 else None
+    return Selected(tuple(_subjects(tx, issuers, rows)), tuple(unfound), following)
 
 
 def _association(

@@ -23,6 +23,7 @@ __all__ = [
     "head",
     "head_at",
     "last",
+    "of_type_back",
     "page",
     "page_back",
     "verify_all",
@@ -44,6 +45,16 @@ _PAGE = _SELECT.where(_events.c.seq > bindparam("after")).order_by(_events.c.seq
 _TENANT_PAGE = _PAGE.where(_events.c.tenant == bindparam("of_tenant"))
 _PAGE_BACK = _SELECT.where(_events.c.seq < bindparam("before")).order_by(_events.c.seq.desc()).limit(bindparam("most"))
 _TENANT_PAGE_BACK = _PAGE_BACK.where(_events.c.tenant == bindparam("of_tenant"))
+_TYPE_BACK = (
+    _SELECT.where(
+        _events.c.tenant == bindparam("of_tenant"),
+        _events.c.seq < bindparam("before"),
+        _events.c.seq >= bindparam("from"),
+        _events.c.type == bindparam("of_type"),
+    )
+    # No limit: the span of numbers is one.
+    .order_by(_events.c.seq.desc())
+)
 _TIME = select(_events.c.time).where(_events.c.seq == bindparam("number"))
 _HASH = select(_events.c.chain_hash).where(_events.c.seq == bindparam("number"))
 _LAST = _SELECT.order_by(_events.c.seq.desc()).limit(1)
@@ -82,6 +93,12 @@ def page_back(tx: Transaction, *, before_seq: int, limit: int, tenant: str | Non
     statement = _PAGE_BACK if tenant is None else _TENANT_PAGE_BACK
     parameters = {"before": before_seq, "most": limit, "of_tenant": tenant}
     return [_event(row) for row in tx.execute(statement, parameters)]
+
+
+def of_type_back(tx: Transaction, type_: EventType, tenant: str, *, before_seq: int, span: int) -> list[NumberedEvent]:
+    """Returns the events of a type and a tenant among the `span` numbers below `before_seq`, the newest first."""
+    parameters = {"of_tenant": tenant, "of_type": type_.value, "before": before_seq, "from": before_seq - span}
+    return [_event(row) for row in tx.execute(_TYPE_BACK, parameters)]
 
 
 def first_from(tx: Transaction, time: datetime) -> int:

@@ -24,8 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RevocationCampaign(_message.Message):
-    """A set of certificates that is revoked: after an incident. It finds what there is when it begins to look; what is issued
-    meanwhile under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
+    """A set of certificates that is revoked: after an incident. It finds all that was asked for before it; what is asked for
+    later under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
     to disable its issuer, and an authority of the tenant that has it is disabled. Managed certificates whose keys are
     compromised are renewed, some hundreds in a minute.
     """
@@ -88,8 +88,9 @@ class RevocationCampaign(_message.Message):
     KEY_COMPROMISE the key is blocked for the tenant at once, also when no certificate has it.
     """
     consumer: _builtins.str
-    """All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with:
-    `tenants/{tenant}/identities/{identity}`, or `identities/{identity}`.
+    """All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with,
+    and those that were there while it was associated: `tenants/{tenant}/identities/{identity}`, or
+    `identities/{identity}`. One of these managed certificates that is deleted is counted as failed, and named.
     """
     reason: _certificate_pb2.RevocationReason.ValueType
     """Optional. Immutable. Why."""

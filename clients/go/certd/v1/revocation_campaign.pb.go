@@ -81,8 +81,8 @@ func (RevocationCampaign_State) EnumDescriptor() ([]byte, []int) {
 	return file_certd_v1_revocation_campaign_proto_rawDescGZIP(), []int{0, 0}
 }
 
-// A set of certificates that is revoked: after an incident. It finds what there is when it begins to look; what is issued
-// meanwhile under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
+// A set of certificates that is revoked: after an incident. It finds all that was asked for before it; what is asked for
+// later under a key or profile that is still allowed may escape it. The certificate of an authority needs the permission
 // to disable its issuer, and an authority of the tenant that has it is disabled. Managed certificates whose keys are
 // compromised are renewed, some hundreds in a minute.
 type RevocationCampaign struct {
@@ -316,8 +316,9 @@ type RevocationCampaign_PublicKey struct {
 }
 
 type RevocationCampaign_Consumer struct {
-	// All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with:
-	// `tenants/{tenant}/identities/{identity}`, or `identities/{identity}`.
+	// All that this consumer has leased or may lease, the versions of the managed certificates that it is associated with,
+	// and those that were there while it was associated: `tenants/{tenant}/identities/{identity}`, or
+	// `identities/{identity}`. One of these managed certificates that is deleted is counted as failed, and named.
 	Consumer string `protobuf:"bytes,5,opt,name=consumer,proto3,oneof"`
 }
 
