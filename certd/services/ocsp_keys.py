@@ -10,6 +10,7 @@ from typing import Final
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority, AuthorityState
+from certd.model.job import JobKind
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
@@ -20,8 +21,9 @@ from certd.pki.key_spec import (
     load_public_key_der,
 )
 from certd.pki.ocsp_identifiers import CertId, HashAlgorithm, key_hash, name_hash
+from certd.services.ocsp_jobs import subject_of
 from certd.services.remembered import Remembered
-from certd.store import authorities, ocsp_responders
+from certd.store import authorities, jobs, ocsp_responders, revoked_certificates
 from certd.store.ocsp_responders import Responder
 from certd.store.store import Store, Transaction
 from certd.token.policy import SignatureKind, parse_policy
@@ -101,7 +103,7 @@ def load_answering(tx: Transaction, key: tuple[str, int]) -> Answering:
         raise not_found()
     authority = found.with_key(own)
     responders = ocsp_responders.of_key(tx, uid, number)
-    if not authority.revocation.ocsp.enabled and not responders:
+    if not authority.revocation.ocsp.enabled and not responders and not _was_enabled(tx, authority):
         # Settings touch new certificates only: where it was enabled once, certificates name it.
         raise not_found()
     keys = [_answering_key(one) for one in responders if one.certificate is not None]
@@ -121,6 +123,14 @@ def load_answering(tx: Transaction, key: tuple[str, int]) -> Answering:
         keys=tuple(keys),
         certificates={one.number: one.certificate for one in responders if one.certificate is not None},
     )
+
+
+def _was_enabled(tx: Transaction, authority: Authority) -> bool:
+    """Returns whether OCSP was disabled in the first minute, before there was a responder, and something was issued."""
+    subject = subject_of(authority.uid, authority.key.number)
+    if jobs.due_time(tx, JobKind.ADVANCE_OCSP_RESPONDER, subject) is None:
+        return False
+    return revoked_certificates.last_end(tx, authority.uid, authority.key.number) is not None
 
 
 def responder_key_spec(authority: Authority) -> KeySpec:

@@ -16,8 +16,9 @@ from certd.model.names import AuthorityName
 from certd.model.revocation_settings import OcspSettings, RevocationSettings, SettingsChange
 from certd.pki import der
 from certd.pki.ocsp_request import parse_request
+from certd.services.authority_changes import Change, NewSettings
 from certd.services.ocsp import QUEUE_LENGTH
-from tests.services.conftest import World
+from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.ocsp_books import (
     DAY,
     HOUR,
@@ -35,7 +36,7 @@ from tests.services.ocsp_books import (
     status,
     stored,
 )
-from tests.services.revocation_books import execute, revoke
+from tests.services.revocation_books import CA, execute, revoke
 
 GOOD, REVOKED, UNKNOWN = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED, ocsp.OCSPCertStatus.UNKNOWN
 _TRY_LATER = ocsp.OCSPResponseStatus.TRY_LATER
@@ -218,6 +219,16 @@ def test_an_authority_without_ocsp_answers_nothing_and_gets_no_responder(ca: Wor
         ask(ca, request(issuer(ca, name), [1]), name)
     assert refused.value.reason is Reason.AUTHORITY_NOT_FOUND
     assert due_time(ca, name) is None
+
+
+def test_what_was_issued_before_ocsp_was_disabled_is_answered_for(ca: World) -> None:
+    off = SettingsChange(given=RevocationSettings(ocsp=OcspSettings(enabled=False)), paths=frozenset({"ocsp.enabled"}))
+    view = ca.issue("www.example.internal")
+    # Nobody has a responder in its first minute.
+    ca.core.authority_changes.update(ADMINISTRATOR, Change(name=CA), NewSettings(revocation=off))
+    assert status(ca, view) is GOOD
+    run_job(ca)
+    assert len(answer(ca, view, nonce=b"n").certificates) == 1
 
 
 def test_who_comes_when_the_queue_is_full_is_told_to_try_later_and_all_others_are_answered(ca: World) -> None:
