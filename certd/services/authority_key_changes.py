@@ -3,6 +3,7 @@
 Each is one transaction: request record, permission to change it now (etag, state), the rows, the event.
 """
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,10 +32,13 @@ from certd.services.authority_views import (
 )
 from certd.services.renewal_campaigns import begin_campaign
 from certd.services.status_locations import resume_lists
-from certd.store import authority_keys, live_certificates, revocation_lists
+from certd.store import authority_keys, certificates, live_certificates, revocation_lists
 from certd.store.store import Store, Transaction
 
 _LIVE_TOLD: Final = 3
+_LONGEST_WAIT: Final = 5.0
+"""Seconds for which whoever has another key sign waits for what the one before was to sign."""
+_PAUSE: Final = 0.02
 _KEY_AWAITED: Final = 1.0
 """Seconds after which a key that is being prepared should be."""
 
@@ -65,7 +69,8 @@ class AuthorityKeyChanges:
         """Has a PREPARED or SUPERSEDED key sign from now on; the one that did is SUPERSEDED. ACTIVE stays so.
 
         Of what was prepared for the key before, nothing is signed whose intent was not in the books by then: the
-        issuing loop looks in the transaction of the intent, and who asked tries again.
+        issuing loop looks in the transaction of the intent, and who asked tries again. What was in the books is waited
+        for, so that the key before has signed its last certificate when this returns; a warning says if not.
 
         Raises AUTHORITY_NOT_FOUND, AUTHORITY_KEY_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS, and
         STATE_FORBIDS for any other key, and for one whose certificate is missing, has ended or is revoked.
@@ -91,7 +96,19 @@ class AuthorityKeyChanges:
 
             return AuthorityKeyState.ACTIVE, apply
 
-        return self._change(caller, "ActivateAuthorityKey", change, number, plan)
+        view = self._change(caller, "ActivateAuthorityKey", change, number, plan)
+        return view if change.validate_only else self._with_the_last_signed(view, number)
+
+    def _with_the_last_signed(self, view: AuthorityView, number: int) -> AuthorityView:
+        """Waits until other keys have signed what they were to sign."""
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while time.monotonic() < deadline:
+            with self._store.read("authority-keys.pending") as tx:
+                if not certificates.any_pending_by_others(tx, view.authority.uid, number):
+                    return view
+            time.sleep(_PAUSE)
+        problem = "the key before signs what it was to sign when this key took its place, and has not come to its end"
+        return replace(view, warnings=(*view.warnings, Warning("key_number", f"{problem}; look at the token")))
 
     def taint(self, caller: Caller, change: Change, number: int) -> AuthorityView:
         """Marks a SUPERSEDED key as not to be relied on, and has managed certificates that it signed renewed now.

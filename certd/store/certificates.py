@@ -187,6 +187,15 @@ _PENDING_BEFORE = (
     )
     .limit(1)
 )
+_PENDING_BY_OTHERS = (
+    select(_certificates.c.serial)
+    .where(
+        _IS_PENDING,
+        _certificates.c.authority_uid == bindparam("of_authority"),
+        _certificates.c.key_number != bindparam("of_key"),
+    )
+    .limit(1)
+)
 
 
 def certificate_of(row: Row[Any]) -> Certificate:
@@ -326,6 +335,11 @@ def any_pending(tx: Transaction, authority_uids: Sequence[str], before: datetime
     """Returns whether something is still PENDING that was asked of one of the authorities earlier than `before`."""
     parameters = {"of_authorities": list(authority_uids), "before": microseconds(before)}
     return tx.execute(_PENDING_BEFORE, parameters).first() is not None
+
+
+def any_pending_by_others(tx: Transaction, authority_uid: str, key_number: int) -> bool:
+    """Returns whether something is still PENDING that another key of the authority than this one signs."""
+    return tx.execute(_PENDING_BY_OTHERS, {"of_authority": authority_uid, "of_key": key_number}).first() is not None
 
 
 def get(tx: Transaction, authority_uid: str, serial: str) -> Certificate | None:

@@ -1,7 +1,9 @@
 """Another key comes to sign in the name of an authority while something is being issued."""
 
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -17,6 +19,7 @@ from tests.services.authority_lives import reissue
 from tests.services.conftest import ADMINISTRATOR, World
 from tests.services.revocation_books import settle
 from tests.services.rotated_books import activate, authority_in, certificate, prepare, retire
+from tests.waiting import eventually
 
 
 def test_after_a_switch_the_old_key_signs_nothing_that_was_prepared_for_it(ca: World) -> None:
@@ -37,8 +40,18 @@ def test_after_a_switch_the_old_key_signs_nothing_that_was_prepared_for_it(ca: W
 def test_what_the_old_key_of_an_issuer_is_signing_gets_the_chain_of_that_key(ca: World) -> None:
     old = authority_in(ca, "root").certificate
     prepare(ca, "root")
-    ca.steps.at["issue.3.intended"] = lambda: activate(ca, 2, "root")
-    made = reissue(ca).authority
+    with ThreadPoolExecutor(1) as another:
+        switches: list[Future[Any]] = []
+
+        def switch() -> None:
+            switches.append(another.submit(activate, ca, 2, "root"))
+            eventually(lambda: authority_in(ca, "root").key.number == 2)
+            # Who switches waits for what the old key is to sign.
+            assert not switches[0].done()
+
+        ca.steps.at["issue.3.intended"] = switch
+        made = reissue(ca).authority
+        assert switches[0].result().warnings == ()
     assert made.chain == (old,)
     certificate(made.certificate).verify_directly_issued_by(certificate(old))
 
@@ -85,6 +98,8 @@ def test_health_tells_in_time_that_a_next_key_is_due(ca: World) -> None:
         ca.clock.advance(timedelta(minutes=11))
         return [sentence for sentence in ca.core.health.complaints() if "next keys" in sentence]
 
+    # Of daemons, too, which would be taken for dead when years pass.
+    ca.core.scheduler.stop()
     ca.issue("www.example.internal", lifetime=timedelta(days=90))
     assert told() == []
     ca.clock.advance(authority_in(ca).lifetime - timedelta(days=130))
