@@ -191,8 +191,8 @@ def _record(
     now: datetime,
     warn: Callable[[Warning], None],
 ) -> IssuedRecord:
-    if one.revoke_time is not None and one.revoke_time > now + _SKEW:
-        raise field_invalid(f"{field}.revoke_time", f"is in the future; the server's clock says {rfc3339(now)}")
+    revoke_time = _past(f"{field}.revoke_time", one.revoke_time, now)
+    invalidity_time = _past(f"{field}.invalidity_time", one.invalidity_time, now)
     if one.certificate:
         found = issued_certificate(
             one.certificate, field=f"{field}.certificate", issuer=authority.subject, public_key=public_key
@@ -220,8 +220,16 @@ def _record(
             raise field_invalid(f"{field}.subject", rule)
         serial = normalise_serial(f"{field}.serial_number", one.serial_number)
         record = IssuedRecord(serial=serial, not_after=one.not_after, subject_text=one.subject)
-    revoke_time = None if one.revoke_time is None else min(one.revoke_time, now)
-    return replace(record, revoke_time=revoke_time, reason=one.reason, invalidity_time=one.invalidity_time)
+    return replace(record, revoke_time=revoke_time, reason=one.reason, invalidity_time=invalidity_time)
+
+
+def _past(field: str, moment: datetime | None, now: datetime) -> datetime | None:
+    """Returns a time that is not in the future; raises FIELD_INVALID for one that is by more than clocks differ."""
+    if moment is None:
+        return None
+    if moment > now + _SKEW:
+        raise field_invalid(field, f"is in the future; the server's clock says {rfc3339(now)}")
+    return min(moment, now)
 
 
 def _revoke(

@@ -1,6 +1,7 @@
 """What another CA issued under the key of an authority is taken over: once, whole, and on CRLs from then on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tests.services.conftest import ADMINISTRATOR, STRANGER, World, csr_for
 from tests.services.revocation_books import revoke
 from tests.services.rotated_books import activate, name_of, prepare
 from tests.services.test_adoption import adopt, old_root
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture(name="old")
@@ -162,6 +165,7 @@ def test_what_the_key_did_not_sign_is_refused_whole(world: World, old: OutsideAu
         record(world, "0D", revoke_time=world.clock.now() + timedelta(hours=1)),
         record(world, "0E"),
         record(world, "0e"),
+        replace(record(world, "0F", revoke_time=world.clock.now()), invalidity_time=world.clock.now() + DAY),
     ]
     with pytest.raises(CertdError) as caught:
         take(world, given)
@@ -173,6 +177,7 @@ def test_what_the_key_did_not_sign_is_refused_whole(world: World, old: OutsideAu
         "certificates[4].not_after_time",
         "certificates[5].revoke_time",
         "certificates[7]",
+        "certificates[8].invalidity_time",
     ]
     assert EventType.CERTIFICATES_IMPORTED not in {event.type for event in world.events()}
 
