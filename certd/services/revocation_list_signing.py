@@ -274,10 +274,13 @@ class RevocationListSigning:
             if not revoked_certificates.any_code(tx, plan.scope):
                 return
             left = revoked_certificates.left_until(tx, plan.scope, plan.since)
+            imported = revoked_certificates.last_import(tx, plan.scope.authority_uid, plan.scope.key_number)
         # Nothing may be said of a time from which an entry is gone: whoever looked for it would take it for good. Nor
-        # of one before the authority was here: what an old CA issued under its key, and had ended, may be in no book.
-        begin = max(describe(plan.key.certificate or b"").not_before_time, _after(plan.authority.create_time))
-        yield revocation_list.expired_certificates_on_crl(begin if left is None else max(begin, _after(left)))
+        # of one before the authority was here, or was told of by an old CA: what that issued under the key, and had
+        # ended, may be in no book.
+        unknown = max(moment for moment in (left, imported, plan.authority.create_time) if moment is not None)
+        begin = describe(plan.key.certificate or b"").not_before_time
+        yield revocation_list.expired_certificates_on_crl(max(begin, _after(unknown)))
 
     def _publish(self, tx: Transaction, authority: Authority, made: RevocationList, der: bytes, principal: str) -> bool:
         now = self._clock.now()

@@ -52,6 +52,13 @@ _LATEST = (
 _NEXT_PARTITION = select(func.min(_certificates.c.crl_partition)).where(
     *_OF_KEY, _certificates.c.crl_partition > bindparam("after_partition"), schema.REVOKED
 )
+_LAST_IMPORT = select(func.max(_certificates.c.create_time)).where(
+    # What is signed here is so under a profile.
+    *_OF_KEY,
+    _IN_NONE,
+    schema.REVOKED,
+    _certificates.c.profile == "",
+)
 _LAST_END = select(func.max(_certificates.c.not_after)).where(*_OF_KEY)
 
 
@@ -144,6 +151,12 @@ def last_end(tx: Transaction, authority_uid: str, key_number: int) -> datetime |
     """Returns when the last certificate ends that a key signed; None when it signed none."""
     values = {"of_authority": authority_uid, "of_key": key_number}
     return optional_time_of(tx.execute(_LAST_END, values).scalar())
+
+
+def last_import(tx: Transaction, authority_uid: str, key_number: int) -> datetime | None:
+    """Returns when a revoked certificate of a key was taken over last from another CA, or a journal; None: none was."""
+    values = {"of_authority": authority_uid, "of_key": key_number}
+    return optional_time_of(tx.execute(_LAST_IMPORT, values).scalar())
 
 
 def _partitions(tx: Transaction, scope: Scope) -> list[int | None]:

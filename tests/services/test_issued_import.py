@@ -147,10 +147,18 @@ def test_a_crl_says_nothing_of_what_had_ended_before_the_key_was_adopted(world: 
     )
     code = world.core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=False, timeout=30)
     revoke(world, code)
+    assert x509.load_der_x509_certificate(old.der).not_valid_before_utc < world.clock.now() < promised(world)
+    # Nor before what the old CA knew was taken over, all that ever was or not.
+    world.clock.advance(3 * DAY)
+    take(world, [record(world, "0B", revoke_time=world.clock.now())])
+    assert promised(world) == world.clock.now() + timedelta(seconds=1)
+
+
+def promised(world: World) -> datetime:
+    """Returns since when revoked certificates that have ended are on the CRL, as that says."""
     (promise,) = [one.value for one in crl_of(world).extensions if one.oid.dotted_string == EXPIRED_CERTIFICATES_ON_CRL]
     assert isinstance(promise, x509.UnrecognizedExtension)
-    since = datetime.strptime(promise.value[2:].decode() + "+0000", "%Y%m%d%H%M%SZ%z")
-    assert x509.load_der_x509_certificate(old.der).not_valid_before_utc < world.clock.now() < since
+    return datetime.strptime(promise.value[2:].decode() + "+0000", "%Y%m%d%H%M%SZ%z")
 
 
 def test_what_the_key_did_not_sign_is_refused_whole(world: World, old: OutsideAuthority) -> None:
