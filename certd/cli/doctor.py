@@ -34,7 +34,9 @@ def doctor(*, config_file: Path, everything: bool, as_json: bool) -> None:
     of keys that it opens. Run it as the daemon's user, or as root. Exit code 1 when there is an ERROR.
     """
     settings = config.load(config_file)
-    log.configure(level="error", style=settings.log.format)
+    # Of the token process beside it, too: findings are what is looked for.
+    settings = settings.model_copy(update={"log": settings.log.model_copy(update={"level": "error"})})
+    log.configure(level=settings.log.level, style=settings.log.format)
     daemon()
     from certd.doctor.examine import examine
     from certd.doctor.findings import Severity

@@ -41,8 +41,10 @@ _EXAMPLES: Final = """\b
 Examples:
   certd init
   certd serve
-  certd token serve --config /etc/certd/certd.toml --socket /run/certd/token.sock
   certd check-config --config /etc/certd/certd.toml
+  certd doctor
+  certd backup /media/usb/certd.backup --recovery-public-key recovery.pem
+  certd audit verify --checkpoint /mnt/elsewhere/checkpoints.jsonl
 """
 
 # The options of `certd init` that become keys of certd.toml.
@@ -75,7 +77,9 @@ class _Program(click.Group):
             return super().invoke(ctx)
         except CertdError as error:
             click.echo(f"certd: {error.reason}: {error.message}", err=True)
-            remedy = _REMEDIES.get(error.reason)
+            # An option or a file that is wrong says itself what to do; check-config knows of keys alone.
+            keys = [one for one in error.violations if one.field.partition(".")[0] in Config.model_fields]
+            remedy = _REMEDIES.get(error.reason) if keys or error.reason is not Reason.FIELD_INVALID else None
             if remedy is not None:
                 click.echo(f"  remedy: {remedy}", err=True)
             ctx.exit(1)
@@ -99,11 +103,7 @@ Examples:
 """
 )
 @click.option(
-    "--data-dir",
-    type=_FOLDER,
-    default=DATA_FOLDER,
-    show_default=True,
-    help="Holds everything of the server.",
+    "--data-dir", type=_FOLDER, default=DATA_FOLDER, show_default=True, help="Holds everything of the server."
 )
 @click.option(
     "--credentials-dir",

@@ -307,11 +307,11 @@ def _after(moment: datetime) -> datetime:
 
 def not_found(key: RevocationListKey) -> CertdError:
     """Returns the error of a CRL that is not there."""
-    which = f"the partition {key.partition}" if key.partition else "all that"
+    which = f"partition {key.partition} of key {key.key_number}" if key.partition else f"key {key.key_number}"
     return CertdError(
         Reason.REVOCATION_LIST_NOT_FOUND,
-        f"there is no CRL of {which} the key {key.key_number} of this authority signed; CRLs are signed once"
-        " revocation.crl.enabled is set and the key has its certificate",
+        f"there is no CRL of {which} of this authority: there is no such key or partition, the key awaits its"
+        " certificate, or the authority has no CRLs (revocation.crl.enabled; SHORT_LIVED ones never have)",
     )
 
 

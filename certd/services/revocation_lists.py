@@ -132,7 +132,11 @@ class RevocationListTroubles:
                 f"{overdue} CRLs are past their next update: relying parties may refuse what they are about"
             )
         if failed:
-            problems.append(f"{failed} CRLs could not be signed again; certctl authority crl get tells why")
+            # One line for what may be thousands of partitions: the events name them, one each.
+            problems.append(
+                f"{failed} CRLs could not be signed again; certctl event list --type revocation-list.failed"
+                " tells which, and why"
+            )
         return problems
 
 

@@ -88,7 +88,8 @@ def revoked(
         since = "" if row.revoke_time is None else f" since {rfc3339(row.revoke_time)}"
         raise CertdError(
             Reason.STATE_FORBIDS,
-            f"{name} is LOST: nobody received it, and it counts as revoked{since}; nothing is left to do",
+            f"{name} is LOST: its signing was interrupted, or a restore lost it; it counts as revoked{since}, and"
+            " nothing is left to do. A key that is compromised is blocked by a revocation campaign for that key",
             metadata={"state": row.state},
             resource=name,
         )

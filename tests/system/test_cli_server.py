@@ -151,12 +151,22 @@ def test_a_mistake_in_the_configuration_is_one_line_and_its_remedy(tmp_path: Pat
     assert "remedy: " in second
 
 
+def test_what_is_wrong_elsewhere_names_its_remedy_in_its_line(tmp_path: Path) -> None:
+    secret = tmp_path / "passphrase"
+    secret.write_text("a passphrase that others can read")
+    secret.chmod(0o644)
+    command = ("backup", "--verify", str(secret), "--passphrase-file", str(secret))
+    (only,) = _run(*command, home=tmp_path, expected=1).stderr.splitlines()
+    assert only.startswith("certd: FIELD_INVALID: --passphrase-file: ")
+    assert only.endswith(f"chmod 600 {secret}")
+
+
 def test_check_config_names_every_mistake(tmp_path: Path, home: _Home) -> None:
     assert _run("check-config", "--config", str(home.config), home=home.path).stdout == "ok\n"
     path = tmp_path / "certd.toml"
     path.write_text(home.config.read_text().replace("[log]", 'colour = "red"\n[log]').replace('"text"', '"xml"'))
     lines = _run("check-config", home=tmp_path, expected=1, environment={"CERTD_CONFIG": str(path)}).stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["limits.colour", "log.format"]
+    assert [line.partition(":")[0] for line in lines] == ["audit.colour", "log.format"]
 
 
 def test_check_config_sees_what_is_missing(tmp_path: Path, home: _Home) -> None:
