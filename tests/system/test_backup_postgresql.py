@@ -1,8 +1,10 @@
-"""A backup of a server on PostgreSQL, and its way into another database."""
+"""A backup of a server on PostgreSQL, and its way into another database; with a token that is in no backup, too."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -10,10 +12,11 @@ from certd import config
 from certd.backup import making, restoring
 from certd.clock import SystemClock
 from certd.errors import CertdError
-from certd.pki.encrypted_file import Recipient
-from certd.store import authorities, events
+from certd.model.certificate import CertificateState
+from certd.pki.encrypted_file import Passphrase, Recipient
+from certd.store import authorities, certificates, events
 from certd.store.reader import Reader
-from tests.daemon import initialise
+from tests.daemon import initialise, run_program
 from tests.postgres import PostgresServer, postgres_server
 
 __all__ = ["postgres_server"]
@@ -57,3 +60,55 @@ def test_a_server_on_postgresql_comes_back_in_another_database(postgres_server: 
         assert ("books.restored" in kinds) == (url == after)
     assert found[before] == found[after]
     assert len(found[after]) == 1
+
+
+@pytest.mark.timeout(900)
+def test_a_server_whose_token_is_in_no_backup_comes_back_with_the_journal(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a hardware token: certd.toml names no files of it, and the module finds it by itself."""
+    before, after = _url(postgres_server), _url(postgres_server)
+    installation = initialise(tmp_path, "--database-url", before)
+    text, softhsm = installation.config.read_text(), installation.data / "token" / "softhsm2.conf"
+    line = f'softhsm_conf = "{softhsm}"\n'
+    assert line in text
+    installation.config.write_text(text.replace(line, ""))
+    monkeypatch.setenv("SOFTHSM2_CONF", str(softhsm))
+    settings = config.load(installation.config)
+    file, passphrase = tmp_path / "certd.backup", Passphrase(b"a long passphrase")
+    made = making.make(settings, installation.config, file, to=passphrase, clock=SystemClock())
+    assert not made.manifest.has_token
+    recovered = run_program(
+        *("certd", "recover-admin", "--config", installation.config, "--credentials-dir", tmp_path / "again"),
+        environment={"SOFTHSM2_CONF": str(softhsm)},
+    )
+    assert recovered.returncode == 0, recovered.stderr
+    serial = x509.load_pem_x509_certificate((tmp_path / "again" / "admin.pem").read_bytes()).serial_number
+
+    order = restoring.Order(
+        file=file,
+        secret=passphrase,
+        data=tmp_path / "restored",
+        database_url=after,
+        token=None,
+        journal=installation.data / "token-journal",
+    )
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("SOFTHSM2_CONF", str(tmp_path / "nothing.conf"))
+        apart = replace(order, data=tmp_path / "apart", database_url=_url(postgres_server))
+        done = restoring.restore(apart, clock=SystemClock())
+        assert done.token_unknown
+    done = restoring.restore(order, clock=SystemClock())
+    assert (done.missing, done.token_unknown, done.books.lost) == ([], "", 1)
+    assert not (tmp_path / "restored" / "token").exists()
+    reader = Reader.open(after)
+    with reader.read("test") as tx:
+        authority = authorities.get(tx, None, "system")
+        assert authority is not None
+        lost = certificates.get(tx, authority.uid, serial.to_bytes((serial.bit_length() + 7) // 8).hex())
+    reader.close()
+    assert lost is not None
+    assert lost.state is CertificateState.LOST
+    ended = run_program("certd", "audit", "verify", "--config", done.config_file)
+    assert ended.returncode == 0, ended.stdout
+    assert "known: 1 certificates are lost by restores, and are revoked" in ended.stdout
