@@ -38,6 +38,7 @@ from certd.token.settings import TokenSettings
 from tests.coverage import uncovered_children
 from tests.databases import migrated
 from tests.fakes import FakeClock
+from tests.forked_token import forked_token_processes
 from tests.softhsm import make_token
 
 TRUST_DOMAIN = "test.internal"
@@ -209,8 +210,9 @@ def new_world(
 @contextmanager
 def _running(config: Config, clock: FakeClock) -> Iterator[World]:
     steps = Steps()
-    core = main.assemble(config, clock=clock, step=steps)
-    with uncovered_children():
+    # The token process begins to be started when the core is put together.
+    with uncovered_children(), forked_token_processes():
+        core = main.assemble(config, clock=clock, step=steps)
         core.start()
     try:
         yield World(core=core, clock=clock, steps=steps)

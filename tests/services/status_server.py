@@ -72,9 +72,9 @@ class Server:
 
     def start(self) -> None:
         steps = Steps()
-        core = main.assemble(self.config, clock=self.clock, step=steps)
-        self._stack.callback(core.stop)
         with uncovered_children(), forked_token_processes():
+            core = main.assemble(self.config, clock=self.clock, step=steps)
+            self._stack.callback(core.stop)
             core.start()
         core.scheduler.stop()
         self.world = World(core=core, clock=self.clock, steps=steps)
