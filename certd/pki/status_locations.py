@@ -34,6 +34,7 @@ LONGEST_BASE_URL: Final = 255
 _BASE_URL: Final = re.compile(r"http://[^/]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)*")
 _ISSUERS: Final = der.object_identifier("1.3.6.1.5.5.7.48.2")
 _RESPONDERS: Final = der.object_identifier("1.3.6.1.5.5.7.48.1")
+_NAMED_LIST: Final = re.compile(rb"/crl/[0-9a-f]{32}/[0-9]{1,9}(?:/([0-9]{1,4}))?\.crl")
 _URI: Final = 0x86
 """[6] IMPLICIT IA5String, of a GeneralName."""
 _POINT_NAME: Final = der.context(0)
@@ -104,6 +105,15 @@ def crl_partition(locations: StatusLocations, serial: int) -> int | None:
     if not locations.crl_stems or not locations.partition_count:
         return None
     return 1 + serial % locations.partition_count
+
+
+def named_partition(points: bytes) -> int | None:
+    """Returns the partition whose CRL the DER of CRL distribution points names; 0: the complete one's, None: no CRL.
+
+    It is of any host, for all that one certificate names are of the same CRL.
+    """
+    found = _NAMED_LIST.search(points)
+    return None if found is None else int(found[1] or 0)
 
 
 @lru_cache(maxsize=8192)

@@ -20,6 +20,7 @@ from certd.clock import Clock
 from certd.model.authority import Authority
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.pki.checkpoint import JournalHead
+from certd.pki.status_locations import crl_url
 from certd.services.audit_restores import details_of_heads
 from certd.services.checkpoints import new_checkpoint_key
 from certd.services.restored_revocations import RestoredRevocations
@@ -42,7 +43,9 @@ from certd.token.policy import SignatureKind
 _log = logging.getLogger("certd.restore")
 
 _BATCH: Final = 500
-_CERTIFICATE: Final = re.compile(r"(?:authority )?certificate serial=([0-9a-f]{1,40}) not_after=(\S{20})")
+_CERTIFICATE: Final = re.compile(
+    r"(?:authority )?certificate serial=([0-9a-f]{1,40}) not_after=(\S{20})(?: crl_partition=([0-9]{1,4}))?"
+)
 _REVOCATION_LIST: Final = re.compile(r"revocation list number=([0-9]{1,40}) ")
 
 
@@ -163,9 +166,6 @@ def _lost(record: JournalRecord, key: _Key) -> LostCertificate | None:
     if told is None:
         return None
     serial = told[1].rjust(len(told[1]) + len(told[1]) % 2, "0")
-    settings = key.authority.revocation.crl
-    # As `pki.status_locations.crl_partition`, by the settings that the backup has.
-    partition = 1 + int(serial, 16) % settings.partition_count if settings.enabled and settings.partitioned else None
     return LostCertificate(
         authority_uid=key.authority.uid,
         key_number=key.number,
@@ -174,7 +174,8 @@ def _lost(record: JournalRecord, key: _Key) -> LostCertificate | None:
         tbs_sha256=record.text("sha256"),
         sign_time=_time(record.text("time")),
         not_after=_time(told[2]),
-        crl_partition=partition,
+        # Of none, and of the complete CRL, nothing is written, as in `certificates`.
+        crl_partition=int(told[3] or 0) or None,
     )
 
 
@@ -190,6 +191,7 @@ def _insert(store: Store, several: list[LostCertificate], keys: Mapping[str, _Ke
     def work(tx: Transaction) -> int:
         fresh = lost_certificates.insert_missing(tx, several, now)
         for one in fresh:
+            _ensure_list(tx, one, now)
             revocation_lists.mark_changed(tx, one.authority_uid, one.key_number, one.crl_partition, now)
             authority = names[one.authority_uid]
             details = {
@@ -211,6 +213,17 @@ def _insert(store: Store, several: list[LostCertificate], keys: Mapping[str, _Ke
         return len(fresh)
 
     return store.write("restore.lost", work)
+
+
+def _ensure_list(tx: Transaction, lost: LostCertificate, now: datetime) -> None:
+    """Has the CRL signed that a certificate names, should the settings of the backup know fewer partitions."""
+    uid, key_number, partition = lost.authority_uid, lost.key_number, lost.crl_partition
+    if partition is None or revocation_lists.urls(tx, uid, key_number, partition):
+        return
+    complete = revocation_lists.urls(tx, uid, key_number, revocation_lists.COMPLETE)
+    named = [crl_url(url.removesuffix(".crl"), partition) for url in complete]
+    if named:
+        revocation_lists.ensure_rows(tx, uid, key_number, {partition: named}, now=now)
 
 
 def _finish(

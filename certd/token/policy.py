@@ -18,10 +18,12 @@ from certd.errors import CertdError, Reason, field_invalid
 from certd.internal.token_pb2 import AuthorityKeyPolicy
 from certd.internal.token_pb2 import SignatureKind as SignatureKindNumber
 from certd.pki.checkpoint import parse_checkpoint
+from certd.pki.extensions import CRL_DISTRIBUTION_POINTS
 from certd.pki.key_spec import KeySpec, SignatureAlgorithm, fits
 from certd.pki.ocsp_identifiers import HashAlgorithm, key_hash, name_hash
 from certd.pki.ocsp_response import parse_response_data
 from certd.pki.revocation_list import parse_tbs_revocation_list
+from certd.pki.status_locations import named_partition
 from certd.pki.tbs import ToBeSignedCertificate, parse_certification_request_info, parse_tbs_certificate
 
 
@@ -242,7 +244,11 @@ def _check_certificate(
     if certificate.authority:
         _check_authority(policy, certificate, public_key, certified)
     what = "authority certificate" if certificate.authority else "certificate"
-    return f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
+    told = f"{what} serial={certificate.serial:x} not_after={certificate.not_after:%Y-%m-%dT%H:%M:%SZ}"
+    # Books that lost it have nothing else by which to know on which CRL its readers look for it.
+    points = certificate.extensions.get(CRL_DISTRIBUTION_POINTS)
+    partition = None if points is None else named_partition(points.value)
+    return told if partition is None else f"{told} crl_partition={partition}"
 
 
 def _check_authority(

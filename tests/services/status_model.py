@@ -33,14 +33,10 @@ class Known:
     certificate: x509.Certificate = field(repr=False)
     key: Key
     """That signed it."""
-    partition_count: int
-    """As the authority had it then; 0: none."""
     code: bool = False
     entry: Entry | None = None
     lost: bool = False
     """Whether only a journal tells of it."""
-    misfiled: bool = False
-    """Whether nobody can know its partition any more: the settings of its time are lost as it is."""
 
     @property
     def serial(self) -> str:
@@ -102,8 +98,7 @@ class Books:
         return Books(**{name: copy.copy(value) for name, value in vars(self).items()})
 
     def add(self, certificate: x509.Certificate, key: Key, *, code: bool = False) -> Known:
-        count = self.partition_count if key[0] == "ca" else 0
-        one = Known(certificate=certificate, key=key, partition_count=count, code=code)
+        one = Known(certificate=certificate, key=key, code=code)
         self.known[one.serial] = one
         return one
 
@@ -149,14 +144,12 @@ def restored(now: Books, then: Books, told: Collection[str], moment: datetime) -
         key = then.keys.get(one.key)
         if serial in then.known or key is None or key.public_key != now.keys[one.key].public_key:
             continue
-        count = then.partition_count if one.key[0] == "ca" else 0
         books.known[serial] = replace(
             one,
             entry=entry,
             lost=True,
             # What it was for is forgotten.
             code=False,
-            misfiled=one.misfiled or one.partition_count != count or one.named is None,
         )
     for serial, one in then.known.items():
         signs_itself = then.keys[then.active(one.key[0])].public_key == spki(one.certificate)
@@ -174,11 +167,11 @@ def check_list(books: Books, place: Place, crl: x509.CertificateRevocationList) 
     for serial, entry in found.items():
         one = of_it.get(serial)
         assert one is not None, f"{serial} on the CRL of {place}, which did not sign it"
-        assert partition in {0, one.partition} or one.misfiled, f"{serial} on the CRL of another partition"
+        assert partition in {0, one.partition}, f"{serial} on the CRL of another partition"
         assert one.entry == entry, f"{serial} on the CRL of {place}"
         assert one.code or before is None or one.end >= before - GRACE, f"{serial} is still on the CRL of {place}"
     for serial, one in of_it.items():
-        if one.entry is not None and (partition == 0 or (partition == one.partition and not one.misfiled)):
+        if one.entry is not None and partition in {0, one.partition}:
             needed = one.code or one.end >= (before or crl.last_update_utc)
             assert serial in found or not needed, f"{serial} is not on the CRL of {place}"
     _check_promise(crl, [one for one in of_it.values() if partition in {0, one.partition}], set(found))
@@ -189,7 +182,7 @@ def check_list(books: Books, place: Place, crl: x509.CertificateRevocationList) 
 def _check_promise(crl: x509.CertificateRevocationList, of_it: Iterable[Known], found: set[str]) -> None:
     """What the CRL says of ended certificates is true: what ended since then and was revoked stands there."""
     promises = [one.value for one in crl.extensions if one.oid == _EXPIRED_CERTIFICATES]
-    revoked = [one for one in of_it if one.entry is not None and not one.misfiled]
+    revoked = [one for one in of_it if one.entry is not None]
     assert bool(promises) == any(one.code for one in revoked)
     for promise in promises:
         assert isinstance(promise, x509.UnrecognizedExtension)
@@ -207,7 +200,7 @@ def _check_points(crl: x509.CertificateRevocationList, place: Place, of_it: Iter
     assert point.critical
     assert isinstance(point.value, x509.IssuingDistributionPoint)
     listed = {name.value for name in point.value.full_name or ()}
-    assert {url for one in of_it if one.partition == place[1] and not one.misfiled for url in one.urls} <= listed
+    assert {url for one in of_it if one.partition == place[1] for url in one.urls} <= listed
 
 
 def second(moment: datetime) -> datetime:

@@ -62,9 +62,11 @@ def signed(key_id: bytes, kind: SignatureKind, what: str, *, time: datetime = AF
     return record
 
 
-def certificate_record(key_id: bytes, serial: str, **fields: Any) -> JournalRecord:
-    kind = SignatureKind.CERTIFICATE
-    return signed(key_id, kind, f"certificate serial={int(serial, 16):x} not_after=2027-01-31T12:00:00Z", **fields)
+def certificate_record(key_id: bytes, serial: str, *, partition: int | None = None, **fields: Any) -> JournalRecord:
+    what = f"certificate serial={int(serial, 16):x} not_after=2027-01-31T12:00:00Z"
+    if partition is not None:
+        what += f" crl_partition={partition}"
+    return signed(key_id, SignatureKind.CERTIFICATE, what, **fields)
 
 
 def restored(store: Store, *records: JournalRecord) -> RestoredBooks:
@@ -129,14 +131,14 @@ def issued(store: Store, of: Authority, **changes: Any) -> Intent:
 def test_a_certificate_that_a_journal_alone_knows_is_lost_and_revoked(store: Store, ca: Authority) -> None:
     known = issued(store, ca)
     serial = "0c" * 16
-    record = certificate_record(ca.key.key_id, serial)
+    record = certificate_record(ca.key.key_id, serial, partition=2)
     books = restored(store, certificate_record(ca.key.key_id, known.serial), record, record)
     assert (books.records, books.lost, books.foreign, books.revoked) == (3, 1, 0, 0)
     row = found(store, ca, serial)
     assert row is not None
     assert (row.state, row.revoke_time, row.create_time) == (CertificateState.LOST, NOW, AFTER)
     assert row.not_after == datetime(2027, 1, 31, 12, tzinfo=UTC)
-    assert row.crl_partition == 1 + int(serial, 16) % 4
+    assert row.crl_partition == 2
     still = found(store, ca, known.serial)
     assert still is not None
     assert still.state is CertificateState.ISSUED
@@ -147,6 +149,27 @@ def test_a_certificate_that_a_journal_alone_knows_is_lost_and_revoked(store: Sto
     with store.read("test") as tx:
         changed = {one.key.partition for one in revocation_lists.of_key(tx, ca.uid, 1) if one.changed_time is not None}
     assert {0, row.crl_partition} <= changed
+
+
+@pytest.mark.parametrize(
+    ("partition", "row", "lists"), [(None, None, {0}), (0, None, {0}), (4, 4, {0, 4}), (7, 7, {0, 7})]
+)
+def test_what_is_lost_stands_on_the_crl_that_it_names_whatever_the_settings_of_the_backup(
+    store: Store, ca: Authority, partition: int | None, row: int | None, lists: set[int]
+) -> None:
+    """The settings may have been others since, and known more partitions than the backup."""
+    serial = "0c" * 16
+    assert restored(store, certificate_record(ca.key.key_id, serial, partition=partition)).lost == 1
+    lost = found(store, ca, serial)
+    assert lost is not None
+    assert lost.crl_partition == row
+    with store.read("test") as tx:
+        signed_lists = {one.key.partition: one for one in revocation_lists.of_key(tx, ca.uid, 1)}
+    assert {number for number, one in signed_lists.items() if one.changed_time is not None} == lists
+    assert set(signed_lists) == {0, 1, 2, 3, 4} | lists
+    # As readers of the certificate find it.
+    if partition == 7:
+        assert signed_lists[7].urls == ("http://pki.example/0/7.crl",)
 
 
 def test_a_second_restore_of_the_same_journal_loses_nothing_more(store: Store, ca: Authority) -> None:

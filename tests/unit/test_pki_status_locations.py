@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from certd.errors import Reason
 from certd.pki.description import describe
-from certd.pki.extensions import NO_REVOCATION_AVAILABLE, NULL_VALUE, OCSP_NO_CHECK
+from certd.pki.extensions import CRL_DISTRIBUTION_POINTS, NO_REVOCATION_AVAILABLE, NULL_VALUE, OCSP_NO_CHECK
 from certd.pki.names import InvalidNameError, SubjectAlternativeNames
 from certd.pki.preparation import Prepared
 from certd.pki.profile import CustomExtension
@@ -22,10 +22,12 @@ from certd.pki.status_locations import (
     NOWHERE,
     StatusLocations,
     crl_partition,
+    crl_stem,
     crl_url,
     location_extensions,
     location_values,
     locations_under,
+    named_partition,
     parse_base_url,
 )
 from certd.prepare.order import Terms, is_as_told
@@ -96,6 +98,18 @@ def test_a_partition_is_one_of_those_that_there_are_and_always_the_same(serials:
         assert partition is not None
         assert 1 <= partition <= count
         assert partition == crl_partition(locations, serial)
+
+
+@pytest.mark.parametrize("partition", [None, 1, 16, 4096])
+def test_the_partition_that_a_certificate_names_is_read_again(partition: int | None) -> None:
+    stems = tuple(crl_stem(base, "0a" * 16, 12) for base in ("http://pki.example.internal", "http://10.0.0.1/crl"))
+    points = location_values(replace(LOCATIONS, crl_stems=stems), partition)[CRL_DISTRIBUTION_POINTS]
+    assert named_partition(points) == (partition or 0)
+
+
+@pytest.mark.parametrize("points", [b"", b"http://host/crl/x.crl", b"http://host/crl/" + b"a" * 32 + b"/1/00000.crl"])
+def test_what_names_no_crl_of_a_key_names_no_partition(points: bytes) -> None:
+    assert named_partition(points) is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 16, 100])
