@@ -70,7 +70,9 @@ def reissue(
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
 @click.option("--window", type=DURATION, help="How long it can be undeleted, 7d to 30d.  [default: 30d]")
 @click.option(
-    "--allow-live-certificates", is_flag=True, help="Even if what it issued is alive, which nobody can revoke later."
+    "--allow-live-certificates",
+    is_flag=True,
+    help="Even if what it issued is alive, which nobody can revoke after the window.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal, whether it is meant.")
 @change_options
