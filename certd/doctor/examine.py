@@ -8,6 +8,7 @@ from certd.config import Config
 from certd.doctor import books, machine, token
 from certd.doctor.findings import Finding
 from certd.errors import CertdError
+from certd.ipc.users import become_owner_of
 from certd.store.reader import Reader
 
 Progress = Callable[[str, int, int], None]
@@ -18,6 +19,8 @@ def examine(
 ) -> Iterator[Finding]:
     """Yields what is found, beside a daemon that runs or without one; changes nothing but for uses of keys.
 
+    Root becomes the daemon's user once it has looked at the machine.
+
     Args:
         settings: of the server.
         config_file: from which they come.
@@ -27,6 +30,8 @@ def examine(
     """
     now = clock.now()
     yield from machine.look(settings, config_file, now)
+    # All that is looked at from here on is the daemon's, and the token process that is started for it.
+    become_owner_of(settings.token.pin_file if settings.token.socket is None else settings.tls.private_key)
     try:
         reader = Reader.open(settings.database.url)
     except CertdError as failure:

@@ -136,7 +136,7 @@ def _environment(folder: Path, interpreter: Path, search_path: list[Path]) -> Pa
     return executable
 
 
-def _give(folder: Path, user: int) -> None:
+def give(folder: Path, user: int) -> None:
     """Makes a user the owner of a folder and of all in it, and closes it to everybody else."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user, user)
@@ -158,5 +158,5 @@ def separate(made: Installation, keys: Path, socket: Path) -> None:
     text = text.replace('# allowed_users = ["certd"]', f'allowed_users = ["{DAEMON_USER}"]')
     made.config.write_text(text)
     shutil.copy(made.config, keys / "certd.toml")
-    _give(keys, TOKEN_USER)
-    _give(data, DAEMON_USER)
+    give(keys, TOKEN_USER)
+    give(data, DAEMON_USER)
