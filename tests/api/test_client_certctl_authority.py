@@ -81,6 +81,14 @@ def test_name_constraints_and_etag_are_shown(fake: FakeServer, certctl: Certctl)
         assert line in ended.out
 
 
+def test_the_card_tells_what_is_served_where(fake: FakeServer, certctl: Certctl, root: Issued) -> None:
+    shown = Authority(name=CA, uid="4aa1", certificate=encoded(root), key=Authority.Key(number=2))
+    shown.revocation.crl.enabled = True
+    fake.answer("GetAuthority", shown)
+    words = certctl("authority", "get", "web-ca").out.split()
+    assert ("/ca/4aa1/2.cer" in words, "/crl/4aa1/2.crl" in words, "/ocsp/4aa1/2" in words) == (True, True, False)
+
+
 def test_the_csr_is_printed_or_written(fake: FakeServer, certctl: Certctl, tmp_path: Path) -> None:
     fake.answer("GetAuthorityCsr", CSR)
     for arguments in ((), ("-o", "pem")):

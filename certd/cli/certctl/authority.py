@@ -227,10 +227,7 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         ("Keys", "\n".join(map(_key_row, item.keys)) if len(item.keys) > 1 and exists else ""),
         ("SHA-256", item.description.sha256_fingerprint.hex()),
         *output.location_rows(item.description),
-        (
-            "Served at",
-            f"/ca/{item.uid}/{item.key.number}.cer (.pem with its chain)" if item.certificate.der and exists else "",
-        ),
+        ("Served at", _served_text(item) if item.certificate.der and exists else ""),
         ("Uid", item.uid if exists else ""),
         *revocation_rows(item),
         ("Deletion", "protected" if item.deletion_protection else ""),
@@ -241,6 +238,17 @@ def print_authority(item: Authority, run: Invocation, *, exists: bool = True) ->
         ("Etag", item.etag if exists else ""),
     ]
     output.print_resource(item, run.output, card=card, pem=item.certificate.pem)
+
+
+def _served_text(item: Authority) -> str:
+    """Returns the paths on the HTTP listener of what is served for the key that signs."""
+    place = f"{item.uid}/{item.key.number}"
+    served = [f"/ca/{place}.cer (.pem with its chain)"]
+    if item.revocation.crl.enabled:
+        served.append(f"/crl/{place}.crl")
+    if item.revocation.ocsp.enabled:
+        served.append(f"/ocsp/{place}")
+    return "\n".join(served)
 
 
 def _purge_text(item: Authority) -> str:
