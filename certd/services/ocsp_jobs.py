@@ -8,6 +8,8 @@ from certd.model.job import JobKind
 from certd.store import jobs
 from certd.store.transaction import Transaction
 
+RESPONDER_PROFILE: Final = "ocsp-signing"
+"""Id of the profile, which is built in, of responders' certificates."""
 FIRST_PAUSE: Final = timedelta(minutes=1)
 """After it an authority gets a responder. Until then its own key answers: one that is made and dropped costs none."""
 

@@ -10,7 +10,10 @@ from typing import Final
 
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority, AuthorityState
+from certd.model.certificate import CertificateState
 from certd.model.job import JobKind
+from certd.model.names import normalise_serial
+from certd.pki.description import describe
 from certd.pki.key_spec import (
     KeyFamily,
     KeySpec,
@@ -23,7 +26,7 @@ from certd.pki.key_spec import (
 from certd.pki.ocsp_identifiers import CertId, HashAlgorithm, key_hash, name_hash
 from certd.services.ocsp_jobs import subject_of
 from certd.services.remembered import Remembered
-from certd.store import authorities, jobs, ocsp_responders, revoked_certificates
+from certd.store import authorities, certificates, jobs, ocsp_responders, revoked_certificates
 from certd.store.ocsp_responders import Responder
 from certd.store.store import Store, Transaction
 from certd.token.policy import SignatureKind, parse_policy
@@ -106,7 +109,9 @@ def load_answering(tx: Transaction, key: tuple[str, int]) -> Answering:
     if not authority.revocation.ocsp.enabled and not responders and not _was_enabled(tx, authority):
         # Settings touch new certificates only: where it was enabled once, certificates name it.
         raise not_found()
-    keys = [_answering_key(one) for one in responders if one.certificate is not None]
+    # One that is revoked answers nothing more, and what it signed ahead is signed anew.
+    able = [one for one in responders if one.certificate is not None and not _is_revoked(tx, uid, one.certificate)]
+    keys = [_answering_key(one) for one in able]
     if authority.not_after is not None and SignatureKind.OCSP_RESPONSE in parse_policy(own.policy).kinds:
         keys.append(
             AnsweringKey(
@@ -121,8 +126,14 @@ def load_answering(tx: Transaction, key: tuple[str, int]) -> Answering:
     return Answering(
         authority=authority,
         keys=tuple(keys),
-        certificates={one.number: one.certificate for one in responders if one.certificate is not None},
+        certificates={one.number: one.certificate for one in able if one.certificate is not None},
     )
+
+
+def _is_revoked(tx: Transaction, uid: str, certificate: bytes) -> bool:
+    serial = normalise_serial("serial_number", describe(certificate).serial_number)
+    row = certificates.get(tx, uid, serial)
+    return row is not None and row.state is CertificateState.REVOKED
 
 
 def _was_enabled(tx: Transaction, authority: Authority) -> bool:

@@ -12,9 +12,9 @@ from certd.clock import Clock
 from certd.errors import CertdError, Reason
 from certd.model.authority import Authority, AuthorityKeyState
 from certd.model.job import Job, JobKind
-from certd.services.ocsp_jobs import ensure_responder, parse_subject, subject_of
+from certd.services.ocsp_jobs import RESPONDER_PROFILE, ensure_responder, parse_subject, subject_of
 from certd.services.ocsp_keys import Answering, load_answering
-from certd.services.ocsp_responders import RESPONDER_PROFILE, OcspResponders
+from certd.services.ocsp_responders import OcspResponders
 from certd.services.ocsp_signing import draft_of, sign, standing_answer
 from certd.services.steps import StepHook
 from certd.store import authorities, jobs, ocsp_responses
@@ -114,7 +114,7 @@ class OcspPresigning:
                 authority.key.number,
                 now=self._clock.now(),
                 # Those of its responders are made here.
-                but_of_profile=RESPONDER_PROFILE.profile_id,
+                but_of_profile=RESPONDER_PROFILE,
             )
 
     def _page(self, answering: Answering, after: str) -> str | None:

@@ -26,6 +26,7 @@ from certd.pki.names import SubjectAlternativeNames
 from certd.pki.profiles import BUILT_IN
 from certd.services.issuance import Order, issuance_of, issuer_of, prepare
 from certd.services.issuing_loop import IssuingLoop
+from certd.services.ocsp_jobs import RESPONDER_PROFILE
 from certd.services.ocsp_keys import SHORTEST_USE, Answering, load_answering, responder_key_spec
 from certd.services.steps import StepHook
 from certd.store import ocsp_responders
@@ -39,7 +40,7 @@ LIFETIME: Final = timedelta(days=30)
 RENEWED_BEFORE: Final = timedelta(days=10)
 """How long before the end of one the next takes over: longer than most answers hold, and than most holidays."""
 _SECOND: Final = timedelta(seconds=1)
-RESPONDER_PROFILE: Final = BUILT_IN["ocsp-signing"]
+_PROFILE: Final = BUILT_IN[RESPONDER_PROFILE]
 
 _log = logging.getLogger("certd.ocsp")
 
@@ -74,7 +75,7 @@ class OcspResponders:
             return None
         with self._store.read("ocsp.responders") as tx:
             found = ocsp_responders.of_key(tx, authority.uid, authority.key.number)
-        finished = [one for one in found if one.not_after is not None]
+        finished = [one for one in found if one.number in answering.certificates]
         newest = finished[0].not_after if finished else None
         due = None if newest is None else newest - RENEWED_BEFORE
         if newest is not None and due is not None and (now < due or newest >= end):
@@ -147,7 +148,7 @@ class OcspResponders:
                 subject=responder_name(authority.subject),
                 names=SubjectAlternativeNames(),
             ),
-            profile=RESPONDER_PROFILE,
+            profile=_PROFILE,
             validity=Validity(not_after=min(end, authority.not_after or end)),
         )
         prepared = prepare(order, issuer_of(authority, public_key=authority.key.public_key or b""), now=now)

@@ -23,6 +23,7 @@ from certd.pki.description import describe
 from certd.services.authorities import every_authority
 from certd.services.forced_renewal import COMPROMISED, force_renewal, updated
 from certd.services.managed_certificate_records import event_of
+from certd.services.ocsp_jobs import RESPONDER_PROFILE, ensure_responder
 from certd.store import (
     authorities,
     blocked_keys,
@@ -185,6 +186,10 @@ def write_one_of_many(
     )
     if subject.authority:
         _disable(tx, principal, subject, now, compromised=reason in _COMPROMISED)
+    if row.profile == RESPONDER_PROFILE:
+        # If it is one of ours, it answers no more, and another takes its place.
+        ensure_responder(tx, subject.issuer, now)
+        tx.configuration_changed()
     managed = managed_of(tx, row)
     return False if managed is None else _revoke_version(tx, principal, managed, row, now, renewal_time or now)
 

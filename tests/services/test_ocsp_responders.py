@@ -11,13 +11,14 @@ from sqlalchemy import text
 from certd.errors import CertdError, Reason
 from certd.model.event import EventType
 from certd.model.job import JobKind
-from certd.model.names import AuthorityName
+from certd.model.names import AuthorityName, CertificateName
 from certd.model.revocation_settings import OcspSettings, RevocationSettings, SettingsChange
 from certd.pki.key_spec import KeySpec
 from certd.services.ocsp_presigning import PAGE_LENGTH, PAGES
 from certd.services.ocsp_responders import LIFETIME, RENEWED_BEFORE
+from certd.services.revocation import NewRevocation
 from certd.store import jobs
-from tests.services.conftest import World, crash
+from tests.services.conftest import ADMINISTRATOR, World, crash
 from tests.services.ocsp_books import (
     DAY,
     HOUR,
@@ -232,6 +233,22 @@ def test_a_key_whose_place_another_took_is_answered_for_until_all_of_it_has_ende
     run_job(ca)
     assert (due_time(ca), responders(ca)) == (None, [])
     assert not ca.core.token.destroy_authority_key(key_id=last.key_id, policy=last.policy)
+
+
+def test_a_responder_that_is_revoked_answers_no_more(ca: World) -> None:
+    ca.core.scheduler.stop()
+    view = ca.issue("www.example.internal")
+    run_job(ca)
+    (first,) = responders(ca)
+    assert stored(ca, view) is not None
+    name = CertificateName("default", "ca", f"{_serial(first.certificate):x}")
+    ca.core.revocation.revoke(ADMINISTRATOR, NewRevocation(name=name), key=None, validate_only=False)
+    # Until there is another one, a minute later, the authority answers itself.
+    assert answer(ca, view).certificates == []
+    assert due_time(ca) == ca.clock.now() + timedelta(minutes=1)
+    run_job(ca)
+    assert [one.number for one in responders(ca)] == [2, 1]
+    assert answer(ca, view, nonce=b"n").certificates[0].serial_number == _serial(responders(ca)[0].certificate)
 
 
 def test_a_responder_that_never_came_to_answer_leaves_no_key(ca: World) -> None:
