@@ -52,5 +52,10 @@ def test_a_serial_alone_is_refused() -> None:
         names.certificate_name("0a1b", "default", None)
 
 
+def test_a_file_is_not_taken_for_a_serial() -> None:
+    with pytest.raises(ValueError, match="openssl x509"):
+        names.certificate_name("./leaf.pem", "default", "web-ca")
+
+
 def test_a_new_resource_has_parent_and_id() -> None:
     assert names.parent_and_id("tenants/acme/authorities/a") == ("tenants/acme", "a")

@@ -86,8 +86,11 @@ def certificate_name(text: str, tenant: str, authority: str | None) -> str:
     """Returns `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
 
     `text` is that, or `{authority}/certificates/{serial}`, or a serial beside `authority`. Raises ValueError when the
-    authority is missing.
+    authority is missing, and for a file, as other tools take one: its serial number alone would be looked at.
     """
+    if text.endswith((".pem", ".crt", ".cer", ".der")):
+        message = f"{text!r} is a file; give the serial number in it (openssl x509 -in FILE -noout -serial)"
+        raise ValueError(message)
     if text.startswith("tenants/"):
         return text
     if "/certificates/" in text:
