@@ -68,7 +68,8 @@ def look(settings: Config, reader: Reader, now: datetime) -> Iterator[Finding]:
         yield from _grants(tx, now)
         yield from _work(tx, now)
         yield from _escrow(settings, tx)
-        yield from _server(tx)
+        yield from _sealed(tx)
+        yield from _server(tx, now)
 
 
 def _all_authorities(tx: Transaction) -> Iterator[Authority]:
@@ -227,7 +228,23 @@ def _escrow(settings: Config, tx: Transaction) -> Iterator[Finding]:
         )
 
 
-def _server(tx: Transaction) -> Iterator[Finding]:
+def _sealed(tx: Transaction) -> Iterator[Finding]:
+    count = examination.sealed_without_key(tx)
+    if count:
+        yield error(
+            "sealed-keys",
+            f"{count} keys and secrets are sealed under wrapping keys that are not there, or were destroyed",
+            why="nothing opens them any more: they can be neither exported nor leased nor used",
+            remedy="their rows or those of wrapping keys were changed: restore a backup that has both",
+        )
+
+
+def _server(tx: Transaction, now: datetime) -> Iterator[Finding]:
+    time = examination.server_time(tx)
+    if time is not None and abs(time - now) > _SKEW:
+        yield machine.clock_finding(
+            f"the clock of the PostgreSQL server says {time.isoformat(timespec='seconds')}", now
+        )
     found = examination.server_settings(tx)
     if not found:
         return
@@ -239,7 +256,7 @@ def _server(tx: Transaction) -> Iterator[Finding]:
                 why="a power cut loses certificates that were answered, or the whole database",
                 remedy=f"set {name} = on in postgresql.conf",
             )
-    if found.get("synchronous_commit") in {"off", "local"} and found["synchronous_commit"] == "off":
+    if found.get("synchronous_commit") == "off":
         yield info(
             "postgresql",
             "PostgreSQL has synchronous_commit = off; certd asks for on in its own sessions",

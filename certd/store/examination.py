@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, func, literal_column, or_, select, text
+from sqlalchemy import ColumnElement, FromClause, Select, bindparam, exists, func, literal_column, or_, select, text
 
 from certd.model.authority import AuthorityType
 from certd.model.event import EventType
+from certd.model.wrapping_key import WrappingKeyState
 from certd.store import managed_schema, notification_schema, revocation_schema, schema
 from certd.store.dialect import POSTGRESQL
 from certd.store.transaction import Transaction
@@ -107,6 +108,36 @@ _UNESCROWED = select(managed_schema.wrapping_keys.c.tenant, managed_schema.wrapp
 )
 
 
+def _without_key(tenant: ColumnElement[Any], number: ColumnElement[Any], source: FromClause) -> Select[Any]:
+    """Counts what is sealed under a wrapping key that is not there, or is destroyed."""
+    keys = managed_schema.wrapping_keys
+    key = exists().where(
+        keys.c.tenant == tenant, keys.c.number == number, keys.c.state != WrappingKeyState.DESTROYED.value
+    )
+    return select(func.count()).select_from(source).where(~key)
+
+
+_managed = managed_schema.managed_certificates
+_custody = managed_schema.sealed_keys
+_for_consumers = managed_schema.association_keys
+_SEALED_WITHOUT_KEY: Final = (
+    _without_key(
+        _managed.c.tenant,
+        _custody.c.wrapping_key_number,
+        _custody.join(_managed, _managed.c.uid == _custody.c.managed_certificate_uid),
+    ),
+    _without_key(
+        _managed.c.tenant,
+        _for_consumers.c.wrapping_key_number,
+        _for_consumers.join(_managed, _managed.c.uid == _for_consumers.c.managed_certificate_uid),
+    ),
+    *(
+        _without_key(table.c.tenant, table.c.wrapping_key_number, table)
+        for table in (managed_schema.import_keys, notification_schema.subscription_secrets)
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TroubledList:
     """A CRL that is not as it should be."""
@@ -188,6 +219,19 @@ def daemons(tx: Transaction, now: datetime) -> int:
 def keys_without_escrow(tx: Transaction) -> list[str]:
     """Returns the names of wrapping keys that are in use and in no escrow."""
     return [f"tenants/{row.tenant}/wrappingKeys/{row.number}" for row in tx.execute(_UNESCROWED)]
+
+
+def sealed_without_key(tx: Transaction) -> int:
+    """Returns how many keys and secrets are sealed under a wrapping key that the books do not have any more."""
+    return sum(int(tx.execute(one).scalar_one()) for one in _SEALED_WITHOUT_KEY)
+
+
+def server_time(tx: Transaction) -> datetime | None:
+    """Returns what the clock of a PostgreSQL server says; None on SQLite, which has none of its own."""
+    if tx.engine_name != POSTGRESQL:
+        return None
+    found: datetime = tx.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return found
 
 
 def server_settings(tx: Transaction) -> Mapping[str, str]:

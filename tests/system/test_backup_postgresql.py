@@ -1,6 +1,7 @@
 """A backup of a server on PostgreSQL, and its way into another database; with a token that is in no backup, too."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from certd import config
 from certd.backup import making, restoring
 from certd.clock import SystemClock
+from certd.doctor import books
 from certd.errors import CertdError
 from certd.model.certificate import CertificateState
 from certd.pki.encrypted_file import Passphrase, Recipient
@@ -36,6 +38,14 @@ def test_a_server_on_postgresql_comes_back_in_another_database(postgres_server: 
     file = tmp_path / "certd.backup"
     made = making.make(settings, installation.config, file, to=to, clock=SystemClock())
     assert made.manifest.engine == "postgresql"
+    # Whose clock of the two is off nobody knows, but one of them is.
+    reader, now = Reader.open(before), SystemClock().now()
+    for ahead, off in ((timedelta(0), False), (timedelta(hours=-1), True), (timedelta(hours=1), True)):
+        checks = {
+            one.check for one in books.look(settings, reader, now + ahead) if "PostgreSQL server says" in one.what
+        }
+        assert checks == ({"clock"} if off else set())
+    reader.close()
 
     def order(name: str, url: str | None) -> restoring.Order:
         return restoring.Order(file=file, secret=key, data=tmp_path / name, database_url=url, token=None, journal=None)

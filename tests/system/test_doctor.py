@@ -155,6 +155,15 @@ _LONG_AGO = int((datetime.now(UTC) - timedelta(days=2)).timestamp()) * 1_000_000
             id="a CRL that has ended",
         ),
         pytest.param(
+            _change(
+                "INSERT INTO import_keys SELECT tenant_id, 'key', x'00', 7, x'00', x'00', x'00', 'x', x'00', 1, 2"
+                " FROM tenants"
+            ),
+            "sealed-keys",
+            Severity.ERROR,
+            id="a key under no wrapping key",
+        ),
+        pytest.param(
             _change("UPDATE schema_compatibility SET schema_number = 6"), "database", Severity.ERROR, id="an old schema"
         ),
         pytest.param(
