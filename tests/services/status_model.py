@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from certd.model.authority import AuthorityKeyState
 from tests.services.revocation_books import Entry, entries, number_of
@@ -63,6 +64,12 @@ class Known:
             assert found is not None
             return found[1], int(found[2]), int(found[3] or 0)
         return None
+
+    @property
+    def responders(self) -> list[str]:
+        """Where it says that requests about it are answered."""
+        access = self.certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        return [one.access_location.value for one in access if one.access_method == AuthorityInformationAccessOID.OCSP]
 
     @property
     def partition(self) -> int:

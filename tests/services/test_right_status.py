@@ -54,11 +54,11 @@ MANY: Final = 100
 """Examples of a run that looks for defects, and so for the shortest one too."""
 STEPS: Final = 40
 MOST_KEYS: Final = 4
+MOST_COPIES: Final = 2
 MOST_RESTORES: Final = 2
 MOST_OF_ROOT: Final = 15
 TOGETHER: Final = 16
 NEVER_ISSUED: Final = 0x7E57
-AUTHORITIES = st.sampled_from(["root", "ca"])
 _TURNS: Final = 40
 
 
@@ -75,6 +75,8 @@ class Machine(RuleBasedStateMachine):
         self.books = Books()
         self.copies: list[tuple[Copy, Books]] = []
         self.restores = 0
+        # Those whose keys the token may lack by now: it has gone back as well.
+        self.whole: set[Copy] = set()
         # What readers have seen, whatever the books forget: by public key and partition.
         self.seen: dict[tuple[bytes, int], x509.CertificateRevocationList] = {}
         for authority_id in ("root", "ca"):
@@ -106,8 +108,9 @@ class Machine(RuleBasedStateMachine):
         )
         view = self._core.certificates.issue(ADMINISTRATOR, new, key=None, validate_only=False, timeout=60)
         one = self.books.add(x509.load_der_x509_certificate(view.der or b""), key, code=code)
-        assert one.named is not None
-        assert one.named[:2] == self._list((key, 0))[:2]
+        uid, number, _ = self._list((key, 0))
+        assert one.named == (uid, number, one.partition)
+        assert one.responders == [f"http://pki.example.internal/ocsp/{uid}/{number}"]
         assert 1 <= one.partition <= self.books.partition_count or one.partition == self.books.partition_count == 0
 
     @precondition(lambda self: self._candidates(revoked=False))
@@ -133,13 +136,11 @@ class Machine(RuleBasedStateMachine):
             one.serial, Entry(min(one.entry.revoke_time, second(since)), COMPROMISED.value, second(since))
         )
 
+    @precondition(lambda self: self._rotatable())
     @rule(data=st.data())
     def prepare_key(self, data: st.DataObject) -> None:
-        authority_id = data.draw(AUTHORITIES)
-        keys = self.books.keys_of(authority_id)
-        if len(keys) >= MOST_KEYS or self.books.keys_of(authority_id, PREPARED):
-            return
-        number = max(number for _, number in keys) + 1
+        authority_id = data.draw(st.sampled_from(self._rotatable()))
+        number = max(number for _, number in self.books.keys_of(authority_id)) + 1
         issuer = self.books.active("root") if authority_id == "ca" else ("root", number)
         self._core.rotation.keys.prepare(ADMINISTRATOR, self._change(authority_id), NewKey())
         self._certified(authority_id, number, issuer, PREPARED)
@@ -162,21 +163,20 @@ class Machine(RuleBasedStateMachine):
             changes.retire(ADMINISTRATOR, change, key[1], allow_live=True)
         self.books.set_state(key, to)
 
-    @rule(authority_id=AUTHORITIES)
+    @precondition(lambda self: len(self.books.signed_by(self.books.active("root"))) < MOST_OF_ROOT)
+    @rule(authority_id=st.sampled_from(["root", "ca"]))
     def reissue(self, authority_id: str) -> None:
-        if len(self.books.signed_by(self.books.active("root"))) < MOST_OF_ROOT:
-            self._reissue(authority_id)
+        self._reissue(authority_id)
 
     def _reissue(self, authority_id: str) -> None:
         key, issuer = self.books.active(authority_id), self.books.active("root")
         self._core.authority_life.reissue.reissue(ADMINISTRATOR, self._change(authority_id), Reissue())
         self._certified(authority_id, key[1], issuer, ACTIVE)
 
-    @rule(count=st.sampled_from([0, 2, 3]))
-    def spread(self, count: int) -> None:
-        """Has new certificates name so many CRLs."""
-        if count == self.books.partition_count:
-            return
+    @rule(data=st.data())
+    def spread(self, data: st.DataObject) -> None:
+        """Has new certificates name another number of CRLs."""
+        count = data.draw(st.sampled_from([one for one in (0, 2, 3) if one != self.books.partition_count]))
         wanted = partitioned(count) if count else SettingsChange(given=RevocationSettings(), paths=frozenset({"crl"}))
         self._core.authority_changes.update(ADMINISTRATOR, self._change("ca"), NewSettings(revocation=wanted))
         self.books.partition_count = count
@@ -185,11 +185,11 @@ class Machine(RuleBasedStateMachine):
     def wait(self, pause: timedelta) -> None:
         self.clock.advance(pause)
 
+    @precondition(lambda self: len(self.copies) < MOST_COPIES)
     @rule()
     def back_up(self) -> None:
         self._learn()
-        if len(self.copies) < 3:
-            self.copies.append((self.server.back_up(), self.books.copy()))
+        self.copies.append((self.server.back_up(), self.books.copy()))
 
     @precondition(lambda self: self.copies and self.restores < MOST_RESTORES)
     @rule(data=st.data(), token=st.booleans())
@@ -198,7 +198,10 @@ class Machine(RuleBasedStateMachine):
         self._learn()
         self.restores += 1
         told = self.server.told_revoked(copy)
+        token = token or copy in self.whole
         self.server.restore(copy, token=token)
+        if token:
+            self.whole |= {one for one, _ in self.copies}
         self.books = restored(self.books, then, told, self.clock.now())
         self._learn()
         self._observe_all()
@@ -251,6 +254,7 @@ class Machine(RuleBasedStateMachine):
         signer = known.certificate.public_key()
         assert isinstance(signer, ec.EllipticCurvePublicKey)
         assert crl.is_signature_valid(signer)
+        assert _authority_key(crl) == _subject_key(known.certificate)
         before = self.seen.get((known.public_key, place[1]), crl)
         assert number_of(crl) >= number_of(before)
         assert (number_of(crl) == number_of(before)) == (crl == before)
@@ -318,6 +322,14 @@ class Machine(RuleBasedStateMachine):
 
     def _end(self, key: Key) -> datetime:
         return self.books.keys[key].certificate.not_valid_after_utc
+
+    def _rotatable(self) -> list[str]:
+        """Authorities that may get another key."""
+        return [
+            authority_id
+            for authority_id in ("root", "ca")
+            if len(self.books.keys_of(authority_id)) < MOST_KEYS and not self.books.keys_of(authority_id, PREPARED)
+        ]
 
     def _switches(self) -> list[tuple[Key, AuthorityKeyState]]:
         """What may become of keys. None signs whose certificate has ended or is revoked."""
@@ -400,6 +412,14 @@ def _check_answer(one: Known | None, answer: ocsp.OCSPSingleResponse) -> None:
         assert answer.revocation_time_utc == one.entry.revoke_time
         told = None if answer.revocation_reason is None else answer.revocation_reason.value
         assert told == one.entry.reason
+
+
+def _authority_key(crl: x509.CertificateRevocationList) -> bytes | None:
+    return crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+
+
+def _subject_key(certificate: x509.Certificate) -> bytes:
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
 def _is_responder(certificate: x509.Certificate) -> bool:
