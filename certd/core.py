@@ -55,7 +55,7 @@ from certd.services.revocation_batch import BatchRevocation
 from certd.services.revocation_campaigns import RevocationCampaigns
 from certd.services.server import Health, Server
 from certd.services.server_certificate import ServerCertificate
-from certd.services.status_locations import follow_base_url
+from certd.services.status_locations import follow_base_url, follow_clock
 from certd.services.system import SystemAuthority
 from certd.services.system_rotation import SystemRotation
 from certd.services.tenants import Tenants
@@ -145,6 +145,7 @@ class Core:
         self.ownership.begin()
         self.recovery.run()
         follow_base_url(self.store, self.config.web.base_url, self.clock.now())
+        follow_clock(self.store, self.clock.now())
         self.loop.start()
         self.publication.answering.start()
         self.scheduler.start()

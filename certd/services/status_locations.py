@@ -1,6 +1,6 @@
 """What an authority's settings mean for the certificates that it signs, and for the CRLs that they name."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from certd.model.authority import Authority, AuthorityKeyState, AuthorityState, UsageMode
@@ -19,6 +19,7 @@ from certd.store import authorities, revocation_lists
 from certd.store.store import Store, Transaction
 
 _PAGE_LENGTH = 200
+_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def locations_of(authority: Authority, base_url: str | None) -> StatusLocations:
@@ -57,10 +58,20 @@ def ensure_lists(tx: Transaction, authority: Authority, base_url: str | None, no
     To be called in the transaction that gives a key its certificate, and in that of new settings; idempotent.
     """
     ensure_responder(tx, authority, now)
-    if authority.tenant is None or not authority.revocation.crl.enabled:
-        return
-    urls = {partition: crl_urls(authority, base_url, partition) for partition in partitions_of(authority.revocation)}
+    urls = _urls_by_partition(authority, base_url)
     revocation_lists.ensure_rows(tx, authority.uid, authority.key.number, urls, now=now)
+
+
+def _urls_by_partition(authority: Authority, base_url: str | None) -> dict[int, tuple[str, ...]]:
+    """Returns the URLs of every CRL that the authority's key is to sign.
+
+    The complete one perhaps has none. A partition without a URL has no CRL either: no certificate can name it, and a
+    reader could not tell it from the complete one (RFC 5280, section 5.2.5).
+    """
+    if authority.tenant is None or not authority.revocation.crl.enabled:
+        return {}
+    found = {number: crl_urls(authority, base_url, number) for number in partitions_of(authority.revocation)}
+    return {number: urls for number, urls in found.items() if urls or number == revocation_lists.COMPLETE}
 
 
 def resume_lists(tx: Transaction, authority: Authority, now: datetime) -> None:
@@ -101,6 +112,17 @@ def follow_base_url(store: Store, base_url: str | None, now: datetime) -> None:
         after = page[-1].uid
 
 
+def follow_clock(store: Store, now: datetime) -> None:
+    """Has CRLs signed anew that begin in the future: a clock was ahead when they were signed, and nobody accepts them.
+
+    To be called when the daemon starts; the next ones would be due as far ahead.
+    """
+    with store.read("revocation-lists.ahead") as tx:
+        found = revocation_lists.ahead(tx, now + _CLOCKS_DIFFER)
+    if found:
+        store.write("revocation-lists.ahead", lambda tx: revocation_lists.mark_all_changed(tx, set(found), now))
+
+
 def _by_key(tx: Transaction, authority: Authority, now: datetime) -> list[Authority]:
     """Returns the authority as it is where each of its keys signs, but for those that sign nothing any more."""
     if authority.tenant is None or authority.state is AuthorityState.PURGED:
@@ -113,9 +135,10 @@ def _by_key(tx: Transaction, authority: Authority, now: datetime) -> list[Author
 
 
 def _is_behind(tx: Transaction, authority: Authority, base_url: str | None) -> bool:
-    # The rows of the partitions were written together with that of the complete CRL.
-    known = revocation_lists.urls(tx, authority.uid, authority.key.number, revocation_lists.COMPLETE)
-    return not set(crl_urls(authority, base_url, revocation_lists.COMPLETE)) <= set(known)
+    # Each by itself: partitions may have been asked for while there was no URL, and the complete CRL knows one of before.
+    known = revocation_lists.urls_of_key(tx, authority.uid, authority.key.number)
+    named = _urls_by_partition(authority, base_url)
+    return any(not set(urls) <= set(known.get(number, ())) for number, urls in named.items())
 
 
 def _ensure(uid: str, base_url: str | None, now: datetime, tx: Transaction) -> None:

@@ -56,6 +56,9 @@ _REOPEN = update(_lists).where(*_FITS).values(final=False)
 _SELECT: Select[Any] = select(_lists)
 _GET = _SELECT.where(*_FITS)
 _OF_KEY = _SELECT.where(*_FITS[:2]).order_by(_lists.c.partition)
+_AHEAD = select(_lists.c.authority_uid, _lists.c.key_number, _lists.c.partition).where(
+    _lists.c.this_update > bindparam("moment")
+)
 _CLAIM = update(_lists).where(*_FITS).values(claimed_number=bindparam("new_number"), changed_time=None)
 _PUBLISH = (
     update(_lists)
@@ -148,7 +151,8 @@ def ensure_rows(
         tx: the transaction that lets certificates name these URLs, or gives the key its certificate.
         authority_uid: whose key.
         key_number: of the key.
-        urls: for each partition, 0 for the complete CRL, all URLs that certificates name from now on; perhaps none.
+        urls: for each partition, 0 for the complete CRL, all URLs that certificates name from now on; the complete one
+            perhaps has none.
         now: the time.
     """
     known = {int(row.partition): row for row in tx.execute(_URLS, _fits(authority_uid, key_number, 0))}
@@ -189,6 +193,12 @@ def urls(tx: Transaction, authority_uid: str, key_number: int, partition: int) -
     return [] if found is None else [str(url) for url in json.loads(found)]
 
 
+def urls_of_key(tx: Transaction, authority_uid: str, key_number: int) -> dict[int, list[str]]:
+    """Returns what `urls` does of every CRL of a key, by partition."""
+    found = tx.execute(_URLS, _fits(authority_uid, key_number, COMPLETE))
+    return {int(row.partition): [str(url) for url in json.loads(row.urls)] for row in found}
+
+
 def _job(authority_uid: str, key_number: int, partition: int, due_time: datetime) -> Job:
     return Job(
         kind=JobKind.GENERATE_REVOCATION_LIST,
@@ -210,6 +220,12 @@ def get(tx: Transaction, key: RevocationListKey) -> RevocationList | None:
 def of_key(tx: Transaction, authority_uid: str, key_number: int) -> list[RevocationList]:
     """Returns all that a key of an authority signs, the complete one first."""
     return [_list(row) for row in tx.execute(_OF_KEY, _fits(authority_uid, key_number, 0))]
+
+
+def ahead(tx: Transaction, moment: datetime) -> list[RevocationListKey]:
+    """Returns which CRLs that are published begin after a moment."""
+    rows = tx.execute(_AHEAD, {"moment": microseconds(moment)})
+    return [RevocationListKey(row.authority_uid, row.key_number, row.partition) for row in rows]
 
 
 def claim(tx: Transaction, found: RevocationList, now: datetime) -> int:

@@ -8,7 +8,9 @@ import pytest
 
 from certd.errors import CertdError, Reason
 from certd.model.event import EventType
+from certd.model.names import AuthorityName
 from certd.services.revocation_lists import RevocationListView, WantedList
+from certd.services.status_locations import follow_clock
 from certd.store import revocation_lists
 from certd.token.settings import TokenSettings
 from tests.postgres import postgres_server, postgres_url
@@ -84,6 +86,21 @@ def test_the_scheduler_tries_again_and_tells_why_it_waits(ca: World) -> None:
     ca.clock.advance(timedelta(minutes=10))
     settle(ca)
     assert (len(published(ca)), row(ca).last_error) == (1, "")
+
+
+def test_one_of_a_clock_that_was_ahead_is_signed_anew_by_who_starts_with_the_right_time(ca: World) -> None:
+    settle(ca)
+    ca.core.scheduler.stop()
+    ca.clock.advance(timedelta(days=400))
+    ahead = number_of(generated(ca))
+    ca.clock.advance(-timedelta(days=400))
+    follow_clock(ca.core.store, ca.clock.now())
+    assert due_time(ca) == ca.clock.now() + timedelta(seconds=2)
+    run_job(ca)
+    assert published(ca).last_update_utc == ca.clock.now()
+    assert number_of(published(ca)) == ahead + 1
+    # Those of the other authority begin in the past, and are left alone.
+    assert row(ca, authority=AuthorityName("default", "root")).changed_time is None
 
 
 def test_one_past_its_end_is_told(ca: World) -> None:
