@@ -23,7 +23,7 @@ from certd.pki.ocsp_request import OcspRequest
 from certd.pki.ocsp_response import ResponseStatus, error_response
 from certd.services.ocsp_keys import AUTHORITY, Answering, OcspKeys
 from certd.services.ocsp_memory import Answer, AnswerMemory
-from certd.services.ocsp_signing import Draft, answer_of, draft_of, serial_of, sign, single_answer
+from certd.services.ocsp_signing import CLOCKS_DIFFER, Draft, answer_of, draft_of, serial_of, sign, single_answer
 from certd.services.steps import StepHook
 from certd.store import ocsp_responses
 from certd.store.ocsp_responses import Standing, StoredAnswer
@@ -87,10 +87,13 @@ class _Item:
     def lasts(self, now: datetime) -> bool:
         """Returns whether the answer that was signed ahead can be given, and is good for a while.
 
-        Another daemon may have had it signed by a responder of which this one is to hear within the second.
+        Another daemon may have had it signed by a responder of which this one is to hear within the second. One that
+        begins in the future was signed while a clock was ahead.
         """
         stored, answering = self.stored, self.answering
         if stored is None or answering is None or stored.next_update - now <= _ENDING:
+            return False
+        if stored.this_update - now > CLOCKS_DIFFER:
             return False
         return stored.responder_number == AUTHORITY or stored.responder_number in answering.certificates
 

@@ -14,8 +14,8 @@ from certd.model.authority import Authority, AuthorityKeyState
 from certd.model.job import Job, JobKind
 from certd.services.ocsp_jobs import RESPONDER_PROFILE, ensure_responder, parse_subject, subject_of
 from certd.services.ocsp_keys import Answering, load_answering
-from certd.services.ocsp_responders import OcspResponders
-from certd.services.ocsp_signing import draft_of, sign, standing_answer
+from certd.services.ocsp_responders import LIFETIME, OcspResponders
+from certd.services.ocsp_signing import CLOCKS_DIFFER, draft_of, sign, standing_answer
 from certd.services.steps import StepHook
 from certd.store import authorities, jobs, ocsp_responses
 from certd.store.store import Store, Transaction
@@ -132,6 +132,7 @@ class OcspPresigning:
                 now=now,
                 # What ends with the responder or the authority is not signed again and again.
                 fresh_until=min(now + answering.lifetime / 2, key.not_after),
+                ahead=now + CLOCKS_DIFFER,
                 limit=PAGE_LENGTH,
             )
         if not page:
@@ -168,6 +169,12 @@ def _pause(lifetime: timedelta) -> timedelta:
     return max(_SHORTEST_PAUSE, min(lifetime / _ROUNDS, _LONGEST_PAUSE))
 
 
+def _is_begun(tx: Transaction, authority: Authority, now: datetime) -> bool:
+    """Returns whether the job of a key is put, for a time that no clock which was ahead has told."""
+    due_time = jobs.due_time(tx, JobKind.ADVANCE_OCSP_RESPONDER, subject_of(authority.uid, authority.key.number))
+    return due_time is not None and due_time <= now + LIFETIME
+
+
 def begin_all(store: Store, now: datetime) -> None:
     """Has all keys answered for that should be; for when the daemon starts."""
     after = ""
@@ -181,7 +188,7 @@ def begin_all(store: Store, now: datetime) -> None:
                 if one.certificate is not None
                 and one.not_after is not None
                 and one.not_after > now
-                and jobs.due_time(tx, JobKind.ADVANCE_OCSP_RESPONDER, subject_of(one.uid, one.key.number)) is None
+                and not _is_begun(tx, one, now)
             ]
         if missing:
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -27,6 +27,8 @@ from certd.store.ocsp_responses import Standing, StoredAnswer
 from certd.token.client import SignItem, TokenClient
 from certd.token.policy import SignatureKind
 
+CLOCKS_DIFFER: Final = timedelta(minutes=5)
+"""What begins so much later than now was signed while a clock was ahead, and nobody accepts it."""
 _SIGN_TIMEOUT: Final = 10.0
 """Seconds for a frame, and one more for each signature: slow tokens make a few in a second."""
 _HIGHEST_SERIAL: Final = 1 << 160

@@ -87,7 +87,11 @@ _DUE = Query(
         _certificates.c.serial > bindparam("after_serial"),
         _certificates.c.not_after > bindparam("now"),
         _certificates.c.state != CertificateState.PENDING.value,
-        or_(_responses.c.next_update.is_(None), _responses.c.next_update < bindparam("fresh_until")),
+        or_(
+            _responses.c.next_update.is_(None),
+            _responses.c.next_update < bindparam("fresh_until"),
+            _responses.c.this_update > bindparam("ahead"),
+        ),
     )
     .order_by(_certificates.c.serial)
     .limit(bindparam("most"))
@@ -148,6 +152,7 @@ def due(
     after: str,
     now: datetime,
     fresh_until: datetime,
+    ahead: datetime,
     limit: int,
 ) -> list[Standing]:
     """Returns certificates that need an answer, by serial.
@@ -158,7 +163,8 @@ def due(
         key_number: of the key that did.
         after: the serial of the last one that is passed over, empty at the beginning.
         now: the time; what has expired needs none.
-        fresh_until: an answer that holds longer than this is good enough.
+        fresh_until: an answer that holds longer than this is good enough,
+        ahead: unless it begins later than this.
         limit: most of them.
     """
     rows = tx.query(
@@ -169,6 +175,7 @@ def due(
             "after_serial": after,
             "now": microseconds(now),
             "fresh_until": microseconds(fresh_until),
+            "ahead": microseconds(ahead),
             "most": limit,
         },
     )

@@ -251,6 +251,22 @@ def test_a_responder_that_is_revoked_answers_no_more(ca: World) -> None:
     assert answer(ca, view, nonce=b"n").certificates[0].serial_number == _serial(responders(ca)[0].certificate)
 
 
+def test_what_a_clock_that_was_ahead_has_dated_in_the_future_is_made_anew(ca: World) -> None:
+    ca.core.scheduler.stop()
+    view = ca.issue("www.example.internal")
+    ca.clock.advance(60 * DAY)
+    run_job(ca)
+    ca.clock.advance(-60 * DAY)
+    # Who starts with the right time does the job now, and not when the wrong one said.
+    ca.core.publication.answering.begin()
+    assert due_time(ca) == ca.clock.now() + timedelta(minutes=1)
+    run_job(ca)
+    kept = stored(ca, view)
+    assert kept is not None
+    assert (kept.this_update, kept.responder_number) == (ca.clock.now(), 2)
+    assert answer(ca, view).certificates[0].not_valid_before_utc <= ca.clock.now()
+
+
 def test_a_responder_that_never_came_to_answer_leaves_no_key(ca: World) -> None:
     ca.core.scheduler.stop()
     ca.steps.at["responder.2.key-made"] = crash

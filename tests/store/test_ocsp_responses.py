@@ -68,7 +68,13 @@ def revoke(tx: Transaction, serial: str) -> None:
 def due(store: Store, *, after: str = "", fresh_hours: int = 24, limit: int = 10) -> list[str]:
     with store.read("test") as tx:
         found = ocsp_responses.due(
-            tx, *key("")[:2], after=after, now=NOW, fresh_until=NOW + fresh_hours * HOUR, limit=limit
+            tx,
+            *key("")[:2],
+            after=after,
+            now=NOW,
+            fresh_until=NOW + fresh_hours * HOUR,
+            ahead=NOW + HOUR,
+            limit=limit,
         )
     return [one.serial for one in found]
 
@@ -139,7 +145,10 @@ def test_what_is_due_is_found_in_pages(issued: Store) -> None:
     assert due(issued, after="10") == ["30"]
     end = intent().not_after
     with issued.read("test") as tx:
-        assert not ocsp_responses.due(tx, *key("")[:2], after="", now=end + HOUR, fresh_until=end + 2 * HOUR, limit=9)
+        later = end + 2 * HOUR
+        assert not ocsp_responses.due(
+            tx, *key("")[:2], after="", now=end + HOUR, fresh_until=later, ahead=later, limit=9
+        )
         after = end + HOUR
         for now, but_of, unended in ((end, "other", True), (end, intent().profile, False), (after, "other", False)):
             assert ocsp_responses.any_unended(tx, *key("")[:2], now=now, but_of_profile=but_of) is unended
