@@ -127,14 +127,11 @@ class RevocationListSigning:
         raise _overtaken(key)
 
     def sign_last(self, authority_uid: str, key_number: int, principal: str) -> None:
-        """Signs the last CRLs of a key, which hold until all that it signed has ended; raises as `sign` does.
-
-        Not those of partitions that no certificate could name, for want of a URL: nobody looks for them.
-        """
+        """Signs the last CRLs of a key, which hold until all that it signed has ended; raises as `sign` does."""
         with self._store.read("revocation-lists.of-key") as tx:
             found = revocation_lists.of_key(tx, authority_uid, key_number)
         for one in found:
-            if not one.final and (one.urls or not one.key.partition):
+            if not one.final:
                 self.sign(one.key, principal, last=True)
 
     def blocked(self, tx: Transaction, subject: str, error: CertdError, _retry_time: datetime) -> None:
@@ -310,8 +307,9 @@ def not_found(key: RevocationListKey) -> CertdError:
     which = f"partition {key.partition} of key {key.key_number}" if key.partition else f"key {key.key_number}"
     return CertdError(
         Reason.REVOCATION_LIST_NOT_FOUND,
-        f"there is no CRL of {which} of this authority: there is no such key or partition, the key awaits its"
-        " certificate, or the authority has no CRLs (revocation.crl.enabled; SHORT_LIVED ones never have)",
+        f"there is no CRL of {which} of this authority: there is no such key or partition, no certificate can name the"
+        " partition for want of a URL ([web] base_url, or crl.base_urls), the key awaits its certificate, or the"
+        " authority has no CRLs (revocation.crl.enabled; SHORT_LIVED ones never have)",
     )
 
 

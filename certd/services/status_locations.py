@@ -135,7 +135,7 @@ def _by_key(tx: Transaction, authority: Authority, now: datetime) -> list[Author
 
 
 def _is_behind(tx: Transaction, authority: Authority, base_url: str | None) -> bool:
-    # Each by itself: partitions may have been asked for while there was no URL, and the complete CRL knows one of before.
+    # Each by itself: partitions may have been asked for while there was no URL, when the complete CRL had one of before.
     known = revocation_lists.urls_of_key(tx, authority.uid, authority.key.number)
     named = _urls_by_partition(authority, base_url)
     return any(not set(urls) <= set(known.get(number, ())) for number, urls in named.items())
@@ -170,11 +170,12 @@ def location_warnings(authority: Authority, base_url: str | None) -> tuple[Warni
     if base_url is None and unnamed:
         *others, last = unnamed
         told = f"{', '.join(others)} or {last}" if others else last
+        unsigned = "; until then its partitions have no CRLs" if crl.partitioned and "their CRL" in unnamed else ""
         warnings.append(
             Warning(
                 "authority.revocation",
                 f"certificates will not say where {told} is, for the server does not know where others reach it: set"
-                " [web] base_url, or base URLs of the authority",
+                f" [web] base_url, or base URLs of the authority{unsigned}",
             )
         )
     return tuple(warnings)

@@ -26,6 +26,7 @@ from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
 from tests.services.awaiting import activate, certified, create_awaiting, parents
 from tests.services.conftest import ADMINISTRATOR, World, configuration, running_world
+from tests.services.revocation_books import settle
 from tests.services.rotated_books import activate as activate_key
 from tests.services.rotated_books import prepare, retire
 
@@ -274,6 +275,35 @@ def test_without_a_base_url_certificates_say_nothing_and_the_answer_says_so(
         (warning,) = view.warnings
         assert "where the certificate of their issuer is" in warning.message
         assert of_ca(it) == {"crl": urls_under(view.authority, BASE)["crl"]}
+
+
+def test_partitions_have_crls_once_certificates_can_name_them(tmp_path: Path, token_settings: TokenSettings) -> None:
+    config, clock = configuration(tmp_path, token_settings), FakeClock()
+    unreached = config.model_copy(update={"web": config.web.model_copy(update={"base_url": None})})
+
+    def lists_of(it: World) -> dict[int, tuple[str, ...]]:
+        authority = authority_of(it)
+        with it.core.store.read("test.lists") as tx:
+            return {one.key.partition: one.urls for one in revocation_lists.of_key(tx, authority.uid, 1)}
+
+    with running_world(config, clock) as it:
+        it.create_root()
+        it.create_subordinate()
+        expected = {0: tuple(urls_under(authority_of(it), BASE)["crl"])}
+        assert lists_of(it) == expected
+    with running_world(unreached, clock) as it:
+        # Where the complete CRL has a URL of before, too.
+        (warning,) = update(it, settings(crl=CrlSettings(partitioned=True, partition_count=2))).warnings
+        assert "its partitions have no CRLs" in warning.message
+        assert it.issue("www.example.internal").certificate.crl_partition is None
+        settle(it)
+        assert it.core.publication.list_troubles.problems() == []
+        assert lists_of(it) == expected
+    with running_world(config, clock) as it:
+        authority = authority_of(it)
+        expected |= {number: tuple(urls_under(authority, BASE, crl=f"/{number}.crl")["crl"]) for number in (1, 2)}
+        assert lists_of(it) == expected
+        assert it.issue("www.example.internal").certificate.crl_partition in {1, 2}
 
 
 def test_another_base_url_is_on_the_crls_before_anything_names_it(
