@@ -135,7 +135,7 @@ def _by_key(tx: Transaction, authority: Authority, now: datetime) -> list[Author
 
 
 def _is_behind(tx: Transaction, authority: Authority, base_url: str | None) -> bool:
-    # Each by itself: partitions may have been asked for while there was no URL, when the complete CRL had one of before.
+    # Each by itself: partitions may have been asked for when there was no URL, but the complete CRL had one of before.
     known = revocation_lists.urls_of_key(tx, authority.uid, authority.key.number)
     named = _urls_by_partition(authority, base_url)
     return any(not set(urls) <= set(known.get(number, ())) for number, urls in named.items())
