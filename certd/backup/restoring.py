@@ -72,6 +72,8 @@ class Order:
     """Whose token the server is to have; None: that of the backup."""
     journal: Path | None
     """Folder of younger journals than those of the backup."""
+    revocation_lists: tuple[bytes, ...] = ()
+    """Younger CRLs than the backup, in DER or PEM."""
 
 
 def restore(order: Order, *, clock: Clock, progress: Progress = lambda _what, _done, _of: None) -> Restored:
@@ -127,6 +129,8 @@ class _Restoring:
                 store,
                 self._records(),
                 heads=heads,
+                whole=self._order.journal is not None,
+                lists=self._order.revocation_lists,
                 backup_time=manifest.time,
                 clock=self._clock,
                 progress=lambda done: self._progress("journal", done, done),

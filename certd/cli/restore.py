@@ -10,6 +10,7 @@ from certd.cli import initialisation
 from certd.cli.backup import FILE, Progress, secret_options
 from certd.cli.configuration import daemon
 from certd.clock import SystemClock
+from certd.errors import field_invalid
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -34,6 +35,14 @@ Examples:
     "of are revoked.",
 )
 @click.option(
+    "--crl",
+    "crl_files",
+    type=FILE,
+    multiple=True,
+    help="CRL that the lost server had published since the backup, DER or PEM: what it names is revoked again. May be "
+    "repeated.",
+)
+@click.option(
     "--token-from-config", type=FILE, help="certd.toml of whose [token] is used in place of the backup's token."
 )
 @click.option("--database-url", help="URL of an empty PostgreSQL database. [default: that of the backup]")
@@ -44,14 +53,15 @@ def restore(
     passphrase_file: Path | None,
     recovery_key: Path | None,
     journal: Path | None,
+    crl_files: tuple[Path, ...],
     token_from_config: Path | None,
     database_url: str | None,
 ) -> None:
     """Make a server of the backup FILE in an empty folder, checked whole before anything is there.
 
     Certificates that journals tell of and the database does not are recorded as lost, and revoked. Certificates that
-    were revoked since the backup are revoked again where a journal tells of an OCSP answer that said so; revoke others
-    by hand. Never run the server that the backup is of beside it: both would issue.
+    were revoked since the backup are revoked again as far as a CRL names them, or a journal tells of an OCSP answer that
+    said so; revoke others by hand. Never run the server that the backup is of beside it: both would issue.
     """
     secret = secret_options(passphrase_file, recovery_key)
     token = None if token_from_config is None else config.load(token_from_config)
@@ -65,17 +75,22 @@ def restore(
         database_url=database_url,
         token=token,
         journal=journal,
+        revocation_lists=tuple(_content(one) for one in crl_files),
     )
     done = restoring.restore(order, clock=SystemClock(), progress=Progress())
     made, books = done.manifest, done.books
     click.echo(f"restored {order.data} as of {made.time.isoformat()}, event {made.seq}, chain hash {made.chain_hash}")
     click.echo(f"{books.records} records of journals were read; {books.lost} certificates are lost, and revoked")
     if books.revoked:
-        click.echo(f"{books.revoked} certificates are revoked again, for a journal tells of OCSP answers that said so")
+        click.echo(f"{books.revoked} certificates are revoked again, for a CRL or an OCSP answer said so")
+    if not crl_files:
+        click.echo(
+            f"what was revoked after {made.time.isoformat()} is good again, but for that: see README, Revocations"
+        )
     if books.foreign:
         click.echo(f"{books.foreign} signatures are by keys that the backup does not know: see certd audit verify")
     if books.checkpoint_key:
-        click.echo("checkpoints are signed by a new key: the old one has signed farther ahead")
+        click.echo("checkpoints are signed by a new key: the old one has signed farther ahead, or may have")
     for key in done.taken_out:
         click.echo(f"certd.toml: {key} was taken out; set it again where this machine has it")
     if done.token_unknown:
@@ -87,3 +102,10 @@ def restore(
         click.echo("Restore the token from its own backup; wrapping keys in escrow: certd recover-wrapping-key")
     this = f"--config {shlex.quote(str(done.config_file))}"
     click.echo(f"\nNext:\n  certd doctor {this}\n  certd serve {this}")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise field_invalid("--crl", f"{file} cannot be read ({error.strerror})") from error

@@ -64,13 +64,13 @@ class RestoredBooks:
     lost: int = 0
     """Certificates that journals tell of and the books did not."""
     revoked: int = 0
-    """Certificates that the books took for good, and an answer in a journal for revoked."""
+    """Certificates that the books took for good, and a CRL or an answer in a journal for revoked."""
     foreign: int = 0
     """Signatures by keys that the books do not name: made after the backup, or of an authority that was purged."""
     numbers: dict[tuple[str, int], int] = field(default_factory=dict)
     """The highest CRL number of each key of an authority that journals tell of."""
     checkpoint_key: bool = False
-    """Whether checkpoints are signed by a new key, for the old one has signed farther ahead."""
+    """Whether checkpoints are signed by a new key, for the old one has signed farther ahead, or may have."""
     farthest_checkpoint: int = 0
     """The highest sequence number of which a checkpoint was signed."""
 
@@ -96,16 +96,22 @@ def put_right(
     records: Iterable[JournalRecord],
     *,
     heads: Iterable[JournalHead] = (),
+    whole: bool = True,
+    lists: Iterable[bytes] = (),
     backup_time: datetime,
     clock: Clock,
     progress: Callable[[int], None] = lambda _records: None,
 ) -> RestoredBooks:
     """Puts restored books right, and records that they were restored; before any daemon has served them.
 
+    FIELD_INVALID for a CRL that is none of an authority in the books.
+
     Args:
         store: the books.
         records: of all journals that there are, in the order of each.
         heads: how far each of these journals goes.
+        whole: whether they are those of the server that was lost, as it left them; or only those of the backup.
+        lists: CRLs that were published after the backup.
         backup_time: when the backup was made.
         clock: says when.
         progress: hears how many records were read.
@@ -120,6 +126,8 @@ def put_right(
         store.write("restore.answers", partial(_forget_answers, key))
     found = RestoredBooks()
     revocations = RestoredRevocations(store, backup_time=backup_time, now=now)
+    # First: what they say of a revocation no answer says.
+    revocations.take(lists)
     waiting: list[LostCertificate] = []
     for record in records:
         found.records += 1
@@ -134,7 +142,7 @@ def put_right(
             waiting = []
     found.lost += _insert(store, waiting, keys, now)
     found.revoked = revocations.finish()
-    found.checkpoint_key = found.farthest_checkpoint > last.seq
+    found.checkpoint_key = not whole or found.farthest_checkpoint > last.seq
     _finish(store, found, heads=heads, backup_time=backup_time, seq=last.seq, now=now)
     return found
 

@@ -10,11 +10,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import text
 
+from certd.errors import CertdError, Reason
 from certd.model.authority import Authority
-from certd.model.certificate import Certificate, CertificateState, Intent
+from certd.model.certificate import Certificate, CertificateState, Intent, RevocationReason
 from certd.model.event import Event, EventType
 from certd.model.revocation_list import RevocationListKey
 from certd.model.revocation_settings import CrlSettings, RevocationSettings
@@ -314,3 +315,39 @@ def test_an_event_that_says_nothing_accounts_for_nothing(store: Store, details: 
     numbered(store)
     with store.read("test") as tx:
         assert restores_among(events.page(tx, after_seq=0, limit=10)) == []
+
+
+def test_what_a_crl_names_is_revoked_again_as_it_says(store: Store, ca: Authority) -> None:
+    first, second = issued(store, ca), issued(store, ca)
+    invalid = (BACKUP + timedelta(minutes=1)).replace(microsecond=0)
+    key = ec.generate_private_key(ec.SECP256R1())
+    public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    store.write("test", lambda tx: authorities.set_public_key(tx, ca.uid, 1, public_key, BACKUP))
+    entry = x509.RevokedCertificateBuilder().serial_number(int(first.serial, 16)).revocation_date(AFTER)
+    entry = entry.add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
+    entry = entry.add_extension(x509.InvalidityDate(invalid.replace(tzinfo=None)), critical=False)
+    unknown = x509.RevokedCertificateBuilder().serial_number(5).revocation_date(AFTER).build()
+    builder = x509.CertificateRevocationListBuilder().issuer_name(x509.Name([])).last_update(AFTER).next_update(NOW)
+    builder = builder.add_revoked_certificate(entry.build()).add_revoked_certificate(unknown)
+    told_list, forged = (builder.sign(one, hashes.SHA256()) for one in (key, ec.generate_private_key(ec.SECP256R1())))
+    for wrong in (forged.public_bytes(Encoding.DER), b"nothing", b"-----BEGIN"):
+        with pytest.raises(CertdError) as caught:
+            put_right(store, [], lists=[wrong], backup_time=BACKUP, clock=FakeClock(NOW))
+        assert caught.value.reason is Reason.FIELD_INVALID
+    lists = [told_list.public_bytes(Encoding.DER), told_list.public_bytes(Encoding.PEM)]
+    answered = answer(ca.key.key_id, f"{first.serial}:revoked")
+    books = put_right(store, [answered], lists=lists, backup_time=BACKUP, clock=FakeClock(NOW))
+    assert books.revoked == 1
+    row, other = found(store, ca, first.serial), found(store, ca, second.serial)
+    assert row is not None
+    assert other is not None
+    assert (row.state, row.revocation_reason) == (CertificateState.REVOKED, RevocationReason.KEY_COMPROMISE)
+    assert (row.revoke_time, row.invalidity_time) == (AFTER.replace(microsecond=0), invalid)
+    assert other.state is CertificateState.ISSUED
+
+
+def test_checkpoints_get_a_new_key_when_nobody_knows_how_far_the_old_one_signed(store: Store) -> None:
+    store.write("test", lambda tx: checkpoints.insert_key(tx, new_checkpoint_key(1, BACKUP)))
+    assert put_right(store, [], whole=False, backup_time=BACKUP, clock=FakeClock(NOW)).checkpoint_key
+    with store.read("test") as tx:
+        assert [one.number for one in checkpoints.keys(tx)] == [2, 1]
