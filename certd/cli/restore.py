@@ -60,8 +60,8 @@ def restore(
     """Make a server of the backup FILE in an empty folder, checked whole before anything is there.
 
     Certificates that journals tell of and the database does not are recorded as lost, and revoked. Certificates that
-    were revoked since the backup are revoked again as far as a CRL names them, or a journal tells of an OCSP answer that
-    said so; revoke others by hand. Never run the server that the backup is of beside it: both would issue.
+    were revoked since the backup are revoked again as far as a CRL names them, or a journal tells of an OCSP answer
+    that said so; revoke others by hand. Never run the server that the backup is of beside it: both would issue.
     """
     secret = secret_options(passphrase_file, recovery_key)
     token = None if token_from_config is None else config.load(token_from_config)
