@@ -176,6 +176,20 @@ def test_the_certificate_of_a_prepared_key_is_printed(fake: FakeServer, certctl:
     assert (ended.code, "for -o pem" in ended.err) == (2, True)
 
 
+def test_cross_certificates_are_printed_for_who_trusts_another_key(
+    fake: FakeServer, certctl: Certctl, root: Issued, server_leaf: Issued
+) -> None:
+    crossed = [encoded(root), encoded(server_leaf)]
+    keys = [Authority.Key(number=2, cross_certificates=crossed), Authority.Key(number=1, certificate=encoded(root))]
+    fake.answer("GetAuthority", Authority(name=CA, key=Authority.Key(number=2), keys=keys))
+    command = ("authority", "get", "web-ca", "--cross-certificates")
+    ended = certctl(*command, "-o", "pem")
+    assert (ended.code, ended.out) == (0, crossed[0].pem + crossed[1].pem), ended.err
+    ended = certctl(*command, "--key-number", "1", "-o", "pem")
+    assert (ended.code, "no key 1 with a cross-certificate; keys with one: 2" in ended.err) == (1, True)
+    assert (certctl(*command).code, fake.requests("GetAuthority")[2:]) == (2, [])
+
+
 def test_files_without_anything_of_the_key_are_refused(
     fake: FakeServer, certctl: Certctl, root: Issued, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """`certctl authority`: certificate authorities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -154,6 +154,7 @@ def create(
     certctl authority get web-ca
     certctl authority get web-root -o pem > root.pem
     certctl authority get web-root --key-number 2 -o pem > next-root.pem
+    certctl authority get web-root --cross-certificates -o pem > cross.pem
     """,
 )
 @click.argument("name", metavar="AUTHORITY", shell_complete=completion.authorities)
@@ -162,25 +163,43 @@ def create(
     type=click.IntRange(1),
     help="With -o pem: the certificate of this key, such as one that is PREPARED.  [default: the one that signs]",
 )
-def get(run: Invocation, *, name: str, key_number: int | None) -> None:
+@click.option(
+    "--cross-certificates",
+    is_flag=True,
+    help="With -o pem: those of the key that its other keys or issuers signed, for who trusts these alone.",
+)
+def get(run: Invocation, *, name: str, key_number: int | None, cross_certificates: bool) -> None:
     """Show one authority."""
-    if key_number is not None and run.output is not output.Format.PEM:
-        message = "--key-number chooses a certificate for -o pem; the card and -o json show all keys"
+    if (key_number is not None or cross_certificates) and run.output is not output.Format.PEM:
+        message = "--key-number and --cross-certificates choose certificates for -o pem; -o json shows all keys"
         raise click.UsageError(message)
     with run.connect() as client, run.progress("getting the authority"):
         found = client.call(
             client.stubs.get_authority, GetAuthorityRequest(name=names.authority_name(name, run.tenant))
         )
-    if key_number is None:
+    if cross_certificates:
+        _print_of_key(found, key_number or found.key.number, "a cross-certificate", _cross_certificates_pem)
+    elif key_number is not None:
+        _print_of_key(found, key_number, "a certificate", _certificate_pem)
+    else:
         print_authority(found, run)
-        return
-    certificate = next((key.certificate for key in found.keys if key.number == key_number), None)
-    if certificate is None or not certificate.pem:
-        known = ", ".join(str(key.number) for key in reversed(found.keys) if key.certificate.pem) or "none"
-        raise CertdError(
-            Reason.FIELD_INVALID, f"{found.name} has no key {key_number} with a certificate; keys with one: {known}"
-        )
-    output.print_pem(certificate.pem)
+
+
+def _print_of_key(item: Authority, number: int, what: str, pem_of: Callable[[Authority.Key], str]) -> None:
+    """Prints PEM that a key has; raises FIELD_INVALID with the keys that have some, when it has none."""
+    found = {key.number: pem_of(key) for key in item.keys}
+    if not found.get(number):
+        known = ", ".join(str(one) for one in sorted(found) if found[one]) or "none"
+        raise CertdError(Reason.FIELD_INVALID, f"{item.name} has no key {number} with {what}; keys with one: {known}")
+    output.print_pem(found[number])
+
+
+def _certificate_pem(key: Authority.Key) -> str:
+    return key.certificate.pem
+
+
+def _cross_certificates_pem(key: Authority.Key) -> str:
+    return output.chain_pem(key.cross_certificates)
 
 
 @verb(authority, "list", examples="certctl authority list\ncertctl authority list -o json | jq -r .name")
