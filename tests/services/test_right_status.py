@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -51,7 +52,7 @@ LIFETIMES = [timedelta(hours=1), timedelta(days=3), timedelta(days=45)]
 PAUSES = [timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), timedelta(days=12), timedelta(days=40)]
 EXAMPLES = int(os.environ.get("CERTD_STATUS_EXAMPLES", "10"))
 MANY: Final = 100
-"""Examples of a run that looks for defects, and so for the shortest one too."""
+"""So many are for who looks for defects, and waits for the shortest example of one."""
 STEPS: Final = 40
 MOST_KEYS: Final = 4
 MOST_COPIES: Final = 2
@@ -430,6 +431,7 @@ def _is_self_signed(certificate: x509.Certificate) -> bool:
     return certificate.issuer == certificate.subject
 
 
+@pytest.mark.timeout(1500)
 def test_the_right_crl_and_the_right_answer_say_the_right_thing(tmp_path: Path) -> None:
     folder, template = tmp_path / "server", tmp_path / "template"
     folder.mkdir()
