@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 
 from certd.agent.notify import notify
+from certd.token import journal_records
 from tests.agent.running import Administrator, Place, served
-from tests.daemon import initialise, running
+from tests.daemon import Installation, initialise, running
 from tests.waiting import eventually
 
 
@@ -30,6 +31,14 @@ def enrolled(administrator: Administrator, folder: Path, identity: str) -> Place
     place.write_config()
     place.enroll()
     return place
+
+
+def leases(installation: Installation) -> list[journal_records.JournalRecord]:
+    """Returns what the token process recorded when it gave keys to consumers."""
+    root = installation.data / "token-journal"
+    segments = [path for folder in journal_records.journals(root) for path in journal_records.segments(folder)]
+    scans = [journal_records.Scan(path) for path in segments]
+    return [record for scan in scans for record in journal_records.records(scan) if record.kind == "lease"]
 
 
 def test_from_a_code_to_a_renewed_certificate(administrator: Administrator, tmp_path: Path) -> None:
@@ -140,7 +149,7 @@ def test_while_the_daemon_is_away_what_is_there_is_served_and_mended(tmp_path: P
             eventually(lambda: administrator.deployment(managed, "patient")[:2] == ("SERVING", 2))
             assert served(directory) == administrator.current(managed)
             # One for each version, whatever was killed and harmed meanwhile.
-            assert installation.log.read_text().count("leased the key") == 2
+            assert len(leases(installation)) == 2
             daemon.kill()
             eventually(lambda: not place.status()["connected"])
             assert served(directory)
