@@ -23,9 +23,9 @@ from certd.pki.key_spec import (
     SignatureAlgorithm,
 )
 from certd.token import lock, objects
-from certd.token.advice import PIN_REFUSED, REQUEST_REFUSED, code_of, explain, pin_refused, unavailable
+from certd.token.advice import KEY_MISSING, PIN_REFUSED, REQUEST_REFUSED, code_of, explain, pin_refused, unavailable
 from certd.token.description import TokenDescription
-from certd.token.durable import sync_softhsm
+from certd.token.durable import missing_softhsm, sync_softhsm
 from certd.token.pin import RefusedPins, read_pin, wipe
 from certd.token.settings import TokenSettings
 
@@ -67,6 +67,15 @@ class Module:
         """
         self.close()
         settings = self._settings
+        missing = missing_softhsm(settings.softhsm_conf)
+        if missing is not None:
+            # SoftHSM itself would only say that it cannot go on.
+            raise unavailable(
+                f"The token {settings.label} is gone: there is no {missing}, where SoftHSM keeps it. Put it back, or "
+                "restore it from its backup (certd restore); only where there is none, initialise a new token in its "
+                'place, as "Wrapping keys in escrow" in certd\'s README tells: what the old one signed and opened is '
+                "out of reach then."
+            )
         pin = read_pin(settings.pin_file)
         try:
             refused = self._refused_pins.code_of(pin)
@@ -447,7 +456,7 @@ class Module:
         self.probe()
         label = self._settings.label
         message = f"The token {label} has no {kind} key with the id {key_id.hex()}. Restore the token from its backup."
-        return unavailable(message)
+        return unavailable(message, KEY_MISSING)
 
 
 def _is_unfinished(key: objects.Handle) -> bool:

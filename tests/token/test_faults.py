@@ -1,5 +1,6 @@
 """A module or a token that is missing, that fails with every code there is, that goes away and returns."""
 
+import re
 import shutil
 import sys
 import threading
@@ -19,6 +20,7 @@ from certd.token.advice import ADVICE, PIN_REFUSED, REQUEST_REFUSED, code_of, ex
 from certd.token.client import TokenClient, start_child
 from certd.token.module import Module
 from certd.token.settings import TokenSettings
+from certd.token.softhsm import write_configuration
 from tests.softhsm import USER_PIN, make_token
 from tests.token.material import Authority, make_authority, make_certificate, run_python, verifies
 from tests.waiting import eventually
@@ -239,6 +241,12 @@ def _no_configuration(settings: TokenSettings, tmp_path: Path) -> TokenSettings:
     return replace_settings(settings, softhsm_conf=tmp_path / "missing.conf")
 
 
+def _no_storage(settings: TokenSettings, tmp_path: Path) -> TokenSettings:
+    configuration = tmp_path / "softhsm2.conf"
+    write_configuration(configuration, tokens=tmp_path / "nowhere" / "tokens")
+    return replace_settings(settings, softhsm_conf=configuration)
+
+
 def _not_a_module(settings: TokenSettings, tmp_path: Path) -> TokenSettings:
     (tmp_path / "text.so").write_text("this is no library")
     return replace_settings(settings, module=tmp_path / "text.so")
@@ -254,9 +262,10 @@ def replace_settings(settings: TokenSettings, **changes: object) -> TokenSetting
         (_no_module, "missing.so cannot be loaded"),
         (_not_a_module, "text.so cannot be loaded"),
         (_no_token, "no token labelled another label"),
-        (_no_configuration, "CKR_GENERAL_ERROR"),
+        (_no_configuration, "is gone: there is no .*missing.conf"),
+        (_no_storage, "is gone: there is no .*/nowhere,"),
     ],
-    ids=["module", "no library", "token", "configuration"],
+    ids=["module", "no library", "token", "configuration", "storage"],
 )
 def test_what_is_missing_is_named_and_the_process_stays(
     settings: TokenSettings,
@@ -266,7 +275,7 @@ def test_what_is_missing_is_named_and_the_process_stays(
 ) -> None:
     client = start_child(spoil(settings, tmp_path))
     try:
-        eventually(lambda: finding in client.problem)
+        eventually(lambda: re.search(finding, client.problem))
         process_id = client.process_id
         with pytest.raises(CertdError, match=finding) as caught:
             client.describe()
