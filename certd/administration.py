@@ -46,10 +46,12 @@ def initialise(
     """Makes or completes database, system authority, server certificate and first administrator; idempotent.
 
     The private keys belong to whoever made the two CSRs (DER), and stay there. A server certificate with other names is
-    kept, unless `any_server_names` is false. Raises what the token and the store raise when they cannot be had.
+    kept, unless `any_server_names` is false. Raises STATE_FORBIDS when the token lacks the key of the system authority,
+    and what the token and the store raise when they cannot be had.
     """
     migrate(config.database.url)
     with _running(config, clock, step) as core:
+        core.system_rotation.require_key()
         made = core.bootstrap.run(
             trust_domain=config.tls.trust_domain,
             server_names=parse_server_names(server_names),
@@ -89,10 +91,12 @@ def recover_administrator(
 ) -> RecoveredAdministrator:
     """Makes the identity an administrator of everything, with a certificate for the key of the CSR (DER).
 
-    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init`, FIELD_INVALID for an id that is none, and
-    what the token and the store raise when they cannot be had.
+    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init` and when the token lacks the key of the
+    system authority, FIELD_INVALID for an id that is none, and what the token and the store raise when they cannot be
+    had.
     """
     with _running(config, clock, step) as core:
+        core.system_rotation.require_key()
         recovered = core.administrator_recovery.run(
             trust_domain=config.tls.trust_domain,
             administrator_id=administrator_id,
@@ -114,36 +118,48 @@ class RotatedSystemAuthority:
     issues_from: datetime
     pinned: bool
     """False when the token process has yet to trust the root, because its file is not for this program to write."""
+    server_shown_until: datetime | None
+    """Until when the server shows the certificate that it has; None for one that is not of a system authority."""
 
 
 def rotate_system_authority(
-    config: Config, *, clock: Clock | None = None, step: StepHook = no_step
+    config: Config, *, key_lost: bool = False, clock: Clock | None = None, step: StepHook = no_step
 ) -> RotatedSystemAuthority:
     """Makes the next system authority, which is trusted at once and issues a month later.
 
-    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init` and while a rotation is under way, and
-    what the token and the store raise when they cannot be had.
+    With `key_lost` it issues at once, in place of the one whose key the token lacks, which is given up for ever.
+    Runs beside no daemon on SQLite. Raises STATE_FORBIDS before `certd init`, while a rotation is under way, and when
+    the key is lacking without `key_lost` or there with it; and what the token and the store raise when they cannot be
+    had.
     """
     with _running(config, clock, step) as core:
-        rotated = core.system_rotation.rotate()
+        if key_lost:
+            rotated = core.system_rotation.replace_lost()
+        else:
+            core.system_rotation.require_key()
+            rotated = core.system_rotation.rotate()
+        shown_until = core.server_certificate.shown_until()
         try:
             pinned = core.pinned_roots.pin() is not None
         except CertdError:
             # What was made is made; the daemon tries this again, and says why not.
             pinned = False
     return RotatedSystemAuthority(
-        system_root=certificate_pem(rotated.certificate).encode(), issues_from=rotated.issues_from, pinned=pinned
+        system_root=certificate_pem(rotated.certificate).encode(),
+        issues_from=rotated.issues_from,
+        pinned=pinned,
+        server_shown_until=shown_until,
     )
 
 
 @contextmanager
 def _running(config: Config, clock: Clock | None, step: StepHook) -> Iterator[Core]:
-    """Runs the core for one command."""
+    """Runs the core for one command, which does what it is for and none of the jobs of the daemon."""
     # Nothing here comes from strangers, and two certificates need no process of their own.
     config = config.model_copy(update={"prepare": Prepare(processes=0)})
     core = assemble(config, clock=clock or SystemClock(), step=step)
     try:
-        core.start()
+        core.begin()
         yield core
     finally:
         core.stop()

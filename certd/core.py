@@ -134,8 +134,8 @@ class Core:
     public_certificates: PublicCertificates
     publication: Publication
 
-    def start(self) -> None:
-        """Starts what works without being asked, after recovery of what the last run left half done."""
+    def begin(self) -> None:
+        """Starts what one command needs, after recovery of what the last run left half done; no job is run."""
         if not self.token.wait_settled(_TOKEN_START_SECONDS):
             _log.error(
                 "the token does not answer; certd serves what needs no key until it does: %s", self.token.problem
@@ -144,9 +144,13 @@ class Core:
             _log.error("a prepare process does not start; what needs one is refused until it does")
         self.ownership.begin()
         self.recovery.run()
+        self.loop.start()
+
+    def start(self) -> None:
+        """Starts what works without being asked as well."""
+        self.begin()
         follow_base_url(self.store, self.config.web.base_url, self.clock.now())
         follow_clock(self.store, self.clock.now())
-        self.loop.start()
         self.publication.answering.start()
         self.scheduler.start()
         self.delivering.start()
@@ -154,7 +158,7 @@ class Core:
             keys.start()
 
     def stop(self) -> None:
-        """Ends what `start` started: first who gives work, then who does it, the books last."""
+        """Ends what `start` or `begin` started: first who gives work, then who does it, the books last."""
         for keys in self.key_sets:
             keys.stop()
         self.event_feed.close()

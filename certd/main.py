@@ -150,7 +150,12 @@ def assemble(config: Config, *, clock: Clock, step: StepHook) -> Core:
     download_codes = DownloadCodes(store=store, clock=clock, access=access)
     export = ManagedExport(store=store, token=token, clock=clock, access=access, step=step)
     system_rotation = SystemRotation(
-        clock=clock, authorities=authorities, system_authority=system_authority, trust_domain=trust_domain
+        store=store,
+        token=token,
+        clock=clock,
+        authorities=authorities,
+        system_authority=system_authority,
+        trust_domain=trust_domain,
     )
     pinned_roots = PinnedRoots(token_settings(config).system_roots, token=token, system_authority=system_authority)
     server_certificate = ServerCertificate(

@@ -101,6 +101,7 @@ class EventType(enum.StrEnum):
     SUBSCRIPTION_TEST = "subscription.test"
     """Sent by TestSubscription; it is not in the record."""
     DELIVERY_FAILED = "subscription.delivery-failed"
+    SYSTEM_AUTHORITY_REPLACED = "system-authority.replaced"
     SERVER_CERTIFICATE_RENEWED = "server-certificate.renewed"
     CALL_REFUSED = "call.refused"
 

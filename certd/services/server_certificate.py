@@ -1,4 +1,7 @@
-"""The server's own certificate: renewed by the daemon with a new key while a third of its life is left."""
+"""The server's own certificate: renewed by the daemon with a new key while a third of its life is left.
+
+One of a former system authority is replaced as soon as callers know the root of the one that issues.
+"""
 
 import hashlib
 import logging
@@ -20,6 +23,8 @@ _log = logging.getLogger("certd.server-certificate")
 
 NOTICE = timedelta(days=14)
 """How long before its end a certificate that certd cannot renew is spoken of."""
+_LAST = timedelta(days=1)
+"""How long before its end one of a former system authority is replaced, whoever knows the next root by then."""
 _LOOK_PAUSE = timedelta(hours=1)
 _NOTICE_PAUSE = timedelta(days=1)
 
@@ -82,6 +87,22 @@ class ServerCertificate:
         self._next_look = now + _LOOK_PAUSE
         self._look(now, reload)
 
+    def shown_until(self) -> datetime | None:
+        """Returns until when the certificate in the file is shown; None for none, and for one from elsewhere."""
+        try:
+            certificate = parse_certificates(self._files.certificate.read_bytes())[0]
+            found = describe(certificate)
+        except (OSError, CertdError):
+            return None
+        issuer = self._issuer_of(certificate, found)
+        return None if issuer is None else self._until(found, issuer)
+
+    def _until(self, found: Description, issuer: str) -> datetime:
+        end = found.not_after_time
+        if issuer == self._system_authority.uid:
+            return end - (end - found.not_before_time) / 3
+        return min(self._system_authority.known_from, end - _LAST)
+
     def _look(self, now: datetime, reload: Callable[[], None]) -> None:
         path = self._files.certificate
         try:
@@ -101,7 +122,7 @@ class ServerCertificate:
                     "its key, then send SIGHUP to the daemon",
                 )
             return
-        if issuer == self._system_authority.uid and end - now > (end - found.not_before_time) / 3:
+        if now < self._until(found, issuer):
             return
         try:
             self._renew(found, chain, reload)

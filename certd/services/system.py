@@ -3,15 +3,19 @@
 When it is replaced, there are two for a while. The new one is trusted from its beginning, and issues once every
 identity certificate of before has ended: whoever still calls then has renewed, and was told of the new root. The old
 one is trusted until the last certificate that it issued has ended.
+
+One whose key is lost issues no more, and the next one does from then on. Callers do not know its root yet: until they
+do, the server goes on showing its certificate of the one before.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from certd.clock import Clock, SystemClock
 from certd.errors import CertdError, Reason
-from certd.model.authority import Authority
+from certd.model.authority import Authority, AuthorityKeyState
 from certd.model.certificate import Certificate
 from certd.pki.description import describe
 from certd.pki.profiles import IDENTITY, LISTENER
@@ -38,8 +42,16 @@ class SystemGeneration:
 
     authority: Authority
     issues_from: datetime
-    """The first one: since its beginning."""
+    """The first one: since its beginning; one whose predecessor lost its key: since that was given up."""
+    known_from: datetime
+    """When every caller that renews knows its root."""
     ends: datetime
+
+    @property
+    def given_up(self) -> datetime | None:
+        """When its key was given up for lost; None while it has one."""
+        key = self.authority.key
+        return key.state_time if key.state is AuthorityKeyState.RETIRED else None
 
 
 class SystemAuthority:
@@ -77,6 +89,17 @@ class SystemAuthority:
         """The uid of the one that issues."""
         return self.get().uid
 
+    @property
+    def known_from(self) -> datetime:
+        """When every caller that renews knows the root of the one that issues."""
+        return self.from_issuing()[0].known_from
+
+    def from_issuing(self) -> tuple[SystemGeneration, ...]:
+        """Returns the one that issues and those after it; raises as `get` does."""
+        self.get()
+        found = self.generations()
+        return found[_issuing(found, self._clock.now()) :]
+
     def certificate(self, tx: Transaction, serial: str) -> Certificate | None:
         """Returns a certificate that one that is trusted has issued; None when there is none."""
         found = (certificates.get(tx, authority.uid, serial) for authority in self.trusted())
@@ -94,9 +117,14 @@ class SystemAuthority:
             while (row := authorities.get(tx, None, successor_id(len(found) + 1))) is not None and row.certificate:
                 described = describe(row.certificate)
                 start = described.not_before_time
+                known = start + LEAD if found else start
+                lost = found[-1].given_up if found else None
                 found.append(
                     SystemGeneration(
-                        authority=row, issues_from=start + LEAD if found else start, ends=described.not_after_time
+                        authority=row,
+                        issues_from=known if lost is None else min(known, max(start, lost)),
+                        known_from=known,
+                        ends=described.not_after_time,
                     )
                 )
         with self._lock:
@@ -113,7 +141,7 @@ class SystemAuthority:
         if len(found) <= 1:
             return tuple(one.authority for one in found)
         now = self._clock.now()
-        issuing = max((n for n, one in enumerate(found) if n == 0 or one.issues_from <= now), default=0)
+        issuing = _issuing(found, now)
         # Those after it are trusted already, those before it until what they issued has ended.
         others = [
             one.authority
@@ -121,3 +149,9 @@ class SystemAuthority:
             if n > issuing or (n < issuing and now < found[n + 1].issues_from + _TAIL)
         ]
         return (found[issuing].authority, *others)
+
+
+def _issuing(found: Sequence[SystemGeneration], now: datetime) -> int:
+    """Returns which of them issues; the first one when none can."""
+    able = (n for n, one in enumerate(found) if one.given_up is None and (n == 0 or one.issues_from <= now))
+    return max(able, default=0)

@@ -22,6 +22,7 @@ from certd.pki.encoding import certificate_pem
 from certd.pki.names import SubjectAlternativeNames
 from certd.services.identities import Identities
 from certd.services.server_certificate import ServerCertificate
+from certd.services.system import LEAD
 from certd.token.settings import TokenSettings
 from tests.fakes import FakeClock
 from tests.services.conftest import World, configuration
@@ -111,6 +112,39 @@ def test_it_is_renewed_when_a_third_is_left_and_not_before(world: World, files: 
     world.clock.advance(timedelta(hours=2))
     looks.look()
     assert len(reloads) == 1
+
+
+def test_one_of_a_lost_authority_is_shown_until_callers_know_the_next_root(
+    world: World, files: CredentialFiles
+) -> None:
+    """They verify the server by the root of before, and get the next one when they renew."""
+    install_ours(world, files)
+    looks, reloads = looked_after(world, files)
+    before = files.certificate.read_bytes()
+    key = world.core.system_authority.get().key
+    assert world.core.token.destroy_authority_key(key_id=key.key_id, policy=key.policy)
+    root = x509.load_der_x509_certificate(world.core.system_rotation.replace_lost().certificate)
+    assert looks.shown_until() == world.core.system_authority.known_from
+    world.clock.advance(LEAD - timedelta(hours=2))
+    looks.look()
+    # Told of another root to trust, with the certificate of before.
+    assert reloads == [before]
+    world.clock.advance(timedelta(hours=3))
+    looks.look()
+    x509.load_pem_x509_certificates(reloads[-1])[0].verify_directly_issued_by(root)
+
+
+def test_one_of_a_lost_authority_is_replaced_before_it_ends(world: World, files: CredentialFiles) -> None:
+    end = install_ours(world, files).not_valid_after_utc
+    looks, reloads = looked_after(world, files)
+    world.clock.advance(timedelta(days=80))
+    key = world.core.system_authority.get().key
+    assert world.core.token.destroy_authority_key(key_id=key.key_id, policy=key.policy)
+    root = x509.load_der_x509_certificate(world.core.system_rotation.replace_lost().certificate)
+    assert looks.shown_until() == end - timedelta(days=1)
+    world.clock.advance(timedelta(days=9, hours=1))
+    looks.look()
+    x509.load_pem_x509_certificates(reloads[-1])[0].verify_directly_issued_by(root)
 
 
 def test_before_the_listeners_stand_it_does_nothing(world: World, files: CredentialFiles) -> None:

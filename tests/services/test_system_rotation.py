@@ -13,12 +13,17 @@ from certd.client.credentials import read_credentials
 from certd.clock import SystemClock
 from certd.errors import CertdError, Reason
 from certd.model.certificate import CertificateState
+from certd.model.event import EventType
 from certd.model.identity import Identity, IdentityState
+from certd.model.job import Job, JobKind
 from certd.model.names import IdentityName
 from certd.pki.credential_request import new_credential_request
 from certd.services.identities import Identities
 from certd.services.system import LEAD
 from certd.store import identities as identity_rows
+from certd.store import jobs
+from certd.store.reader import Reader
+from certd.store.store import Store
 from certd.token.settings import TokenSettings
 from certd.v1.server_service_pb2 import GetServerInfoRequest
 from tests.fakes import FakeClock
@@ -152,6 +157,58 @@ def test_an_identity_is_revoked_with_its_certificates_of_both(world: World) -> N
         assert row.state is CertificateState.REVOKED
 
 
+def lose_key(world: World) -> None:
+    """As a token from before it was made, or a new one: without the key of the authority that issues."""
+    key = world.core.system_authority.get().key
+    assert world.core.token.destroy_authority_key(key_id=key.key_id, policy=key.policy)
+
+
+def test_in_place_of_one_whose_key_is_lost_the_next_one_issues_at_once(world: World) -> None:
+    (old,), enrolled = roots(world), enroll(world, "before")
+    lose_key(world)
+    with pytest.raises(CertdError) as refused:
+        world.core.system_rotation.require_key()
+    assert refused.value.reason is Reason.STATE_FORBIDS
+    assert "certd rotate-system-authority --key-lost" in refused.value.message
+    rotated = world.core.system_rotation.replace_lost()
+    new = x509.load_der_x509_certificate(rotated.certificate)
+    assert (roots(world), rotated.issues_from) == ([new, old], world.clock.now())
+    world.core.system_rotation.require_key()
+    assert issuer_of(world, enroll(world, "after")) == new
+    assert world.core.access.authenticate(enrolled).principal.endswith("/before")
+    (event,) = [event for event in world.events() if event.type is EventType.SYSTEM_AUTHORITY_REPLACED]
+    assert (event.resource, event.details["successor"]) == (
+        "tenants/-/authorities/system",
+        "tenants/-/authorities/system-2",
+    )
+    world.clock.advance(91 * DAY)
+    assert roots(world) == [new]
+
+
+def test_one_that_was_made_already_takes_over_when_the_key_is_lost(world: World) -> None:
+    """As after a crash before the old one was given up. What that issued until then is trusted until it ends."""
+    (old,), made = roots(world), world.core.system_rotation.rotate()
+    world.clock.advance(20 * DAY)
+    lose_key(world)
+    assert world.core.system_rotation.replace_lost().certificate == made.certificate
+    new = x509.load_der_x509_certificate(made.certificate)
+    assert issuer_of(world, enroll(world, "after")) == new
+    world.clock.advance(90 * DAY)
+    assert roots(world) == [new, old]
+
+
+@pytest.mark.parametrize("token_is_there", [True, False])
+def test_no_key_is_given_up_that_is_there_or_cannot_be_looked_for(world: World, *, token_is_there: bool) -> None:
+    before = world.events()
+    if not token_is_there:
+        lose_key(world)
+        world.core.token.stop()
+    with pytest.raises(CertdError) as refused:
+        world.core.system_rotation.replace_lost()
+    assert refused.value.reason is (Reason.STATE_FORBIDS if token_is_there else Reason.TOKEN_UNAVAILABLE)
+    assert (len(roots(world)), world.events()) == (1, before)
+
+
 def test_it_happens_by_itself_when_a_third_of_the_life_is_left(world: World) -> None:
     world.clock.advance(13 * 365 * DAY)
     world.core.system_rotation.look()
@@ -176,6 +233,11 @@ def test_a_daemon_takes_over_from_one_to_the_other(tmp_path: Path, token_setting
         server_names=("localhost", "127.0.0.1"),
         clock=FakeClock(now - 40 * DAY),
     )
+    # What is done on the machine itself leaves the daemon's jobs to the daemon.
+    books = Store.open(config.database.url, clock=SystemClock())
+    waits = Job(kind=JobKind.ADVANCE_AUTHORITY, subject="gone", due_time=now - 40 * DAY)
+    books.write("test.job", lambda tx: jobs.put(tx, waits))
+    books.close()
     config.tls.private_key.write_bytes(server.private_key)
     config.tls.certificate.write_bytes(made.server_certificate)
     rotated = administration.rotate_system_authority(config, clock=FakeClock(now - 35 * DAY))
@@ -183,6 +245,10 @@ def test_a_daemon_takes_over_from_one_to_the_other(tmp_path: Path, token_setting
     recovered = administration.recover_administrator(
         config, administrator_id="admin", administrator_csr=mine.csr, clock=FakeClock(now)
     )
+    reader = Reader.open(config.database.url)
+    with reader.read("test.jobs") as tx:
+        assert jobs.next_due(tx, apart=False) == waits.due_time
+    reader.close()
     assert len(x509.load_pem_x509_certificates(recovered.system_root)) == 2
     new_root = x509.load_pem_x509_certificate(rotated.system_root)
     x509.load_pem_x509_certificate(recovered.certificate).verify_directly_issued_by(new_root)
