@@ -121,7 +121,7 @@ def _responder(authority: Authority, spans: tuple[datetime, datetime] | None, no
 def _lists(tx: Transaction, now: datetime) -> Iterator[Finding]:
     for one in examination.troubled_lists(tx, now, changed_before=now - _LONG_UNCHANGED):
         remedy = (
-            "see the log of the daemon, and whether the token is there; certctl authority generate-crl tries it now"
+            "see the log of the daemon, and whether the token is there; certctl authority crl generate tries it now"
         )
         if one.next_update is not None and one.next_update < now:
             said = f"the CRL of {one.name} has ended at {one.next_update.isoformat()}"
@@ -211,7 +211,7 @@ def _work(tx: Transaction, now: datetime) -> Iterator[Finding]:
             "subscriptions",
             f"{len(failing)} subscriptions are not delivered: {failing[0]}" + _and_more(failing),
             why="those who should hear of expiry and revocation do not",
-            remedy="see certctl subscription show, and whether the target answers: certctl subscription test",
+            remedy="see certctl subscription get, and whether the target answers: certctl subscription test",
         )
 
 
