@@ -113,6 +113,8 @@ _RETRY_AFTER: Final[Mapping[Reason, float]] = {
 }
 """Seconds after which the same call may succeed, where the error does not say so itself."""
 
+_GONE: Final = frozenset({"CKR_KEY_HANDLE_INVALID", "CKR_OBJECT_HANDLE_INVALID"})
+"""What PKCS#11 answers about a key that the token lacks: to be restored, not to be waited for."""
 _QUOTAS: Final = frozenset(reason for reason, code in CODES.items() if code is grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 _RESOURCE_TYPES: Final[Mapping[str, str]] = {
@@ -155,13 +157,13 @@ def to_status(error: CertdError) -> grpc.Status:
             subject=_cut(error.resource or DOMAIN, _METADATA_BYTES), description=error.reason
         )
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
-    return _status(CODES[error.reason], error.message, details)
+    return _status(_code(error), error.message, details)
 
 
 def item_error(error: CertdError) -> certificate_service_pb2.ItemError:
     """Returns why an item of a batch failed, as the status of a call of its own would tell it."""
     told = certificate_service_pb2.ItemError(
-        code=CODES[error.reason].value[0],
+        code=_code(error).value[0],
         reason=error.reason,
         message=_cut(error.message, _MESSAGE_BYTES),
         metadata=_error_info(error.reason, error.metadata).metadata,
@@ -176,7 +178,18 @@ def item_error(error: CertdError) -> certificate_service_pb2.ItemError:
     return told
 
 
+def _is_gone(error: CertdError) -> bool:
+    return error.reason is Reason.TOKEN_UNAVAILABLE and error.metadata.get("ckr") in _GONE
+
+
+def _code(error: CertdError) -> grpc.StatusCode:
+    # UNAVAILABLE is tried again by clients that know of no reasons.
+    return grpc.StatusCode.FAILED_PRECONDITION if _is_gone(error) else CODES[error.reason]
+
+
 def _retry_delay(error: CertdError) -> Duration | None:
+    if _is_gone(error):
+        return None
     retry_after = error.retry_after if error.retry_after is not None else _RETRY_AFTER.get(error.reason)
     if retry_after is None:
         return None

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Final
 
 from certd.errors import CertdError, Reason
 
@@ -67,6 +68,9 @@ ADVICE: dict[str, str] = {
 }
 """Code by code. What is missing here is answered with the name of the code alone."""
 
+
+KEY_MISSING: Final = "CKR_KEY_HANDLE_INVALID"
+"""Of a key that is not in the token, which no waiting brings back."""
 
 PIN_REFUSED: frozenset[str] = frozenset(
     {"CKR_PIN_INCORRECT", "CKR_PIN_LOCKED", "CKR_PIN_EXPIRED", "CKR_PIN_INVALID", "CKR_PIN_LEN_RANGE"}

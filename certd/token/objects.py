@@ -27,7 +27,7 @@ from certd.pki.key_spec import (
     key_spec_of,
     verify_signature,
 )
-from certd.token.advice import REQUEST_REFUSED, code_of, explain, unavailable
+from certd.token.advice import KEY_MISSING, REQUEST_REFUSED, code_of, explain, unavailable
 from certd.token.public_key import CURVE_PARAMETERS, LoadedKey, from_modulus, from_point
 
 _SELF_TEST = b"certd self-test"
@@ -144,7 +144,7 @@ def read_pair(session: pkcs11.Session, handle: Handle, key_id: bytes) -> Authori
     public = only(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.ID: key_id})
     if public is None:
         message = f"The token lacks the public half of the key {key_id.hex()}. Restore the token from its backup."
-        raise unavailable(message)
+        raise unavailable(message, KEY_MISSING)
     pair = _pair(handle, public, key_id)
     if pair is None:
         message = f"The key {key_id.hex()} in the token is of a kind that certd does not use."

@@ -79,7 +79,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     SIGNING_QUEUE_FULL: _ErrorReason.ValueType  # 27
     """The queue before the token is full; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
     TOKEN_UNAVAILABLE: _ErrorReason.ValueType  # 28
-    """The token does not answer; RetryInfo says when to come again. UNAVAILABLE."""
+    """The token does not answer; RetryInfo says when to come again. One that answers and lacks the key, which is to be restored,
+    is FAILED_PRECONDITION, with `ckr` in the metadata and without RetryInfo. All else is UNAVAILABLE.
+    """
     TOKEN_POLICY_FORBIDS: _ErrorReason.ValueType  # 29
     """The token refused: its policy for the key forbids the signature. FAILED_PRECONDITION."""
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 30
@@ -243,7 +245,9 @@ RATE_LIMITED: ErrorReason.ValueType  # 26
 SIGNING_QUEUE_FULL: ErrorReason.ValueType  # 27
 """The queue before the token is full; RetryInfo says when to come again. RESOURCE_EXHAUSTED."""
 TOKEN_UNAVAILABLE: ErrorReason.ValueType  # 28
-"""The token does not answer; RetryInfo says when to come again. UNAVAILABLE."""
+"""The token does not answer; RetryInfo says when to come again. One that answers and lacks the key, which is to be restored,
+is FAILED_PRECONDITION, with `ckr` in the metadata and without RetryInfo. All else is UNAVAILABLE.
+"""
 TOKEN_POLICY_FORBIDS: ErrorReason.ValueType  # 29
 """The token refused: its policy for the key forbids the signature. FAILED_PRECONDITION."""
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 30

@@ -93,6 +93,15 @@ def test_what_passes_says_when_to_come_again(edge: Edge, reason: Reason) -> None
     assert 0 < failure.retry_after <= 10
 
 
+def test_a_key_that_the_token_lacks_is_not_waited_for(edge: Edge) -> None:
+    error = CertdError(Reason.TOKEN_UNAVAILABLE, "gone", metadata={"ckr": "CKR_KEY_HANDLE_INVALID"})
+    failure, item_error = _fail(edge, error), status.item_error(error)
+    assert (failure.code, failure.retry_after) == (grpc.StatusCode.FAILED_PRECONDITION, None)
+    assert (failure.reason, failure.metadata) == ("TOKEN_UNAVAILABLE", {"ckr": "CKR_KEY_HANDLE_INVALID"})
+    assert item_error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert not item_error.HasField("retry_delay")
+
+
 def test_what_never_passes_does_not_say_when_to_come_again(edge: Edge) -> None:
     failure = _fail(edge, CertdError(Reason.STATE_FORBIDS, "never"))
     assert failure.retry_after is None

@@ -202,6 +202,7 @@ def test_an_item_that_fails_fails_alone(shared: TokenClient, leaf_authority: Aut
     missing = results[2]
     assert isinstance(missing, CertdError)
     assert unknown.key_id.hex() in missing.message
+    assert missing.metadata == {"ckr": "CKR_KEY_HANDLE_INVALID"}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ const (
 	ErrorReason_RATE_LIMITED ErrorReason = 26
 	// The queue before the token is full; RetryInfo says when to come again. RESOURCE_EXHAUSTED.
 	ErrorReason_SIGNING_QUEUE_FULL ErrorReason = 27
-	// The token does not answer; RetryInfo says when to come again. UNAVAILABLE.
+	// The token does not answer; RetryInfo says when to come again. One that answers and lacks the key, which is to be restored,
+	// is FAILED_PRECONDITION, with `ckr` in the metadata and without RetryInfo. All else is UNAVAILABLE.
 	ErrorReason_TOKEN_UNAVAILABLE ErrorReason = 28
 	// The token refused: its policy for the key forbids the signature. FAILED_PRECONDITION.
 	ErrorReason_TOKEN_POLICY_FORBIDS ErrorReason = 29
