@@ -84,8 +84,8 @@ class Certificate(_message.Message):
         REVOKED: Certificate._State.ValueType  # 2
         """Revoked; it stands on CRLs and in OCSP answers until it has expired."""
         LOST: Certificate._State.ValueType  # 3
-        """Its signing was interrupted and nobody received it. It counts as revoked from the moment of recovery and has no
-        certificate.
+        """The books have no certificate: its signing was interrupted, and nobody received it, or it was issued after the backup from
+        which the server was restored, and somebody may have it. It counts as revoked from the moment of recovery.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -98,8 +98,8 @@ class Certificate(_message.Message):
     REVOKED: Certificate.State.ValueType  # 2
     """Revoked; it stands on CRLs and in OCSP answers until it has expired."""
     LOST: Certificate.State.ValueType  # 3
-    """Its signing was interrupted and nobody received it. It counts as revoked from the moment of recovery and has no
-    certificate.
+    """The books have no certificate: its signing was interrupted, and nobody received it, or it was issued after the backup from
+    which the server was restored, and somebody may have it. It counts as revoked from the moment of recovery.
     """
 
     @_typing.final

@@ -107,8 +107,8 @@ const (
 	Certificate_ISSUED Certificate_State = 1
 	// Revoked; it stands on CRLs and in OCSP answers until it has expired.
 	Certificate_REVOKED Certificate_State = 2
-	// Its signing was interrupted and nobody received it. It counts as revoked from the moment of recovery and has no
-	// certificate.
+	// The books have no certificate: its signing was interrupted, and nobody received it, or it was issued after the backup from
+	// which the server was restored, and somebody may have it. It counts as revoked from the moment of recovery.
 	Certificate_LOST Certificate_State = 3
 )
 
