@@ -88,6 +88,7 @@ def wrapping_key_message(view: WrappingKeyView) -> wrapping_key_pb2.WrappingKey:
         reseal_count=key.reseal_count,
         resealed_count=key.resealed_count,
         create_time=x509.timestamp(key.create_time),
+        escrowed=key.escrowed,
         etag=key.etag,
         warnings=x509.warning_messages(view.warnings),
     )

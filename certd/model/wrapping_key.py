@@ -35,6 +35,8 @@ class WrappingKey:
     """When another one became primary."""
     retire_time: datetime | None = None
     destroy_time: datetime | None = None
+    escrowed: bool = False
+    """Whether the database keeps it encrypted to the recovery key."""
     revision: int = 1
 
     @property

@@ -129,7 +129,7 @@ class WrappingKeyRotation:
         def rotate(tx: Transaction) -> WrappingKeyView:
             view = _rotate(tx, caller, found, key_id, key=key, now=now)
             if escrows and view.wrapping_key.key_id == key_id:
-                wrapping_keys.set_escrow(tx, view.wrapping_key, escrows[-1])
+                return replace(view, wrapping_key=wrapping_keys.set_escrow(tx, view.wrapping_key, escrows[-1]))
             return view
 
         try:

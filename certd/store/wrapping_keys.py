@@ -27,6 +27,7 @@ _SELECT: Select[Any] = select(
     _keys.c.rotate_time,
     _keys.c.retire_time,
     _keys.c.destroy_time,
+    _keys.c.escrow.is_not(None).label("escrowed"),
     _keys.c.revision,
 )
 _OF_TENANT = _keys.c.tenant == bindparam("of_tenant")
@@ -73,6 +74,7 @@ def _wrapping_key_of(row: Row[Any]) -> WrappingKey:
         rotate_time=optional_time_of(row.rotate_time),
         retire_time=optional_time_of(row.retire_time),
         destroy_time=optional_time_of(row.destroy_time),
+        escrowed=bool(row.escrowed),
         revision=row.revision,
     )
 
@@ -180,9 +182,13 @@ class EscrowedKey:
     """As `pki.escrow` has it; None: it is in the token alone."""
 
 
-def set_escrow(tx: Transaction, key: WrappingKey, escrow: bytes) -> None:
-    """Keeps how a key is in escrow, in place of what was kept before: a key that was never made."""
+def set_escrow(tx: Transaction, key: WrappingKey, escrow: bytes) -> WrappingKey:
+    """Keeps how a key is in escrow, in place of what was kept before: a key that was never made.
+
+    Returns the key as it now stands.
+    """
     tx.execute(_SET_ESCROW, {"of_tenant": key.tenant, "of_number": key.number, "new_escrow": escrow})
+    return replace(key, escrowed=True)
 
 
 def escrows(tx: Transaction) -> list[EscrowedKey]:

@@ -26,7 +26,7 @@ from certd.v1 import x509_pb2 as certd_dot_v1_dot_x509__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x65rtd/v1/wrapping_key.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x03\n\x0bWrappingKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.certd.v1.WrappingKey.State\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x14\n\x0creseal_count\x18\x04 \x01(\x03\x12\x16\n\x0eresealed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brotate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12#\n\x08warnings\x18\x0b \x03(\x0b\x32\x11.certd.v1.Warning\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRIMARY\x10\x01\x12\x10\n\x0c\x44\x45\x43RYPT_ONLY\x10\x02\x12\x0b\n\x07RETIRED\x10\x03\x12\r\n\tDESTROYED\x10\x04\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x65rtd/v1/wrapping_key.proto\x12\x08\x63\x65rtd.v1\x1a\x13\x63\x65rtd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x03\n\x0bWrappingKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.certd.v1.WrappingKey.State\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x14\n\x0creseal_count\x18\x04 \x01(\x03\x12\x16\n\x0eresealed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brotate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65stroy_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12#\n\x08warnings\x18\x0b \x03(\x0b\x32\x11.certd.v1.Warning\x12\x10\n\x08\x65scrowed\x18\x0c \x01(\x08\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRIMARY\x10\x01\x12\x10\n\x0c\x44\x45\x43RYPT_ONLY\x10\x02\x12\x0b\n\x07RETIRED\x10\x03\x12\r\n\tDESTROYED\x10\x04\x42/\n\x08\x63\x65rtd.v1P\x01Z!certd/clients/go/certd/v1;certdv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\010certd.v1P\001Z!certd/clients/go/certd/v1;certdv1'
   _globals['_WRAPPINGKEY']._serialized_start=96
-  _globals['_WRAPPINGKEY']._serialized_end=568
-  _globals['_WRAPPINGKEY_STATE']._serialized_start=479
-  _globals['_WRAPPINGKEY_STATE']._serialized_end=568
+  _globals['_WRAPPINGKEY']._serialized_end=586
+  _globals['_WRAPPINGKEY_STATE']._serialized_start=497
+  _globals['_WRAPPINGKEY_STATE']._serialized_end=586
 # @@protoc_insertion_point(module_scope)

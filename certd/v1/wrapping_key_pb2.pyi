@@ -69,6 +69,7 @@ class WrappingKey(_message.Message):
     DESTROY_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    ESCROWED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. `tenants/{tenant}/wrappingKeys/{wrapping_key}`, a number from 1."""
     state: Global___WrappingKey.State.ValueType
@@ -81,6 +82,10 @@ class WrappingKey(_message.Message):
     """Output only. How many of them were."""
     etag: _builtins.str
     """Output only. Changes with every change of the resource."""
+    escrowed: _builtins.bool
+    """Output only. Whether the database keeps it encrypted to the recovery key of the token process, from which
+    `certd recover-wrapping-key` puts it into another token.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was made."""
@@ -115,10 +120,11 @@ class WrappingKey(_message.Message):
         destroy_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         warnings: _abc.Iterable[_x509_pb2.Warning] | None = ...,
+        escrowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "destroy_time", b"destroy_time", "retire_time", b"retire_time", "rotate_time", b"rotate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "destroy_time", b"destroy_time", "etag", b"etag", "key_id", b"key_id", "name", b"name", "reseal_count", b"reseal_count", "resealed_count", b"resealed_count", "retire_time", b"retire_time", "rotate_time", b"rotate_time", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "destroy_time", b"destroy_time", "escrowed", b"escrowed", "etag", b"etag", "key_id", b"key_id", "name", b"name", "reseal_count", b"reseal_count", "resealed_count", b"resealed_count", "retire_time", b"retire_time", "rotate_time", b"rotate_time", "state", b"state", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

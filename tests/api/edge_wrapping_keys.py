@@ -30,6 +30,7 @@ KEY = WrappingKey(
     rotate_time=MADE + timedelta(days=1),
     retire_time=MADE + timedelta(days=2),
     destroy_time=MADE + timedelta(days=3),
+    escrowed=True,
     revision=9,
 )
 

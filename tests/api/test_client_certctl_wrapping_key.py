@@ -47,16 +47,17 @@ def test_keys_are_listed_and_shown_with_their_progress(fake: FakeServer, certctl
     fake.answer(
         "ListWrappingKeys",
         ListWrappingKeysResponse(
-            wrapping_keys=[WrappingKey(name=NEW, state=WrappingKey.PRIMARY)], next_page_token="more"
+            wrapping_keys=[WrappingKey(name=NEW, state=WrappingKey.PRIMARY, escrowed=True)], next_page_token="more"
         ),
         ListWrappingKeysResponse(wrapping_keys=[old(2_000)]),
     )
     fake.answer("GetWrappingKey", old(2_000))
     lines = certctl("wrapping-key", "list").out.splitlines()
-    assert lines[0].split()[:5] == ["WRAPPING", "KEY", "STATE", "SEALED", "ANEW"]
-    assert lines[1].split()[:3] == ["2", "PRIMARY", "-"]
-    assert lines[2].split()[:5] == ["1", "DECRYPT_ONLY", "2,000", "of", "12,000"]
-    assert "Sealed anew  2,000 of 12,000\n" in certctl("wrapping-key", "show", "1").out
+    assert lines[0].split()[:5] == ["WRAPPING", "KEY", "STATE", "ESCROW", "SEALED"]
+    assert lines[1].split()[:4] == ["2", "PRIMARY", "yes", "-"]
+    assert lines[2].split()[:6] == ["1", "DECRYPT_ONLY", "no", "2,000", "of", "12,000"]
+    card = certctl("wrapping-key", "show", "1").out
+    assert "Escrow       none: it is in the token alone\nSealed anew  2,000 of 12,000\n" in card
     shown = json.loads(certctl("wrapping-key", "show", OLD, "--tenant", "other", "-o", "json").out)
     assert shown["resealedCount"] == "2000"
     assert certctl("wrapping-key", "show", "1", "--tenant", "acme").code == 0

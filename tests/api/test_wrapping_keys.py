@@ -30,6 +30,7 @@ SHOWN = WrappingKey(
     rotate_time=moment_of(MADE + timedelta(days=1)),
     retire_time=moment_of(MADE + timedelta(days=2)),
     destroy_time=moment_of(MADE + timedelta(days=3)),
+    escrowed=True,
     etag="000102030405060708090a0b0c0d0e0f-9",
 )
 

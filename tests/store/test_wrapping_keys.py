@@ -55,8 +55,12 @@ def test_a_rotation_makes_a_new_primary_key_and_the_old_one_opens_alone(store: S
         assert wrapping_keys.primary(tx, "default") == new
         assert wrapping_keys.decrypt_only(tx, "default") == old
         assert wrapping_keys.decrypt_only(tx, "other") is None
+        assert not new.escrowed
     # As it was read before, it is no more.
     assert store.write("test", lambda tx: wrapping_keys.rotate(tx, first, key_id=bytes(16), now=LATER)) is None
+    kept = store.write("test", lambda tx: wrapping_keys.set_escrow(tx, new, b"encrypted"))
+    with store.read("test") as tx:
+        assert kept == wrapping_keys.get(tx, "default", 2) == replace(new, escrowed=True)
 
 
 def test_what_may_change_of_a_key_comes_out_as_it_went_in_and_counts_the_revision(store: Store) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from certd.client.connection import Client
 
 _PAGE: Final = 500
-_HEADER: Final = ("WRAPPING KEY", "STATE", "SEALED ANEW", "CREATED", "ROTATED", "RETIRED", "DESTROYED")
+_HEADER: Final = ("WRAPPING KEY", "STATE", "ESCROW", "SEALED ANEW", "CREATED", "ROTATED", "RETIRED", "DESTROYED")
 _POLL: Final = 0.5
 _STUCK: Final = 60.0
 """Seconds without progress after which nobody waits any longer."""
@@ -164,6 +164,7 @@ def _row(item: WrappingKey) -> Sequence[str]:
     return (
         names.short(item.name),
         enum_text(item, "state"),
+        "yes" if item.escrowed else "no",
         _sealed_anew(item),
         output.time_text(item.create_time),
         output.time_text(item.rotate_time),
@@ -177,6 +178,7 @@ def _print(item: WrappingKey, run: Invocation) -> None:
         ("Name", item.name),
         ("State", enum_text(item, "state")),
         ("Key id", item.key_id),
+        ("Escrow", "encrypted to the recovery key" if item.escrowed else "none: it is in the token alone"),
         ("Sealed anew", _sealed_anew(item)),
         ("Created", output.time_text(item.create_time)),
         ("Rotated", output.time_text(item.rotate_time)),

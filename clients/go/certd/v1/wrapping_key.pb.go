@@ -109,7 +109,10 @@ type WrappingKey struct {
 	// Output only. Changes with every change of the resource.
 	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Output only. What the call that returned this leaves behind, for example backups that no key opens any more; empty on reads.
-	Warnings      []*Warning `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Output only. Whether the database keeps it encrypted to the recovery key of the token process, from which
+	// `certd recover-wrapping-key` puts it into another token.
+	Escrowed      bool `protobuf:"varint,12,opt,name=escrowed,proto3" json:"escrowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,11 +224,18 @@ func (x *WrappingKey) GetWarnings() []*Warning {
 	return nil
 }
 
+func (x *WrappingKey) GetEscrowed() bool {
+	if x != nil {
+		return x.Escrowed
+	}
+	return false
+}
+
 var File_certd_v1_wrapping_key_proto protoreflect.FileDescriptor
 
 const file_certd_v1_wrapping_key_proto_rawDesc = "" +
 	"\n" +
-	"\x1bcertd/v1/wrapping_key.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x04\n" +
+	"\x1bcertd/v1/wrapping_key.proto\x12\bcertd.v1\x1a\x13certd/v1/x509.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x04\n" +
 	"\vWrappingKey\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.certd.v1.WrappingKey.StateR\x05state\x12\x15\n" +
@@ -241,7 +251,8 @@ const file_certd_v1_wrapping_key_proto_rawDesc = "" +
 	"\fdestroy_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x12\n" +
 	"\x04etag\x18\n" +
 	" \x01(\tR\x04etag\x12-\n" +
-	"\bwarnings\x18\v \x03(\v2\x11.certd.v1.WarningR\bwarnings\"Y\n" +
+	"\bwarnings\x18\v \x03(\v2\x11.certd.v1.WarningR\bwarnings\x12\x1a\n" +
+	"\bescrowed\x18\f \x01(\bR\bescrowed\"Y\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aPRIMARY\x10\x01\x12\x10\n" +
