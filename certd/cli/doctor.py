@@ -1,9 +1,13 @@
 """`certd doctor`: what is wrong with a server, and what to do about it."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,6 +15,9 @@ from certd import config, log
 from certd.cli.backup import Progress
 from certd.cli.configuration import config_option, daemon
 from certd.clock import SystemClock
+
+if TYPE_CHECKING:
+    from certd.doctor.findings import Finding, Severity
 
 _COLOURS: Final = {"ERROR": "red", "WARNING": "yellow", "INFO": "blue"}
 
@@ -41,18 +48,29 @@ def doctor(*, config_file: Path, everything: bool, as_json: bool) -> None:
     from certd.doctor.examine import examine
     from certd.doctor.findings import Severity
 
-    counts = dict.fromkeys(Severity, 0)
-    progress = Progress()
-    for one in examine(settings, config_file, clock=SystemClock(), everything=everything, progress=progress):
-        counts[one.severity] += 1
-        if as_json:
-            click.echo(json.dumps(asdict(one), ensure_ascii=False))
-            continue
-        click.echo(f"{click.style(one.severity, fg=_COLOURS[one.severity], bold=True)} {one.check}: {one.what}")
-        click.echo(f"  why: {one.why}")
-        click.echo(f"  remedy: {one.remedy}")
+    found = examine(settings, config_file, clock=SystemClock(), everything=everything, progress=Progress())
+    counts = tell(found, as_json=as_json)
     if not as_json:
         told = ", ".join(f"{counts[severity]} {severity}" for severity in Severity)
-        click.echo(f"\n{told}" if any(counts.values()) else "nothing found")
+        click.echo(f"\n{told}" if counts else "nothing found")
     if counts[Severity.ERROR]:
         click.get_current_context().exit(1)
+
+
+def tell(found: Iterable["Finding"], *, as_json: bool) -> Counter["Severity"]:
+    """Prints findings as they come, and returns how many there are of each severity.
+
+    Those in a row that matter alike and have one remedy are told why and how once, but in JSON each has all.
+    """
+    counts: Counter[Severity] = Counter()
+    for (severity, check, why, remedy), alike in groupby(found, attrgetter("severity", "check", "why", "remedy")):
+        for one in alike:
+            counts[severity] += 1
+            if as_json:
+                click.echo(json.dumps(asdict(one), ensure_ascii=False))
+            else:
+                click.echo(f"{click.style(severity, fg=_COLOURS[severity], bold=True)} {check}: {one.what}")
+        if not as_json:
+            click.echo(f"  why: {why}")
+            click.echo(f"  remedy: {remedy}")
+    return counts

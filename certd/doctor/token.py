@@ -70,7 +70,8 @@ def _look(
     with reader.read("doctor.keys") as tx:
         named = token_keys.named(tx)
         found = [key for key in _wrapping_keys_of(reader) if key.state is not WrappingKeyState.DESTROYED]
-    for one in named:
+    # The bad ones together, for they have one remedy.
+    for one in sorted(named, key=lambda one: not one.needed):
         if one.made and one.key_id not in present and (one.needed or one.use is not KeyUse.WRAPPING):
             yield (error if one.needed else warning)(
                 "missing-keys",
