@@ -56,8 +56,8 @@ def _what_follows(now: datetime, shown_until: datetime | None) -> str:
         server = "the server's certificate is not of the former one, and is what it was"
     elif shown_until <= now:
         server = (
-            "the daemon, when it runs, takes a certificate of the new one, for its own ends: every caller needs the "
-            "root printed here"
+            "the server's certificate is at its end, and the daemon takes one of the new one when it runs: every "
+            "caller needs the root printed here"
         )
     else:
         server = (
