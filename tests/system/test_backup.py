@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -355,7 +356,7 @@ def test_wrapping_keys_in_escrow_open_in_another_token_what_was_sealed(
         )
         _ok(daemon, "managed", "request", "web", "--authority", "web-ca", "--dns", "web.example.internal")
         # Of what is made in escrow, too.
-        _ok(daemon, "wrapping-key", "rotate")
+        assert "encrypted to the recovery key" in _ok(daemon, "wrapping-key", "rotate")
         eventually(lambda: _key_states(installation.data) == ["PRIMARY", "RETIRED"], within=120)
     file = tmp_path / "certd.backup"
     settings = config.load(installation.config)
@@ -376,12 +377,27 @@ def test_wrapping_keys_in_escrow_open_in_another_token_what_was_sealed(
     assert output.count("is in the token") == 0
     assert _certd(*recover, private).count("is in the token") == 2
 
+    # The key of the system authority has no escrow: another one takes its place, and only when that is asked for.
+    back_in = ("recover-admin", "--config", restored.config, "--credentials-dir", tmp_path / "new administrator")
+    assert "rotate-system-authority --key-lost" in _certd(*back_in, expected=1)
+    output = _certd("rotate-system-authority", "--config", restored.config, "--key-lost")
+    assert "the new system authority issues from now on" in output
+    # Nothing of the jobs that fail in this token.
+    assert "job" not in output
+    _certd(*back_in)
+
     passphrase = tmp_path / "pass.txt"
     passphrase.touch(mode=0o600)
     passphrase.write_text("eight characters")
     with running(restored) as daemon:
         out = ("--out-dir", tmp_path / "out")
+        # With a certificate of the authority that is lost, whose root is all that this caller knows of the server.
         _ok(daemon, "managed", "export", "web", "--passphrase-file", passphrase, "--format", "pkcs8", *out)
+        assert restored.trust_bundle.read_text().count("BEGIN CERTIFICATE") == 1
+        _ok(daemon, "identity", "renew")
+        assert restored.trust_bundle.read_text().count("BEGIN CERTIFICATE") == 2
+        recovered = replace(daemon, installation=replace(restored, credentials=tmp_path / "new administrator"))
+        _ok(recovered, "server", "info")
 
 
 def _key_states(data: Path) -> list[str]:
