@@ -55,6 +55,7 @@ def test_a_serial_alone_is_refused() -> None:
 def test_a_file_is_not_taken_for_a_serial() -> None:
     with pytest.raises(ValueError, match="openssl x509"):
         names.certificate_name("./leaf.pem", "default", "web-ca")
+    assert not names.is_file("tenants/default/authorities/web-ca/certificates/0a1b")
 
 
 def test_a_new_resource_has_parent_and_id() -> None:

@@ -82,13 +82,18 @@ def identity_name(text: str, tenant: str) -> str:
     return text if text.startswith("identities/") else _long(text, tenant, "identities")
 
 
+def is_file(text: str) -> bool:
+    """Returns whether a text is the path of a file with a certificate, and no name or serial number of one."""
+    return text.endswith((".pem", ".crt", ".cer", ".der"))
+
+
 def certificate_name(text: str, tenant: str, authority: str | None) -> str:
     """Returns `tenants/{tenant}/authorities/{authority}/certificates/{serial}`.
 
     `text` is that, or `{authority}/certificates/{serial}`, or a serial beside `authority`. Raises ValueError when the
     authority is missing, and for a file, as other tools take one: its serial number alone would be looked at.
     """
-    if text.endswith((".pem", ".crt", ".cer", ".der")):
+    if is_file(text):
         message = f"{text!r} is a file; give the serial number in it (openssl x509 -in FILE -noout -serial)"
         raise ValueError(message)
     if text.startswith("tenants/"):

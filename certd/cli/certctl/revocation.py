@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from certd.cli.certctl import completion, names, output, revocation_batch
+from certd.cli.certctl import completion, names, output, revocation_batch, revocation_files
 from certd.cli.certctl.certificate import print_certificate
 from certd.cli.certctl.certificate_search import certificate
 from certd.cli.certctl.invocation import Invocation, mutation_options, verb
@@ -52,18 +52,19 @@ def _bare(word: str) -> str:
     certctl certificate revoke 4f1d02 --authority web-ca --reason superseded
     certctl certificate revoke 4f1d02 --authority web-ca --reason key-compromise --invalid-since 2026-11-03T07:00:00Z
     certctl certificate revoke tenants/default/authorities/web-ca/certificates/4f1d02 --yes -o json
+    certctl certificate revoke leaf.pem --reason superseded
     certctl certificate revoke 4f1d02 5a2e03 web-ca-2/certificates/6b3f04 --authority web-ca --reason superseded
     certctl certificate revoke --from stolen.txt --reason key-compromise --yes
     """,
 )
-@click.argument("given", metavar="NAME|SERIAL...", nargs=-1)
+@click.argument("given", metavar="NAME|SERIAL|FILE...", nargs=-1)
 @click.option(
     "--from", "file", metavar="FILE", help="More of them, a name or serial number a line; - reads standard input."
 )
 @click.option(
     "--authority",
     shell_complete=completion.authorities,
-    help="Authority that issued it, when a serial number is given.",
+    help="Authority that issued it, when a serial number is given; of a file it may be any.",
 )
 @click.option(
     "--reason",
@@ -89,17 +90,22 @@ def revoke(
 ) -> None:
     """Revoke certificates for ever; serials in any case, with or without colons.
 
+    A file ends in .pem, .crt, .cer or .der, and its certificate must be the one in the books, byte for byte.
+
     Of several each is revoked or fails alone, and has a line of its own; what is revoked already is UNCHANGED. The exit
     code is 1 when any failed.
     """
     wanted = [*given, *(revocation_batch.names_in(file) if file is not None else ())]
     if not wanted:
-        message = "Missing argument 'NAME|SERIAL...'; name certificates, or a file of their names with --from."
+        message = "Missing argument 'NAME|SERIAL|FILE...'; name certificates, or a file of their names with --from."
         raise click.UsageError(message)
+    paths = [one for one in given if names.is_file(one)]
     try:
-        full_names = [names.certificate_name(one, run.tenant, authority) for one in wanted]
+        named = {one: names.certificate_name(one, run.tenant, authority) for one in wanted if one not in paths}
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    named |= revocation_files.find(run, paths, authority)
+    full_names = [named[one] for one in wanted]
     # A program that calls certctl has nobody to ask.
     asks = sys.stdin.isatty() and not yes and not validate_only
     alone = len(full_names) == 1 and file is None
