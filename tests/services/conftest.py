@@ -164,6 +164,8 @@ def configuration(folder: Path, token: TokenSettings, *, database_url: str = "")
             label=token.label,
             pin_file=str(token.pin_file),  # type: ignore[arg-type]  # Parsed.
             softhsm_conf=str(token.softhsm_conf),  # type: ignore[arg-type]  # Parsed.
+            exports_per_minute=token.exports_per_minute,
+            leases_per_minute=token.leases_per_minute,
         ),
         prepare=Prepare(processes=0),
         tls=Tls(
