@@ -11,8 +11,9 @@ from certd.model.authority import AuthorityKeyState
 from certd.model.event import SYSTEM_PRINCIPAL, Event, EventType
 from certd.pki import distinguished_name
 from certd.services.authorities import Authorities
+from certd.services.checkpoints import new_checkpoint_key
 from certd.services.system import SystemAuthority, SystemGeneration, successor_id
-from certd.store import authority_keys
+from certd.store import authority_keys, checkpoints
 from certd.store.store import Store, Transaction
 from certd.token.client import TokenClient
 
@@ -92,6 +93,8 @@ class SystemRotation:
     def replace_lost(self) -> SystemRotated:
         """Gives up for ever those from the one that issues on whose keys the token lacks; the next one issues at once.
 
+        The key of checkpoints that the token lacks as well is followed by another.
+
         Repeating it completes what a crash left. Raises STATE_FORBIDS before `certd init` and when no key is lacking,
         and TOKEN_UNAVAILABLE while the token cannot be asked: a key that cannot be reached is not lost.
         """
@@ -129,6 +132,9 @@ class SystemRotation:
 
     def _give_up(self, tx: Transaction, lost: Sequence[SystemGeneration], heir: str) -> None:
         now = self._clock.now()
+        signs_checkpoints = checkpoints.newest_key(tx)
+        if signs_checkpoints is not None and self._lacks(signs_checkpoints.key_id):
+            checkpoints.insert_key(tx, new_checkpoint_key(signs_checkpoints.number + 1, now))
         for authority in (one.authority for one in lost):
             authority_keys.set_state(tx, authority.uid, authority.key.number, AuthorityKeyState.RETIRED, now)
             tx.event(

@@ -1,5 +1,6 @@
 """Another system authority: known long before it issues, trusted as long as anything of it lives, noticed by nobody."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from certd.model.identity import Identity, IdentityState
 from certd.model.job import Job, JobKind
 from certd.model.names import IdentityName
 from certd.pki.credential_request import new_credential_request
+from certd.services.checkpoints import new_checkpoint_key
 from certd.services.identities import Identities
 from certd.services.system import LEAD
+from certd.store import checkpoints as checkpoint_rows
 from certd.store import identities as identity_rows
 from certd.store import jobs
 from certd.store.reader import Reader
@@ -195,6 +198,22 @@ def test_one_that_was_made_already_takes_over_when_the_key_is_lost(world: World)
     assert issuer_of(world, enroll(world, "after")) == new
     world.clock.advance(90 * DAY)
     assert roots(world) == [new, old]
+
+
+def test_checkpoints_are_signed_by_another_key_when_theirs_is_lost_too(world: World) -> None:
+    checkpoints = world.core.auditing.checkpoints
+    before = checkpoints.get(ADMINISTRATOR)
+    elsewhere = replace(new_checkpoint_key(2, world.clock.now()), public_key=before.public_key)
+    world.core.store.write("test.elsewhere", lambda tx: checkpoint_rows.insert_key(tx, elsewhere))
+    world.clock.advance(timedelta(minutes=2))
+    enroll(world, "before")
+    lose_key(world)
+    with pytest.raises(CertdError) as unsigned:
+        checkpoints.get(ADMINISTRATOR)
+    assert unsigned.value.reason is Reason.TOKEN_UNAVAILABLE
+    world.core.system_rotation.replace_lost()
+    after = checkpoints.get(ADMINISTRATOR)
+    assert (after.seq > before.seq, after.public_key == before.public_key) == (True, False)
 
 
 @pytest.mark.parametrize("token_is_there", [True, False])
