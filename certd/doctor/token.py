@@ -34,7 +34,7 @@ def look(settings: Config, reader: Reader, *, everything: bool, progress: Progre
     """
     client = token_client(settings)
     try:
-        if not client.wait_ready(_SECONDS):
+        if not client.wait_settled(_SECONDS):
             yield error(
                 "token",
                 f"the token cannot be used: {client.problem or 'the token process does not answer'}",
