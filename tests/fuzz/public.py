@@ -104,17 +104,17 @@ def _call(published: Published, draw: random.Random, count: int, tally: PublicTa
         request = _request(kind, published, draw)
         is_clean = kind != "odd"
         secure = kind == "device"
+        is_new = secure not in connections
         try:
-            connection = connections.get(secure) or _connected(published, secure=secure)
-            connections[secure] = connection
-            connection.sendall(request)
-            if not is_clean:
-                # What it leaves behind would be read as the beginning of the next one.
-                connection.shutdown(socket.SHUT_WR)
-            response = http.client.HTTPResponse(connection, method="HEAD" if request.startswith(b"HEAD ") else "GET")
-            response.begin()
-            body = response.read()
-        except (ConnectionError, http.client.HTTPException, TimeoutError) as error:
+            try:
+                response, body = _asked(published, connections, request, secure=secure, is_clean=is_clean)
+            except (ConnectionError, ssl.SSLEOFError):
+                # A server may close a connection on which nobody asked for a while; whoever asks then asks again.
+                _close(connections, secure=secure)
+                if is_new or not is_clean:
+                    raise
+                response, body = _asked(published, connections, request, secure=secure, is_clean=is_clean)
+        except (OSError, http.client.HTTPException) as error:
             tally.statuses[f"{kind} no answer"] += 1
             if is_clean or isinstance(error, TimeoutError):
                 tally.wrong.append(f"{kind}: {error!r} to {request[:600]!r}")
@@ -128,6 +128,21 @@ def _call(published: Published, draw: random.Random, count: int, tally: PublicTa
             break
     for secure in tuple(connections):
         _close(connections, secure=secure)
+
+
+def _asked(
+    published: Published, connections: dict[bool, socket.socket], request: bytes, *, secure: bool, is_clean: bool
+) -> tuple[http.client.HTTPResponse, bytes]:
+    if secure not in connections:
+        connections[secure] = _connected(published, secure=secure)
+    connection = connections[secure]
+    connection.sendall(request)
+    if not is_clean:
+        # What it leaves behind would be read as the beginning of the next one.
+        connection.shutdown(socket.SHUT_WR)
+    response = http.client.HTTPResponse(connection, method="HEAD" if request.startswith(b"HEAD ") else "GET")
+    response.begin()
+    return response, response.read()
 
 
 def _connected(published: Published, *, secure: bool) -> socket.socket:
