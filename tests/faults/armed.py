@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.coverage import uncovered_children
 from tests.daemon import Installation
 from tests.waiting import eventually
 
@@ -50,7 +51,8 @@ class ArmedDaemon:
 def start(installation: Installation) -> ArmedDaemon:
     """Starts one and returns when it serves."""
     ready_file = installation.data / "ready"
-    with ready_file.open("wb") as output, installation.log.open("ab") as errors:
+    # Who is killed writes no figures of coverage, and to be measured takes a third of such a life.
+    with ready_file.open("wb") as output, installation.log.open("ab") as errors, uncovered_children():
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.daemon", str(installation.config)],
             cwd=Path(__file__).parents[2],

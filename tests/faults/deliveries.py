@@ -31,6 +31,7 @@ from certd.v1.managed_certificate_service_pb2 import (
     UpdateManagedCertificateRequest,
 )
 from certd.v1.subscription_pb2 import Mail, Subscription, Webhook
+from tests.coverage import uncovered_children
 from tests.daemon import Installation
 from tests.faults.asking import stable_id
 from tests.faults.receiver import MAIL, WEBHOOK, log_file
@@ -73,12 +74,13 @@ class _Program:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.receiver", *self._arguments, str(self.port), self._refused],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
+        with uncovered_children():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.receiver", *self._arguments, str(self.port), self._refused],
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+            )
         assert process.stdout is not None
         with process.stdout as output:
             self.port = int(output.readline())
