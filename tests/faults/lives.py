@@ -45,6 +45,7 @@ from tests.faults.life_audit import Expected, LifeBooks
 from tests.faults.served import TENANT, Served
 from tests.imports import Pair, pair
 from tests.outside_parent import outside_authority
+from tests.system.jobs import finished
 from tests.waiting import eventually
 
 ISSUING_STEPS = ("issue.2.prepared", "issue.3.intended", "issue.4.signed", "issue.5.completed")
@@ -137,6 +138,7 @@ class Lives:
         """Opens everything once more, stops the daemon as an operator does, and audits the books."""
         for managed, version in self.expected.versions():
             self._export(managed, version)
+        finished(self._served.file)
         self._served.stop()
         self.tally.lost = self._books.audit(self.expected)
 

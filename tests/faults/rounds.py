@@ -30,6 +30,7 @@ from tests.faults.audit import Books
 from tests.faults.changes import Batch, Changes, batch
 from tests.faults.outside import OutsideParent
 from tests.faults.served import DAEMON, PREPARE, TOKEN
+from tests.system.jobs import finished
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ class Rounds:
         """Stops the daemon as an operator does, and audits everything."""
         with self._client() as client:
             self._changes.check_blocked(client)
+        # CRLs and responders follow what was done, seconds or a minute later.
+        finished(self._installation.data / "certd.db")
         process = self._running.process
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, self._installation.log.read_text()[-4000:]

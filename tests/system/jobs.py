@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tests.system.books import rows
+from tests.waiting import eventually
 
 _ADVANCE = "advance-managed-certificate"
 _CHECK = "check-deployment"
@@ -27,6 +28,11 @@ def at_work(database: Path, *, within: timedelta = timedelta(0)) -> list[tuple[s
         " AND (owner_epoch IS NOT NULL OR available_time <= ?) ORDER BY 1, 2"
     )
     return rows(database, statement, [until])
+
+
+def finished(database: Path) -> None:
+    """Waits until nobody is at work, nor will be in the time that it takes to stop a daemon."""
+    eventually(lambda: not at_work(database, within=timedelta(seconds=30)), within=180, pause=0.2)
 
 
 def check_planned(database: Path) -> None:
