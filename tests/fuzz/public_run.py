@@ -20,6 +20,7 @@ from tests.system.calls import make_csr, must
 
 _PARTS = 10
 _CERTIFICATES = 8
+_LINES_OF_A_TRACEBACK = 40
 
 
 @dataclass(slots=True)
@@ -52,11 +53,19 @@ def fuzz_of_strangers(
             pace = report.tally.calls / (time.monotonic() - began)
             say(f"{report.tally.calls:>7} requests, {pace:.0f}/s, {memory}, {len(report.tally.wrong)} wrong")
         report.seconds = time.monotonic() - began
-    report.wrong = [f"in the log: {line}" for line in defects(installation.log.read_text())]
+    log = installation.log.read_text()
+    report.wrong = [f"in the log: {_told_with(line, log)}" for line in dict.fromkeys(defects(log))]
     report.wrong += report.tally.wrong
     report.wrong += health.complaints(measured[0], measured[-1], health.SINCE_WARM_UP)
     report.wrong += health.complaints(measured[_PARTS // 2 - 1], measured[-1], health.IN_THE_SECOND_HALF)
     return report
+
+
+def _told_with(line: str, log: str) -> str:
+    """Returns a line of the log, where it stands first, with what stands around it: a traceback says little alone."""
+    lines = log.splitlines()
+    place = lines.index(line) if line in lines else 0
+    return "\n".join(lines[max(0, place - 2) : place + _LINES_OF_A_TRACEBACK])
 
 
 def _publish(daemon: RunningDaemon) -> Published:
