@@ -6,13 +6,11 @@ certctl as always, in a process of its own with the environment, the arguments a
 
 import atexit
 import contextlib
-import functools
 import importlib
 import json
 import os
 import pkgutil
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,78 +24,39 @@ from typing import IO, NoReturn
 
 from certd import client
 from certd.cli import certctl
-
-_TOP = Path(__file__).parents[1]
-
-
-class _Zygote:
-    """The process that forks; it ends with this one."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="certd-forked-"))
-        self._address = str(self._folder / "socket")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self._address)
-        listener.listen(64)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.forked import serve; serve({listener.fileno()})"],
-            cwd=_TOP,
-            env={**os.environ, "PYTHONPATH": str(_TOP)},
-            stdin=subprocess.PIPE,
-            pass_fds=[listener.fileno()],
-        )
-        listener.close()
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        shutil.rmtree(self._folder)
-
-    def run(self, wanted: Mapping[str, object], files: Sequence[IO[bytes]], *, timeout: float) -> int:
-        """Returns the exit code, or the negative number of the signal that ended it."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
-            connection.connect(self._address)
-            socket.send_fds(connection, [b"0"], [file.fileno() for file in files])
-            connection.sendall(json.dumps(wanted).encode())
-            connection.shutdown(socket.SHUT_WR)
-            answers = connection.makefile("r")
-            process_id = int(answers.readline())
-            try:
-                return int(answers.readline() or -signal.SIGKILL)
-            except TimeoutError:
-                os.kill(process_id, signal.SIGKILL)
-                raise subprocess.TimeoutExpired("certctl", timeout) from None
-
-
-_lock = threading.Lock()
-
-
-@functools.cache
-def _started() -> _Zygote:
-    zygote = _Zygote()
-    atexit.register(zygote.stop)
-    return zygote
+from tests.zygote import zygote_of
 
 
 def run_certctl(
     arguments: Sequence[str], *, environment: Mapping[str, str], stdin: bytes, timeout: float
 ) -> "subprocess.CompletedProcess[str]":
     """Runs certctl to its end, as `subprocess.run` does."""
-    with _lock:
-        zygote = _started()
     with contextlib.ExitStack() as stack:
         given, output, errors = files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         given.write(stdin)
         given.seek(0)
         wanted = {"arguments": list(arguments), "environment": dict(environment), "directory": str(Path.cwd())}
-        code = zygote.run(wanted, files, timeout=timeout)
+        code = _run(wanted, files, timeout=timeout)
         for file in (output, errors):
             file.seek(0)
         return subprocess.CompletedProcess(
             ["certctl", *arguments], code, output.read().decode(), errors.read().decode()
         )
+
+
+def _run(wanted: Mapping[str, object], files: Sequence[IO[bytes]], *, timeout: float) -> int:
+    """Returns the exit code, or the negative number of the signal that ended it."""
+    with zygote_of(__name__).connected(timeout) as connection:
+        socket.send_fds(connection, [b"0"], [file.fileno() for file in files])
+        connection.sendall(json.dumps(wanted).encode())
+        connection.shutdown(socket.SHUT_WR)
+        answers = connection.makefile("r")
+        process_id = int(answers.readline())
+        try:
+            return int(answers.readline() or -signal.SIGKILL)
+        except TimeoutError:
+            os.kill(process_id, signal.SIGKILL)
+            raise subprocess.TimeoutExpired("certctl", timeout) from None
 
 
 def serve(descriptor: int) -> None:

@@ -7,16 +7,13 @@ Only where what a test is about is not how a token process comes to life; `tests
 
 import atexit
 import contextlib
-import functools
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +23,8 @@ from typing import Any, NoReturn
 from unittest import mock
 
 from certd.ipc import channel
+from tests.zygote import zygote_of
 
-_TOP = Path(__file__).parents[1]
 _PROGRAM = ("-I", "-m", "certd.token")
 _ANSWER_SECONDS = 60.0
 
@@ -47,9 +44,16 @@ def _popen(arguments: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]
     if tuple(arguments[1:4]) != _PROGRAM:
         return subprocess.Popen(arguments, **options)
     (descriptor,) = options["pass_fds"]
-    with _lock:
-        zygote = _started()
-    return zygote.fork(arguments[4:], descriptor)
+    wanted = {"arguments": list(arguments[4:]), "environment": dict(os.environ)}
+    connection = zygote_of(__name__).connected(_ANSWER_SECONDS)
+    try:
+        socket.send_fds(connection, [b"0"], [descriptor, 2])
+        connection.sendall(json.dumps(wanted).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return _Forked(connection)
+    except BaseException:
+        connection.close()
+        raise
 
 
 class _Forked:
@@ -75,55 +79,6 @@ class _Forked:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-
-
-class _Zygote:
-    """The process that forks; it ends with this one."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="certd-forked-token-"))
-        self._address = str(self._folder / "socket")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self._address)
-        listener.listen(64)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.forked_token import serve; serve({listener.fileno()})"],
-            cwd=_TOP,
-            env={**os.environ, "PYTHONPATH": str(_TOP)},
-            stdin=subprocess.PIPE,
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-        )
-        listener.close()
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        shutil.rmtree(self._folder)
-
-    def fork(self, arguments: Sequence[str], descriptor: int) -> _Forked:
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.settimeout(_ANSWER_SECONDS)
-            connection.connect(self._address)
-            socket.send_fds(connection, [b"0"], [descriptor, 2])
-            connection.sendall(json.dumps({"arguments": list(arguments), "environment": dict(os.environ)}).encode())
-            connection.shutdown(socket.SHUT_WR)
-            return _Forked(connection)
-        except BaseException:
-            connection.close()
-            raise
-
-
-_lock = threading.Lock()
-
-
-@functools.cache
-def _started() -> _Zygote:
-    zygote = _Zygote()
-    atexit.register(zygote.stop)
-    return zygote
 
 
 def serve(listener_descriptor: int) -> None:
