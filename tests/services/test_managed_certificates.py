@@ -44,7 +44,8 @@ def settled(ca: World, name: ManagedCertificateName = WEB) -> ManagedCertificate
         view = ca.core.managed_certificates.get(ADMINISTRATOR, name)
         return view if view.state is not ManagedCertificateState.PENDING else None
 
-    return eventually(look)
+    # A daemon whose clock runs away from it loses its term, and what it was about with it.
+    return eventually(look, pause=0.05)
 
 
 def settled_as_time_goes_by(ca: World) -> ManagedCertificateView:
@@ -56,7 +57,8 @@ def settled_as_time_goes_by(ca: World) -> ManagedCertificateView:
         view = ca.core.managed_certificates.get(ADMINISTRATOR, WEB)
         return view if view.state is not ManagedCertificateState.PENDING else None
 
-    return eventually(look)
+    # A daemon whose clock runs away from it loses its term, and what it was about with it.
+    return eventually(look, pause=0.05)
 
 
 def export_to_recipient(ca: World, private_key: X25519PrivateKey) -> Exported:
@@ -170,7 +172,8 @@ def test_what_can_never_be_issued_fails_with_the_reason(world: World) -> None:
     view = settled_as_time_goes_by(world)
     assert view.state is ManagedCertificateState.FAILED
     assert view.managed_certificate.conditions[0].reason == Reason.LIFETIME_EXCEEDS_AUTHORITY
-    assert world.events()[-1].type is EventType.MANAGED_CERTIFICATE_FAILED
+    # As time goes by the authorities get OCSP responders, which are told of as well.
+    assert EventType.MANAGED_CERTIFICATE_FAILED in {event.type for event in world.events()}
     with world.core.store.read("test.jobs") as tx:
         of_certificates = schema.jobs.c.kind == JobKind.ADVANCE_MANAGED_CERTIFICATE
         assert tx.execute(select(schema.jobs.c.subject).where(of_certificates)).all() == []
