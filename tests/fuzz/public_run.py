@@ -3,6 +3,8 @@
 import contextlib
 import sqlite3
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.fuzz import health
 from tests.fuzz.public import PublicTally, Published, fuzz_public
 from tests.system.books import defects
 from tests.system.calls import make_csr, must
+from tests.waiting import eventually
 
 _PARTS = 10
 _CERTIFICATES = 8
@@ -75,6 +78,8 @@ def _publish(daemon: RunningDaemon) -> Published:
         place.write_bytes(make_csr(x509.DNSName(f"www{number}.example.internal"), encoding=Encoding.PEM))
         must(daemon, "certificate", "issue", "--authority", "public", "--csr", place)
     uid, issuer, issued = _books(daemon.installation)
+    # The first CRL comes some seconds after its authority; what strangers send may all be answered before.
+    eventually(lambda: _is_there(f"http://{daemon.http}/crl/{uid}/1.crl"))
     requests = [
         ocsp.OCSPRequestBuilder().add_certificate(one, issuer, algorithm)
         for one in issued
@@ -87,6 +92,12 @@ def _publish(daemon: RunningDaemon) -> Published:
         uid=uid,
         requests=tuple(one.build().public_bytes(Encoding.DER) for one in requests),
     )
+
+
+def _is_there(url: str) -> bool:
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(url):
+        return True
+    return False
 
 
 def _address(text: str) -> tuple[str, int]:
