@@ -61,6 +61,19 @@ class ImpatientProtocol(H11Protocol):
         self.transport.write(response)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn's, which raises where nothing can be said: in the answer to a HEAD, or after one that has begun.
+
+        What cannot be read comes late when it is a body. Whatever the application answers meanwhile is not sent.
+        """
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.close()
+
     def pause_writing(self) -> None:
         """As asyncio has it: some of the answer waits to be read."""
         super().pause_writing()

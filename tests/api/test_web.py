@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -309,6 +310,58 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(web: Web, reque
             pass
     assert received.startswith(b"HTTP/1.1 400 ")
     assert web.get("/healthz").status == 200
+
+
+_CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+_NO_CHUNK = b"no chunk\r\n"
+
+
+def test_a_body_that_cannot_be_read_is_no_defect(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    # The head of the answer to a HEAD may say 400, but nothing follows it.
+    received = _exchanged(web, b"HEAD /healthz HTTP/1.1\r\n" + _CHUNKED + _NO_CHUNK)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"\r\n\r\n")
+    # Behind the whole answer nothing can be said any more.
+    answer = _exchanged(web, b"GET /healthz HTTP/1.1\r\n" + _CHUNKED, b'{"status":"alive"}', _NO_CHUNK)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    # What the application answers after the refusal is not sent.
+    begun, release = threading.Event(), threading.Event()
+
+    def problems() -> list[str]:
+        begun.set()
+        assert release.wait(20)
+        return []
+
+    with _running() as other:
+        other.books.problems = problems  # type: ignore[method-assign]
+        with socket.create_connection(("127.0.0.1", other.listener.port), timeout=20) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.1\r\n" + _CHUNKED)
+            assert begun.wait(20)
+            connection.sendall(_NO_CHUNK)
+            refusal = _all_of(connection)
+            release.set()
+        assert refusal.startswith(b"HTTP/1.1 400 ")
+        assert refusal.count(b"HTTP/1.1") == 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def _exchanged(web: Web, first: bytes, awaited: bytes = b"", then: bytes = b"") -> bytes:
+    """Sends `first`, waits for `awaited`, sends `then`, and returns all that comes until the server closes."""
+    with socket.create_connection(("127.0.0.1", web.listener.port), timeout=20) as connection:
+        connection.sendall(first)
+        received = b""
+        while awaited not in received:
+            received += connection.recv(4096)
+        connection.sendall(then)
+        return received + _all_of(connection)
+
+
+def _all_of(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(4096):
+        received += part
+    return received
 
 
 def test_a_connection_serves_many_requests(web: Web) -> None:
