@@ -33,7 +33,6 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _drop_colours,
         redact,
     ]
     renderer: list[structlog.types.Processor]
@@ -41,9 +40,10 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
     else:
         renderer = [
+            _on_their_lines,
             structlog.dev.ConsoleRenderer(
                 colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
-            )
+            ),
         ]
     structlog.configure(
         processors=[
@@ -67,18 +67,14 @@ def configure(*, level: Level = "info", style: Format = "text", stream: TextIO |
     logging.captureWarnings(True)
     # It tells of its own plug-ins at every start, which would hide the one line that matters when a start is refused.
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    # One line for each thing that is no request, without saying whose, would let any stranger fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     set_level(level)
 
 
 def set_level(level: Level) -> None:
     """Changes the level of a running process."""
     logging.getLogger().setLevel(level.upper())
-
-
-def _drop_colours(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
-    """Drops uvicorn's second copy of its message, which is for terminals."""
-    event.pop("color_message", None)
-    return event
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
@@ -91,6 +87,19 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, object]) ->
         elif isinstance(value, bytes | bytearray | memoryview):
             event[key] = f"[{len(value)} bytes]"
     return event
+
+
+def _on_their_lines(_logger: object, _method: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
+    """Lets no value begin a line or steer a terminal: a path, for example, is what a stranger wrote."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            lines = value.splitlines() if key == "event" else [value]
+            event[key] = "\n    ".join(map(_printable, lines))
+    return event
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def traceback_of(error: BaseException) -> str:

@@ -95,6 +95,27 @@ def test_text_has_no_colours_away_from_a_terminal() -> None:
     assert "serial=01" in stream.getvalue()
 
 
+def test_no_value_begins_a_line_of_text() -> None:
+    stream = io.StringIO()
+    log.configure(style="text", stream=stream)
+    logger = structlog.stdlib.get_logger("certd")
+    logger.info("refused", path="/web\n2026-11-30\x1b[2J\x00é")
+    logger.error("defect\r\nforged\x1b", reason="a\n b")
+    first, second, third = stream.getvalue().splitlines()
+    assert first.endswith(r"path=/web\n2026-11-30\x1b[2J\x00é")
+    assert second.endswith("defect")
+    assert third.startswith(r"    forged\x1b ")
+
+
+def test_what_is_no_request_is_not_logged() -> None:
+    stream = io.StringIO()
+    log.configure(style="text", stream=stream)
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    assert not stream.getvalue()
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    assert "Exception in ASGI application" in stream.getvalue()
+
+
 def test_warnings_of_libraries_are_logged() -> None:
     stream = io.StringIO()
     log.configure(style="json", stream=stream)
