@@ -42,6 +42,7 @@ from tests.services.conftest import (
     crash,
     running_world,
 )
+from tests.services.revocation_books import settle
 from tests.services.test_checkpoints import get as get_checkpoint
 from tests.softhsm import make_token
 from tests.waiting import eventually
@@ -247,6 +248,8 @@ def test_a_crl_that_is_about_to_be_published_is_known(books: World) -> None:
 
 
 def test_a_crl_that_was_signed_and_never_published_is_told(books: World) -> None:
+    # None of those that come by themselves is the one that fails.
+    settle(books)
     books.steps.at["revocation-list.signed"] = crash
     with pytest.raises(CrashError):
         books.core.publication.lists.generate(ADMINISTRATOR, WantedList(authority=AuthorityName("default", "ca")))
@@ -336,7 +339,8 @@ def test_what_a_restore_lost_is_accounted_for_and_new_damage_is_found(tmp_path: 
         found = verify(world, kept)
         # Of what was signed past the books before the backup no restore is the cause; it is lost, too, and revoked.
         assert found.findings == []
-        (gap, lost) = found.known
+        # A CRL that is signed meanwhile is told of as one that may be published.
+        (gap, lost) = [one for one in found.known if "CRLs were signed" not in one]
         assert "the books were restored" in gap
         assert "1 checkpoints from elsewhere" in gap
         assert "are gone" not in gap
