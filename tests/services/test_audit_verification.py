@@ -238,6 +238,7 @@ def test_a_serial_of_two_authorities_is_of_one_certificate_each(books: World) ->
 
 
 def test_a_crl_that_is_about_to_be_published_is_known(books: World) -> None:
+    settle(books)
     books.issue("a.example.internal")
     found: list[list[str]] = []
     books.steps.at["revocation-list.signed"] = lambda: found.append(verify(books).findings)
