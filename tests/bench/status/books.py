@@ -2,13 +2,14 @@
 
 import json
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def make_books(folder: Path, *, certificates: int) -> Books:
     serial = CertificateName.parse("name", issued.name).serial
     _execute(folder, _CERTIFICATES, count=certificates, partitions=PARTITIONS, serial=serial)
     return Books(folder=folder, now=clock.now())
+
+
+def copied(books: Books, folder: Path) -> Books:
+    """Returns a copy of books, in a folder that is made. Both use the token of the first, one at a time."""
+    shutil.copytree(books.folder, folder)
+    return replace(books, folder=folder)
 
 
 def _execute(folder: Path, statement: str, **values: object) -> None:
