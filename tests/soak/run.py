@@ -36,6 +36,8 @@ _LEAST_SETTLE: Final = 20.0
 """Seconds; processes that had less do not tell by their growth whether they lose something."""
 _GRACE: Final = 0.125
 """Part of the lifetime; a version that was current for no longer may never come to the files."""
+_LEAST_GRACE: Final = 15.0
+"""Seconds, as of certificates of two minutes: a busy machine starts a daemon slowly, and agents pause between tries."""
 _SAMPLES: Final = 300
 _LINES: Final = 40
 _FRESH: Final = 10.0
@@ -138,7 +140,7 @@ def soak(folder: Path, plan: Plan, *, say: Callable[[str], None]) -> Report:
     machines = [
         Machine(name=each.name, managed=each.managed, began=began, sights=folders.sights[each.name]) for each in agents
     ]
-    served = judge(machines, versions, end=end, grace=_GRACE * plan.lifetime)
+    served = judge(machines, versions, end=end, grace=max(_LEAST_GRACE, _GRACE * plan.lifetime))
     growths = _growths(vitals, plan)
     wrong += [*folders.wrong, *served.wrong]
     wrong += [text for role, each in growths for text in each.complaints(BOUNDS[role])]
