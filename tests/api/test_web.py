@@ -1,5 +1,6 @@
 """HTTP over a real socket: authority certificates, conditional requests, health, metrics, limits."""
 
+import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -19,6 +20,8 @@ import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from certd.errors import CertdError, Reason
 from certd.model.revocation_list import RevocationList
@@ -26,7 +29,7 @@ from certd.pki.ocsp_request import OcspRequest
 from certd.services.ocsp_memory import AnswerMemory
 from certd.web import server, status
 from certd.web.app import LONGEST_PATH, application
-from certd.web.server import WebServer, serve, serve_metrics
+from certd.web.server import ImpatientProtocol, WebServer, serve, serve_metrics
 from tests.api.edge_server import LEAF, TENANT_ROOT
 from tests.fakes import FakeClock
 
@@ -325,24 +328,56 @@ def test_a_body_that_cannot_be_read_is_no_defect(web: Web, caplog: pytest.LogCap
     answer = _exchanged(web, b"GET /healthz HTTP/1.1\r\n" + _CHUNKED, b'{"status":"alive"}', _NO_CHUNK)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.count(b"HTTP/1.1") == 1
-    # What the application answers after the refusal is not sent.
-    begun, release = threading.Event(), threading.Event()
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
-    def problems() -> list[str]:
-        begun.set()
-        assert release.wait(20)
-        return []
 
-    with _running() as other:
-        other.books.problems = problems  # type: ignore[method-assign]
-        with socket.create_connection(("127.0.0.1", other.listener.port), timeout=20) as connection:
-            connection.sendall(b"GET /readyz HTTP/1.1\r\n" + _CHUNKED)
-            assert begun.wait(20)
-            connection.sendall(_NO_CHUNK)
-            refusal = _all_of(connection)
-            release.set()
-        assert refusal.startswith(b"HTTP/1.1 400 ")
-        assert refusal.count(b"HTTP/1.1") == 1
+class _SlowTransport(asyncio.Transport):
+    """Remembers what is written, and is closing for as long as the test lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_what_is_answered_after_a_refusal_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
+    async def exchange() -> _SlowTransport:
+        begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+            begun.set()
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"late"})
+            ended.set()
+
+        config = server.configuration(Starlette(), http=ImpatientProtocol)
+        config.load()
+        config.loaded_app = app
+        transport = _SlowTransport()
+        protocol = ImpatientProtocol(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(transport)
+        protocol.data_received(b"GET / HTTP/1.1\r\n" + _CHUNKED)
+        await begun.wait()
+        protocol.data_received(_NO_CHUNK)
+        release.set()
+        await asyncio.wait_for(ended.wait(), 20)
+        protocol.connection_lost(None)
+        return transport
+
+    transport = asyncio.run(exchange())
+    assert transport.closed
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert b"late" not in transport.written
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -352,7 +387,9 @@ def _exchanged(web: Web, first: bytes, awaited: bytes = b"", then: bytes = b"") 
         connection.sendall(first)
         received = b""
         while awaited not in received:
-            received += connection.recv(4096)
+            part = connection.recv(4096)
+            assert part, received
+            received += part
         connection.sendall(then)
         return received + _all_of(connection)
 

@@ -95,7 +95,7 @@ def _publish(daemon: RunningDaemon) -> Published:
 
 
 def _is_there(url: str) -> bool:
-    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(url):
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(url, timeout=10):
         return True
     return False
 
