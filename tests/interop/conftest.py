@@ -1,8 +1,9 @@
 """A hierarchy of authorities for every kind of key, made once and read by every test."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,6 +28,23 @@ KINDS: tuple[tuple[KeySpec, SignatureAlgorithm | None], ...] = (
     (KeySpec.RSA_2048, SignatureAlgorithm.SHA512_WITH_RSA),
     (KeySpec.EC_P384, SignatureAlgorithm.ECDSA_WITH_SHA512),
 )
+
+
+Thing = TypeVar("Thing")
+
+
+class Made:
+    """What a fixture made for each of its parameters. A worker may come back to one, and pytest forgets the others."""
+
+    def __init__(self) -> None:
+        self._things: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], Thing]) -> Thing:
+        """Returns what was made under this key, or makes it."""
+        if key not in self._things:
+            self._things[key] = make()
+        thing: Thing = self._things[key]
+        return thing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +75,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture(scope="session")
+def made() -> Made:
+    return Made()
+
+
+@pytest.fixture(scope="session")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[KeySpec, bytes]:
     """A CSR of openssl for each kind of key."""
     folder = tmp_path_factory.mktemp("requests")
@@ -67,17 +90,22 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[KeySpec, bytes
 def hierarchy(
     request: pytest.FixtureRequest,
     system: System,
+    made: Made,
     requests: Mapping[KeySpec, bytes],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Hierarchy:
     key_spec, signature_algorithm = request.param
-    return make_hierarchy(
-        system.core,
-        tmp_path_factory.mktemp(str(key_spec)),
-        key_spec=key_spec,
-        signature_algorithm=signature_algorithm,
-        requests=requests,
-    )
+
+    def make() -> Hierarchy:
+        return make_hierarchy(
+            system.core,
+            tmp_path_factory.mktemp(str(key_spec)),
+            key_spec=key_spec,
+            signature_algorithm=signature_algorithm,
+            requests=requests,
+        )
+
+    return made.once(("hierarchy", *request.param), make)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from certd.pki.key_spec import KeySpec
-from tests.interop.conftest import System
+from tests.interop.conftest import Made, System
 from tests.interop.exported_files import ExportedFiles, make_authority, make_files, pem_blocks
 from tests.interop.hierarchy import PASSPHRASE, run
 from tests.interop.test_gnutls import CERTTOOL
@@ -27,9 +27,13 @@ def authority(system: System) -> System:
 
 
 @pytest.fixture(scope="session", params=SPECS)
-def files(request: pytest.FixtureRequest, authority: System, tmp_path_factory: pytest.TempPathFactory) -> ExportedFiles:
+def files(
+    request: pytest.FixtureRequest, authority: System, made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedFiles:
     spec: KeySpec = request.param
-    return make_files(authority.core, tmp_path_factory.mktemp(f"files-{spec}"), spec)
+    return made.once(
+        ("files", spec), lambda: make_files(authority.core, tmp_path_factory.mktemp(f"files-{spec}"), spec)
+    )
 
 
 def public_key(files: ExportedFiles) -> str:

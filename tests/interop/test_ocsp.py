@@ -31,7 +31,7 @@ from certd.services.revocation import NewRevocation
 from certd.web.app import application
 from certd.web.ocsp_shortcut import shortcut
 from certd.web.server import serve
-from tests.interop.conftest import System
+from tests.interop.conftest import Made, System
 from tests.interop.hierarchy import run
 from tests.recipes.programs import find_program, free_port, serving
 from tests.services.conftest import ADMINISTRATOR
@@ -90,9 +90,12 @@ def listener(system: System) -> Iterator[str]:
 
 @pytest.fixture(scope="session", params=[KeySpec.RSA_2048, KeySpec.EC_P256, KeySpec.ED25519])
 def responding(
-    request: pytest.FixtureRequest, system: System, listener: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, system: System, made: Made, listener: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Responding:
-    return _responding(system.core, listener, tmp_path_factory.mktemp("ocsp"), request.param)
+    spec: KeySpec = request.param
+    return made.once(
+        ("responding", spec), lambda: _responding(system.core, listener, tmp_path_factory.mktemp("ocsp"), spec)
+    )
 
 
 def _responding(core: Core, base_url: str, folder: Path, spec: KeySpec) -> Responding:

@@ -16,7 +16,7 @@ from certd.services.authority_changes import Change
 from certd.services.authority_plan import NewAuthority
 from certd.services.authority_reissue import Reissue
 from certd.services.certificates import NewCertificate
-from tests.interop.conftest import System
+from tests.interop.conftest import Made, System
 from tests.interop.hierarchy import HOST, run
 from tests.interop.test_gnutls import CERTTOOL
 from tests.services.conftest import ADMINISTRATOR, csr_for
@@ -59,8 +59,8 @@ class Line:
 
 
 @pytest.fixture(scope="module", params=[KeySpec.EC_P256, KeySpec.RSA_2048, KeySpec.ED25519], ids=str)
-def line(system: System, request: pytest.FixtureRequest) -> Line:
-    return Line(system, request.param)
+def line(system: System, made: Made, request: pytest.FixtureRequest) -> Line:
+    return made.once(("line", request.param), lambda: Line(system, request.param))
 
 
 def _pem(path: Path, *certificates: bytes) -> Path:

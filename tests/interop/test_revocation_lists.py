@@ -26,7 +26,7 @@ from certd.services.certificates import NewCertificate
 from certd.services.revocation import NewRevocation
 from certd.services.revocation_lists import WantedList
 from tests.interop import mbedtls as mbedtls_program
-from tests.interop.conftest import System
+from tests.interop.conftest import Made, System
 from tests.interop.hierarchy import run
 from tests.services.conftest import ADMINISTRATOR, csr_for
 from tests.services.revocation_books import partitioned
@@ -66,8 +66,11 @@ class Published:
 
 
 @pytest.fixture(scope="session", params=[KeySpec.RSA_2048, KeySpec.EC_P256, KeySpec.EC_P384, KeySpec.ED25519])
-def published(request: pytest.FixtureRequest, system: System, tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return _published(system.core, tmp_path_factory.mktemp("lists"), request.param)
+def published(
+    request: pytest.FixtureRequest, system: System, made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Published:
+    spec: KeySpec = request.param
+    return made.once(("published", spec), lambda: _published(system.core, tmp_path_factory.mktemp("lists"), spec))
 
 
 def _published(core: Core, folder: Path, spec: KeySpec) -> Published:

@@ -21,7 +21,7 @@ from certd.services.authority_plan import NewAuthority
 from certd.services.certificates import NewCertificate
 from certd.services.revocation import NewRevocation
 from certd.services.revocation_lists import WantedList
-from tests.interop.conftest import System
+from tests.interop.conftest import Made, System
 from tests.interop.hierarchy import HOST, run
 from tests.interop.mbedtls import judged
 from tests.interop.test_gnutls import CERTTOOL
@@ -74,9 +74,16 @@ class Rotated:
 
 
 @pytest.fixture(scope="module", params=[(KeySpec.EC_P256, 1), (KeySpec.RSA_2048, 2)], ids=lambda one: str(one[0]))
-def rotated(request: pytest.FixtureRequest, system: System, tmp_path_factory: pytest.TempPathFactory) -> Rotated:
+def rotated(
+    request: pytest.FixtureRequest, system: System, made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Rotated:
     spec, path_length = request.param
-    core, folder = system.core, tmp_path_factory.mktemp("rotated")
+    return made.once(
+        ("rotated", spec), lambda: _rotated(system.core, tmp_path_factory.mktemp("rotated"), spec, path_length)
+    )
+
+
+def _rotated(core: Core, folder: Path, spec: KeySpec, path_length: int) -> Rotated:
     names = [AuthorityName("default", f"rotated-{place}-{spec.lower().replace('_', '-')}") for place in ("root", "ca")]
     for name, issuer in zip(names, (None, names[0]), strict=True):
         new = NewAuthority(

@@ -26,7 +26,7 @@ def bench(*arguments: str | Path, name: str = "issue") -> "subprocess.CompletedP
 def test_bench_issue_measures_and_finds_all_it_issued_in_the_books(client: str, tmp_path: Path) -> None:
     report_file = tmp_path / "issue.json"
     ended = bench(
-        *("--seconds", "0.5", "--warm-up", "0.2", "--workloads", "unary:1,unary:4,batch:1,managed:2"),
+        *("--seconds", "1", "--warm-up", "0.2", "--workloads", "unary:1,unary:4,batch:1,managed:2"),
         *("--client", client, "--repetitions", "2"),
         *("--json", report_file, "--folder", tmp_path),
     )
