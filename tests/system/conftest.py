@@ -10,7 +10,10 @@ from tests.daemon import Installation, RunningDaemon, installed, running
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon that serves for the whole session. Tests choose names of their own and leave it as it is."""
+    """A daemon that serves for the whole session. Tests choose names of their own and leave it as it is.
+
+    What a module makes in it has its scope as well, for a worker may come back to the module.
+    """
     installation = installed(tmp_path_factory.mktemp("daemon"))
     # As an operator takes the mark of the comment away.
     text = installation.config.read_text()

@@ -39,7 +39,7 @@ class Machine:
         return str(json.loads(ended.stderr)["reason"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def managed(daemon: RunningDaemon) -> str:
     """A managed certificate below a root of its own."""
     must(daemon, *("authority", "create", "leased-root", "--type", "root", "--subject", "CN=Leased Root"))

@@ -72,15 +72,21 @@ class Server:
             return refused(method, request)  # type: ignore[arg-type]  # Every request is a message.
 
 
-@pytest.fixture(scope="module")
-def server(daemon: RunningDaemon) -> Iterator[Server]:
-    already = len(daemon.installation.log.read_text())
+@pytest.fixture(scope="session")
+def authority(daemon: RunningDaemon) -> str:
     must(
         daemon,
         *("authority", "create", "bad-ca", "--type", "root", "--subject", "CN=Short Lived,O=Example"),
         *("--lifetime", "2d"),
     )
     must(daemon, "managed", "request", "bad-web", "--authority", "bad-ca", "--dns", NAME, "--lifetime", "1d")
+    return CA
+
+
+@pytest.fixture(scope="module")
+def server(daemon: RunningDaemon, authority: str) -> Iterator[Server]:
+    assert authority
+    already = len(daemon.installation.log.read_text())
     # What other tests left to the scheduler is done before the books are watched, and nothing is due while they are.
     database = database_of(daemon.installation)
     # An authority has its responder a minute after it came to be.

@@ -36,7 +36,7 @@ class Authorities:
     root_pem: Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def authorities(daemon: RunningDaemon, tmp_path_factory: pytest.TempPathFactory) -> Authorities:
     root = must(
         daemon,

@@ -13,7 +13,7 @@ from tests.system.calls import make_csr, must
 CA = "batch-ca"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def authority(daemon: RunningDaemon) -> str:
     must(daemon, "authority", "create", "batch-root", "--type", "root", "--subject", "CN=Batch Root")
     must(daemon, "authority", "create", CA, "--type", "subordinate", "--issuer", "batch-root", "--subject", "CN=Batch")

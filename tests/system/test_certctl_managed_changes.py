@@ -14,7 +14,7 @@ MANY = [f"incident-{number}" for number in range(12)]
 ONE = MANY[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def managed(daemon: RunningDaemon) -> str:
     """Managed certificates of an authority of their own."""
     root = "incident-root"

@@ -15,7 +15,7 @@ NAME = "files.example.internal"
 MANAGED = "tenants/default/managedCertificates/exported-files"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(daemon: RunningDaemon) -> RunningDaemon:
     """The daemon, with a managed certificate that is issued."""
     root = ("--type", "root", "--key", "EC_P256", "--subject", "CN=Files Root")

@@ -15,7 +15,7 @@ def must(daemon: RunningDaemon, *arguments: str | Path, stdin: bytes = b"") -> s
     return ended.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def authority(daemon: RunningDaemon) -> str:
     must(daemon, "authority", "create", "profile-root", "--type", "root", "--subject", "CN=Profile Root")
     return "profile-root"

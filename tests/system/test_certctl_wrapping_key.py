@@ -11,7 +11,7 @@ from tests.system.calls import must
 TENANT = ("--tenant", "rotated")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tenant(daemon: RunningDaemon) -> RunningDaemon:
     """A daemon with a tenant of its own for this, which has three managed certificates."""
     must(daemon, "tenant", "create", "rotated")

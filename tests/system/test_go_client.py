@@ -34,7 +34,7 @@ def issue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def authority(daemon: RunningDaemon) -> str:
     for arguments in (
         ("go-root", "--type", "root", "--subject", "CN=Go Root"),
