@@ -1,11 +1,9 @@
 """HTTP over a real socket: authority certificates, conditional requests, health, metrics, limits."""
 
-import asyncio
 import contextlib
 import hashlib
 import http.client
 import json
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +18,6 @@ import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from certd.errors import CertdError, Reason
 from certd.model.revocation_list import RevocationList
@@ -29,7 +25,7 @@ from certd.pki.ocsp_request import OcspRequest
 from certd.services.ocsp_memory import AnswerMemory
 from certd.web import server, status
 from certd.web.app import LONGEST_PATH, application
-from certd.web.server import ImpatientProtocol, WebServer, serve, serve_metrics
+from certd.web.server import WebServer, serve, serve_metrics
 from tests.api.edge_server import LEAF, TENANT_ROOT
 from tests.fakes import FakeClock
 
@@ -313,92 +309,6 @@ def test_what_is_no_request_is_refused_and_the_connection_closed(web: Web, reque
             pass
     assert received.startswith(b"HTTP/1.1 400 ")
     assert web.get("/healthz").status == 200
-
-
-_CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-_NO_CHUNK = b"no chunk\r\n"
-
-
-def test_a_body_that_cannot_be_read_is_no_defect(web: Web, caplog: pytest.LogCaptureFixture) -> None:
-    # The head of the answer to a HEAD may say 400, but nothing follows it.
-    received = _exchanged(web, b"HEAD /healthz HTTP/1.1\r\n" + _CHUNKED + _NO_CHUNK)
-    assert received.startswith(b"HTTP/1.1 400 ")
-    assert received.endswith(b"\r\n\r\n")
-    # Behind the whole answer nothing can be said any more.
-    answer = _exchanged(web, b"GET /healthz HTTP/1.1\r\n" + _CHUNKED, b'{"status":"alive"}', _NO_CHUNK)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.count(b"HTTP/1.1") == 1
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-class _SlowTransport(asyncio.Transport):
-    """Remembers what is written, and is closing for as long as the test lasts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closed = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-
-def test_what_is_answered_after_a_refusal_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
-    async def exchange() -> _SlowTransport:
-        begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-        async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-            begun.set()
-            await release.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b"late"})
-            ended.set()
-
-        config = server.configuration(Starlette(), http=ImpatientProtocol)
-        config.load()
-        config.loaded_app = app
-        transport = _SlowTransport()
-        protocol = ImpatientProtocol(config=config, server_state=ServerState(), app_state={})
-        protocol.connection_made(transport)
-        protocol.data_received(b"GET / HTTP/1.1\r\n" + _CHUNKED)
-        await begun.wait()
-        protocol.data_received(_NO_CHUNK)
-        release.set()
-        await asyncio.wait_for(ended.wait(), 20)
-        protocol.connection_lost(None)
-        return transport
-
-    transport = asyncio.run(exchange())
-    assert transport.closed
-    assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert b"late" not in transport.written
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-def _exchanged(web: Web, first: bytes, awaited: bytes = b"", then: bytes = b"") -> bytes:
-    """Sends `first`, waits for `awaited`, sends `then`, and returns all that comes until the server closes."""
-    with socket.create_connection(("127.0.0.1", web.listener.port), timeout=20) as connection:
-        connection.sendall(first)
-        received = b""
-        while awaited not in received:
-            part = connection.recv(4096)
-            assert part, received
-            received += part
-        connection.sendall(then)
-        return received + _all_of(connection)
-
-
-def _all_of(connection: socket.socket) -> bytes:
-    received = b""
-    while part := connection.recv(4096):
-        received += part
-    return received
 
 
 def test_a_connection_serves_many_requests(web: Web) -> None:
