@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -133,21 +134,30 @@ def test_who_exports_a_strong_pkcs12_keeps_nobody_from_signing(shared: TokenClie
     authority = make_authority(shared)
     item = authority.item(make_certificate())
     certificate = certificate_for(custody.key.public_key)
-    exports = 12
     done = threading.Event()
 
-    def sign() -> int:
-        signatures = 0
+    def sign() -> list[tuple[float, float]]:
+        signatures = []
         while not done.is_set():
+            begun = time.perf_counter()
             shared.sign([item], timeout=20)
-            signatures += 1
+            signatures.append((begun, time.perf_counter()))
         return signatures
 
+    exports = []
     with ThreadPoolExecutor(1) as pool:
         signing = pool.submit(sign)
-        for _ in range(exports):
+        for _ in range(12):
+            begun = time.perf_counter()
             export(custody, ExportForm.PKCS12_MODERN, certificate)
+            exports.append((begun, time.perf_counter()))
         done.set()
         signatures = signing.result()
-    # The thread of the module would make one signature for every export, and the library would let five through.
-    assert signatures > 20 * exports
+
+    def longest_wait(begun: float, ended: float) -> float:
+        """Returns the part of an export for which the slowest signature beside it took."""
+        beside = (after - before for before, after in signatures if before < ended and after > begun)
+        return max(beside) / (ended - begun)
+
+    # Whoever computes holds up a signature of every export; what else is busy on this machine spares one of them.
+    assert min(longest_wait(*one) for one in exports) < 0.05
